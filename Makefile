@@ -1,0 +1,62 @@
+# `make demo` and `make test` need a C++20 compiler and Python 3.11 or later, nothing else: they set up .venv themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What ends up in the installed package: a change here installs it anew.
+SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
+	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench sanitize clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.base-stamp ## refine three photos and draw out/demo.png
+	@$(BIN)/crfrnn demo --output out/demo.png
+
+test: $(VENV)/.dev-stamp ## run the tests against the installed package
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-stamp ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev-stamp ## format the Python code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench-stamp ## compare with pydensecrf and redraw docs/benchmarks.md
+	@$(BIN)/python -m benchmarks
+
+sanitize: $(VENV)/.dev-stamp ## run the native tests under AddressSanitizer and UBSan
+	@$(BIN)/cmake -S . -B build/sanitize -DCRFRNN_NATIVE_TESTS=ON -DCRFRNN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	@$(BIN)/cmake --build build/sanitize --parallel
+	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+clean: ## remove everything that make made
+	rm -rf build out $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crfrnn needs Python 3.11 or later; make PYTHON=...")'
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base-stamp: $(SOURCES) | $(BIN)/python
+	@echo "building and installing crfrnn (about a minute)"
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/.dev-stamp: $(SOURCES) | $(BIN)/python
+	@echo "building and installing crfrnn and the tools that test it (some minutes the first time)"
+	@$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.base-stamp
+
+$(VENV)/.bench-stamp: $(SOURCES) | $(BIN)/python
+	@echo "building and installing crfrnn and what it is compared with (some minutes the first time)"
+	@$(INSTALL) '.[bench]'
+	@touch $@ $(VENV)/.base-stamp

@@ -1,0 +1,109 @@
+"""`python -m benchmarks`: measure, print, and write benchmarks/results/*.json and docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from .cases import CASES
+from .measure import MODULES, PEERS, ROOT, Workbench, find_sides
+from .report import case_text, markdown, plot_scaling
+
+
+def cpu_model() -> str:
+    try:
+        return re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit measured, marked where the working tree differs from it."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+changes", "--exclude=*"], cwd=ROOT, capture_output=True, text=True
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def machine(versions: dict[str, str]) -> dict[str, object]:
+    from crfrnn import _native
+
+    return {
+        "processor": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **_native.info(),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "torch")},
+        **versions,
+    }
+
+
+def progress(cases: list) -> object:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return cases
+    return tqdm(cases, desc="cases", disable=None)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    data = os.environ.get("CRFRNN_DATA", ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=data, help="folder that holds voc_animals/ (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one photo, three rounds; prints and writes nothing")
+    parser.add_argument("--only", action="append", choices=[case.name for case in CASES], help="this case; repeatable")
+    parser.add_argument(
+        "--peer-python", action="append", default=[], metavar="PATH", help="interpreter to find peers in"
+    )
+    arguments = parser.parse_args()
+    if not (arguments.data / "voc_animals" / "logits33").is_dir():
+        parser.error(f"no voc_animals/logits33 in {arguments.data}; give the data folder with --data or CRFRNN_DATA")
+
+    pythons, versions = find_sides([sys.executable, *arguments.peer_python])
+    if "crfrnn" not in pythons:
+        parser.error(f"crfrnn does not import in {sys.executable}; `make bench` installs it first")
+    for side in MODULES.keys() - pythons.keys():
+        print(f"{MODULES[side]} does not import: no figures for {PEERS.get(side, side)}", file=sys.stderr)
+
+    description = machine(versions)
+    name = re.sub(r"\W+", "-", f"{description['processor']} {description['cores']} cores".lower())
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    results = {"machine": description, "cases": {}}
+    if arguments.only and path.exists():
+        results["cases"] = json.loads(path.read_text())["cases"]
+    wanted = arguments.only or [case.name for case in CASES]
+    chosen = [case for case in CASES if case.name in wanted and case.sides[0] in pythons]
+    failed = []
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Workbench(arguments.data, Path(scratch), pythons, arguments.quick)
+        for case in progress(chosen):
+            rows = case.measure(case, bench)
+            entry = {"title": case.title, "note": case.note, "commit": commit(), "rows": rows}
+            results["cases"][case.name] = entry
+            print(case_text(entry), flush=True)
+            if any("difference" in row and "seconds" not in row for row in rows):
+                failed.append(case.name)
+    if not arguments.quick:
+        results["cases"] = {case.name: results["cases"][case.name] for case in CASES if case.name in results["cases"]}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        if "scaling" in results["cases"]:
+            plot_scaling(results["cases"]["scaling"]["rows"], ROOT / "docs" / "benchmarks.png")
+        (ROOT / "docs" / "benchmarks.md").write_text(markdown(results))
+        print(f"wrote {path.relative_to(ROOT)} and docs/benchmarks.md")
+    if failed:
+        print(f"other answers than pydensecrf2's, so not timed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

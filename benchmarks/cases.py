@@ -1,0 +1,190 @@
+"""The registry of cases: what is measured, on what, against whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .measure import Workbench, interleaved, medians, model_settings, ratio
+from .photos import MEDIAN, SMOOTH, TEXTURED
+
+TOLERANCE = 1e-3
+THETAS = ((160.0, 3.0, 3.0), (80.0, 13.0, 3.0))
+# Sides whose result is the model's answer; crfseg has another model, a backward pass gives gradients.
+ANSWERS = ("crfrnn", "pydensecrf", "simplecrf", "layer")
+
+
+@dataclass(frozen=True)
+class Case:
+    """`sides[0]` is what the others are compared with; it must first agree with the side in `agrees_with`."""
+
+    name: str
+    title: str
+    measure: Callable[[Case, Workbench], list[dict]]
+    sides: tuple[str, ...] = ("crfrnn", "pydensecrf")
+    agrees_with: str = "pydensecrf"
+    iterations: int = 10
+    cores: int = 1
+    classes: int = 21
+    photos: tuple[str, ...] = (SMOOTH, MEDIAN, TEXTURED)
+    thetas: tuple[tuple[float, float, float], ...] = THETAS
+    size: tuple[int, int] | None = None
+    options: dict = field(default_factory=dict)
+    repeats: int = 7
+    note: str = ""
+
+    def rows(self, bench: Workbench) -> list[tuple[str, tuple[float, float, float], dict]]:
+        """Photo, deviations and settings of each row; a quick run has one row."""
+        pairs = [(photo, theta) for photo in self.photos for theta in self.thetas]
+        rows = [(photo, theta, model_settings(theta, self.iterations)) for photo, theta in pairs]
+        return rows[:1] if bench.quick else rows
+
+    def rounds(self, bench: Workbench) -> int:
+        return 3 if bench.quick else self.repeats
+
+
+def compare(case: Case, bench: Workbench) -> list[dict]:
+    """The whole call of each side: same answer first, then time, then the distance of each to exact filters."""
+    rows = []
+    for photo, theta, settings in case.rows(bench):
+        inputs = bench.inputs(photo, case.classes, case.size)
+        chosen = settings | case.options
+        with ExitStack() as stack:
+            children = {side: stack.enter_context(bench.child(side, case.cores)) for side in bench.found(case.sides)}
+            ours = next(iter(children.values()))
+            row = {"photo": photo, "thetas": theta}
+            rows.append(row)
+            if case.agrees_with in bench.pythons:
+                other = stack.enter_context(bench.child(case.agrees_with, case.cores))
+                same_filter = settings | ({"spatial": "lattice"} if case.agrees_with == "pydensecrf" else {})
+                difference = ours.result(inputs, same_filter) - other.result(inputs, settings)
+                row["difference"] = float(np.abs(difference).max())
+                if row["difference"] > TOLERANCE:
+                    continue
+            if case.options:
+                changed = ours.result(inputs, settings).argmax(0) != ours.result(inputs, chosen).argmax(0)
+                row["changed"] = float(changed.mean())
+            seconds = interleaved(children, inputs, chosen, case.rounds(bench))
+            row["seconds"] = medians(seconds)
+            row["ratios"] = {side: ratio(seconds, side, case.sides[0]) for side in list(children)[1:]}
+            answering = [child for side, child in children.items() if side in ANSWERS]
+            row["errors"] = bench.against_exact(answering, photo, case.classes, chosen)
+    return rows
+
+
+def peak_memory(case: Case, bench: Workbench) -> list[dict]:
+    """Most resident memory of the first large call over what the process held before it, inputs included."""
+    rows = []
+    for photo, theta, settings in case.rows(bench):
+        inputs, small = bench.inputs(photo, case.classes), bench.inputs(photo, case.classes, (32, 24))
+        sizes = {}
+        for side in bench.found(case.sides):
+            with bench.child(side, case.cores) as child:
+                child.ask("time_call", small, settings)  # imports and code pages
+                sizes[side] = child.ask("peak_memory", inputs, settings)
+        rows.append({"photo": photo, "thetas": theta, "bytes": sizes})
+    return rows
+
+
+def repeated_calls(case: Case, bench: Workbench) -> list[dict]:
+    """Growth of resident memory over many calls in one process."""
+    rows = []
+    photo, theta, settings = case.rows(bench)[0]
+    for scale, calls in ((0.25, 1000), (1.0, 50)):
+        size = bench.scaled(photo, scale)
+        inputs = bench.inputs(photo, case.classes, size)
+        growth = {}
+        for side in bench.found(case.sides):
+            with bench.child(side, case.cores) as child:
+                growth[side] = child.ask("memory_growth", inputs, settings, calls // 10 if bench.quick else calls)
+        rows.append({"photo": photo, "thetas": theta, "size": size, "calls": calls, "bytes": growth})
+    return rows
+
+
+def scaling(case: Case, bench: Workbench) -> list[dict]:
+    """Seconds against pixels, classes and lattice vertices, one varied at a time."""
+    from crfrnn import PermutohedralLattice, bilateral_features
+
+    photo, (alpha, beta, gamma), _ = case.rows(bench)[0]
+    points = [("pixels", scale, case.classes, beta) for scale in (0.25, 0.5, 1.0, 1.5, 2.0, 2.5)]
+    points += [("classes", 1.0, classes, beta) for classes in (2, 10, 21, 40, 60, 80)]
+    points += [("vertices", 1.0, case.classes, narrow) for narrow in (30.0, 13.0, 6.0, 4.0, 3.0, 2.0)]
+    rows = []
+    for axis, scale, classes, beta in points[:: 5 if bench.quick else 1]:
+        inputs = bench.inputs(photo, classes, bench.scaled(photo, scale))
+        settings = model_settings((alpha * scale, beta, gamma), case.iterations)
+        with np.load(inputs) as file:
+            image = file["image"]
+        value = {
+            "pixels": image.shape[0] * image.shape[1],
+            "classes": classes,
+            "vertices": PermutohedralLattice(bilateral_features(image, alpha * scale, beta)).num_vertices,
+        }
+        with ExitStack() as stack:
+            children = {side: stack.enter_context(bench.child(side, case.cores)) for side in bench.found(case.sides)}
+            seconds = interleaved(children, inputs, settings, case.rounds(bench))
+        rows.append({"axis": axis, "value": value[axis], "seconds": medians(seconds)})
+    return rows
+
+
+TRAINING = "“forward + backward” is the PyTorch layer in training."
+CASES = (
+    Case(
+        "one-core",
+        "One core: 21 classes, T = 10",
+        compare,
+        sides=("crfrnn", "pydensecrf", "simplecrf", "crfseg"),
+        note="SimpleCRF returns labels only and normalises in its own way. crfseg's model has no bilateral kernel, "
+        "only an 11×11 spatial one: its time is for orientation.",
+    ),
+    Case("two-cores", "Two cores: 21 classes, T = 10", compare, cores=2),
+    Case(
+        "large",
+        "2000×1332: 21 classes, T = 5, two cores",
+        compare,
+        iterations=5,
+        cores=2,
+        photos=(TEXTURED,),
+        size=(2000, 1332),
+        repeats=3,
+        note="The 500×333 photo enlarged. The distance to exact filters is that of the photo not enlarged.",
+    ),
+    Case("two-classes", "Two classes: T = 10, one core", compare, classes=2, note="Background and “any object”."),
+    Case(
+        "likely-classes",
+        "Unlikely classes left out: 21 classes, T = 10, one core",
+        compare,
+        options={"class_threshold": 0.01},
+        note="crfrnn with `class_threshold=0.01`: a class whose probability is nowhere above 0.01 is not filtered. "
+        "“changed” is the share of labels that this moves against filtering them all.",
+    ),
+    Case(
+        "layer",
+        "The PyTorch layer, forward and backward: 21 classes, T = 5, two cores",
+        compare,
+        sides=("layer", "layer_backward"),
+        agrees_with="crfrnn",
+        iterations=5,
+        cores=2,
+        note="Forward runs without gradients; “max Δ” is against `crfrnn.refine`.",
+    ),
+    Case(
+        "memory",
+        "Peak memory over the inputs: 21 classes, T = 10, one core",
+        peak_memory,
+        sides=("crfrnn", "pydensecrf", "layer_backward"),
+        note=TRAINING,
+    ),
+    Case(
+        "calls",
+        "Memory growth over many calls: 21 classes, T = 10, one core",
+        repeated_calls,
+        sides=("crfrnn", "pydensecrf", "layer_backward"),
+        photos=(MEDIAN,),
+        note=f"Between a tenth of the calls and all of them. {TRAINING}",
+    ),
+    Case("scaling", "Time against size: T = 5, one core", scaling, iterations=5, photos=(MEDIAN,), repeats=3),
+)

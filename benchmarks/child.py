@@ -1,0 +1,160 @@
+"""One measured side in a process of its own: reads requests as JSON lines, answers each with a JSON line.
+
+It imports nothing but NumPy before it is asked for a side, so that other interpreters can run it.
+"""
+
+import json
+import os
+import sys
+import time
+from functools import lru_cache
+
+import numpy as np
+
+
+def crfrnn(logits, image, settings):
+    from crfrnn import CRFParameters, refine
+
+    parameters = CRFParameters(**settings)
+    return lambda: refine(logits, image, parameters)
+
+
+def pydensecrf(logits, image, settings):
+    from pydensecrf.densecrf import NORMALIZE_AFTER, DenseCRF2D
+
+    classes, height, width = logits.shape
+    energy = -logits.reshape(classes, -1)  # what it takes, as logits are what ours takes: neither is timed
+
+    def call():
+        model = DenseCRF2D(width, height, classes)
+        model.setUnaryEnergy(energy)
+        model.addPairwiseGaussian(settings["theta_gamma"], settings["spatial_weight"], normalization=NORMALIZE_AFTER)
+        model.addPairwiseBilateral(
+            settings["theta_alpha"],
+            settings["theta_beta"],
+            image,
+            settings["bilateral_weight"],
+            normalization=NORMALIZE_AFTER,
+        )
+        return np.asarray(model.inference(settings["iterations"])).reshape(logits.shape)
+
+    return call
+
+
+def simplecrf(logits, image, settings):
+    import denseCRF
+
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits))
+    channels_last = np.ascontiguousarray(np.moveaxis(probabilities, 0, -1))
+    names = ("bilateral_weight", "theta_alpha", "theta_beta", "spatial_weight", "theta_gamma", "iterations")
+    return lambda: denseCRF.densecrf(image, channels_last, tuple(settings[name] for name in names))
+
+
+def crfseg(logits, image, settings):
+    import torch
+    from crfseg import CRF
+
+    crf = CRF(
+        n_spatial_dims=2,
+        n_iter=settings["iterations"],
+        returns="proba",
+        smoothness_weight=settings["spatial_weight"],
+        smoothness_theta=settings["theta_gamma"],
+    )
+    batch = torch.from_numpy(logits)[None]
+    return torch.no_grad()(lambda: crf(batch)[0].numpy())
+
+
+def layer(logits, image, settings, backward=False):
+    import torch
+
+    from crfrnn.torch import CrfRnn
+
+    crf = CrfRnn(
+        len(logits),
+        num_iterations=settings["iterations"],
+        theta_alpha=settings["theta_alpha"],
+        theta_beta=settings["theta_beta"],
+        theta_gamma=settings["theta_gamma"],
+    )
+    unary = torch.from_numpy(logits)[None].requires_grad_(backward)
+    reference = torch.from_numpy(image).movedim(-1, 0)[None].float()
+    cotangent = torch.randn(unary.shape, generator=torch.Generator().manual_seed(0))
+
+    def call():
+        if not backward:
+            with torch.no_grad():
+                return crf(unary, reference)[0].softmax(0).numpy()
+        unary.grad = None
+        crf(unary, reference).backward(cotangent)
+        return unary.grad[0].numpy()
+
+    return call
+
+
+def layer_backward(logits, image, settings):
+    return layer(logits, image, settings, backward=True)
+
+
+SIDES = {side.__name__: side for side in (crfrnn, pydensecrf, simplecrf, crfseg, layer, layer_backward)}
+
+
+@lru_cache(maxsize=1)
+def prepared(side, inputs, settings):
+    with np.load(inputs) as file:
+        logits, image = file["logits"], file["image"]
+    return SIDES[side](logits, image, json.loads(settings))
+
+
+def memory(field):
+    """Bytes of resident memory now (VmRSS) or at most since the mark (VmHWM)."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field)) * 1024
+
+
+def time_call(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def save_result(call, path):
+    np.save(path, call())
+
+
+def peak_memory(call):
+    before = memory("VmRSS")
+    with open("/proc/self/clear_refs", "w") as mark:
+        mark.write("5")  # sets VmHWM back to VmRSS
+    call()
+    return memory("VmHWM") - before
+
+
+def memory_growth(call, count):
+    """Growth over the last nine tenths of `count` calls: the first tenth fills caches and free lists."""
+    for _ in range(count // 10):
+        call()
+    before = memory("VmRSS")
+    for _ in range(count - count // 10):
+        call()
+    return memory("VmRSS") - before
+
+
+ACTIONS = {action.__name__: action for action in (time_call, save_result, peak_memory, memory_growth)}
+
+
+def main():
+    # Answers keep the real standard output; whatever a library prints goes to standard error.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-int(os.environ["OMP_NUM_THREADS"]) :])
+    for line in sys.stdin:
+        request = json.loads(line)
+        call = prepared(request["side"], request["inputs"], request["settings"])
+        result = ACTIONS[request["action"]](call, *request["arguments"])
+        print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

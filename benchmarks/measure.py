@@ -1,0 +1,150 @@
+"""Child processes to measure in, and what to ask them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from .exact import exact_mean_field
+from .photos import load_photo, photo_size
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = {"spatial_weight": 3.0, "bilateral_weight": 5.0}
+# What a child imports for each side, and which distribution brings the peers.
+MODULES = {
+    "crfrnn": "crfrnn",
+    "layer": "crfrnn.torch",
+    "layer_backward": "crfrnn.torch",
+    "pydensecrf": "pydensecrf.densecrf",
+    "simplecrf": "denseCRF",
+    "crfseg": "crfseg",
+}
+PEERS = {"pydensecrf": "pydensecrf2", "simplecrf": "SimpleCRF", "crfseg": "crfseg"}
+
+
+def find_sides(interpreters: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The first interpreter that imports each side, and the versions of the peers found."""
+    pythons, versions = {}, {}
+    for side, module in MODULES.items():
+        show = f"; from importlib.metadata import version; print(version('{PEERS[side]}'))" if side in PEERS else ""
+        for python in interpreters:
+            answer = subprocess.run([python, "-c", f"import {module}{show}"], capture_output=True, text=True, cwd=ROOT)
+            if answer.returncode == 0:
+                pythons[side] = python
+                versions |= {PEERS[side]: answer.stdout.split()[-1]} if show else {}
+                break
+    return pythons, versions
+
+
+class Child:
+    """One side in its own process, pinned to `cores` cores."""
+
+    def __init__(self, side: str, python: str, cores: int) -> None:
+        self.side = side
+        environment = os.environ | {"OMP_NUM_THREADS": str(cores)}
+        self.process = subprocess.Popen(
+            [python, "-m", "benchmarks.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def ask(self, action: str, inputs: Path, settings: dict, *arguments: object) -> float:
+        request = {"side": self.side, "action": action, "inputs": str(inputs), "settings": json.dumps(settings)}
+        self.process.stdin.write(json.dumps(request | {"arguments": arguments}) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.side} stopped during {action}; its error is printed above.")
+        return json.loads(answer)
+
+    def result(self, inputs: Path, settings: dict) -> np.ndarray:
+        path = inputs.with_name(f"{self.side}.npy")
+        self.ask("save_result", inputs, settings, str(path))
+        return np.load(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """Where the data are, which interpreter runs a side, how often to repeat."""
+
+    data: Path
+    scratch: Path
+    pythons: dict[str, str]
+    quick: bool
+    exact: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def child(self, side: str, cores: int) -> Child:
+        return Child(side, self.pythons[side], cores)
+
+    @cache  # noqa: B019  one workbench a run
+    def inputs(self, photo: str, classes: int, size: tuple[int, int] | None = None) -> Path:
+        path = self.scratch / f"{photo}-{classes}-{size}.npz"
+        logits, image = load_photo(self.data, photo, size, classes)
+        np.savez(path, logits=logits, image=image)
+        return path
+
+    def scaled(self, photo: str, scale: float) -> tuple[int, int]:
+        return photo_size(self.data, photo, scale)
+
+    def found(self, sides: Sequence[str]) -> list[str]:
+        """Of `sides`, those that some interpreter imports."""
+        return [side for side in sides if side in self.pythons]
+
+    def against_exact(self, children: Sequence[Child], photo: str, classes: int, settings: dict) -> dict:
+        """Labels that differ (share) and mean |Δq| against exact filters, on the photo at half its size.
+
+        The positional deviations are halved too, so that the filters cover the same parts of the photo.
+        """
+        inputs = self.inputs(photo, classes, self.scaled(photo, 0.5))
+        halved = {name: settings[name] / 2 for name in ("theta_alpha", "theta_gamma")}
+        settings = settings | halved
+        key = json.dumps([photo, classes, settings])
+        if key not in self.exact:
+            with np.load(inputs) as file:
+                self.exact[key] = exact_mean_field(file["logits"], file["image"], settings)
+        truth, errors = self.exact[key], {}
+        for child in children:
+            result = child.result(inputs, settings)
+            labels = result if result.ndim == truth.ndim - 1 else result.argmax(0)  # SimpleCRF gives labels only
+            errors[child.side] = {"labels": float(np.mean(labels != truth.argmax(0)))}
+            if result.ndim == truth.ndim:
+                errors[child.side]["mean"] = float(np.abs(result - truth).mean())
+        return errors
+
+
+def model_settings(thetas: tuple[float, float, float], iterations: int) -> dict:
+    alpha, beta, gamma = thetas
+    return {"theta_alpha": alpha, "theta_beta": beta, "theta_gamma": gamma, "iterations": iterations} | WEIGHTS
+
+
+def ratio(seconds: dict[str, list[float]], slower: str, faster: str) -> float:
+    """Median over rounds of how many times `slower` took `faster`'s time in the same round."""
+    return statistics.median(a / b for a, b in zip(seconds[slower], seconds[faster], strict=True))
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {side: statistics.median(times) for side, times in seconds.items()}
+
+
+def interleaved(children: dict[str, Child], inputs: Path, settings: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side in rounds of one call each, A B A B …, after one round that warms up."""
+    taken = [[child.ask("time_call", inputs, settings) for child in children.values()] for _ in range(rounds + 1)]
+    return dict(zip(children, zip(*taken[1:], strict=True), strict=True))

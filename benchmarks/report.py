@@ -1,0 +1,152 @@
+"""docs/benchmarks.md and its plots, from the results of a run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+NAMES = {
+    "crfrnn": "crfrnn",
+    "pydensecrf": "pydensecrf2",
+    "simplecrf": "SimpleCRF",
+    "crfseg": "crfseg",
+    "layer": "forward",
+    "layer_backward": "forward + backward",
+}
+HEAD = """# Benchmarks
+
+Written by `make bench`; every figure below comes from one run on one machine. Run it on yours.
+
+{machine}
+
+**How it is measured.** A call starts at an 8-bit photo and class scores and ends at probabilities; building the lattice
+is part of it. Each tool runs in its own process, pinned to the stated cores, after a warm-up. The processes take turns
+(A B A B …); times are medians, a ratio (÷) is the median of the ratios within each round, and below a table stand
+geometric means over its photos. Photos are PASCAL VOC 2012 (500×375 or 500×333, chosen smooth, middling and textured)
+with the scores of a DeepLabv3 network. Weights are 3 (spatial) and 5 (bilateral), normalisation is `after`.
+
+**What is compared.** pydensecrf2 approximates both kernels on a lattice; crfrnn by default computes the spatial one
+exactly and the bilateral one on the same lattice. Before any time is taken, crfrnn with `spatial="lattice"` must give
+pydensecrf2's probabilities to 0.001; "max Δ" is that difference. "Labels off" is the share of pixels whose label
+differs from a mean field with exact Gaussian filters, and "mean Δ" the mean difference in probability to it, both on
+the photo at half its size with θ_α and θ_γ halved, because exact filters cost O(N²). A ratio under 1× is a loss.
+
+![Time against pixels, classes and lattice vertices](benchmarks.png)
+"""
+FOOT = """
+## Reproduce
+
+    make bench                                        # everything; writes this page and benchmarks/results/
+    .venv/bin/python -m benchmarks --quick            # a few minutes, prints only
+    .venv/bin/python -m benchmarks --only large       # one case anew, the others kept
+    .venv/bin/python -m benchmarks --peer-python PATH # look for peers in another interpreter too
+
+The photos are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2 both
+to build and to run, so give it an environment of its own; crfseg wants `pip install --no-deps crfseg` and tqdm beside
+PyTorch.
+"""
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
+
+
+def thetas(row: dict) -> str:
+    return "/".join(f"{theta:g}" for theta in row["thetas"])
+
+
+def error(row: dict, side: str) -> str:
+    """Labels that differ from the exact filters' and, where the side gives probabilities, their mean difference."""
+    figures = row["errors"].get(side)
+    if figures is None:
+        return ""
+    mean = f", {figures['mean']:.4f}" if "mean" in figures else ""
+    return f" ({100 * figures['labels']:.2f} %{mean})"
+
+
+def timed_table(rows: list[dict]) -> str:
+    """One line a row: time of each side, its labels off and mean Δ, then each side's time over the first one's."""
+    timed = [row for row in rows if "seconds" in row]
+    sides = list(timed[0]["seconds"]) if timed else []
+    ratios = {side: f"{NAMES[side]} ÷ {NAMES[sides[0]]}" for side in sides[1:]}
+    changed = any("changed" in row for row in rows)
+    header = ["photo", "θ", *(f"{NAMES[side]} (labels off, mean Δ)" for side in sides), *ratios.values(), "max Δ"]
+    lines = []
+    for row in rows:
+        line = [row["photo"], thetas(row)]
+        if row in timed:
+            line += [milliseconds(row["seconds"][side]) + error(row, side) for side in sides]
+            line += [f"**{row['ratios'][side]:.2f}×**" for side in ratios]
+        else:
+            line += ["not timed: the answers differ"] * (len(sides) + len(ratios))
+        line.append(f"{row['difference']:.1e}" if "difference" in row else "")
+        lines.append(line + ([f"{100 * row['changed']:.2f} %"] if changed else []))
+    text = table([*header, "changed"] if changed else header, lines)
+    for theta in dict.fromkeys(thetas(row) for row in timed):
+        for side, name in ratios.items():
+            values = [row["ratios"][side] for row in timed if thetas(row) == theta]
+            mean = statistics.geometric_mean(values)
+            text += f"\nθ {theta}, {name}: geometric mean **{mean:.2f}×** ({min(values):.2f} to {max(values):.2f}).\n"
+    return text
+
+
+def memory_table(rows: list[dict]) -> str:
+    sides = list(rows[0]["bytes"])
+    lines = []
+    for row in rows:
+        repeated = f"{row['calls']} calls, {row['size'][0]}×{row['size'][1]}" if "calls" in row else "1 call"
+        sizes = [f"{row['bytes'][side] / 1e6:.1f} MB" for side in sides]
+        lines.append([row["photo"], thetas(row), repeated, *sizes])
+    return table(["photo", "θ", "calls", *(NAMES[side] for side in sides)], lines)
+
+
+def plot_scaling(rows: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    axes = list(dict.fromkeys(row["axis"] for row in rows))
+    figure, panels = plt.subplots(1, len(axes), figsize=(4 * len(axes), 3.2), layout="constrained")
+    for panel, axis in zip(panels, axes, strict=True):
+        chosen = [row for row in rows if row["axis"] == axis]
+        for side in chosen[0]["seconds"]:
+            panel.plot(
+                [row["value"] for row in chosen], [row["seconds"][side] for row in chosen], "o-", label=NAMES[side]
+            )
+        panel.set(xlabel=axis if axis != "vertices" else "lattice vertices", xlim=(0, None), ylim=(0, None))
+        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    panels[0].set_ylabel("seconds")
+    panels[0].legend()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def scaling_table(rows: list[dict]) -> str:
+    sides = list(rows[0]["seconds"])
+    times = [[milliseconds(row["seconds"][side]) for side in sides] for row in rows]
+    lines = [[row["axis"], f"{row['value']:,}", *line] for row, line in zip(rows, times, strict=True)]
+    return table(["varied", "value", *(NAMES[side] for side in sides)], lines)
+
+
+def case_text(case: dict) -> str:
+    rows = case["rows"]
+    if "bytes" in rows[0]:
+        body = memory_table(rows)
+    elif "axis" in rows[0]:
+        body = scaling_table(rows)
+    else:
+        body = timed_table(rows)
+    return f"\n## {case['title']}\n\n{body}\n{case['note']} Commit {case['commit']}.\n".replace("\n ", "\n")
+
+
+def markdown(results: dict) -> str:
+    machine = table(["machine", ""], [[name, str(value)] for name, value in results["machine"].items()])
+    return HEAD.format(machine=machine) + "".join(map(case_text, results["cases"].values())) + FOOT

@@ -1,0 +1,66 @@
+// From features to lattice coordinates. Compiled without fused multiply-adds: many pixels lie exactly on the border of two
+// simplices, and every instruction set must put them on the same side of it.
+#include "loops.h"
+
+namespace crfrnn::CRFRNN_TARGET {
+
+template <class T>
+void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+
+template <class T>
+constexpr T rounder = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // added and taken away: the nearest whole number
+
+template <class T>
+void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights) {
+  constexpr int L = embedding_lanes;
+  const T up = T(d + 1), down = T(1) / up;
+  alignas(64) T difference[17][L], rank[17][L], sorted[17][L] = {}, position[17][L], sum[L];
+  for (int p = 0; p < L; ++p) sum[p] = 0;
+  for (int j = d; j > 0; --j)
+    for (int p = 0; p < L; ++p) {
+      const T f = features[(p < n ? p : 0) * d + j - 1] * scale[j - 1];
+      difference[j][p] = sum[p] - T(j) * f;
+      sum[p] += f;
+    }
+  for (int p = 0; p < L; ++p) difference[0][p] = sum[p], sum[p] = 0;
+  // The nearest remainder-0 point, divided by d + 1, and the difference to it.
+  for (int i = 0; i <= d; ++i)
+    for (int p = 0; p < L; ++p) {
+      const T elevated = difference[i][p], nearest = (elevated * down + rounder<T>) - rounder<T>;
+      position[i][p] = nearest, difference[i][p] = elevated - nearest * up, sum[p] += nearest;
+    }
+  for (int i = 0; i <= d; ++i)
+    for (int p = 0; p < L; ++p) rank[i][p] = sum[p];
+  for (int i = 0; i < d; ++i)
+    for (int j = i + 1; j <= d; ++j)
+      for (int p = 0; p < L; ++p) {
+        const T less = difference[i][p] < difference[j][p] ? T(1) : T(0);
+        rank[i][p] += less, rank[j][p] += T(1) - less;
+      }
+  // Points that rounding took off the hyperplane come back along the coordinates of the largest or smallest rank.
+  for (int i = 0; i <= d; ++i)
+    for (int p = 0; p < L; ++p) {
+      const T shift = rank[i][p] < 0 ? T(1) : rank[i][p] > T(d) ? T(-1) : T(0);
+      rank[i][p] += shift * up, position[i][p] += shift, difference[i][p] -= shift * up;
+    }
+  for (int i = 0; i < d; ++i)
+    for (int p = 0; p < L; ++p) cell[i * L + p] = static_cast<int32_t>(position[i][p]);
+  for (int r = 0; r <= d; ++r) {
+    alignas(64) T value[L], which[L];
+    for (int p = 0; p < L; ++p) value[p] = 0, which[p] = 0;
+    for (int i = 0; i <= d; ++i)
+      for (int p = 0; p < L; ++p) {
+        const T here = rank[i][p] == T(r) ? T(1) : T(0);
+        value[p] += here * difference[i][p], which[p] += here * T(i);
+      }
+    for (int p = 0; p < L; ++p) sorted[r][p] = value[p] * down, order[r * L + p] = static_cast<int32_t>(which[p]);
+  }
+  for (int p = 0; p < L; ++p) weights[p] = T(1) + sorted[d][p] - sorted[0][p];
+  for (int k = 1; k <= d; ++k)
+    for (int p = 0; p < L; ++p) weights[k * L + p] = sorted[d - k][p] - sorted[d + 1 - k][p];
+}
+
+template void embed<float>(const float*, int64_t, int, const float*, int32_t*, int32_t*, float*);
+template void embed<double>(const double*, int64_t, int, const double*, int32_t*, int32_t*, double*);
+
+}  // namespace crfrnn::CRFRNN_TARGET

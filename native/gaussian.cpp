@@ -1,0 +1,127 @@
+#include "gaussian.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "buffer.h"
+
+namespace crfrnn {
+
+namespace {
+constexpr int tap_margin = 4;    // convolutions compute 4 outputs together and read that many taps too many
+constexpr double cutoff = 4.0;   // in σ: leaves out 6e-5 of the mass of an axis
+constexpr int strip_numbers = 256;
+}  // namespace
+
+template <class T>
+GridGaussian<T>::GridGaussian(std::vector<int64_t> shape, const std::vector<double>& sigmas) : shape_(std::move(shape)) {
+  if (shape_.empty() || shape_.size() > 4 || shape_.size() != sigmas.size())
+    throw std::invalid_argument("GridGaussian needs 1 to 4 axes and one sigma for each");
+  for (std::size_t axis = 0; axis < shape_.size(); ++axis) {
+    if (shape_[axis] < 1) throw std::invalid_argument("GridGaussian needs at least one point along every axis");
+    if (!(sigmas[axis] >= 0) || !std::isfinite(sigmas[axis])) throw std::invalid_argument("GridGaussian needs finite sigmas >= 0");
+    points_ *= shape_[axis];
+    // No tap reaches further than the grid.
+    const int radius = static_cast<int>(std::min<double>(std::ceil(cutoff * sigmas[axis]), double(shape_[axis] - 1)));
+    std::vector<T> taps(2 * radius + 1 + 2 * tap_margin, T(0));
+    for (int k = -radius; k <= radius; ++k)
+      taps[tap_margin + radius + k] = k == 0 ? T(1) : T(std::exp(-0.5 * k * k / (sigmas[axis] * sigmas[axis])));
+    radii_.push_back(radius);
+    taps_.push_back(std::move(taps));
+  }
+}
+
+// Lines of the last axis are kept with `radius` zero rows on both sides, so that no convolution sees a border.
+template <class T>
+class GridMessageOf final : public Message<T> {
+ public:
+  GridMessageOf(const GridGaussian<T>& grid, int channels)
+      : grid_(grid), channels_(channels), line_(grid.shape_.back()), margin_(grid.radii_.back()),
+        sent_(make_lines()), received_(make_lines()) {}
+
+  void open(int64_t) override {}
+
+  void send(int64_t, int64_t begin, int64_t n, const T* rows, const T* scale) override {
+    each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
+      T* to = sent_.get() + (line * padded_line() + margin_ + x) * channels_;
+      const T* from = rows + done * channels_;
+      if (!scale) {
+        std::copy_n(from, count * channels_, to);
+      } else {
+        for (int64_t i = 0; i < count; ++i)
+          for (int c = 0; c < channels_; ++c) to[i * channels_ + c] = scale[done + i] * from[i * channels_ + c];
+      }
+    });
+  }
+
+  // All axes but the last, in place; the kernel is symmetric, so its transpose is itself.
+  void propagate(Team& team, bool) override {
+    received_.swap(sent_);
+    int64_t lines_inside = 1;  // lines of the last axis between neighbours along `axis`
+    for (int axis = int(grid_.shape_.size()) - 2; axis >= 0; --axis) {
+      const int64_t length = grid_.shape_[axis];
+      const int radius = grid_.radii_[axis];
+      const T* taps = grid_.taps_[axis].data() + tap_margin;
+      const int64_t width = line_ * channels_, strips = (width + strip_numbers - 1) / strip_numbers;
+      const int64_t stride = lines_inside * padded_line() * channels_;
+      const int64_t outer = grid_.points_ / (line_ * lines_inside * length);
+      if (radius > 0)
+        team.run(outer * lines_inside * strips, [&](int64_t task) {
+          const int64_t strip = task % strips, inside = task / strips % lines_inside, outside = task / strips / lines_inside;
+          const int count = static_cast<int>(std::min<int64_t>(strip_numbers, width - strip * strip_numbers));
+          Buffer<T> column((length + 2 * radius) * count);
+          T* data = received_.get() + ((outside * length * lines_inside + inside) * padded_line() + margin_) * channels_ +
+                    strip * strip_numbers;
+          loops<T>().convolve_column(data, length, stride, count, taps, radius, column.get());
+        });
+      lines_inside *= length;
+    }
+  }
+
+  void receive(int64_t begin, int64_t n, T* rows, const T* scale) const override {
+    each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
+      loops<T>().convolve_rows(received_.get() + (line * padded_line() + x) * channels_, grid_.taps_.back().data() + tap_margin,
+                               margin_, scale ? scale + done : nullptr, rows + done * channels_, channels_, count);
+    });
+  }
+
+ private:
+  int64_t padded_line() const { return line_ + 2 * margin_; }
+
+  Buffer<T> make_lines() const {
+    const int64_t lines = grid_.points_ / line_, margin = int64_t(margin_) * channels_;
+    Buffer<T> buffer((lines * padded_line() + 4) * channels_);
+    for (int64_t line = 0; line < lines; ++line) {
+      T* start = buffer.get() + line * padded_line() * channels_;
+      std::fill_n(start, margin, T(0));
+      std::fill_n(start + margin + line_ * channels_, margin, T(0));
+    }
+    return buffer;
+  }
+
+  template <class F>
+  void each_segment(int64_t begin, int64_t n, F f) const {
+    for (int64_t done = 0; done < n;) {
+      const int64_t line = (begin + done) / line_, x = (begin + done) % line_, count = std::min(n - done, line_ - x);
+      f(line, x, count, done);
+      done += count;
+    }
+  }
+
+  const GridGaussian<T>& grid_;
+  const int channels_;
+  const int64_t line_;
+  const int margin_;
+  Buffer<T> sent_, received_;
+};
+
+template <class T>
+std::unique_ptr<Message<T>> GridGaussian<T>::message(int channels) const {
+  return std::make_unique<GridMessageOf<T>>(*this, channels);
+}
+
+template class GridGaussian<float>;
+template class GridGaussian<double>;
+
+}  // namespace crfrnn

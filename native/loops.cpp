@@ -1,0 +1,380 @@
+#include "loops.h"
+
+#include "simd.h"
+
+namespace crfrnn::CRFRNN_TARGET {
+
+// embedding.cpp
+template <class T>
+void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+
+namespace {
+
+// Calls f(constant W, first channel) for blocks of W channels that cover a row: one block where a row fits registers.
+template <class F>
+CRFRNN_INLINE void for_blocks(int channels, F f) {
+  int first = 0;
+  for (; channels - first > 32; first += 32) f(std::integral_constant<int, 32>{}, first);
+  switch (channels - first) {
+    case 1: return f(std::integral_constant<int, 1>{}, first);
+    case 2: return f(std::integral_constant<int, 2>{}, first);
+    case 4: return f(std::integral_constant<int, 4>{}, first);
+    case 8: return f(std::integral_constant<int, 8>{}, first);
+    case 16: return f(std::integral_constant<int, 16>{}, first);
+    case 24: return f(std::integral_constant<int, 24>{}, first);
+    default: return f(std::integral_constant<int, 32>{}, first);
+  }
+}
+
+// How many points or vertices ahead rows at known but scattered places are fetched.
+constexpr int ahead = 8;
+
+template <class T>
+CRFRNN_INLINE void prefetch_row(const T* row, int width) {
+  prefetch(row);
+  if (width * sizeof(T) > 32) prefetch(row + width - 1);
+}
+
+template <class T>
+void splat(T* accumulators, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale, int channels,
+           int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int64_t i = 0; i < n; ++i) {
+      R row = R::read(rows + i * channels + first);
+      if (scale) row.scale(scale[i]);
+      for (int k = 0; k < corners; ++k) {
+        T* to = accumulators + int64_t(vertices[i * corners + k]) * channels + first;
+        R sum = R::read(to);
+        sum.add(row, weights[i * corners + k]);
+        sum.write(to);
+      }
+    }
+  });
+}
+
+template <class T>
+void slice(const T* values, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale, T* rows, int channels,
+           int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int64_t i = 0; i < n; ++i) {
+      R sum = R::zero();
+      if (i + ahead < n)
+        for (int k = 0; k < corners; ++k)
+          prefetch_row(values + int64_t(vertices[(i + ahead) * corners + k]) * channels + first, width());
+      for (int k = 0; k < corners; ++k)
+        sum.add(R::read(values + int64_t(vertices[i * corners + k]) * channels + first), weights[i * corners + k]);
+      sum.scale(scale ? factor * scale[i] : factor);
+      sum.write(rows + i * channels + first);
+    }
+  });
+}
+
+template <class T>
+void gather(T* values, const T* accumulators, const int32_t* offsets, const int32_t* rows, int channels, int64_t begin, int64_t end) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int64_t v = begin; v < end; ++v) {
+      R sum = R::zero();
+      if (v + ahead < end) prefetch_row(accumulators + int64_t(rows[offsets[v + ahead]]) * channels + first, width());
+      for (int32_t r = offsets[v]; r < offsets[v + 1]; ++r) sum.add(R::read(accumulators + int64_t(rows[r]) * channels + first));
+      sum.write(values + v * channels + first);
+    }
+  });
+}
+
+template <class T>
+void blur(T* values, const int32_t* chain, int64_t length, int channels) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int64_t i = 0; i < length; ++i) {
+      int32_t v = chain[i];
+      R before = R::zero(), here = R::read(values + int64_t(v) * channels + first);
+      for (bool last = false; !last;) {
+        T* to = values + int64_t(v) * channels + first;
+        R sum = here;
+        sum.add(before, T(0.5));
+        before = here;
+        last = chain[++i] < 0;
+        if (i + ahead < length) {
+          const int32_t later = chain[i + ahead];
+          prefetch_row(values + int64_t(later < 0 ? ~later : later) * channels + first, width());
+        }
+        v = last ? ~chain[i] : chain[i];
+        here = R::read(values + int64_t(v) * channels + first);
+        sum.add(here, T(0.5));
+        sum.write(to);
+      }
+      here.add(before, T(0.5));
+      here.write(values + int64_t(v) * channels + first);
+    }
+  });
+}
+
+template <class T>
+void convolve_column(T* data, int64_t n, int64_t stride, int width, const T* taps, int radius, T* column) {
+  constexpr int L = lanes<T>;
+  std::memset(column, 0, sizeof(T) * radius * width);
+  for (int64_t y = 0; y < n; ++y) std::memcpy(column + (radius + y) * width, data + y * stride, sizeof(T) * width);
+  std::memset(column + (radius + n) * width, 0, sizeof(T) * radius * width);
+  for (int64_t y = 0; y < n; y += 4) {
+    const int outputs = n - y < 4 ? int(n - y) : 4, inputs = 2 * radius + outputs;
+    auto block = [&](auto size, int x) {
+      using R = Row<T, size()>;
+      R a = R::zero(), b = R::zero(), c = R::zero(), e = R::zero();
+      for (int k = 0; k < inputs; ++k) {
+        const R row = R::read(column + (y + k) * width + x);
+        a.add(row, taps[k]), b.add(row, taps[k - 1]), c.add(row, taps[k - 2]), e.add(row, taps[k - 3]);
+      }
+      T* to = data + y * stride + x;
+      a.write(to);
+      if (outputs > 1) b.write(to + stride);
+      if (outputs > 2) c.write(to + 2 * stride);
+      if (outputs > 3) e.write(to + 3 * stride);
+    };
+    int x = 0;
+    for (; x + 2 * L <= width; x += 2 * L) block(std::integral_constant<int, 2 * L>{}, x);
+    for (; x < width; ++x) block(std::integral_constant<int, 1>{}, x);
+  }
+}
+
+template <class T>
+void convolve_rows(const T* in, const T* taps, int radius, const T* scale, T* rows, int channels, int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    auto finish = [&](R& sum, int64_t i) {
+      if (scale) sum.scale(scale[i]);
+      sum.write(rows + i * channels + first);
+    };
+    for (int64_t i = 0; i < n; i += 4) {
+      const int outputs = n - i < 4 ? int(n - i) : 4, inputs = 2 * radius + outputs;
+      R a = R::zero(), b = R::zero(), c = R::zero(), e = R::zero();
+      for (int k = 0; k < inputs; ++k) {
+        const R row = R::read(in + (i + k) * channels + first);
+        a.add(row, taps[k]), b.add(row, taps[k - 1]), c.add(row, taps[k - 2]), e.add(row, taps[k - 3]);
+      }
+      finish(a, i);
+      if (outputs > 1) finish(b, i + 1);
+      if (outputs > 2) finish(c, i + 2);
+      if (outputs > 3) finish(e, i + 3);
+    }
+  });
+}
+
+template <class T>
+void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    R minus = R::read(coupling + first);
+    minus.scale(T(-1));
+    for (int64_t i = 0; i < n; ++i) {
+      R sum = R::read(from + i * channels + first);
+      sum.add_product(minus, R::read(message + i * channels + first));
+      sum.write(to + i * channels + first);
+    }
+  });
+}
+
+template <class T>
+void couple_matrix(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int64_t i = 0; i < n; i += 2) {
+      const bool pair = i + 1 < n;
+      const T* m = message + i * channels;
+      const T* next = pair ? m + channels : m;
+      R a = R::zero(), b = R::zero();
+      for (int c = 0; c < channels; ++c) {
+        const R column = R::read(coupling_transposed + c * channels + first);
+        a.add(column, -m[c]), b.add(column, -next[c]);
+      }
+      const int64_t at = i * channels + first;
+      a.add(R::read(from + at)), a.write(to + at);
+      if (pair) b.add(R::read(from + at + channels)), b.write(to + at + channels);
+    }
+  });
+}
+
+template <class T>
+void outer_products(const T* h, const T* q, T* products, int channels, int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int c = 0; c < channels; c += 4) {
+      const int rows = channels - c < 4 ? channels - c : 4;
+      R sums[4] = {R::zero(), R::zero(), R::zero(), R::zero()};
+      for (int64_t i = 0; i < n; ++i) {
+        const R row = R::read(h + i * channels + first);
+        const T* weight = q + i * channels + c;
+        if (rows == 4) {
+          for (int k = 0; k < 4; ++k) sums[k].add(row, weight[k]);
+        } else {
+          for (int k = 0; k < rows; ++k) sums[k].add(row, weight[k]);
+        }
+      }
+      for (int k = 0; k < rows; ++k) {
+        T* to = products + (c + k) * channels + first;
+        sums[k].add(R::read(to)), sums[k].write(to);
+      }
+    }
+  });
+}
+
+template <class T>
+void diagonal_products(const T* h, const T* q, T* products, int channels, int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    R sum = R::read(products + first);
+    for (int64_t i = 0; i < n; ++i) sum.add_product(R::read(h + i * channels + first), R::read(q + i * channels + first));
+    sum.write(products + first);
+  });
+}
+
+// A piece is a part of a row as wide as 8 lanes or a vector, whatever is less; a vector holds one piece of as many points
+// as fit. Narrower rows than a piece lie side by side in a vector as they are.
+template <class T>
+constexpr int piece = lanes<T> < 8 ? lanes<T> : 8;
+
+template <class T>
+CRFRNN_INLINE Vec<T, lanes<T>> load_pieces(const T* p, int channels) {
+  using V = Vec<T, lanes<T>>;
+  if constexpr (lanes<T> == piece<T>) {
+    return load<V>(p);
+  } else {
+    static_assert(lanes<T> == 2 * piece<T>);
+    Vec<T, piece<T>> halves[2] = {load<Vec<T, piece<T>>>(p), load<Vec<T, piece<T>>>(p + channels)};
+    return joined<T, piece<T>>(halves[0], halves[1]);
+  }
+}
+template <class T>
+CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
+  if constexpr (lanes<T> == piece<T>) {
+    std::memcpy(p, &v, sizeof v);
+  } else {
+    const auto low = half<0, T, piece<T>>(v), high = half<1, T, piece<T>>(v);
+    std::memcpy(p, &low, sizeof low);
+    std::memcpy(p + channels, &high, sizeof high);
+  }
+}
+
+template <class T, int G>
+void softmax_narrow(const T* scores, T* q, int64_t n) {
+  constexpr int L = lanes<T>;
+  using V = Vec<T, L>;
+  for (int64_t i = 0; i < n * G; i += L) {
+    const V a = load<V>(scores + i);
+    const V e = exp_nonpositive<T, L>(a - reduce_groups<G, T, L>(a, Max{}));
+    const V result = e / reduce_groups<G, T, L>(e, Sum{});
+    std::memcpy(q + i, &result, sizeof result);
+  }
+}
+
+template <class T, int G>
+void softmax_vjp_narrow(const T* q, T* v, int64_t n) {
+  constexpr int L = lanes<T>;
+  using V = Vec<T, L>;
+  for (int64_t i = 0; i < n * G; i += L) {
+    const V x = load<V>(q + i), y = load<V>(v + i), result = x * (y - reduce_groups<G, T, L>(x * y, Sum{}));
+    std::memcpy(v + i, &result, sizeof result);
+  }
+}
+
+// Pieces = 0: as many as there are, with the row kept in memory instead of registers.
+template <class T, int Pieces>
+void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
+  constexpr int S = piece<T>, L = lanes<T>;
+  using V = Vec<T, L>;
+  const int pieces = Pieces ? Pieces : channels / S;
+  V row[Pieces ? Pieces : 1];
+  for (int64_t i = 0; i < n; i += L / S, scores += L / S * channels, q += L / S * channels) {
+    V top = load_pieces(scores, channels);
+    for (int k = 1; k < pieces; ++k) top = Max{}(top, load_pieces(scores + k * S, channels));
+    top = reduce_groups<S, T, L>(top, Max{});
+    V total{};
+    for (int k = 0; k < pieces; ++k) {
+      const V e = exp_nonpositive<T, L>(load_pieces(scores + k * S, channels) - top);
+      total = total + e;
+      if constexpr (Pieces > 0) {
+        row[k] = e;
+      } else {
+        store_pieces<T>(e, q + k * S, channels);
+      }
+    }
+    const V inverse = (V{} + T(1)) / reduce_groups<S, T, L>(total, Sum{});
+    for (int k = 0; k < pieces; ++k)
+      store_pieces<T>((Pieces > 0 ? row[k % (Pieces ? Pieces : 1)] : load_pieces(q + k * S, channels)) * inverse, q + k * S, channels);
+  }
+}
+
+template <class T>
+void softmax_vjp_wide(const T* q, T* v, int channels, int64_t n) {
+  constexpr int S = piece<T>, L = lanes<T>;
+  using V = Vec<T, L>;
+  for (int64_t i = 0; i < n; i += L / S, q += L / S * channels, v += L / S * channels) {
+    V product{};
+    for (int k = 0; k < channels; k += S) product = product + load_pieces(q + k, channels) * load_pieces(v + k, channels);
+    product = reduce_groups<S, T, L>(product, Sum{});
+    for (int k = 0; k < channels; k += S)
+      store_pieces<T>(load_pieces(q + k, channels) * (load_pieces(v + k, channels) - product), v + k, channels);
+  }
+}
+
+// Calls f(G) with the width of a row narrower than a piece, or returns false.
+template <class T, class F>
+CRFRNN_INLINE bool if_narrow(int channels, F f) {
+  if (channels >= piece<T>) return false;
+  if (channels == 1) f(std::integral_constant<int, 1>{});
+  if constexpr (piece<T> > 2)
+    if (channels == 2) f(std::integral_constant<int, 2>{});
+  if constexpr (piece<T> > 4)
+    if (channels == 4) f(std::integral_constant<int, 4>{});
+  return true;
+}
+
+template <class T>
+void softmax(const T* scores, T* q, int channels, int64_t n) {
+  if (if_narrow<T>(channels, [&](auto width) { softmax_narrow<T, width()>(scores, q, n); })) return;
+  switch (channels / piece<T>) {
+    case 1: return softmax_wide<T, 1>(scores, q, channels, n);
+    case 2: return softmax_wide<T, 2>(scores, q, channels, n);
+    case 3: return softmax_wide<T, 3>(scores, q, channels, n);
+    case 4: return softmax_wide<T, 4>(scores, q, channels, n);
+    default: return softmax_wide<T, 0>(scores, q, channels, n);
+  }
+}
+
+template <class T>
+void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
+  if (!if_narrow<T>(channels, [&](auto width) { softmax_vjp_narrow<T, width()>(q, v, n); })) softmax_vjp_wide(q, v, channels, n);
+}
+
+template <class T>
+void mix(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n) {
+  for (int64_t i = 0; i < n * channels; ++i) to[i] = a * x[i] + b * y[i];
+}
+
+template <class T>
+void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n) {
+  for (int c = 0; c < channels; ++c)
+    for (int64_t i = 0; i < n; ++i) rows[i * channels + c] = c < classes ? planes[c * stride + i] : pad;
+}
+
+template <class T>
+void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n) {
+  for (int c = 0; c < classes; ++c)
+    for (int64_t i = 0; i < n; ++i) planes[c * stride + i] = rows[i * channels + c];
+}
+
+template <class T>
+constexpr Loops<T> table() {
+  return {embed<T>,           splat<T>,          slice<T>,    gather<T>,          blur<T>, convolve_column<T>, convolve_rows<T>,
+          couple_diagonal<T>, couple_matrix<T>,  outer_products<T>, diagonal_products<T>, softmax<T>, softmax_vjp<T>,
+          mix<T>,             rows_from_planes<T>, planes_from_rows<T>};
+}
+
+}  // namespace
+
+extern const Loops<float> loops_float = table<float>();
+extern const Loops<double> loops_double = table<double>();
+
+}  // namespace crfrnn::CRFRNN_TARGET

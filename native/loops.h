@@ -1,0 +1,72 @@
+// The inner loops over rows of channels: everything that is worth vectorising, and nothing else.
+//
+// A row holds the `channels` numbers of one point or vertex, padded as padded_channels says. Loops work on the n rows
+// they are given and know nothing of lattices, threads or classes. loops.cpp is compiled once for each instruction set;
+// loops<T>() is the table of the best one this processor runs.
+#pragma once
+
+#include <cstdint>
+
+namespace crfrnn {
+
+constexpr int tile = 64;  // points worked on together; their rows stay in the first-level cache
+constexpr int embedding_lanes = 32;
+
+// 1, 2, 4, 8, 16, 24, …: rows stay aligned and no loop has a remainder.
+constexpr int padded_channels(int channels) {
+  return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8;
+}
+
+template <class T>
+struct Loops {
+  // Adams, Baek & Davis 2010, section 3: nearest remainder-0 lattice point divided by d + 1 (`cell`, d rows), the order
+  // of the coordinates by rank (`order`, d + 1 rows) and barycentric weights (d + 1 rows), for n ≤ embedding_lanes points.
+  void (*embed)(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+  // accumulators[vertex] += weight · scale · row, over the `corners` vertices of each point. scale may be null.
+  void (*splat)(T* accumulators, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
+                int channels, int64_t n);
+  // row = scale · factor · Σ weight · values[vertex].
+  void (*slice)(const T* values, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale, T* rows,
+                int channels, int64_t n);
+  // values[v] = Σ accumulators[r] over r in rows[offsets[v] … offsets[v + 1]), for v in [begin, end).
+  void (*gather)(T* values, const T* accumulators, const int32_t* offsets, const int32_t* rows, int channels, int64_t begin,
+                 int64_t end);
+  // [½ 1 ½] in place along chains of neighbours; ~v marks the last vertex of a chain.
+  void (*blur)(T* values, const int32_t* chain, int64_t length, int channels);
+  // Convolves a column of n rows of `width` numbers, `stride` apart, in place. column: room for (n + 2·radius)·width.
+  void (*convolve_column)(T* data, int64_t n, int64_t stride, int width, const T* taps, int radius, T* column);
+  // row[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; taps has 4 zeros on both sides.
+  void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, T* rows, int channels, int64_t n);
+  // to = from − coupling · message, with a coupling per channel or (transposed, channels × channels) between channels.
+  void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
+  void (*couple_matrix)(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
+  // products[c'][c] += Σ rows q[c'] · h[c];   diagonal: products[c] += Σ rows q[c] · h[c].
+  void (*outer_products)(const T* h, const T* q, T* products, int channels, int64_t n);
+  void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
+  // Rows are read and written up to a multiple of 16.
+  void (*softmax)(const T* scores, T* q, int channels, int64_t n);
+  // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax.
+  void (*softmax_vjp)(const T* q, T* v, int channels, int64_t n);
+  // to = a·x + b·y over whole rows.
+  void (*mix)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
+  // Between planes (classes, points), `stride` apart, and rows; padding channels are set to `pad`.
+  void (*rows_from_planes)(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
+  void (*planes_from_rows)(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
+};
+
+template <class T>
+const Loops<T>& loops();
+
+const char* instruction_set();
+
+#define CRFRNN_DECLARE_TARGET(target)    \
+  namespace target {                     \
+  extern const Loops<float> loops_float; \
+  extern const Loops<double> loops_double; \
+  }
+CRFRNN_DECLARE_TARGET(baseline)
+CRFRNN_DECLARE_TARGET(avx2)
+CRFRNN_DECLARE_TARGET(avx512)
+#undef CRFRNN_DECLARE_TARGET
+
+}  // namespace crfrnn

@@ -1,0 +1,208 @@
+// Python's view of the core: check shapes, release the GIL, call. The packages' own Python modules convert and explain.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "gaussian.h"
+#include "lattice.h"
+#include "meanfield.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace crfrnn {
+namespace {
+
+template <class T, class... Shape>
+using In = nb::ndarray<const T, nb::numpy, nb::c_contig, nb::device::cpu, Shape...>;
+template <class T>
+using Rows = In<T, nb::shape<-1, -1>>;
+template <class T>
+using Factors = In<T, nb::shape<-1>>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T>;
+
+template <class T>
+Out<T> new_array(std::initializer_list<std::size_t> shape, T** data) {
+  std::size_t size = 1;
+  for (const auto s : shape) size *= s;
+  auto buffer = std::make_unique<Buffer<T>>(static_cast<int64_t>(size));
+  *data = buffer->get();
+  nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<Buffer<T>*>(p); });
+  buffer.release();
+  return Out<T>(*data, shape, owner);
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <class T>
+Out<T> filter_array(const Kernel<T>& kernel, const Rows<T>& values, bool transpose, int threads) {
+  require(static_cast<int64_t>(values.shape(0)) == kernel.num_points(), "values need one row for each point");
+  T* result;
+  auto array = new_array<T>({values.shape(0), values.shape(1)}, &result);
+  nb::gil_scoped_release unlocked;
+  filter(kernel, values.data(), static_cast<int64_t>(values.shape(1)), transpose, threads, result);
+  return array;
+}
+
+template <class T>
+using OptionalFactors = std::vector<std::optional<Factors<T>>>;
+
+template <class T>
+std::vector<Pairwise<T>> pairwise_terms(int64_t classes, int64_t points, const std::vector<const Kernel<T>*>& kernels,
+                                        const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                                        const std::vector<In<T>>& couplings) {
+  using Coupling = typename Pairwise<T>::Coupling;
+  require(kernels.size() == pre.size() && kernels.size() == post.size() && kernels.size() == couplings.size(),
+          "pre, post and couplings need one entry for each kernel");
+  std::vector<Pairwise<T>> terms;
+  auto factors = [&](const std::optional<Factors<T>>& f) -> const T* {
+    if (!f) return nullptr;
+    require(static_cast<int64_t>(f->shape(0)) == points, "pre and post need one factor for each point");
+    return f->data();
+  };
+  for (std::size_t k = 0; k < kernels.size(); ++k) {
+    require(kernels[k]->num_points() == points, "every kernel needs as many points as the scores");
+    const auto& coupling = couplings[k];
+    require(coupling.ndim() <= 2, "a coupling is a number, one per class, or classes x classes");
+    for (std::size_t axis = 0; axis < coupling.ndim(); ++axis)
+      require(static_cast<int64_t>(coupling.shape(axis)) == classes, "a coupling needs as many classes as the scores");
+    const Coupling kind = coupling.ndim() == 0 ? Coupling::scalar : coupling.ndim() == 1 ? Coupling::per_class : Coupling::matrix;
+    terms.push_back({kernels[k], factors(pre[k]), factors(post[k]), kind, coupling.data()});
+  }
+  return terms;
+}
+
+template <class T>
+std::pair<Out<T>, Out<T>> mean_field_array(const Rows<T>& unary, const std::vector<const Kernel<T>*>& kernels,
+                                           const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                                           const std::vector<In<T>>& couplings, int iterations, double damping,
+                                           bool keep_marginals, bool return_probabilities, int threads) {
+  require(unary.shape(0) > 0 && unary.shape(1) > 0 && iterations >= 0, "mean_field needs classes, points and iterations >= 0");
+  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), iterations, damping, threads};
+  const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
+  T *result, *marginals;
+  auto result_array = new_array<T>({unary.shape(0), unary.shape(1)}, &result);
+  auto marginals_array = new_array<T>({keep_marginals ? std::size_t(iterations) : 0, unary.shape(1),
+                                       std::size_t(padded_channels(settings.classes))}, &marginals);
+  {
+    nb::gil_scoped_release unlocked;
+    mean_field(settings, unary.data(), terms, return_probabilities, result, keep_marginals ? marginals : nullptr);
+  }
+  return {std::move(result_array), std::move(marginals_array)};
+}
+
+template <class T>
+std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Rows<T>& cotangent, const In<T, nb::ndim<3>>& marginals,
+                                                            const std::vector<const Kernel<T>*>& kernels,
+                                                            const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                                                            const std::vector<In<T>>& couplings, double damping, int threads) {
+  require(cotangent.shape(0) > 0 && cotangent.shape(1) > 0, "mean_field_vjp needs classes and points");
+  MeanFieldSettings settings{static_cast<int>(cotangent.shape(0)), static_cast<int64_t>(cotangent.shape(1)),
+                             static_cast<int>(marginals.shape(0)), damping, threads};
+  require(marginals.shape(1) == cotangent.shape(1) &&
+              static_cast<int>(marginals.shape(2)) == padded_channels(settings.classes),
+          "marginals are not those that mean_field kept for scores of this shape");
+  const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
+  T* unary_gradient;
+  auto unary_array = new_array<T>({cotangent.shape(0), cotangent.shape(1)}, &unary_gradient);
+  std::vector<Out<T>> arrays;
+  std::vector<T*> gradients;
+  const auto classes = cotangent.shape(0);
+  for (const auto& term : terms) {
+    using Coupling = typename Pairwise<T>::Coupling;
+    T* gradient;
+    if (term.kind == Coupling::scalar) {
+      arrays.push_back(new_array<T>({}, &gradient));
+    } else if (term.kind == Coupling::per_class) {
+      arrays.push_back(new_array<T>({classes}, &gradient));
+    } else {
+      arrays.push_back(new_array<T>({classes, classes}, &gradient));
+    }
+    gradients.push_back(gradient);
+  }
+  {
+    nb::gil_scoped_release unlocked;
+    mean_field_vjp(settings, cotangent.data(), marginals.data(), terms, unary_gradient, gradients);
+  }
+  return {std::move(unary_array), std::move(arrays)};
+}
+
+template <class T>
+void bind(nb::module_& m, const std::string& bits) {
+  nb::class_<Kernel<T>>(m, ("Kernel" + bits).c_str())
+      .def_prop_ro("num_points", &Kernel<T>::num_points)
+      .def("filter", &filter_array<T>, "values"_a, "transpose"_a, "threads"_a);
+  nb::class_<Lattice<T>, Kernel<T>>(m, ("Lattice" + bits).c_str())
+      .def(
+          "__init__",
+          [](Lattice<T>* self, const Rows<T>& features, std::optional<In<int32_t, nb::shape<-1>>> batch, int neighbour_rounds,
+             int threads) {
+            const auto n = features.shape(0);
+            require(!batch || batch->shape(0) == n, "batch needs one id for each point");
+            nb::gil_scoped_release unlocked;
+            new (self) Lattice<T>(features.data(), static_cast<int64_t>(n), static_cast<int>(features.shape(1)),
+                                  batch ? batch->data() : nullptr, neighbour_rounds, threads);
+          },
+          "features"_a, "batch"_a.none(), "neighbour_rounds"_a, "threads"_a)
+      .def_prop_ro("num_features", &Lattice<T>::num_features)
+      .def_prop_ro("num_vertices", &Lattice<T>::num_vertices)
+      .def("memory", &Lattice<T>::bytes)
+      .def("vertices",
+           [](const Lattice<T>& self) {
+             int32_t* data;
+             auto array = new_array<int32_t>({std::size_t(self.num_points()), std::size_t(self.num_features() + 1)}, &data);
+             std::copy_n(self.vertices(), array.size(), data);
+             return array;
+           })
+      .def("weights",
+           [](const Lattice<T>& self) {
+             T* data;
+             auto array = new_array<T>({std::size_t(self.num_points()), std::size_t(self.num_features() + 1)}, &data);
+             std::copy_n(self.weights(), array.size(), data);
+             return array;
+           })
+      .def("neighbours", [](const Lattice<T>& self) {
+        int32_t* data;
+        auto array = new_array<int32_t>({std::size_t(self.num_features() + 1), std::size_t(self.num_vertices()), 2}, &data);
+        self.neighbours(data);
+        return array;
+      });
+  nb::class_<GridGaussian<T>, Kernel<T>>(m, ("GridGaussian" + bits).c_str())
+      .def(nb::init<std::vector<int64_t>, const std::vector<double>&>(), "shape"_a, "sigmas"_a);
+  m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
+        "iterations"_a, "damping"_a, "keep_marginals"_a, "return_probabilities"_a, "threads"_a);
+  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a, "post"_a,
+        "couplings"_a, "damping"_a, "threads"_a);
+}
+
+}  // namespace
+}  // namespace crfrnn
+
+NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // frameworks that keep our types alive to the end of the process are no news to users
+  m.def("info", [] {
+    nb::dict info;
+#if defined(__VERSION__)
+    info["compiler"] = __VERSION__;
+#else
+    info["compiler"] = "unknown";
+#endif
+    info["simd"] = crfrnn::instruction_set();
+    info["hardware_threads"] = static_cast<int>(std::thread::hardware_concurrency());
+    return info;
+  });
+  m.def("padded_channels", &crfrnn::padded_channels, "channels"_a);
+  crfrnn::bind<float>(m, "32");
+  crfrnn::bind<double>(m, "64");
+}

@@ -1,0 +1,241 @@
+// Vectors of W lanes, and rows of any number of lanes made of them. Included by loops.cpp, which is compiled once for
+// each instruction set; CRFRNN_TARGET names the namespace so that no two compilations share a symbol.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+// GCC's and Clang's vector types; any other compiler (or -DCRFRNN_PLAIN) gets plain loops over arrays.
+#if defined(__GNUC__) && !defined(CRFRNN_PLAIN)
+#define CRFRNN_VECTORS
+#endif
+
+namespace crfrnn::CRFRNN_TARGET {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+#if defined(CRFRNN_VECTORS)
+#define CRFRNN_INLINE inline __attribute__((always_inline))
+template <class T, int W>
+struct VecOf {
+  typedef T type __attribute__((vector_size(W * sizeof(T))));
+};
+template <class T>
+struct VecOf<T, 1> {
+  typedef T type;
+};
+template <class T, int W>
+using Vec = typename VecOf<T, W>::type;
+template <int K, class V, int... I>
+CRFRNN_INLINE V exchange_lanes(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I ^ K)...);
+}
+// Lane i of the result is lane i ^ K of v.
+template <int K, class T, int W>
+CRFRNN_INLINE Vec<T, W> exchanged(Vec<T, W> v) {
+  return exchange_lanes<K>(v, std::make_integer_sequence<int, W>{});
+}
+template <class T, int W, int... I>
+CRFRNN_INLINE Vec<T, 2 * W> join_lanes(Vec<T, W> a, Vec<T, W> b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, I...);
+}
+template <int H, class T, int W, int... I>
+CRFRNN_INLINE Vec<T, W> half_lanes(Vec<T, 2 * W> v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (H * W + I)...);
+}
+// Two vectors of W lanes as one, and back.
+template <class T, int W>
+CRFRNN_INLINE Vec<T, 2 * W> joined(Vec<T, W> a, Vec<T, W> b) {
+  return join_lanes<T, W>(a, b, std::make_integer_sequence<int, 2 * W>{});
+}
+template <int H, class T, int W>
+CRFRNN_INLINE Vec<T, W> half(Vec<T, 2 * W> v) {
+  return half_lanes<H, T, W>(v, std::make_integer_sequence<int, W>{});
+}
+CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
+#else
+#define CRFRNN_INLINE inline
+template <class T, int W>
+struct Vec {
+  T lane[W];
+  T& operator[](int i) { return lane[i]; }
+  T operator[](int i) const { return lane[i]; }
+#define CRFRNN_OPERATOR(op)                                             \
+  friend Vec operator op(Vec a, Vec b) {                                \
+    for (int i = 0; i < W; ++i) a.lane[i] = T(a.lane[i] op b.lane[i]);  \
+    return a;                                                           \
+  }                                                                     \
+  friend Vec operator op(Vec a, T b) {                                  \
+    for (int i = 0; i < W; ++i) a.lane[i] = T(a.lane[i] op b);          \
+    return a;                                                           \
+  }
+  CRFRNN_OPERATOR(+) CRFRNN_OPERATOR(-) CRFRNN_OPERATOR(*) CRFRNN_OPERATOR(/)
+#undef CRFRNN_OPERATOR
+};
+template <int K, class T, int W>
+CRFRNN_INLINE Vec<T, W> exchanged(Vec<T, W> v) {
+  Vec<T, W> r;
+  for (int i = 0; i < W; ++i) r.lane[i] = v.lane[i ^ K];
+  return r;
+}
+template <class T, int W>
+CRFRNN_INLINE Vec<T, 2 * W> joined(Vec<T, W> a, Vec<T, W> b) {
+  Vec<T, 2 * W> r;
+  for (int i = 0; i < W; ++i) r.lane[i] = a.lane[i], r.lane[W + i] = b.lane[i];
+  return r;
+}
+template <int H, class T, int W>
+CRFRNN_INLINE Vec<T, W> half(Vec<T, 2 * W> v) {
+  Vec<T, W> r;
+  for (int i = 0; i < W; ++i) r.lane[i] = v.lane[H * W + i];
+  return r;
+}
+CRFRNN_INLINE void prefetch(const void*) {}
+#endif
+
+template <class V, class T>
+CRFRNN_INLINE V load(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+
+constexpr int power_of_two_below(int n) {
+  int p = 1;
+  while (2 * p <= n) p *= 2;
+  return p;
+}
+
+// W numbers kept in as few vector registers as they fit: 24 floats are one vector of 16 and one of 8.
+template <class T, int W>
+struct Row {
+  static constexpr int P = power_of_two_below(W < lanes<T> ? W : lanes<T>);
+  using Tail = Row<T, W - P>;
+  Vec<T, P> head;
+  Tail tail;
+
+  static CRFRNN_INLINE Row read(const T* p) { return {load<Vec<T, P>>(p), Tail::read(p + P)}; }
+  static CRFRNN_INLINE Row zero() { return {Vec<T, P>{}, Tail::zero()}; }
+  CRFRNN_INLINE void write(T* p) const {
+    std::memcpy(p, &head, sizeof head);
+    tail.write(p + P);
+  }
+  CRFRNN_INLINE void add(const Row& r) { head = head + r.head, tail.add(r.tail); }
+  CRFRNN_INLINE void add(const Row& r, T weight) { head = head + r.head * weight, tail.add(r.tail, weight); }
+  CRFRNN_INLINE void add_product(const Row& r, const Row& s) { head = head + r.head * s.head, tail.add_product(r.tail, s.tail); }
+  CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
+};
+
+template <class T>
+struct Row<T, 0> {
+  static CRFRNN_INLINE Row read(const T*) { return {}; }
+  static CRFRNN_INLINE Row zero() { return {}; }
+  CRFRNN_INLINE void write(T*) const {}
+  CRFRNN_INLINE void add(const Row&) {}
+  CRFRNN_INLINE void add(const Row&, T) {}
+  CRFRNN_INLINE void add_product(const Row&, const Row&) {}
+  CRFRNN_INLINE void scale(T) {}
+};
+
+// Over every group of G neighbouring lanes: the sum or the maximum, in all lanes of the group.
+struct Sum {
+  template <class V>
+  CRFRNN_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <class V>
+  CRFRNN_INLINE V operator()(V a, V b) const {
+#if defined(CRFRNN_VECTORS)
+    return a > b ? a : b;
+#else
+    for (int i = 0; i < int(sizeof a.lane / sizeof a.lane[0]); ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+#endif
+  }
+};
+template <int G, class T, int W, class Op>
+CRFRNN_INLINE Vec<T, W> reduce_groups(Vec<T, W> v, Op op) {
+  if constexpr (G > 16) v = op(v, exchanged<16, T, W>(v));
+  if constexpr (G > 8) v = op(v, exchanged<8, T, W>(v));
+  if constexpr (G > 4) v = op(v, exchanged<4, T, W>(v));
+  if constexpr (G > 2) v = op(v, exchanged<2, T, W>(v));
+  if constexpr (G > 1) v = op(v, exchanged<1, T, W>(v));
+  return v;
+}
+
+// exp to the last bit or two; 0 where x < log(smallest normal number). Scaling by 2^n is an addition to the exponent.
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  using Bits = int32_t;
+  static constexpr float magic = 12582912.f, lowest = -87.f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr int degree = 7, mantissa = 23;
+};
+template <>
+struct ExpConstants<double> {
+  using Bits = int64_t;
+  static constexpr double magic = 6755399441055744.0, lowest = -708.0, ln2_high = 6.93147180369123816490e-01,
+                          ln2_low = 1.90821492927058770002e-10;
+  static constexpr int degree = 13, mantissa = 52;
+};
+template <class T>
+struct Factorials {
+  T inverse[16];
+  constexpr Factorials() : inverse{} {
+    double f = 1;
+    for (int i = 0; i < 16; ++i) {
+      if (i) f *= i;
+      inverse[i] = T(1 / f);
+    }
+  }
+};
+template <class T, int W>
+CRFRNN_INLINE Vec<T, W> exp_nonpositive(Vec<T, W> x) {
+  using C = ExpConstants<T>;
+  constexpr Factorials<T> factorials;
+#if defined(CRFRNN_VECTORS)
+  const auto keep = x > C::lowest;
+  x = keep ? x : Vec<T, W>{} + C::lowest;
+  const Vec<T, W> t = x * T(1.4426950408889634) + C::magic;
+  const Vec<T, W> n = t - C::magic;
+  const Vec<T, W> r = (x - n * C::ln2_high) - n * C::ln2_low;
+  Vec<T, W> p = Vec<T, W>{} + factorials.inverse[C::degree];
+  for (int i = C::degree - 1; i >= 0; --i) p = p * r + factorials.inverse[i];
+  using B = Vec<typename C::Bits, W>;
+  constexpr typename C::Bits one = 1;
+  const B scaled = (B)p + ((B)t << (C::mantissa + 0 * one));
+  return keep ? (Vec<T, W>)scaled : Vec<T, W>{};
+#else
+  for (int i = 0; i < W; ++i) {
+    const T v = x.lane[i];
+    if (!(v > C::lowest)) {
+      x.lane[i] = 0;
+      continue;
+    }
+    const T t = v * T(1.4426950408889634) + C::magic, n = t - C::magic, r = (v - n * C::ln2_high) - n * C::ln2_low;
+    T p = factorials.inverse[C::degree];
+    for (int j = C::degree - 1; j >= 0; --j) p = p * r + factorials.inverse[j];
+    typename C::Bits a, b;
+    std::memcpy(&a, &p, sizeof a), std::memcpy(&b, &t, sizeof b);
+    a += static_cast<typename C::Bits>(static_cast<std::make_unsigned_t<typename C::Bits>>(b) << C::mantissa);
+    std::memcpy(&x.lane[i], &a, sizeof a);
+  }
+  return x;
+#endif
+}
+
+}  // namespace crfrnn::CRFRNN_TARGET

@@ -1,0 +1,67 @@
+"""Dense conditional random fields: mean-field inference in time linear in the number of pixels.
+
+    probabilities = crfrnn.refine(logits, image)
+
+refines the class scores of a network. `mean_field` is the algorithm for any `PairwiseTerm` over any features, and
+`PermutohedralLattice` the Gaussian filter by itself.
+"""
+
+from importlib import metadata
+
+try:
+    from crfrnn import _native
+except ImportError as error:
+    raise ImportError(
+        "crfrnn's native module does not load. In a source tree build it with `pip install .` (a C++20 compiler is "
+        f"all it needs); an installed package was built for another Python or system: reinstall it. ({error})"
+    ) from error
+
+from crfrnn.energy import energy, kl_divergence, mean_field_trace
+from crfrnn.features import bilateral_features, spatial_features
+from crfrnn.grid import GridGaussian
+from crfrnn.lattice import PermutohedralLattice
+from crfrnn.meanfield import (
+    MeanFieldGradients,
+    mean_field,
+    mean_field_vjp,
+    mean_field_with_marginals,
+)
+from crfrnn.pairwise import PairwiseTerm, pairwise_terms
+from crfrnn.parameters import PRESETS, CRFParameters, preset
+from crfrnn.refine import refine
+from crfrnn.threads import default_threads
+from crfrnn.unary import unary_from_labels, unary_from_probabilities
+
+__all__ = [
+    "PRESETS",
+    "CRFParameters",
+    "GridGaussian",
+    "MeanFieldGradients",
+    "PairwiseTerm",
+    "PermutohedralLattice",
+    "bilateral_features",
+    "default_threads",
+    "energy",
+    "kl_divergence",
+    "mean_field",
+    "mean_field_trace",
+    "mean_field_vjp",
+    "mean_field_with_marginals",
+    "native_info",
+    "pairwise_terms",
+    "preset",
+    "refine",
+    "spatial_features",
+    "unary_from_labels",
+    "unary_from_probabilities",
+]
+
+try:
+    __version__ = metadata.version("crfrnn")
+except metadata.PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0+unknown"
+
+
+def native_info() -> dict[str, str | int]:
+    """What the native core was built with and which instructions it uses here."""
+    return _native.info()

@@ -1,0 +1,93 @@
+"""Native core. Arrays are C-contiguous; `...32` classes and functions take float32, `...64` float64.
+
+This is the only module that knows pointers; `crfrnn.lattice`, `crfrnn.grid` and `crfrnn.meanfield` check and convert
+what users give before they call it. Rows: N points; columns: channels. `threads` is at least 1.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+def info() -> dict[str, str | int]: ...
+def padded_channels(channels: int) -> int: ...
+
+class Kernel32:
+    num_points: int
+    def filter(self, values: F32, transpose: bool, threads: int) -> F32: ...
+
+class Kernel64:
+    num_points: int
+    def filter(self, values: F64, transpose: bool, threads: int) -> F64: ...
+
+class Lattice32(Kernel32):
+    def __init__(self, features: F32, batch: NDArray[np.int32] | None, neighbour_rounds: int, threads: int) -> None: ...
+    num_features: int
+    num_vertices: int
+    def vertices(self) -> NDArray[np.int32]: ...
+    def weights(self) -> F32: ...
+    def neighbours(self) -> NDArray[np.int32]: ...
+    def memory(self) -> int: ...
+
+class Lattice64(Kernel64):
+    def __init__(self, features: F64, batch: NDArray[np.int32] | None, neighbour_rounds: int, threads: int) -> None: ...
+    num_features: int
+    num_vertices: int
+    def vertices(self) -> NDArray[np.int32]: ...
+    def weights(self) -> F64: ...
+    def neighbours(self) -> NDArray[np.int32]: ...
+    def memory(self) -> int: ...
+
+class GridGaussian32(Kernel32):
+    def __init__(self, shape: Sequence[int], sigmas: Sequence[float]) -> None: ...
+
+class GridGaussian64(Kernel64):
+    def __init__(self, shape: Sequence[int], sigmas: Sequence[float]) -> None: ...
+
+def mean_field32(
+    unary: F32,
+    kernels: Sequence[Kernel32],
+    pre: Sequence[F32 | None],
+    post: Sequence[F32 | None],
+    couplings: Sequence[F32],
+    iterations: int,
+    damping: float,
+    keep_marginals: bool,
+    return_probabilities: bool,
+    threads: int,
+) -> tuple[F32, F32]: ...
+def mean_field64(
+    unary: F64,
+    kernels: Sequence[Kernel64],
+    pre: Sequence[F64 | None],
+    post: Sequence[F64 | None],
+    couplings: Sequence[F64],
+    iterations: int,
+    damping: float,
+    keep_marginals: bool,
+    return_probabilities: bool,
+    threads: int,
+) -> tuple[F64, F64]: ...
+def mean_field_vjp32(
+    cotangent: F32,
+    marginals: F32,
+    kernels: Sequence[Kernel32],
+    pre: Sequence[F32 | None],
+    post: Sequence[F32 | None],
+    couplings: Sequence[F32],
+    damping: float,
+    threads: int,
+) -> tuple[F32, list[F32]]: ...
+def mean_field_vjp64(
+    cotangent: F64,
+    marginals: F64,
+    kernels: Sequence[Kernel64],
+    pre: Sequence[F64 | None],
+    post: Sequence[F64 | None],
+    couplings: Sequence[F64],
+    damping: float,
+    threads: int,
+) -> tuple[F64, list[F64]]: ...

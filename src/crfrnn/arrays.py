@@ -1,0 +1,180 @@
+"""The one place where arrays from users are checked and brought into the form that the native core takes.
+
+Nothing here writes to a caller's array. What is already C-contiguous and of the right dtype is passed on uncopied.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Array = NDArray[np.floating[Any]]
+Shape = tuple[int, ...]
+
+
+def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
+    """A C-contiguous float32 or float64 array of what was given.
+
+    Args:
+        name: What the user calls this array, for messages.
+        dtype: float32 or float64; None keeps double precision if it was given and takes float32 otherwise.
+    Raises: TypeError: if the values are not real numbers.
+    """
+    array = _real_array(value, name)
+    if dtype is None:
+        dtype = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32
+    # A number too large for float32 becomes infinite here and is reported by the check for finite values.
+    with np.errstate(over="ignore"):
+        return np.asarray(array, dtype=dtype, order="C")
+
+
+def check_finite(array: NDArray[Any], name: str) -> None:
+    """Raise a ValueError that counts the values which are NaN or infinite and says where the first one is."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    bad = ~finite
+    position = np.unravel_index(int(bad.argmax()), array.shape)
+    nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    counts = " and ".join(f"{count} {kind}" for count, kind in ((nans, "NaN"), (infinities, "infinite")) if count)
+    raise ValueError(
+        f"{name} holds {counts} among {array.size} values; the first, {array[position]}, is at "
+        f"{[int(i) for i in position]}: replace such values before the call"
+    )
+
+
+def score_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
+    """Scores (C, *spatial), finite, at least one class and one pixel; dtype as in `float_array`."""
+    scores = float_array(value, name, dtype)
+    if scores.ndim < 2:
+        raise ValueError(f"{name} has shape {scores.shape}; expected (classes, height, width) or (classes, points)")
+    if scores.size == 0:
+        raise ValueError(f"{name} has shape {scores.shape} and is empty; give at least one class and one pixel")
+    check_finite(scores, name)
+    return scores
+
+
+def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
+    """Class ids as int64, in the shape given.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: if there are none.
+    """
+    labels = np.asarray(value)
+    if labels.dtype.kind not in "biu":
+        raise TypeError(
+            f"{name} must be integer class ids, got dtype {labels.dtype}; scores need another input than labels"
+        )
+    if labels.size == 0 or labels.ndim == 0:
+        raise ValueError(f"{name} has shape {labels.shape} and is empty; give at least one pixel")
+    return labels.astype(np.int64, copy=False)
+
+
+def image_array(value: ArrayLike, shape: Shape | None = None, scores: Shape | None = None) -> NDArray[Any]:
+    """An image as (*spatial, K), of the dtype given, finite and not empty.
+
+    Args:
+        value: (*spatial,) grey or (*spatial, K).
+        shape: The spatial shape. None: one or two axes are a grey signal or picture, of three and more the last one
+            holds the channels.
+        scores: The shape of the scores that the image must match, for messages.
+    """
+    image = _real_array(value, "image")
+    if shape is None:
+        shape = image.shape if image.ndim <= 2 else image.shape[:-1]
+    if image.shape == shape:
+        image = image[..., np.newaxis]
+    elif image.ndim != len(shape) + 1 or image.shape[:-1] != shape:
+        raise ValueError(
+            f"image has shape {image.shape}; expected {shape} or ({', '.join(map(str, shape))}, channels)"
+            f"{'' if scores is None else f' for scores of shape {scores}'}{_image_hint(image.shape, shape)}"
+        )
+    if image.ndim < 2 or image.size == 0:
+        raise ValueError(f"image has shape {np.shape(value)} and is empty; give at least one pixel and one channel")
+    if image.dtype.kind == "f":
+        check_finite(image, "image")
+    return image
+
+
+def mask_array(value: ArrayLike, shape: Shape) -> Array:
+    """Weights (N,) ≥ 0 of the pixels of a grid of the given shape, or of N points."""
+    mask = float_array(value, "mask")
+    if mask.shape != shape:
+        swapped = "; did you swap height and width?" if mask.shape == shape[::-1] else ""
+        raise ValueError(f"mask has shape {mask.shape}, expected {shape}{swapped}")
+    check_finite(mask, "mask")
+    if mask.min() < 0:
+        raise ValueError(
+            f"mask holds {mask.min()}; its values weigh pixels and must be at least 0 (0 leaves a pixel out)"
+        )
+    return mask.reshape(-1)
+
+
+def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
+    """A number, a (C,) vector or a (C, C) matrix over classes, as finite float64, detached from the caller's array."""
+    weights = np.array(_real_array(value, name), dtype=np.float64, order="C")
+    if weights.ndim > 2 or (weights.ndim == 2 and weights.shape[0] != weights.shape[1]) or weights.size == 0:
+        raise ValueError(f"{name} has shape {weights.shape}; expected a number, (classes,) or (classes, classes)")
+    check_finite(weights, name)
+    return weights
+
+
+def check_classes(weights: NDArray[Any], num_classes: int, name: str) -> None:
+    """Raise a ValueError if a vector or matrix over classes is not for this many classes."""
+    if weights.ndim and len(weights) != num_classes:
+        raise ValueError(f"{name} has shape {weights.shape} but the scores have {num_classes} classes")
+
+
+def point_array(value: ArrayLike, name: str, num_points: int, dtype: DTypeLike | None = None) -> Array:
+    """Values (N,) or (N, C) of the points of a kernel."""
+    values = float_array(value, name, dtype)
+    if values.ndim not in (1, 2) or values.shape[0] != num_points or values.size == 0:
+        turned = values.ndim == 2 and values.shape[1] == num_points
+        hint = "; points are rows here: transpose them" if turned else ""
+        raise ValueError(
+            f"{name} has shape {values.shape}; expected ({num_points},) or ({num_points}, channels) with at least "
+            f"one channel{hint}"
+        )
+    check_finite(values, name)
+    return values
+
+
+def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
+    """The shape of a grid: at least one axis, at most `limit`, each of at least one point."""
+    shape = tuple(int(length) for length in value)
+    if not shape or min(shape) < 1 or (limit is not None and len(shape) > limit):
+        most = "" if limit is None else f" to {limit}"
+        raise ValueError(f"shape {shape} is no grid; expected 1{most} axes of at least one point each")
+    return shape
+
+
+def num_points(shape: Shape) -> int:
+    """How many points a grid has."""
+    return math.prod(shape)
+
+
+def _real_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} cannot be read as an array of numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _image_hint(image: Shape, spatial: Shape) -> str:
+    """What probably went wrong when an image does not match the spatial shape of the scores."""
+    axes = len(spatial)
+    if image[1:] == spatial:
+        return "; the channels come last: use np.moveaxis(image, 0, -1)"
+    if axes > 1 and spatial[::-1] in (image, image[:-1], image[1:]):
+        return "; did you swap height and width?"
+    if len(image) >= axes and image[1:axes] == spatial[:-1] != ():
+        return "; if the scores are (height, width, classes), use np.moveaxis(scores, -1, 0)"
+    if len(image) == axes + 2:
+        return "; scores need a class axis first, and labels input='labels'"
+    return ""

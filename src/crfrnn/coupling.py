@@ -1,0 +1,74 @@
+"""Couplings between classes, E = M W: what a mean field does with filtered marginals (docs/algorithm.md, eq. 6).
+
+A coupling is a number, a (C,) diagonal or a (C, C) matrix, whichever is the smallest that says it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import Array
+
+Matrix = NDArray[np.float64]
+
+
+def coupling(compatibility: Matrix | None, weight: Matrix) -> Matrix:
+    """M W, with as many axes as the larger of the two has: gradients to both can be found from its gradient."""
+    if compatibility is None:
+        return np.negative(weight)
+    if compatibility.ndim == 2 and weight.ndim == 2:
+        product: Matrix = compatibility @ weight
+        return product
+    if compatibility.ndim == 1 and weight.ndim == 2:
+        return np.multiply(compatibility[:, None], weight)
+    return np.multiply(compatibility, weight)
+
+
+def simplest(matrix: Matrix) -> Matrix:
+    """The same coupling with the fewest axes: the fewer, the faster."""
+    if matrix.ndim == 2 and np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal()):
+        matrix = matrix.diagonal().copy()
+    if matrix.ndim == 1 and (matrix == matrix[0]).all():
+        return np.asarray(matrix[0])
+    return matrix
+
+
+def restricted(matrix: Matrix, classes: NDArray[np.intp]) -> Matrix:
+    """The coupling among some of the classes."""
+    if matrix.ndim == 2:
+        return matrix[np.ix_(classes, classes)]
+    return matrix[classes] if matrix.ndim == 1 else matrix
+
+
+def couple(values: Array, matrix: NDArray[np.floating[Any]]) -> Array:
+    """A coupling applied to (N, C) values: E v at every point."""
+    coupled: Array = values @ matrix.T if matrix.ndim == 2 else values * matrix
+    return coupled
+
+
+def weight_gradient(gradient: Matrix, compatibility: Matrix | None, weight: Matrix, num_classes: int) -> Matrix:
+    """∂W = Mᵀ ∂E, in the shape of the weight."""
+    given = np.asarray(-1.0) if compatibility is None else compatibility
+    return _shaped_like(weight, _full(given, num_classes).T @ _full_gradient(gradient, num_classes))
+
+
+def compatibility_gradient(gradient: Matrix, compatibility: Matrix, weight: Matrix, num_classes: int) -> Matrix:
+    """One kernel's share of ∂M = Σ ∂E Wᵀ, in the shape of the compatibility."""
+    return _shaped_like(compatibility, _full_gradient(gradient, num_classes) @ _full(weight, num_classes).T)
+
+
+def _full(matrix: Matrix, num_classes: int) -> Matrix:
+    return matrix if matrix.ndim == 2 else np.diag(np.broadcast_to(matrix, num_classes))
+
+
+def _full_gradient(gradient: Matrix, num_classes: int) -> Matrix:
+    """A matrix with this diagonal, or with this trace: all that matters when neither factor is a matrix."""
+    return _full(gradient if gradient.ndim else gradient / num_classes, num_classes)
+
+
+def _shaped_like(parameter: Matrix, full: Matrix) -> Matrix:
+    if parameter.ndim == 2:
+        return full
+    diagonal = full.diagonal()
+    return diagonal.copy() if parameter.ndim == 1 else np.asarray(diagonal.sum())

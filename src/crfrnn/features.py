@@ -1,0 +1,70 @@
+"""Feature rows of the two standard kernels (docs/algorithm.md, eq. 3). Any other (N, d) rows work as well."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from crfrnn.arrays import Array, Shape, image_array, num_points, spatial_shape
+from crfrnn.parameters import per_axis
+
+
+def spatial_features(shape: Shape, theta_gamma: Any, *, dtype: DTypeLike = np.float32) -> Array:
+    """Rows (x/θ_γ, y/θ_γ, …) of the points of a grid, in raster order.
+
+    Args:
+        shape: Spatial shape, such as (height, width).
+        theta_gamma: Deviation in pixels, or one for each axis as (x, y[, z]).
+        dtype: float32 or float64.
+    """
+    grid = spatial_shape(shape)
+    features: Array = np.empty((*grid, len(grid)), dtype)
+    _write_coordinates(features, per_axis(theta_gamma, len(grid), "theta_gamma", "spatial axes"))
+    return features.reshape(num_points(grid), len(grid))
+
+
+def bilateral_features(
+    image: ArrayLike,
+    theta_alpha: Any,
+    theta_beta: Any,
+    *,
+    shape: Shape | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Rows (x/θ_α, y/θ_α, …, c_0/θ_β, c_1/θ_β, …) of the pixels of an image, in raster order.
+
+    Args:
+        image: (*spatial, K), or (*spatial,) if grey, of any real dtype.
+        theta_alpha: Deviation in pixels, or one for each axis as (x, y[, z]).
+        theta_beta: Deviation in the image's own levels, or one for each channel.
+        shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of
+            one or two axes for grey and the last axis for channels otherwise.
+        dtype: float32 or float64; None is float64 for a float64 image and float32 for others.
+    Raises:
+        TypeError: if the image does not hold real numbers.
+        ValueError: if it is empty, not finite or of another shape, or deviations do not fit its axes and channels.
+    """
+    channels = image_array(image, shape)
+    if dtype is None:
+        dtype = np.float64 if channels.dtype == np.float64 else np.float32
+    *grid, num_channels = channels.shape
+    axes = len(grid)
+    theta_alphas = per_axis(theta_alpha, axes, "theta_alpha", "spatial axes")
+    theta_betas = per_axis(theta_beta, num_channels, "theta_beta", "image channels")
+    features: Array = np.empty((*grid, axes + num_channels), dtype)
+    _write_coordinates(features, theta_alphas)
+    # Channel by channel: NumPy's inner loop then runs along the pixels, not along three channels.
+    with np.errstate(over="ignore"):
+        for channel, theta in enumerate(theta_betas):
+            column = features[..., axes + channel]
+            np.divide(channels[..., channel], column.dtype.type(theta), out=column, casting="same_kind")
+    return features.reshape(-1, axes + num_channels)
+
+
+def _write_coordinates(features: NDArray[Any], thetas: tuple[float, ...]) -> None:
+    """Write the scaled coordinates into the first columns of (*spatial, d) features: the last axis, x, first."""
+    *grid, _ = features.shape
+    with np.errstate(over="ignore"):
+        for column, (length, theta) in enumerate(zip(reversed(grid), thetas, strict=True)):
+            steps = np.arange(length, dtype=features.dtype) / features.dtype.type(theta)
+            features[..., column] = steps.reshape((length,) + (1,) * column)

@@ -1,0 +1,38 @@
+"""Colours for class ids: the PASCAL VOC palette, and photos painted with it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_COLOURS = 256
+
+
+def voc_palette() -> NDArray[np.uint8]:
+    """The 256 colours of PASCAL VOC label images, (256, 3): class 0 is black, 255 (void) is cream.
+
+    Bits 0, 3, 6 of a class id go to red, 1, 4, 7 to green, 2, 5 to blue, the lowest of them to the highest bit.
+    """
+    ids = np.arange(NUM_COLOURS)
+    palette = np.zeros((NUM_COLOURS, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            bit = (ids >> (3 * place + channel)) & 1
+            palette[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    return palette
+
+
+def overlay(photo: NDArray[np.uint8], labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """An RGB photo (H, W, 3) tinted in the colours of PASCAL VOC; ids beyond the palette start it again."""
+    return tinted(photo, labels % NUM_COLOURS, voc_palette(), opacity=0.6)
+
+
+def tinted(
+    photo: NDArray[np.uint8], labels: NDArray[np.integer], palette: NDArray[np.uint8], opacity: float
+) -> NDArray[np.uint8]:
+    """An RGB photo (H, W, 3) with each pixel mixed with the colour of its class in `palette` (classes, 3).
+
+    Black, the colour of background, darkens the photo.
+    """
+    colours: NDArray[np.float32] = palette[labels].astype(np.float32)
+    return np.rint((1 - opacity) * photo + opacity * colours).astype(np.uint8)

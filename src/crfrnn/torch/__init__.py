@@ -1,0 +1,15 @@
+"""The dense CRF as a differentiable part of PyTorch models.
+
+`CrfRnn` is the layer; `mean_field` and `gaussian_filter` are the functions under it. Tensors are channels first,
+(batch, channels, *spatial), with 1 to 3 spatial axes.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("crfrnn.torch needs PyTorch, which is not installed: pip install 'crfrnn[torch]'") from error
+
+from crfrnn.torch.functional import gaussian_filter, mean_field
+from crfrnn.torch.layer import CrfRnn
+
+__all__ = ["CrfRnn", "gaussian_filter", "mean_field"]

@@ -1,0 +1,142 @@
+"""CRF-RNN as a layer: mean-field iterations of a dense CRF whose weights train with the network before it."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel, one_of, whole_number
+from crfrnn.threads import thread_count
+from crfrnn.torch.batch import Settings
+from crfrnn.torch.functional import as_list, run
+
+Trained: TypeAlias = Literal["full", "per-class", "scalar"]
+Deviation: TypeAlias = float | Sequence[float]
+
+
+class CrfRnn(nn.Module):
+    """Refine the logits of a segmentation network by the colours of the image.
+
+    `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
+    the bilateral Gaussian filter. At the start M is -I, and W_s and W_b are the given weights times I. Batch, image
+    size, number of image channels and of spatial axes (1 to 3) may change from call to call.
+
+    Args:
+        num_classes: Channels of the logits.
+        num_iterations: 5 in training and 10 at test in the paper; an attribute that may be set at any time.
+        theta_alpha: Deviation of the bilateral kernel in pixels, or one for each axis as (x, y[, z]).
+        theta_beta: Deviation of the bilateral kernel in the image's own levels, or one for each channel.
+        theta_gamma: Deviation of the spatial kernel in pixels, or one for each axis as (x, y[, z]).
+        spatial_weight: W_s at the start.
+        bilateral_weight: W_b at the start.
+        normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (divided by the mean norm).
+        spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
+        weights: What is trained of W_s and W_b: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
+        compatibility: The same of M.
+        damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
+        return_probabilities: Return softmax(a) instead of the logits a.
+        threads: Threads of a call; None takes torch.get_num_threads().
+    Attributes:
+        spatial_ker_weights: W_s, trainable.
+        bilateral_ker_weights: W_b, trainable.
+        compatibility_matrix: M, trainable.
+    References: Zheng et al. 2015, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_iterations: int = 5,
+        theta_alpha: Deviation = 160.0,
+        theta_beta: Deviation = 3.0,
+        theta_gamma: Deviation = 3.0,
+        spatial_weight: float = 3.0,
+        bilateral_weight: float = 5.0,
+        normalization: Normalization = "after",
+        spatial: SpatialKernel = "grid",
+        *,
+        weights: Trained = "full",
+        compatibility: Trained = "full",
+        damping: float = 0.0,
+        return_probabilities: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        if whole_number(num_classes, "num_classes") < 1:
+            raise ValueError(f"num_classes={num_classes} must be at least 1")
+        for name, choice in (("weights", weights), ("compatibility", compatibility)):
+            one_of(choice, get_args(Trained), name)
+        thread_count(threads)
+        checked = CRFParameters(
+            theta_alpha=theta_alpha,
+            theta_beta=theta_beta,
+            theta_gamma=theta_gamma,
+            normalization=normalization,
+            iterations=num_iterations,
+            spatial=spatial,
+            damping=damping,
+        )
+        self.num_classes = num_classes
+        self.num_iterations = checked.iterations
+        self.theta_alpha = checked.theta_alpha
+        self.theta_beta = checked.theta_beta
+        self.theta_gamma = checked.theta_gamma
+        self.normalization = normalization
+        self.spatial = spatial
+        self.damping = checked.damping
+        self.return_probabilities = return_probabilities
+        self.threads = threads
+        self.spatial_ker_weights = nn.Parameter(_identity(num_classes, weights) * spatial_weight)
+        self.bilateral_ker_weights = nn.Parameter(_identity(num_classes, weights) * bilateral_weight)
+        self.compatibility_matrix = nn.Parameter(-_identity(num_classes, compatibility))
+
+    def forward(self, logits: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Refined logits, or probabilities.
+
+        Args:
+            logits: (B, C, *spatial), higher is likelier. Computed in float64 if they are, else in float32.
+            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default; it gets no gradient.
+            mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
+        Returns: (B, C, *spatial) in the logits' dtype.
+        Raises: ValueError: if shapes do not fit, scores are not finite or a tensor is not on the CPU.
+        """
+        if isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; "
+                f"this CrfRnn was made for {self.num_classes} classes"
+            )
+        return run(
+            logits,
+            image,
+            mask,
+            self.spatial_ker_weights,
+            self.bilateral_ker_weights,
+            self.compatibility_matrix,
+            Settings(
+                as_list(self.theta_alpha),
+                as_list(self.theta_beta),
+                as_list(self.theta_gamma),
+                self.normalization,
+                self.spatial,
+                0,
+                self.num_iterations,
+                self.damping,
+                self.threads,
+            ),
+            self.return_probabilities,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_classes}, num_iterations={self.num_iterations}, theta_alpha={self.theta_alpha}, "
+            f"theta_beta={self.theta_beta}, theta_gamma={self.theta_gamma}, normalization={self.normalization!r}, "
+            f"spatial={self.spatial!r}"
+        )
+
+
+def _identity(num_classes: int, trained: str) -> Tensor:
+    """The identity as a C×C matrix, its diagonal or one number."""
+    if trained == "full":
+        return torch.eye(num_classes)
+    return torch.ones(num_classes if trained == "per-class" else ())

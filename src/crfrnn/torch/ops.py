@@ -1,0 +1,153 @@
+"""The dense CRF as operators of torch: the only file that knows torch.library.
+
+Around the operators autograd does the rest: couplings from weights and compatibility, softmax, conversions. What the
+backward pass needs besides its inputs, lattices and marginals, stays under a handle (tape.py). Should the handle get
+lost on the way, they are computed once more.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.torch import batch, tape
+from crfrnn.torch.batch import Array, Settings
+
+MODEL = "Tensor logits, Tensor image, Tensor? mask, Tensor spatial_coupling, Tensor bilateral_coupling"
+SETTINGS = (
+    "float[] theta_alpha, float[] theta_beta, float[] theta_gamma, str normalization, str spatial, "
+    "int neighbour_rounds, int iterations, float damping, int? threads"
+)
+LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, int? threads"
+
+
+@torch.library.custom_op(
+    "crfrnn::mean_field",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({MODEL}, bool keep, {SETTINGS}) -> (Tensor, Tensor)",
+)
+def mean_field(
+    logits: Tensor,
+    image: Tensor,
+    mask: Tensor | None,
+    spatial_coupling: Tensor,
+    bilateral_coupling: Tensor,
+    keep: bool,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
+    couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
+    refined, records = batch.mean_field(
+        _array(logits), _array(image), _optional(mask), couplings, Settings(*settings), keep
+    )
+    return torch.from_numpy(refined), tape.keep(records) if keep else tape.blank_handle()
+
+
+@torch.library.custom_op(
+    "crfrnn::mean_field_vjp",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor cotangent, Tensor handle, {MODEL}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
+)
+def mean_field_vjp(
+    cotangent: Tensor,
+    handle: Tensor,
+    logits: Tensor,
+    image: Tensor,
+    mask: Tensor | None,
+    spatial_coupling: Tensor,
+    bilateral_coupling: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to the logits and to the two couplings."""
+    couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
+    numbers = Settings(*settings)
+    records = tape.find(handle)
+    if records is None:
+        _, records = batch.mean_field(_array(logits), _array(image), _optional(mask), couplings, numbers, keep=True)
+    to_logits, (to_spatial, to_bilateral) = batch.mean_field_vjp(_array(cotangent), records, couplings, numbers)
+    return torch.from_numpy(to_logits), torch.from_numpy(to_spatial), torch.from_numpy(to_bilateral)
+
+
+@mean_field.register_fake
+def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), logits.new_empty(1, dtype=torch.int64)
+
+
+@mean_field_vjp.register_fake
+def _(cotangent: Tensor, handle: Tensor, logits: Tensor, image: Tensor, mask: Any, *rest: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (logits, rest[0], rest[1]))
+
+
+def _save_mean_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs[:5])
+    ctx.settings = inputs[6:]
+    ctx.set_materialize_grads(False)
+
+
+def _mean_field_backward(ctx: Any, cotangent: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if cotangent is None:
+        return (None,) * (6 + len(ctx.settings))
+    gradients = mean_field_vjp(cotangent, *ctx.saved_tensors, *ctx.settings)
+    to_logits, to_spatial, to_bilateral = gradients
+    return (to_logits, None, None, to_spatial, to_bilateral, None, *[None] * len(ctx.settings))
+
+
+mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_field)
+
+
+@torch.library.custom_op("crfrnn::lattice", mutates_args=(), device_types="cpu", schema=f"({LATTICE}) -> Tensor")
+def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+    """The handle of the normalised lattices over features."""
+    return tape.keep(batch.lattices(_array(features), _optional(mask), *settings))
+
+
+@torch.library.custom_op(
+    "crfrnn::gaussian_filter",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor values, Tensor handle, bool transpose, {LATTICE}) -> Tensor",
+)
+def gaussian_filter(
+    values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any
+) -> Tensor:
+    """Values filtered by the lattices under the handle, or by their transposes."""
+    terms = tape.find(handle)
+    if terms is None:
+        terms = batch.lattices(_array(features), _optional(mask), *settings)
+    return torch.from_numpy(batch.filtered(_array(values), terms, transpose, settings[-1]))
+
+
+@lattice.register_fake
+def _(features: Tensor, *_: Any) -> Tensor:
+    return features.new_empty(1, dtype=torch.int64)
+
+
+@gaussian_filter.register_fake
+def _(values: Tensor, *_: Any) -> Tensor:
+    return values.new_empty(values.shape)
+
+
+def _save_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, handle, ctx.transpose, features, mask, *ctx.settings = inputs
+    ctx.save_for_backward(handle, features, mask)
+
+
+def _filter_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    handle, features, mask = ctx.saved_tensors
+    gradient = gaussian_filter(cotangent, handle, not ctx.transpose, features, mask, *ctx.settings)
+    return (gradient, None, None, None, None, *[None] * len(ctx.settings))
+
+
+gaussian_filter.register_autograd(_filter_backward, setup_context=_save_filter)
+
+
+def _array(tensor: Tensor) -> Array:
+    """The tensor's own memory as an array."""
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+def _optional(tensor: Tensor | None) -> Array | None:
+    return None if tensor is None else _array(tensor)

@@ -1,0 +1,400 @@
+"""The command line, run in this process as users run it: arguments in, files, lines and an exit status out."""
+
+import io
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crfrnn
+from crfrnn.cli import main
+from crfrnn.parameters import CRFParameters
+
+CLASSES, HEIGHT, WIDTH = 4, 18, 26
+
+
+@pytest.fixture
+def photo(rng: np.random.Generator) -> np.ndarray:
+    """Two flat halves with a little noise."""
+    image = np.full((HEIGHT, WIDTH, 3), 60)
+    image[:, WIDTH // 2 :] = 190
+    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
+
+
+@pytest.fixture
+def logits(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(0, 2, (CLASSES, HEIGHT, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def files(tmp_path: Path, photo: np.ndarray, logits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with photo.png and scores.npy."""
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    np.save(tmp_path / "scores.npy", logits)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def folders(files: Path, photo: np.ndarray, logits: np.ndarray) -> Path:
+    """Folders scores/ and photos/ with a, b and c in each."""
+    for folder in ("scores", "photos"):
+        (files / folder).mkdir()
+    for name in "abc":
+        np.save(files / "scores" / f"{name}.npy", logits)
+        Image.fromarray(photo).save(files / "photos" / f"{name}.png")
+    return files
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=0))
+    return exponentials / exponentials.sum(axis=0)
+
+
+def status(command: str) -> int:
+    """Exit status of a command, whichever way it ends."""
+    try:
+        return main(shlex.split(command))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def error_of(command: str, expected: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a command that must fail with that exit status."""
+    capsys.readouterr()
+    assert status(command) == expected
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1, written
+    assert "Traceback" not in written
+    return written
+
+
+def labels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        return np.asarray(image)
+
+
+# What is written.
+
+
+def test_labels_are_an_indexed_png_with_the_voc_palette(files: Path, photo: np.ndarray, logits: np.ndarray) -> None:
+    assert status("refine scores.npy photo.png -o labels.png") == 0
+    expected = crfrnn.refine(logits, photo).argmax(axis=0)
+    np.testing.assert_array_equal(labels_of(files / "labels.png"), expected)
+    with Image.open(files / "labels.png") as image:
+        palette = image.getpalette()
+    assert palette[: 3 * 4] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    assert palette[3 * 15 : 3 * 16] == [192, 128, 128]
+    assert palette[3 * 255 :] == [224, 224, 192]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_probabilities_are_float32_arrays(files: Path, logits: np.ndarray, suffix: str) -> None:
+    assert status(f"refine scores.npy photo.png -o out.{suffix} --iterations 0") == 0
+    written = np.load(files / f"out.{suffix}")
+    probabilities = written["probabilities"] if suffix == "npz" else written
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "out.png --format overlay"])
+def test_overlay_tints_the_photo(files: Path, photo: np.ndarray, name: str) -> None:
+    scores = np.zeros((2, HEIGHT, WIDTH), np.float32)
+    scores[1, :, : WIDTH // 2] = 50
+    scores[0, :, WIDTH // 2 :] = 50
+    np.save("scores.npy", scores)
+    assert status(f"refine scores.npy photo.png -o {name}") == 0
+    with Image.open(files / name.split()[0]) as image:
+        tinted = np.asarray(image.convert("RGB")).astype(float)
+    left, right = tinted[2:-2, 2:10].mean(axis=(0, 1)), tinted[2:-2, -10:-2].mean(axis=(0, 1))
+    # Class 1 is (128, 0, 0) and class 0 black, six parts in ten.
+    np.testing.assert_allclose(left, 0.4 * photo[2:-2, 2:10].mean(axis=(0, 1)) + [76.8, 0, 0], atol=4)
+    np.testing.assert_allclose(right, 0.4 * photo[2:-2, -10:-2].mean(axis=(0, 1)), atol=4)
+
+
+def test_it_says_what_it_did(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("scores.npy", np.arange(2.0)[:, None, None] * np.ones((2, HEIGHT, WIDTH)))
+    assert status("refine scores.npy photo.png -o new/folder/labels.png") == 0
+    assert "labels.png: 26×18, 2 classes, 0.0% of pixels changed, " in capsys.readouterr().out
+    assert (labels_of(files / "new/folder/labels.png") == 1).all()
+
+
+# What is read.
+
+
+def test_probabilities_and_named_arrays(files: Path, logits: np.ndarray) -> None:
+    np.savez("scores.npz", other=logits[:, ::-1], wanted=softmax(logits))
+    assert status("refine scores.npz photo.png --input probabilities --array wanted -o out.npy --iterations 0") == 0
+    np.testing.assert_allclose(np.load("out.npy"), softmax(logits), atol=1e-4)
+    assert status("refine scores.npz photo.png -o first.npy --iterations 0") == 0
+    np.testing.assert_allclose(np.load("first.npy"), softmax(logits[:, ::-1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["given.png", "given.npy --input labels"])
+def test_label_images(files: Path, logits: np.ndarray, name: str) -> None:
+    labels = logits.argmax(axis=0).astype(np.uint8)
+    Image.fromarray(labels).save("given.png")
+    np.save("given.npy", labels)
+    assert status(f"refine {name} photo.png -o out.npy --iterations 0 --num-classes 6") == 0
+    probabilities = np.load("out.npy")
+    assert probabilities.shape == (6, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(probabilities.argmax(axis=0), labels)
+
+
+def test_void_pixels_of_a_label_image_take_the_label_around_them(files: Path) -> None:
+    labels = np.full((HEIGHT, WIDTH), 2, np.uint8)
+    labels[:, WIDTH // 2 :] = 1
+    labels[5:9, 3:7] = 255
+    Image.fromarray(labels).save("given.png")
+    assert status("refine given.png photo.png -o out.png") == 0
+    labels[labels == 255] = 2
+    np.testing.assert_array_equal(labels_of(files / "out.png"), labels)
+
+
+def test_smaller_scores_are_stretched_bilinearly(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, columns = np.meshgrid(np.arange(6.0), np.arange(13.0), indexing="ij")
+    np.save("scores.npy", np.stack([rows, columns, 0 * rows]))
+    assert status("refine scores.npy photo.png -o out.npy --iterations 0") == 0
+    assert "(scores stretched from 13×6)" in capsys.readouterr().out
+    # Pixel centres: pixel i of n lies at (i + ½) m/n - ½ among m scores; beyond the outermost score it is constant.
+    fine_rows = ((np.arange(HEIGHT) + 0.5) / 3 - 0.5).clip(0, 5)
+    fine_columns = ((np.arange(WIDTH) + 0.5) / 2 - 0.5).clip(0, 12)
+    expected = np.zeros((3, HEIGHT, WIDTH))
+    expected[0] = fine_rows[:, None]
+    expected[1] = fine_columns
+    np.testing.assert_allclose(np.load("out.npy"), softmax(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_photos_of_any_8_bit_kind(files: Path, mode: str) -> None:
+    with Image.open("photo.png") as photo:
+        photo.convert(mode).save("kind.tif")
+    assert status("refine scores.npy kind.tif -o out.png") == 0
+
+
+# Parameters.
+
+
+def test_the_parameters_reach_the_refinement(files: Path, photo: np.ndarray, logits: np.ndarray) -> None:
+    assert status("refine scores.npy photo.png -o out.npy --preset pydensecrf --theta-beta 4,5,6 --threads 1") == 0
+    parameters = CRFParameters(80, (4, 5, 6), 3, 3, 10, normalization="symmetric", iterations=5)
+    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, photo, parameters, threads=1))
+
+
+# Folders.
+
+
+def test_folders_resume_and_redo(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("refine scores photos -o out") == 0
+    assert "3 refined, 0 already there, 0 failed" in capsys.readouterr().out
+    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "b.png", "c.png"]
+
+    (folders / "out" / "b.png").unlink()
+    (folders / "out" / "a.png").write_bytes(b"kept as it is")
+    assert status("refine scores photos -o out") == 0
+    assert "1 refined, 2 already there, 0 failed" in capsys.readouterr().out
+    assert (folders / "out" / "a.png").read_bytes() == b"kept as it is"
+
+    assert status("refine scores photos -o out --overwrite") == 0
+    assert "3 refined, 0 already there, 0 failed" in capsys.readouterr().out
+    assert labels_of(folders / "out" / "a.png").shape == (HEIGHT, WIDTH)
+
+
+def test_folders_survive_bad_files(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (folders / "scores" / "a.npy").read_bytes()
+    (folders / "scores" / "a.npy").write_bytes(whole[: len(whole) // 2])
+    (folders / "photos" / "b.png").unlink()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folders / "photos" / "c.jpg")
+    np.save("scores/d.npy", np.zeros((CLASSES, HEIGHT, WIDTH)))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folders / "photos" / "d.JPG")
+    (folders / "scores" / "notes.txt").write_text("not scores")
+    (folders / "scores" / ".hidden.npy").write_text("not scores")
+
+    assert status("refine scores photos -o out") == 1
+    written = capsys.readouterr()
+    assert "1 refined, 0 already there, 3 failed" in written.out
+    failures = written.err.splitlines()
+    assert len(failures) == 3
+    assert failures[0].startswith("failed: a: cannot read scores/a.npy")
+    assert failures[1] == "failed: b: there is no photo named b in photos"
+    assert failures[2] == "failed: c: c.jpg and c.png in photos share a name; keep one"
+    assert [path.name for path in (folders / "out").iterdir()] == ["d.png"]
+
+
+@pytest.mark.parametrize(("output_format", "suffix"), [("npz", "npz"), ("npy", "npy"), ("overlay", "jpg")])
+def test_folders_of_other_formats(folders: Path, output_format: str, suffix: str) -> None:
+    assert status(f"refine scores photos -o out --format {output_format}") == 0
+    assert sorted(path.name for path in (folders / "out").iterdir()) == [f"{name}.{suffix}" for name in "abc"]
+
+
+@pytest.mark.parametrize("has_tqdm", [True, False])
+def test_progress_appears_on_terminals_only(
+    folders: Path, has_tqdm: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert status("refine scores photos -o out") == 0
+    assert capsys.readouterr().err == ""
+
+
+# Nothing is ever half-written.
+
+
+def test_a_failed_write_leaves_the_old_file(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "out.npy").write_bytes(b"old")
+
+    def full_disk(handle: io.BufferedWriter, array: np.ndarray) -> None:
+        handle.write(b"half of i")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full_disk)
+    before = sorted(path.name for path in files.iterdir())
+    assert status("refine scores.npy photo.png -o out.npy") == 1
+    assert (files / "out.npy").read_bytes() == b"old"
+    assert sorted(path.name for path in files.iterdir()) == before
+
+
+def test_interrupted(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", interrupted)
+    assert error_of("refine scores.npy photo.png -o out.npy", 130, capsys) == "crfrnn refine: interrupted\n"
+    assert sorted(path.name for path in files.iterdir()) == ["photo.png", "scores.npy"]
+
+
+# Errors, in the user's terms.
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("refine", "required: SCORES, IMAGE, -o/--output"),
+        ("refine scores.npy photo.png", "required: -o/--output"),
+        ("refine scores.npy photo.png -o out", "cannot tell what to write to out: end its name in one of"),
+        ("refine scores.npy photo.png -o out.gif", "cannot tell what to write to out.gif"),
+        ("refine scores.npy photo.png -o out.png --format npz", "end its name in .npz"),
+        ("refine scores.npy photo.png -o folder", "folder is a folder; name a file in it"),
+        ("refine scores.npy photo.png -o photo.png", "photo.png is one of the inputs"),
+        ("refine scores.npy photo.png -o out.png --preset vgg", "invalid choice: 'vgg'"),
+        ("refine scores.npy photo.png -o out.png --iterations many", "--iterations: invalid int value: 'many'"),
+        ("refine scores.npy photo.png -o out.png --iterations=-1", "iterations=-1 must be at least 0"),
+        ("refine scores.npy photo.png -o out.png --theta-alpha 0", "theta_alpha=0"),
+        ("refine scores.npy photo.png -o out.png --theta-beta 1;2", "'1;2' is no number"),
+        ("refine scores.npy photo.png -o out.png --normalization l2", "normalization='l2' is unknown"),
+        ("refine scores.npy photo.png -o out.png --compatibility no.npy", "cannot read no.npy: there is no such file"),
+        ("refine scores.npy photo.png -o out.png --threads 0", "--threads must be at least 1"),
+        ("refine scores.npy photo.png -o out.png --num-classes 0", "--num-classes must be at least 1"),
+        ("refine folder photo.png -o out.png", "must both be files or both be folders"),
+        ("refine folder folder -o folder", "folder is one of the inputs"),
+        ("refine folder folder -o photo.png", "photo.png is a file; with folders"),
+        ("sharpen", "invalid choice: 'sharpen'"),
+        ("", "required: COMMAND"),
+    ],
+)
+def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "folder").mkdir()
+    command = " ".join(shlex.quote(word) for word in command.split())
+    assert words in error_of(command, 2, capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("refine none.npy photo.png -o out.png", "cannot read none.npy: there is no such file"),
+        ("refine scores.npy none.png -o out.png", "cannot read none.png: there is no such file"),
+        ("refine scores.npy text.png -o out.png", "cannot read text.png as an image"),
+        ("refine scores.npy half.png -o out.png", "cannot read half.png as an image"),
+        ("refine scores.npy deep.png -o out.png", "deep.png has more than 8 bits"),
+        ("refine text.npy photo.png -o out.png", "cannot read text.npy"),
+        ("refine half.npy photo.png -o out.png", "cannot read half.npy"),
+        ("refine half.npz photo.png -o out.png", "cannot read half.npz"),
+        ("refine empty.npz photo.png -o out.png", "it holds no array"),
+        ("refine empty.npy photo.png -o out.png", "cannot read empty.npy"),
+        ("refine objects.npy photo.png -o out.png", "cannot read objects.npy"),
+        ("refine scores.npz photo.png --array b -o out.png", "it has no array 'b', only a"),
+        ("refine scores.txt photo.png -o out.png", "scores come in .npy, .npz"),
+        ("refine photo.png photo.png -o out.png", "photo.png holds colours (RGB), not class ids"),
+        (
+            "refine photo.png photo.png --input logits -o out.png",
+            "is an image, which can only hold labels; logits come",
+        ),
+        ("refine vector.npy photo.png -o out.png", "(7,)"),
+        ("refine last.npy photo.png -o out.png", "scores have shape (18, 26, 4); expected classes first"),
+        ("refine turned.npy photo.png -o out.png", "did you swap height and width?"),
+        ("refine larger.npy photo.png -o out.png", "image has shape (18, 26, 3)"),
+        ("refine nan.npy photo.png -o out.png", "NaN"),
+        ("refine scores.npy photo.png -o out.png --spatial-weight 1,2", "4 classes"),
+        ("refine scores.npy photo.png -o out.png --theta-beta 1,2", "theta_beta"),
+        ("refine many.npy photo.png -o out.png --iterations 0", "class 256 does not fit a PNG of 256 colours"),
+        ("refine scores.npy photo.png -o photo.png/out.png", "cannot write photo.png/out.png"),
+        ("refine folder folder -o out", "folder holds no scores"),
+        ("demo -o out.gif", "cannot write out.gif: end its name in one of .png"),
+    ],
+)
+def test_failures(
+    files: Path, photo: np.ndarray, logits: np.ndarray, command: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "folder").mkdir()
+    for name in ("text.png", "text.npy"):
+        (files / name).write_text("plain words")
+    (files / "scores.txt").write_text("1 2 3")
+    (files / "empty.npy").write_bytes(b"")
+    np.savez("scores.npz", a=logits)
+    np.savez("empty.npz")
+    for name, whole in (("half.png", "photo.png"), ("half.npy", "scores.npy"), ("half.npz", "scores.npz")):
+        content = (files / whole).read_bytes()
+        (files / name).write_bytes(content[: len(content) // 2])
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save("deep.png")
+    np.save("objects.npy", np.array([{}]), allow_pickle=True)
+    np.save("vector.npy", np.zeros(7))
+    np.save("last.npy", np.moveaxis(logits, 0, -1))
+    np.save("turned.npy", logits.swapaxes(1, 2))
+    np.save("larger.npy", np.zeros((CLASSES, HEIGHT + 1, WIDTH)))
+    np.save("nan.npy", np.where(logits > 5, np.nan, logits) + np.where(np.arange(WIDTH) == 3, np.nan, 0))
+    many = np.zeros((257, HEIGHT, WIDTH), np.float32)
+    many[256] = 1
+    np.save("many.npy", many)
+    assert words in error_of(command, 1, capsys)
+    assert not (files / "out.png").exists()
+
+
+# The other commands.
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("info") == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["crfrnn"] == crfrnn.__version__
+    assert facts["numpy"] == np.__version__
+    assert {"python", "pillow", "torch", "compiler", "simd", "default-threads"} <= set(facts)
+
+
+def test_info_names_the_extra_that_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    def version(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert status("info") == 0
+    assert "pip install 'crfrnn[torch]'" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("--version") == 0
+    assert capsys.readouterr().out == f"crfrnn {crfrnn.__version__}\n"
+
+
+def test_as_a_module(files: Path) -> None:
+    command = [sys.executable, "-m", "crfrnn", "refine", "scores.npy", "missing.png", "-o", "out.png"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr == "crfrnn refine: error: cannot read missing.png: there is no such file\n"

@@ -1,0 +1,116 @@
+"""The package as a whole: what importing costs, what is shipped, and that the README's lines work."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crfrnn
+from crfrnn.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for line in README.splitlines() if line.startswith("crfrnn ")]
+
+
+@pytest.fixture
+def readme_files(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the README names."""
+    scores = rng.normal(size=(3, 20, 30)).astype(np.float32)
+    photo = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8))
+    for folder in ("scores", "photos"):
+        (tmp_path / folder).mkdir()
+    for path in ("scores.npy", "scores/a.npy"):
+        np.save(tmp_path / path, scores)
+    for path in ("photo.jpg", "photos/a.jpg"):
+        photo.save(tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_of_the_readme(readme_files: Path) -> None:
+    names: dict[str, object] = {}
+    ran = 0
+    for snippet in SNIPPETS:
+        if "torch" not in snippet:
+            exec(compile(snippet, "README.md", "exec"), names)
+            ran += 1
+    assert ran == 3
+    assert names["labels"].shape == (20, 30)
+    np.testing.assert_allclose(names["q"].sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(names["marginals"], 1 / 3, atol=1e-5)
+
+
+@pytest.mark.torch
+def test_torch_of_the_readme() -> None:
+    pytest.importorskip("torch", reason="needs the torch extra")
+    names: dict[str, object] = {}
+    (snippet,) = (snippet for snippet in SNIPPETS if "torch" in snippet)
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["logits"].grad.abs().sum() > 0
+    assert names["crf"].compatibility_matrix.grad.abs().sum() > 0
+
+
+def test_commands_of_the_readme(readme_files: Path) -> None:
+    assert len(COMMANDS) == 4
+    for command in COMMANDS:
+        assert main(shlex.split(command, comments=True)[1:]) == 0
+    assert {"labels.png", "overlay.jpg"} <= {path.name for path in readme_files.iterdir()}
+    assert (readme_files / "refined" / "a.npz").exists()
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / target).exists(), f"{document} names {target}"
+
+
+def test_importing_leaves_frameworks_alone() -> None:
+    program = "import sys, crfrnn, crfrnn.cli; print(sorted({'torch', 'matplotlib', 'scipy'} & set(sys.modules)))"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
+
+
+def test_a_missing_extra_is_named() -> None:
+    program = "import sys; sys.modules['torch'] = None; import crfrnn.torch"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "pip install 'crfrnn[torch]'" in process.stderr
+
+
+def test_everything_is_shipped() -> None:
+    package = resources.files("crfrnn")
+    assert package.joinpath("py.typed").is_file()
+    examples = package.joinpath("data", "examples")
+    assert {f"{name}{end}" for name in ("astronaut", "chelsea", "coffee") for end in (".png", "_logits33.npz")} | {
+        "README.md"
+    } == {path.name for path in examples.iterdir()}
+
+
+def test_versions_agree() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert crfrnn.__version__ == metadata.version("crfrnn") == declared
+    assert f"## [{declared}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_public_names_exist() -> None:
+    for name in crfrnn.__all__:
+        assert hasattr(crfrnn, name)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lists_its_targets() -> None:
+    help_text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"demo", "test", "lint", "bench", "sanitize", "clean", "help"} <= {
+        line.split()[0] for line in help_text.splitlines()
+    }

@@ -1,0 +1,177 @@
+"""`refine` against the NumPy oracle, for every kind of input, and on a real photo where the data is there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crfrnn import PRESETS, CRFParameters, bilateral_features, preset, reference, refine, spatial_features
+from tolerances import assert_close, tolerance
+
+SHAPE = (11, 14)
+DTYPES = [np.float32, np.float64]
+
+
+def expected(logits, image, parameters, mask=None):
+    """The same call, out of reference.py alone."""
+    classes, shape = len(logits), logits.shape[1:]
+    axes = len(shape)
+    image = np.asarray(image).reshape(*shape, -1)
+    dtype = np.float64 if logits.dtype == np.float64 else np.float32
+    if parameters.spatial == "grid":
+        spatial = reference.GridGaussian(shape, np.broadcast_to(parameters.theta_gamma, axes)[::-1])
+    else:
+        spatial = reference.Lattice(
+            spatial_features(shape, parameters.theta_gamma, dtype=dtype), None, parameters.neighbour_rounds
+        )
+    features = bilateral_features(image, parameters.theta_alpha, parameters.theta_beta, shape=shape, dtype=dtype)
+    bilateral = reference.Lattice(features, None, parameters.neighbour_rounds)
+    a, _ = reference.mean_field(
+        logits.reshape(classes, -1),
+        [
+            reference.Term(spatial, parameters.spatial_weight, parameters.normalization, mask),
+            reference.Term(bilateral, parameters.bilateral_weight, parameters.normalization, mask),
+        ],
+        iterations=parameters.iterations,
+        compatibility=parameters.compatibility,
+        damping=parameters.damping,
+    )
+    return reference.softmax(a).reshape(logits.shape)
+
+
+def textured(rng, shape, channels=3):
+    """A noisy image: no two pixels lie on the border of the same simplex, so rounding cannot choose between two."""
+    return rng.random((*shape, channels)) * 60 + 20 * (np.indices(shape).sum(axis=0) > sum(shape) / 2)[..., None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(rng, name, spatial, dtype):
+    logits = rng.normal(size=(3, *SHAPE)).astype(dtype)
+    image = textured(rng, SHAPE)
+    parameters = replace(preset(name), spatial=spatial)
+    result = refine(logits, image, parameters)
+    assert result.dtype == dtype
+    assert_close(result, expected(logits, image, parameters), tolerance(dtype).mean_field * 10)
+    if spatial == "grid":
+        np.testing.assert_array_equal(refine(logits, image, name), result)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"neighbour_rounds": 1},
+        {"damping": 0.4},
+        {"iterations": 0},
+        {"iterations": 1},
+        {"theta_alpha": (10.0, 30.0), "theta_gamma": (1.0, 2.5), "theta_beta": (5.0, 10.0, 20.0)},
+        {"spatial_weight": (1.0, 2.0, 3.0), "bilateral_weight": np.eye(3) + 0.1},
+        {"compatibility": 1.0 - 2 * np.eye(3)},
+        {"compatibility": (-1.0, -0.5, -2.0)},
+        {"spatial": "lattice", "neighbour_rounds": 1},
+        {"normalization": "before"},
+    ],
+)
+def test_parameters(rng, changes):
+    logits, image = rng.normal(size=(3, *SHAPE)), textured(rng, SHAPE)
+    parameters = CRFParameters(**{"theta_alpha": 20.0, "theta_beta": 15.0, **changes})
+    assert_close(refine(logits, image, parameters), expected(logits, image, parameters), 1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+@pytest.mark.parametrize("shape", [(40,), (9, 12), (5, 6, 7)])
+def test_any_axes_and_channels(rng, shape, channels):
+    logits, image = rng.normal(size=(2, *shape)), textured(rng, shape, channels)
+    parameters = CRFParameters(theta_alpha=10.0, theta_beta=12.0, theta_gamma=2.0)
+    result = refine(logits, image, parameters)
+    assert_close(result, expected(logits, image, parameters), 1e-9)
+    if channels == 1:
+        np.testing.assert_array_equal(refine(logits, image[..., 0], parameters), result)
+
+
+@pytest.mark.parametrize("kind", ["binary", "soft"])
+def test_mask(rng, kind):
+    logits, image = rng.normal(size=(3, *SHAPE)), textured(rng, SHAPE)
+    mask = rng.random(SHAPE) > 0.4
+    mask = mask if kind == "binary" else mask * rng.random(SHAPE)
+    result = refine(logits, image, mask=mask)
+    assert_close(result, expected(logits, image, CRFParameters(), mask), 1e-9)
+    np.testing.assert_allclose(result[:, mask == 0], reference.softmax(logits)[:, mask == 0], rtol=1e-12)
+
+
+def test_probabilities(rng):
+    probabilities = rng.dirichlet(np.ones(3), size=SHAPE).transpose(2, 0, 1)
+    image = textured(rng, SHAPE)
+    result = refine(probabilities, image, input="probabilities")
+    assert_close(result, expected(np.log(np.maximum(probabilities, 1e-5)), image, CRFParameters()), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_labels(rng, dtype):
+    labels, image = rng.integers(0, 3, SHAPE).astype(dtype), textured(rng, SHAPE)
+    labels[0, 0] = 255
+    probabilities = np.where(np.arange(3)[:, None, None] == labels, 0.7, 0.15)
+    probabilities[:, 0, 0] = 1 / 3
+    result = refine(labels, image, input="labels")
+    assert result.dtype == np.float32
+    assert_close(result, expected(np.log(probabilities).astype(np.float32), image, CRFParameters()), 2e-4)
+    assert refine(labels, image, input="labels", num_classes=5).shape == (5, *SHAPE)
+
+
+def test_without_an_image_only_the_spatial_kernel_is_left(rng):
+    logits = rng.normal(size=(3, *SHAPE))
+    parameters = CRFParameters(bilateral_weight=0.0)
+    spatial = reference.Term(reference.GridGaussian(SHAPE, 3.0), 3.0)
+    a, _ = reference.mean_field(logits.reshape(3, -1), [spatial], iterations=10)
+    assert_close(refine(logits, None, parameters), reference.softmax(a).reshape(logits.shape), 1e-9)
+
+
+def test_left_out_classes(rng):
+    logits, image = rng.normal(size=(6, *SHAPE)), textured(rng, SHAPE)
+    logits[[1, 4]] -= 12
+    exact = refine(logits, image)
+    result = refine(logits, image, CRFParameters(class_threshold=1e-3))
+    assert 0 < np.abs(result - exact).max() < 1e-2
+    np.testing.assert_allclose(result.sum(axis=0), 1)
+
+
+def test_uint8_images_and_their_floats_are_the_same(rng):
+    logits = rng.normal(size=(3, *SHAPE)).astype(np.float32)
+    image = rng.integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(refine(logits, image), refine(logits, image.astype(np.float64)))
+
+
+def test_real_photo_grid_or_lattice(voc_photo):
+    """The default's exact spatial kernel and the lattice's, as other tools have it, lead to almost the same labels."""
+    photo, logits = voc_photo
+    labels = [refine(logits, photo, CRFParameters(spatial=spatial)).argmax(axis=0) for spatial in ("grid", "lattice")]
+    assert (labels[0] != logits.argmax(axis=0)).mean() > 0.005
+    assert (labels[0] != labels[1]).mean() < 0.02
+
+
+@pytest.mark.parametrize(("name", "bound"), [("crfrnn", 0.02), ("pydensecrf", 0.02)])
+def test_real_photo_against_the_exact_filter(voc_photo, name, bound):
+    """Labels of a photo made smaller, with bandwidths to match, against exact Gaussians for both kernels."""
+    photo, logits = voc_photo
+    size = (photo.shape[1] // 6, photo.shape[0] // 6)
+    image = np.asarray(Image.fromarray(photo).resize(size, Image.BICUBIC))
+    small = np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.BILINEAR)) for plane in logits])
+    parameters = replace(preset(name), theta_alpha=preset(name).theta_alpha / 6, theta_gamma=0.5)
+    terms = [
+        reference.Term(
+            reference.DenseGaussian(spatial_features(image.shape[:2], parameters.theta_gamma)),
+            parameters.spatial_weight,
+            parameters.normalization,
+        ),
+        reference.Term(
+            reference.DenseGaussian(bilateral_features(image, parameters.theta_alpha, parameters.theta_beta)),
+            parameters.bilateral_weight,
+            parameters.normalization,
+        ),
+    ]
+    exact, _ = reference.mean_field(small.reshape(21, -1), terms, iterations=parameters.iterations)
+    result = refine(small, image, parameters)
+    assert (result.argmax(axis=0).ravel() != exact.argmax(axis=0)).mean() < bound
+    assert (result.argmax(axis=0) != small.argmax(axis=0)).mean() > 0.005
