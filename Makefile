@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Those of pyproject.toml, kept in .venv so that a build takes up where the last one ended.
+BUILD_TOOLS := scikit-build-core nanobind cmake ninja
 # What ends up in the installed package: a change here installs it anew.
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
@@ -33,7 +35,7 @@ format: $(VENV)/.dev-stamp ## format the Python code
 bench: $(VENV)/.bench-stamp ## compare with pydensecrf and redraw docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
 
-sanitize: $(VENV)/.dev-stamp ## run the native tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/.tools-stamp ## run the native tests under AddressSanitizer and UBSan
 	@$(BIN)/cmake -S . -B build/sanitize -DCRFRNN_NATIVE_TESTS=ON -DCRFRNN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	@$(BIN)/cmake --build build/sanitize --parallel
 	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure
@@ -41,22 +43,25 @@ sanitize: $(VENV)/.dev-stamp ## run the native tests under AddressSanitizer and 
 clean: ## remove everything that make made
 	rm -rf build out $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(BIN)/python:
+$(VENV)/.tools-stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crfrnn needs Python 3.11 or later; make PYTHON=...")'
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.base-stamp: $(SOURCES) | $(BIN)/python
-	@echo "building and installing crfrnn (about a minute)"
-	@$(INSTALL) .
+	@$(INSTALL) $(BUILD_TOOLS)
 	@touch $@
 
-$(VENV)/.dev-stamp: $(SOURCES) | $(BIN)/python
-	@echo "building and installing crfrnn and the tools that test it (some minutes the first time)"
-	@$(INSTALL) '.[dev]'
-	@touch $@ $(VENV)/.base-stamp
+$(VENV)/.base-stamp: $(SOURCES) $(VENV)/.tools-stamp
+	@echo "building and installing crfrnn (a minute the first time)"
+	@$(INSTALL) --no-build-isolation .
+	@touch $@
 
-$(VENV)/.bench-stamp: $(SOURCES) | $(BIN)/python
-	@echo "building and installing crfrnn and what it is compared with (some minutes the first time)"
-	@$(INSTALL) '.[bench]'
-	@touch $@ $(VENV)/.base-stamp
+# crfrnn is installed by now, so these add what its extras name.
+$(VENV)/.dev-stamp: $(VENV)/.base-stamp
+	@echo "installing what tests it (some minutes the first time)"
+	@$(INSTALL) 'crfrnn[dev]'
+	@touch $@
+
+$(VENV)/.bench-stamp: $(VENV)/.base-stamp
+	@echo "installing what it is compared with (some minutes the first time)"
+	@$(INSTALL) 'crfrnn[bench]'
+	@touch $@

@@ -108,24 +108,26 @@ class Workbench:
         """Of `sides`, those that some interpreter imports."""
         return [side for side in sides if side in self.pythons]
 
-    def against_exact(self, children: Sequence[Child], photo: str, classes: int, settings: dict) -> dict:
+    def against_exact(
+        self, children: Sequence[Child], photo: str, classes: int, settings: dict, options: dict
+    ) -> dict[str, dict[str, float]]:
         """Labels that differ (share) and mean |Δq| against exact filters, on the photo at half its size.
 
         The positional deviations are halved too, so that the filters cover the same parts of the photo.
         """
         inputs = self.inputs(photo, classes, self.scaled(photo, 0.5))
-        halved = {name: settings[name] / 2 for name in ("theta_alpha", "theta_gamma")}
-        settings = settings | halved
+        settings = settings | {name: settings[name] / 2 for name in ("theta_alpha", "theta_gamma")}
         key = json.dumps([photo, classes, settings])
         if key not in self.exact:
             with np.load(inputs) as file:
                 self.exact[key] = exact_mean_field(file["logits"], file["image"], settings)
         truth, errors = self.exact[key], {}
         for child in children:
-            result = child.result(inputs, settings)
-            labels = result if result.ndim == truth.ndim - 1 else result.argmax(0)  # SimpleCRF gives labels only
+            result = child.result(inputs, settings | options)
+            labels_only = result.ndim < truth.ndim  # SimpleCRF
+            labels = result if labels_only else result.argmax(0)
             errors[child.side] = {"labels": float(np.mean(labels != truth.argmax(0)))}
-            if result.ndim == truth.ndim:
+            if not labels_only:
                 errors[child.side]["mean"] = float(np.abs(result - truth).mean())
         return errors
 

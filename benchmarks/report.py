@@ -37,7 +37,7 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 FOOT = """
 ## Reproduce
 
-    make bench                                        # everything; writes this page and benchmarks/results/
+    make bench                                        # a quarter of an hour; writes this page and its JSON
     .venv/bin/python -m benchmarks --quick            # a few minutes, prints only
     .venv/bin/python -m benchmarks --only large       # one case anew, the others kept
     .venv/bin/python -m benchmarks --peer-python PATH # look for peers in another interpreter too
@@ -92,8 +92,9 @@ def timed_table(rows: list[dict]) -> str:
     for theta in dict.fromkeys(thetas(row) for row in timed):
         for side, name in ratios.items():
             values = [row["ratios"][side] for row in timed if thetas(row) == theta]
-            mean = statistics.geometric_mean(values)
-            text += f"\nθ {theta}, {name}: geometric mean **{mean:.2f}×** ({min(values):.2f} to {max(values):.2f}).\n"
+            if len(values) > 1:
+                mean, low, high = statistics.geometric_mean(values), min(values), max(values)
+                text += f"\nθ {theta}, {name}: geometric mean **{mean:.2f}×** ({low:.2f} to {high:.2f}).\n"
     return text
 
 

@@ -13,13 +13,16 @@ namespace crfrnn {
 // How a lattice point is packed into a key. All coordinates of a remainder-k point are (d + 1)·cell + k, and the last one
 // follows from the others: a key holds k, d cells and the batch id, each in a field of its own, offset to be positive.
 // Stepping to a neighbour is then an addition. Fields never overflow: `margin` cells are left free on both sides.
+//
+// The highest field, `slab`, is the difference of the last two coordinates' cells. It says nothing new, but all directions
+// except the last two leave it as it is: vertices sorted by key fall into slabs that most of the blur never leaves.
 struct KeyLayout {
   struct Field {
     int word, shift;
     int64_t lowest;
   };
   std::array<Field, most_features> cell;
-  Field batch;
+  Field batch, slab;
   int words = 1, bits = 0;  // bits: those in use in the last word
 };
 
@@ -178,6 +181,9 @@ KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, doubl
     place(layout.cell[j], low, high);
   }
   place(layout.batch, batch.low, batch.high);
+  Range slab{(d + 1) * feature[d - 1].low, (d + 1) * feature[d - 1].high};
+  if (d > 1) slab.low -= (d - 1) * feature[d - 2].high, slab.high -= (d - 1) * feature[d - 2].low;
+  place(layout.slab, std::floor(slab.low / (d + 1)) - 2 * margin, std::ceil(slab.high / (d + 1)) + 2 * margin);
   layout.bits = used;
   return layout;
 }
@@ -233,8 +239,11 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   const int d = d_, corners = d + 1;
   const auto exact_scale = feature_scales(d);
   const std::vector<T> scale(exact_scale.begin(), exact_scale.end());
-  std::array<Key<Words>, most_features + 1> unit{};  // one cell along each coordinate; nothing along the implied last one
+  std::array<Key<Words>, most_features + 1> unit{};  // one cell along each coordinate; the last is implied
   for (int j = 0; j < d; ++j) unit[j].word[layout.cell[j].word] = uint64_t{1} << layout.cell[j].shift;
+  const uint64_t one_slab = uint64_t{1} << layout.slab.shift;
+  unit[d - 1].word[layout.slab.word] += one_slab;
+  unit[d].word[layout.slab.word] -= one_slab;
   Key<Words> one{};  // k → k + 1
   one.word[0] = 1;
 
@@ -256,8 +265,12 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
       loops<T>().embed(features + begin * d, count, d, scale.data(), cell.data(), order.data(), weights.data());
       for (int64_t p = 0; p < count; ++p) {
         Key<Words> key{};
-        for (int j = 0; j < d; ++j)
+        int64_t slab = cell[(d - 1) * L + p];
+        for (int j = 0; j < d; ++j) {
+          slab += cell[j * L + p];
           key.word[layout.cell[j].word] += static_cast<uint64_t>(cell[j * L + p] - layout.cell[j].lowest) << layout.cell[j].shift;
+        }
+        key.word[layout.slab.word] += static_cast<uint64_t>(slab - layout.slab.lowest) << layout.slab.shift;
         if (batch)
           key.word[layout.batch.word] += static_cast<uint64_t>(batch[begin + p] - layout.batch.lowest) << layout.batch.shift;
         Order by_rank;
@@ -286,7 +299,7 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   std::array<std::array<Key<Words>, 2>, most_features + 1> step{};
   for (int j = 0; j < corners; ++j) {
     step[j][0] = one, step[j][0] -= unit[j];
-    for (int i = 0; i < d; ++i)
+    for (int i = 0; i < corners; ++i)
       if (i != j) step[j][1] += unit[i];
     for (int k = 0; k < d; ++k) step[j][1] -= one;
   }
@@ -370,6 +383,13 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
       next[j][v] = found != none && *found == key ? static_cast<int32_t>(found - keys.begin()) : -1;
     }
   });
+
+  constexpr int64_t group = 4096;
+  slabs_.assign(1, 0);
+  for (int64_t v = 1; v < vertices_; ++v)
+    if (v - slabs_.back() >= group && (keys[v].word[layout.slab.word] ^ keys[v - 1].word[layout.slab.word]) >> layout.slab.shift)
+      slabs_.push_back(v);
+  slabs_.push_back(vertices_);
   chain_up(next, team);
 }
 
@@ -386,15 +406,15 @@ void Lattice<T>::chain_up(std::vector<Buffer<int32_t>>& next, Team& team) {
     auto& chains = chains_[direction];
     chains.list = Buffer<int32_t>(linked);
     chains.cuts.assign(1, 0);
-    constexpr int64_t piece = 16384;
     int64_t end = 0;
-    for (int64_t head = 0; head < vertices_; ++head) {
-      if (after[head] < 0 || has_before[head]) continue;
-      for (int32_t v = static_cast<int32_t>(head); v >= 0; v = after[v]) chains.list[end++] = v;
-      chains.list[end - 1] = ~chains.list[end - 1];
-      if (end - chains.cuts.back() >= piece) chains.cuts.push_back(end);
+    for (std::size_t slab = 1; slab < slabs_.size(); ++slab) {
+      for (int64_t head = slabs_[slab - 1]; head < slabs_[slab]; ++head) {
+        if (after[head] < 0 || has_before[head]) continue;
+        for (int32_t v = static_cast<int32_t>(head); v >= 0; v = after[v]) chains.list[end++] = v;
+        chains.list[end - 1] = ~chains.list[end - 1];
+      }
+      chains.cuts.push_back(end);
     }
-    if (chains.cuts.back() != end) chains.cuts.push_back(end);
   });
 }
 
@@ -435,18 +455,31 @@ class LatticeMessage final : public Message<T> {
                      &lattice_.weight_[begin * corners], corners, rows, scale, channels_, n);
   }
 
+  // The blur along one direction is symmetric; the transpose of all is the reverse order.
   void propagate(Team& team, bool transpose) override {
-    constexpr int64_t piece = 4096;
-    const int64_t vertices = lattice_.vertices_;
-    team.run((vertices + piece - 1) / piece, [&](int64_t task) {
-      loops<T>().gather(values_.get(), sums_.get(), lattice_.row_offset_.get(), lattice_.row_.get(), channels_, task * piece,
-                        std::min(vertices, (task + 1) * piece));
-    });
-    // The blur along one direction is symmetric; the transpose of all is the reverse order.
-    for (int step = 0; step <= lattice_.d_; ++step) {
-      const auto& chains = lattice_.chains_[transpose ? lattice_.d_ - step : step];
-      team.run(static_cast<int64_t>(chains.cuts.size()) - 1, [&](int64_t i) {
-        loops<T>().blur(values_.get(), chains.list.get() + chains.cuts[i], chains.cuts[i + 1] - chains.cuts[i], channels_);
+    const int d = lattice_.d_;
+    const auto slabs = static_cast<int64_t>(lattice_.slabs_.size()) - 1;
+    auto gather = [&](int64_t slab) {
+      loops<T>().gather(values_.get(), sums_.get(), lattice_.row_offset_.get(), lattice_.row_.get(), channels_,
+                        lattice_.slabs_[slab], lattice_.slabs_[slab + 1]);
+    };
+    auto blur = [&](int direction, int64_t slab) {
+      const auto& chains = lattice_.chains_[direction];
+      loops<T>().blur(values_.get(), chains.list.get() + chains.cuts[slab], chains.cuts[slab + 1] - chains.cuts[slab], channels_);
+    };
+    if (!transpose) {
+      team.run(slabs, [&](int64_t slab) {  // all that stays within a slab while it is in the cache
+        gather(slab);
+        for (int j = 0; j < d - 1; ++j) blur(j, slab);
+      });
+      team.run(slabs, [&](int64_t slab) { blur(d - 1, slab); });
+      team.run(slabs, [&](int64_t slab) { blur(d, slab); });
+    } else {
+      team.run(slabs, gather);
+      team.run(slabs, [&](int64_t slab) { blur(d, slab); });
+      team.run(slabs, [&](int64_t slab) { blur(d - 1, slab); });
+      team.run(slabs, [&](int64_t slab) {
+        for (int j = d - 2; j >= 0; --j) blur(j, slab);
       });
     }
   }

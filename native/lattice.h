@@ -11,7 +11,7 @@ namespace crfrnn {
 constexpr int most_features = 16;
 
 // One direction's blur: vertices listed along chains of neighbours, the last of each chain as ~vertex. `cuts` split the
-// list between chains into pieces that can be blurred in parallel.
+// list by the slab of each chain's first vertex; the pieces can be blurred in parallel.
 struct Chains {
   Buffer<int32_t> list;
   std::vector<int64_t> cuts;
@@ -54,6 +54,7 @@ class Lattice final : public Kernel<T> {
   std::vector<int64_t> chunk_rows_;  // chunks + 1
   // The rows that make up each vertex, in the order of chunks.
   Buffer<int32_t> row_offset_, row_;
+  std::vector<int64_t> slabs_;  // first vertex of each slab, and M: blurring in the first d - 1 directions stays inside
   std::vector<Chains> chains_;  // d + 1
 };
 

@@ -35,6 +35,12 @@ CRFRNN_INLINE void prefetch_row(const T* row, int width) {
   if (width * sizeof(T) > 32) prefetch(row + width - 1);
 }
 
+// A row of a long stream that will be worked on a tile later: the hardware's own prefetching does not keep up.
+template <class T>
+CRFRNN_INLINE void prefetch_next_tile(const T* row, int channels, int width) {
+  prefetch_row(row + int64_t(tile) * channels, width);
+}
+
 template <class T>
 void splat(T* accumulators, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale, int channels,
            int64_t n) {
@@ -150,6 +156,7 @@ void convolve_rows(const T* in, const T* taps, int radius, const T* scale, T* ro
     for (int64_t i = 0; i < n; i += 4) {
       const int outputs = n - i < 4 ? int(n - i) : 4, inputs = 2 * radius + outputs;
       R a = R::zero(), b = R::zero(), c = R::zero(), e = R::zero();
+      for (int k = 0; k < outputs; ++k) prefetch_next_tile(in + (i + 2 * radius + k) * channels + first, channels, width());
       for (int k = 0; k < inputs; ++k) {
         const R row = R::read(in + (i + k) * channels + first);
         a.add(row, taps[k]), b.add(row, taps[k - 1]), c.add(row, taps[k - 2]), e.add(row, taps[k - 3]);
@@ -169,6 +176,7 @@ void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, 
     R minus = R::read(coupling + first);
     minus.scale(T(-1));
     for (int64_t i = 0; i < n; ++i) {
+      prefetch_next_tile(from + i * channels + first, channels, width());
       R sum = R::read(from + i * channels + first);
       sum.add_product(minus, R::read(message + i * channels + first));
       sum.write(to + i * channels + first);
@@ -183,6 +191,8 @@ void couple_matrix(const T* coupling_transposed, const T* message, const T* from
     for (int64_t i = 0; i < n; i += 2) {
       const bool pair = i + 1 < n;
       const T* m = message + i * channels;
+      prefetch_next_tile(from + i * channels + first, channels, width());
+      prefetch_next_tile(from + (i + 1) * channels + first, channels, width());
       const T* next = pair ? m + channels : m;
       R a = R::zero(), b = R::zero();
       for (int c = 0; c < channels; ++c) {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crfrnn import PRESETS, CRFParameters, bilateral_features, preset, reference, refine, spatial_features
+from crfrnn import PRESETS, CRFParameters, _native, bilateral_features, preset, reference, refine, spatial_features
 from tolerances import assert_close, tolerance
 
 SHAPE = (11, 14)
@@ -143,22 +143,38 @@ def test_uint8_images_and_their_floats_are_the_same(rng):
     np.testing.assert_array_equal(refine(logits, image), refine(logits, image.astype(np.float64)))
 
 
+def test_one_lattice_is_built_for_all_iterations(rng, monkeypatch):
+    built = []
+
+    class Counted(_native.Lattice32):
+        def __init__(self, *arguments):
+            built.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(_native, "Lattice32", Counted)
+    refine(rng.normal(size=(3, *SHAPE)).astype(np.float32), textured(rng, SHAPE), CRFParameters(iterations=7))
+    assert len(built) == 1
+
+
 def test_real_photo_grid_or_lattice(voc_photo):
     """The default's exact spatial kernel and the lattice's, as other tools have it, lead to almost the same labels."""
     photo, logits = voc_photo
     labels = [refine(logits, photo, CRFParameters(spatial=spatial)).argmax(axis=0) for spatial in ("grid", "lattice")]
     assert (labels[0] != logits.argmax(axis=0)).mean() > 0.005
-    assert (labels[0] != labels[1]).mean() < 0.02
+    assert (labels[0] != labels[1]).mean() < 0.005
 
 
-@pytest.mark.parametrize(("name", "bound"), [("crfrnn", 0.02), ("pydensecrf", 0.02)])
-def test_real_photo_against_the_exact_filter(voc_photo, name, bound):
-    """Labels of a photo made smaller, with bandwidths to match, against exact Gaussians for both kernels."""
+@pytest.mark.parametrize("name", ["crfrnn", "pydensecrf"])
+def test_real_photo_against_the_exact_filter(voc_photo, name):
+    """A photo an eighth as large, with bandwidths to match, against exact Gaussians for both kernels.
+
+    The bounds are twice what the lattice does here: 1.5 % of labels, and 1.7 % of the probability mass.
+    """
     photo, logits = voc_photo
-    size = (photo.shape[1] // 6, photo.shape[0] // 6)
+    size = (photo.shape[1] // 8, photo.shape[0] // 8)
     image = np.asarray(Image.fromarray(photo).resize(size, Image.BICUBIC))
     small = np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.BILINEAR)) for plane in logits])
-    parameters = replace(preset(name), theta_alpha=preset(name).theta_alpha / 6, theta_gamma=0.5)
+    parameters = replace(preset(name), theta_alpha=preset(name).theta_alpha / 8, theta_gamma=0.5)
     terms = [
         reference.Term(
             reference.DenseGaussian(spatial_features(image.shape[:2], parameters.theta_gamma)),
@@ -173,5 +189,7 @@ def test_real_photo_against_the_exact_filter(voc_photo, name, bound):
     ]
     exact, _ = reference.mean_field(small.reshape(21, -1), terms, iterations=parameters.iterations)
     result = refine(small, image, parameters)
-    assert (result.argmax(axis=0).ravel() != exact.argmax(axis=0)).mean() < bound
-    assert (result.argmax(axis=0) != small.argmax(axis=0)).mean() > 0.005
+    assert (result.argmax(axis=0).ravel() != exact.argmax(axis=0)).mean() < 0.03
+    moved = 0.5 * np.abs(result.reshape(21, -1) - reference.softmax(exact)).sum(axis=0)
+    assert moved.mean() < 0.035
+    assert (result.argmax(axis=0) != small.argmax(axis=0)).mean() > 0.05

@@ -4,6 +4,7 @@ Nothing here writes to a caller's array. What is already C-contiguous and of the
 """
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -144,7 +145,7 @@ def point_array(value: ArrayLike, name: str, num_points: int, dtype: DTypeLike |
 
 def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
     """The shape of a grid: at least one axis, at most `limit`, each of at least one point."""
-    shape = tuple(int(length) for length in value)
+    shape = tuple(operator.index(length) for length in value)
     if not shape or min(shape) < 1 or (limit is not None and len(shape) > limit):
         most = "" if limit is None else f" to {limit}"
         raise ValueError(f"shape {shape} is no grid; expected 1{most} axes of at least one point each")

@@ -1,15 +1,16 @@
 """Feature rows of the two standard kernels (docs/algorithm.md, eq. 3). Any other (N, d) rows work as well."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from crfrnn.arrays import Array, Shape, image_array, num_points, spatial_shape
+from crfrnn.arrays import Array, image_array, num_points, spatial_shape
 from crfrnn.parameters import per_axis
 
 
-def spatial_features(shape: Shape, theta_gamma: Any, *, dtype: DTypeLike = np.float32) -> Array:
+def spatial_features(shape: Sequence[int], theta_gamma: Any, *, dtype: DTypeLike = np.float32) -> Array:
     """Rows (x/θ_γ, y/θ_γ, …) of the points of a grid, in raster order.
 
     Args:
@@ -28,7 +29,7 @@ def bilateral_features(
     theta_alpha: Any,
     theta_beta: Any,
     *,
-    shape: Shape | None = None,
+    shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Rows (x/θ_α, y/θ_α, …, c_0/θ_β, c_1/θ_β, …) of the pixels of an image, in raster order.
@@ -44,7 +45,7 @@ def bilateral_features(
         TypeError: if the image does not hold real numbers.
         ValueError: if it is empty, not finite or of another shape, or deviations do not fit its axes and channels.
     """
-    channels = image_array(image, shape)
+    channels = image_array(image, None if shape is None else spatial_shape(shape))
     if dtype is None:
         dtype = np.float64 if channels.dtype == np.float64 else np.float32
     *grid, num_channels = channels.shape

@@ -11,6 +11,7 @@ from crfrnn.torch import ops
 from crfrnn.torch.batch import Settings
 
 LAYOUT = "(batch, {}, *spatial) with 1 to 3 spatial axes"
+SMALL = 64
 
 
 def mean_field(
@@ -87,7 +88,7 @@ def run(
         thread_count(settings.threads)
     dtype = _compute_dtype(logits)
     spatial, bilateral = (
-        _coupling(name, compatibility, weight, logits.shape[1]).to(dtype)
+        _coupling(name, compatibility, weight, logits.shape[1], dtype)
         for name, weight in (("spatial_weight", spatial_weight), ("bilateral_weight", bilateral_weight))
     )
     trained = logits.requires_grad or spatial.requires_grad or bilateral.requires_grad
@@ -144,27 +145,35 @@ def as_list(theta: Any) -> list[float]:
     return [float(theta)] if isinstance(theta, int | float) else [float(each) for each in theta]
 
 
-def _coupling(name: str, compatibility: Any, weight: Any, classes: int) -> Tensor:
+def _coupling(name: str, compatibility: Any, weight: Any, classes: int, dtype: torch.dtype) -> Tensor:
     """E = M W from numbers, diagonals (C,) and matrices (C, C); M = None is Potts, -I."""
-    W = _weight(name, weight, classes)
+    W = _weight(name, weight, classes, dtype)
     if compatibility is None:
         return -W
-    M = _weight("compatibility", compatibility, classes)
+    M = _weight("compatibility", compatibility, classes, dtype)
     if M.ndim == 2 and W.ndim == 2:
-        # Autocast would take float32 products down to 16 bits; it leaves float64 alone, and C×C costs nothing.
-        return M.double() @ W.double()
+        return _product(M, W)
     return M[:, None] * W if M.ndim == 1 and W.ndim == 2 else M * W
 
 
-def _weight(name: str, given: Any, classes: int) -> Tensor:
-    tensor = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+def _product(M: Tensor, W: Tensor) -> Tensor:
+    """M W in full precision, also under autocast."""
+    if len(M) <= SMALL:
+        # A BLAS starts its threads for even 21×21 numbers, and on a busy machine waits tens of milliseconds for them.
+        return (M[:, :, None] * W).sum(dim=1)
+    # Autocast takes float32 products down to 16 bits, but leaves float64 alone.
+    return (M.double() @ W.double()).to(M.dtype)
+
+
+def _weight(name: str, given: Any, classes: int, dtype: torch.dtype) -> Tensor:
+    tensor = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=dtype)
     if tensor.ndim > 2 or any(size != classes for size in tensor.shape):
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; expected a number, ({classes},) or ({classes}, {classes}) "
             f"for logits with {classes} classes"
         )
     _check_device(name, tensor)
-    return tensor if tensor.is_floating_point() else tensor.float()
+    return tensor.to(dtype)
 
 
 def _compute_dtype(scores: Tensor) -> torch.dtype:
