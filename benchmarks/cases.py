@@ -60,8 +60,9 @@ def compare(case: Case, bench: Workbench) -> list[dict]:
             if case.agrees_with in bench.pythons:
                 other = stack.enter_context(bench.child(case.agrees_with, case.cores))
                 same_filter = settings | ({"spatial": "lattice"} if case.agrees_with == "pydensecrf" else {})
-                difference = ours.result(inputs, same_filter) - other.result(inputs, settings)
-                row["difference"] = float(np.abs(difference).max())
+                difference = np.abs(ours.result(inputs, same_filter) - other.result(inputs, settings))
+                row["difference"] = float(difference.max())
+                row["outside"] = int(np.count_nonzero(difference > TOLERANCE))
                 if row["difference"] > TOLERANCE:
                     continue
             if case.options:

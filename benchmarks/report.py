@@ -28,7 +28,8 @@ with the scores of a DeepLabv3 network. Weights are 3 (spatial) and 5 (bilateral
 
 **What is compared.** pydensecrf2 approximates both kernels on a lattice; crfrnn by default computes the spatial one
 exactly and the bilateral one on the same lattice. Before any time is taken, crfrnn with `spatial="lattice"` must give
-pydensecrf2's probabilities to 0.001; "max Δ" is that difference. "Labels off" is the share of pixels whose label
+pydensecrf2's probabilities to 0.001, or the row is not timed; "max Δ" is that difference, with the number of values
+beyond 0.001. "Labels off" is the share of pixels whose label
 differs from a mean field with exact Gaussian filters, and "mean Δ" the mean difference in probability to it, both on
 the photo at half its size with θ_α and θ_γ halved, because exact filters cost O(N²). A ratio under 1× is a loss.
 
@@ -86,15 +87,18 @@ def timed_table(rows: list[dict]) -> str:
             line += [f"**{row['ratios'][side]:.2f}×**" for side in ratios]
         else:
             line += ["not timed: the answers differ"] * (len(sides) + len(ratios))
-        line.append(f"{row['difference']:.1e}" if "difference" in row else "")
+        outside = f" ({row['outside']} values)" if row.get("outside") else ""
+        line.append(f"{row['difference']:.1e}{outside}" if "difference" in row else "")
         lines.append(line + ([f"{100 * row['changed']:.2f} %"] if changed else []))
     text = table([*header, "changed"] if changed else header, lines)
     for theta in dict.fromkeys(thetas(row) for row in timed):
         for side, name in ratios.items():
             values = [row["ratios"][side] for row in timed if thetas(row) == theta]
-            if len(values) > 1:
+            photos = sum(thetas(row) == theta for row in rows)
+            if photos > 1:
                 mean, low, high = statistics.geometric_mean(values), min(values), max(values)
-                text += f"\nθ {theta}, {name}: geometric mean **{mean:.2f}×** ({low:.2f} to {high:.2f}).\n"
+                text += f"\nθ {theta}, {name}: geometric mean of {len(values)} of {photos} photos "
+                text += f"**{mean:.2f}×** ({low:.2f} to {high:.2f}).\n"
     return text
 
 

@@ -42,7 +42,7 @@ class GridMessageOf final : public Message<T> {
 
   void open(int64_t) override {}
 
-  void send(int64_t, int64_t begin, int64_t n, const T* rows, const T* scale) override {
+  void send(int64_t begin, int64_t n, const T* rows, const T* scale) override {
     each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
       T* to = sent_.get() + (line * padded_line() + margin_ + x) * channels_;
       const T* from = rows + done * channels_;

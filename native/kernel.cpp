@@ -16,17 +16,17 @@ void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool tran
       team.run(chunks.count(), [&](int64_t chunk) {
         const auto rows = std::make_unique<T[]>(tile * channels);
         for (int64_t begin = chunks.begin(chunk); begin < chunks.end(chunk); begin += tile)
-          work(chunk, begin, std::min<int64_t>(tile, chunks.end(chunk) - begin), rows.get());
+          work(begin, std::min<int64_t>(tile, chunks.end(chunk) - begin), rows.get());
       });
     };
     team.run(chunks.count(), [&](int64_t chunk) { message->open(chunk); });
-    over_tiles([&](int64_t chunk, int64_t begin, int64_t n, T* rows) {
+    over_tiles([&](int64_t begin, int64_t n, T* rows) {
       for (int64_t i = 0; i < n; ++i)
         std::copy_n(values + (begin + i) * columns + first, classes, rows + i * channels);
-      message->send(chunk, begin, n, rows, nullptr);
+      message->send(begin, n, rows, nullptr);
     });
     message->propagate(team, transpose);
-    over_tiles([&](int64_t, int64_t begin, int64_t n, T* rows) {
+    over_tiles([&](int64_t begin, int64_t n, T* rows) {
       message->receive(begin, n, rows, nullptr);
       for (int64_t i = 0; i < n; ++i)
         std::copy_n(rows + i * channels, classes, result + (begin + i) * columns + first);

@@ -18,8 +18,8 @@ class Message {
   virtual ~Message() = default;
   // Before the first send of a chunk in each run.
   virtual void open(int64_t chunk) = 0;
-  // Rows of points [begin, begin + n), all in `chunk`, times scale (may be null).
-  virtual void send(int64_t chunk, int64_t begin, int64_t n, const T* rows, const T* scale) = 0;
+  // Rows of points [begin, begin + n) times scale (may be null).
+  virtual void send(int64_t begin, int64_t n, const T* rows, const T* scale) = 0;
   virtual void propagate(Team& team, bool transpose) = 0;
   virtual void receive(int64_t begin, int64_t n, T* rows, const T* scale) const = 0;
 };

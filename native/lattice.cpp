@@ -250,7 +250,7 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   // Every chunk of points finds its own vertices.
   vertex_ = Buffer<int32_t>(n_ * corners);
   weight_ = Buffer<T>(n_ * corners);
-  local_ = Buffer<int32_t>(n_ * corners);
+  row_of_ = Buffer<int32_t>(n_ * corners);
   std::vector<std::vector<Key<Words>>> chunk_keys(chunks_.count());
   team.run(chunks_.count(), [&](int64_t chunk) {
     constexpr int L = embedding_lanes;
@@ -279,15 +279,15 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
         const int64_t at = (begin + p) * corners;
         for (int k = 0; k < corners; ++k) weight_[at + k] = weights[k * L + p];
         if (key == previous_base && by_rank == previous_order) {  // about half of all pixels: their neighbour's simplex
-          std::copy_n(&local_[at - corners], corners, &local_[at]);
+          std::copy_n(&row_of_[at - corners], corners, &row_of_[at]);
           continue;
         }
         previous_base = key, previous_order = by_rank;
-        local_[at] = table.insert(key);
+        row_of_[at] = table.insert(key);
         for (int k = 1; k < corners; ++k) {
           key += one;
           key -= unit[order[(d + 1 - k) * L + p]];
-          local_[at + k] = table.insert(key);
+          row_of_[at + k] = table.insert(key);
         }
       }
     }
@@ -341,27 +341,31 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
     std::copy(more.begin(), end, entries.begin());
   }
 
+  // Vertices, the rows of each, and slabs of a few thousand, cut where the slab field changes.
   Buffer<Key<Words>> keys(entries.size());
   Buffer<int32_t> vertex_of_row(rows);
-  row_ = Buffer<int32_t>(rows);
-  Buffer<int32_t> first_row(entries.size() + 1);
-  int64_t placed = 0;
+  row_ = Buffer<int32_t>(entries.size());
+  constexpr int64_t slab_size = 4096;
+  slabs_.assign(1, 0), slab_rows_.assign(1, 0);
   for (int64_t i = 0; i < entries.size(); ++i) {
     const auto& [key, row] = entries[i];
-    if (i == 0 || !(key == entries[i - 1].key)) {
-      first_row[vertices_] = static_cast<int32_t>(placed);
+    const bool first = i == 0 || !(key == keys[vertices_ - 1]);
+    if (first) {
+      if (i > 0) row_[i - 1] = ~row_[i - 1];
+      if (vertices_ - slabs_.back() >= slab_size &&
+          (key.word[layout.slab.word] ^ keys[vertices_ - 1].word[layout.slab.word]) >> layout.slab.shift)
+        slabs_.push_back(vertices_), slab_rows_.push_back(i);
       keys[vertices_++] = key;
     }
-    if (row < 0) continue;
-    vertex_of_row[row] = static_cast<int32_t>(vertices_ - 1);
-    row_[placed++] = row;
+    row_[i] = row < 0 ? static_cast<int32_t>(rows) : row;
+    if (row >= 0) vertex_of_row[row] = static_cast<int32_t>(vertices_ - 1);
   }
-  row_offset_ = Buffer<int32_t>(vertices_ + 1);
-  std::copy_n(first_row.begin(), vertices_, row_offset_.begin());
-  row_offset_[vertices_] = static_cast<int32_t>(rows);
+  row_[entries.size() - 1] = ~row_[entries.size() - 1];
+  slabs_.push_back(vertices_), slab_rows_.push_back(entries.size());
   team.run(chunks_.count(), [&](int64_t chunk) {
-    const int32_t* vertex = &vertex_of_row[chunk_rows_[chunk]];
-    for (int64_t i = chunks_.begin(chunk) * corners; i < chunks_.end(chunk) * corners; ++i) vertex_[i] = vertex[local_[i]];
+    const auto first = static_cast<int32_t>(chunk_rows_[chunk]);
+    for (int64_t i = chunks_.begin(chunk) * corners; i < chunks_.end(chunk) * corners; ++i)
+      row_of_[i] += first, vertex_[i] = vertex_of_row[row_of_[i]];
   });
 
   // Neighbours by merging: adding the same step to sorted keys keeps them sorted.
@@ -384,12 +388,6 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
     }
   });
 
-  constexpr int64_t group = 4096;
-  slabs_.assign(1, 0);
-  for (int64_t v = 1; v < vertices_; ++v)
-    if (v - slabs_.back() >= group && (keys[v].word[layout.slab.word] ^ keys[v - 1].word[layout.slab.word]) >> layout.slab.shift)
-      slabs_.push_back(v);
-  slabs_.push_back(vertices_);
   chain_up(next, team);
 }
 
@@ -433,7 +431,7 @@ void Lattice<T>::neighbours(int32_t* result) const {
 
 template <class T>
 int64_t Lattice<T>::bytes() const {
-  int64_t ints = vertex_.size() + local_.size() + row_offset_.size() + row_.size();
+  int64_t ints = vertex_.size() + row_of_.size() + row_.size();
   for (const auto& chains : chains_) ints += chains.list.size();
   return ints * static_cast<int64_t>(sizeof(int32_t)) + weight_.size() * static_cast<int64_t>(sizeof(T));
 }
@@ -442,17 +440,20 @@ template <class T>
 class LatticeMessage final : public Message<T> {
  public:
   LatticeMessage(const Lattice<T>& lattice, int channels)
-      : lattice_(lattice), channels_(channels), sums_(lattice.chunk_rows_.back() * channels), values_(lattice.vertices_ * channels) {}
+      : lattice_(lattice), channels_(channels), rows_(lattice.chunk_rows_.back() + 1), sums_(rows_ * channels),
+        values_(lattice.vertices_ * channels) {
+    clear(rows_ - 1, rows_);
+  }
 
   void open(int64_t chunk) override {
     const auto& rows = lattice_.chunk_rows_;
-    std::fill(&sums_[rows[chunk] * channels_], &sums_[rows[chunk + 1] * channels_], T(0));
+    clear(rows[chunk], rows[chunk + 1]);
   }
 
-  void send(int64_t chunk, int64_t begin, int64_t n, const T* rows, const T* scale) override {
+  void send(int64_t begin, int64_t n, const T* rows, const T* scale) override {
     const int corners = lattice_.d_ + 1;
-    loops<T>().splat(&sums_[lattice_.chunk_rows_[chunk] * channels_], &lattice_.local_[begin * corners],
-                     &lattice_.weight_[begin * corners], corners, rows, scale, channels_, n);
+    loops<T>().splat(sums_.get(), rows_, &lattice_.row_of_[begin * corners], &lattice_.weight_[begin * corners], corners, rows,
+                     scale, channels_, n);
   }
 
   // The blur along one direction is symmetric; the transpose of all is the reverse order.
@@ -460,12 +461,13 @@ class LatticeMessage final : public Message<T> {
     const int d = lattice_.d_;
     const auto slabs = static_cast<int64_t>(lattice_.slabs_.size()) - 1;
     auto gather = [&](int64_t slab) {
-      loops<T>().gather(values_.get(), sums_.get(), lattice_.row_offset_.get(), lattice_.row_.get(), channels_,
-                        lattice_.slabs_[slab], lattice_.slabs_[slab + 1]);
+      const auto& starts = lattice_.slab_rows_;
+      loops<T>().gather(values_.get(), lattice_.vertices_, sums_.get(), rows_, lattice_.row_.get() + starts[slab],
+                        starts[slab + 1] - starts[slab], lattice_.slabs_[slab], channels_);
     };
     auto blur = [&](int direction, int64_t slab) {
       const auto& chains = lattice_.chains_[direction];
-      loops<T>().blur(values_.get(), chains.list.get() + chains.cuts[slab], chains.cuts[slab + 1] - chains.cuts[slab], channels_);
+      loops<T>().blur(values_.get(), lattice_.vertices_, chains.list.get() + chains.cuts[slab], chains.cuts[slab + 1] - chains.cuts[slab], channels_);
     };
     if (!transpose) {
       team.run(slabs, [&](int64_t slab) {  // all that stays within a slab while it is in the cache
@@ -487,13 +489,23 @@ class LatticeMessage final : public Message<T> {
   void receive(int64_t begin, int64_t n, T* rows, const T* scale) const override {
     const int corners = lattice_.d_ + 1;
     const T factor = T(1) / (T(1) + std::ldexp(T(1), -lattice_.d_));
-    loops<T>().slice(values_.get(), &lattice_.vertex_[begin * corners], &lattice_.weight_[begin * corners], corners, factor, scale,
+    loops<T>().slice(values_.get(), lattice_.vertices_, &lattice_.vertex_[begin * corners], &lattice_.weight_[begin * corners], corners, factor, scale,
                      rows, channels_, n);
   }
 
  private:
+  // Rows [begin, end) of every plane.
+  void clear(int64_t begin, int64_t end) {
+    constexpr int line = 64 / sizeof(T);
+    for (int first = 0; first < channels_; first += line) {
+      const int width = std::min(line, channels_ - first);
+      std::fill(&sums_[first * rows_ + begin * width], &sums_[first * rows_ + end * width], T(0));
+    }
+  }
+
   const Lattice<T>& lattice_;
   const int channels_;
+  const int64_t rows_;
   Buffer<T> sums_, values_;
 };
 

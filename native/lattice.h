@@ -49,13 +49,15 @@ class Lattice final : public Kernel<T> {
   int64_t vertices_ = 0;
   Buffer<int32_t> vertex_;  // N × (d + 1)
   Buffer<T> weight_;        // N × (d + 1)
-  // Each chunk of points sums into rows of its own, one for each vertex it touches: row `chunk_rows_[chunk] + local`.
-  Buffer<int32_t> local_;            // N × (d + 1): the row within the chunk's
-  std::vector<int64_t> chunk_rows_;  // chunks + 1
-  // The rows that make up each vertex, in the order of chunks.
-  Buffer<int32_t> row_offset_, row_;
-  std::vector<int64_t> slabs_;  // first vertex of each slab, and M: blurring in the first d - 1 directions stays inside
-  std::vector<Chains> chains_;  // d + 1
+  // Each chunk of points sums into rows of its own, one for each vertex it touches.
+  Buffer<int32_t> row_of_;           // N × (d + 1)
+  std::vector<int64_t> chunk_rows_;  // chunks + 1: the first row of each
+  // The rows that make up each vertex, in the order of chunks, the last of each as ~row. A vertex that no point touches
+  // has the one row after all others, which stays zero.
+  Buffer<int32_t> row_;
+  std::vector<int64_t> slabs_;      // first vertex of each slab, and M: blurring in the first d - 1 directions stays inside
+  std::vector<int64_t> slab_rows_;  // where the rows of each slab's vertices begin in row_
+  std::vector<Chains> chains_;      // d + 1
 };
 
 }  // namespace crfrnn

@@ -29,48 +29,43 @@ CRFRNN_INLINE void for_blocks(int channels, F f) {
 // How many points or vertices ahead rows at known but scattered places are fetched.
 constexpr int ahead = 8;
 
+// A row of a long stream that will be worked on a tile later: the hardware's own prefetching does not keep up.
 template <class T>
-CRFRNN_INLINE void prefetch_row(const T* row, int width) {
+CRFRNN_INLINE void prefetch_next_tile(const T* row, int channels, int width) {
+  row += int64_t(tile) * channels;
   prefetch(row);
   if (width * sizeof(T) > 32) prefetch(row + width - 1);
 }
 
-// A row of a long stream that will be worked on a tile later: the hardware's own prefetching does not keep up.
 template <class T>
-CRFRNN_INLINE void prefetch_next_tile(const T* row, int channels, int width) {
-  prefetch_row(row + int64_t(tile) * channels, width);
-}
-
-template <class T>
-void splat(T* accumulators, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale, int channels,
-           int64_t n) {
+void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
+           int channels, int64_t n) {
   for_blocks(channels, [&](auto width, int first) {
-    using R = Row<T, width()>;
+    const Planes<T, width()> planes(sums, count, first);
     for (int64_t i = 0; i < n; ++i) {
-      R row = R::read(rows + i * channels + first);
+      auto row = Row<T, width()>::read(rows + i * channels + first);
       if (scale) row.scale(scale[i]);
       for (int k = 0; k < corners; ++k) {
-        T* to = accumulators + int64_t(vertices[i * corners + k]) * channels + first;
-        R sum = R::read(to);
+        const int32_t v = vertices[i * corners + k];
+        auto sum = planes.read(v);
         sum.add(row, weights[i * corners + k]);
-        sum.write(to);
+        planes.write(v, sum);
       }
     }
   });
 }
 
 template <class T>
-void slice(const T* values, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale, T* rows, int channels,
-           int64_t n) {
+void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
+           T* rows, int channels, int64_t n) {
   for_blocks(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
+    const Planes<T, width()> planes(const_cast<T*>(values), count, first);
     for (int64_t i = 0; i < n; ++i) {
-      R sum = R::zero();
       if (i + ahead < n)
-        for (int k = 0; k < corners; ++k)
-          prefetch_row(values + int64_t(vertices[(i + ahead) * corners + k]) * channels + first, width());
-      for (int k = 0; k < corners; ++k)
-        sum.add(R::read(values + int64_t(vertices[i * corners + k]) * channels + first), weights[i * corners + k]);
+        for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
+      R sum = R::zero();
+      for (int k = 0; k < corners; ++k) sum.add(planes.read(vertices[i * corners + k]), weights[i * corners + k]);
       sum.scale(scale ? factor * scale[i] : factor);
       sum.write(rows + i * channels + first);
     }
@@ -78,43 +73,43 @@ void slice(const T* values, const int32_t* vertices, const T* weights, int corne
 }
 
 template <class T>
-void gather(T* values, const T* accumulators, const int32_t* offsets, const int32_t* rows, int channels, int64_t begin, int64_t end) {
+void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
+            int channels) {
   for_blocks(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
-    for (int64_t v = begin; v < end; ++v) {
-      R sum = R::zero();
-      if (v + ahead < end) prefetch_row(accumulators + int64_t(rows[offsets[v + ahead]]) * channels + first, width());
-      for (int32_t r = offsets[v]; r < offsets[v + 1]; ++r) sum.add(R::read(accumulators + int64_t(rows[r]) * channels + first));
-      sum.write(values + v * channels + first);
+    const Planes<T, width()> from(const_cast<T*>(sums), sums_count, first), to(values, count, first);
+    int64_t v = vertex;
+    R sum = R::zero();
+    for (int64_t i = 0; i < length; ++i) {  // no branch on where a vertex ends: that is anybody's guess
+      const int32_t row = rows[i], last = row >> 31;
+      if (i + 2 * ahead < length) from.fetch(rows[i + 2 * ahead] ^ (rows[i + 2 * ahead] >> 31));
+      sum.add(from.read(row ^ last));
+      to.write(v, sum);
+      v -= last;
+      sum.scale(T(1 + last));
     }
   });
 }
 
 template <class T>
-void blur(T* values, const int32_t* chain, int64_t length, int channels) {
+void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int channels) {
+  if (length == 0) return;
   for_blocks(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
-    for (int64_t i = 0; i < length; ++i) {
-      int32_t v = chain[i];
-      R before = R::zero(), here = R::read(values + int64_t(v) * channels + first);
-      for (bool last = false; !last;) {
-        T* to = values + int64_t(v) * channels + first;
-        R sum = here;
-        sum.add(before, T(0.5));
-        before = here;
-        last = chain[++i] < 0;
-        if (i + ahead < length) {
-          const int32_t later = chain[i + ahead];
-          prefetch_row(values + int64_t(later < 0 ? ~later : later) * channels + first, width());
-        }
-        v = last ? ~chain[i] : chain[i];
-        here = R::read(values + int64_t(v) * channels + first);
-        sum.add(here, T(0.5));
-        sum.write(to);
-      }
-      here.add(before, T(0.5));
-      here.write(values + int64_t(v) * channels + first);
+    const Planes<T, width()> planes(values, count, first);
+    R before = R::zero(), here = planes.read(chain[0]);
+    for (int64_t i = 0; i + 1 < length; ++i) {  // nor here on where a chain ends: a link that is not there weighs nothing
+      const int32_t v = chain[i], last = v >> 31, following = chain[i + 1];
+      if (i + 2 * ahead < length) planes.fetch(chain[i + 2 * ahead] ^ (chain[i + 2 * ahead] >> 31));
+      const R next = planes.read(following ^ (following >> 31));
+      const T link = T(0.5) * T(1 + last);
+      before.add(here), before.add(next, link);
+      planes.write(v ^ last, before);
+      before = here, before.scale(link);
+      here = next;
     }
+    before.add(here);
+    planes.write(~chain[length - 1], before);
   });
 }
 

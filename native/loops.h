@@ -22,17 +22,18 @@ struct Loops {
   // Adams, Baek & Davis 2010, section 3: nearest remainder-0 lattice point divided by d + 1 (`cell`, d rows), the order
   // of the coordinates by rank (`order`, d + 1 rows) and barycentric weights (d + 1 rows), for n ≤ embedding_lanes points.
   void (*embed)(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
-  // accumulators[vertex] += weight · scale · row, over the `corners` vertices of each point. scale may be null.
-  void (*splat)(T* accumulators, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
+  // Rows of vertices, and the sums they are made of, are scattered: they are kept in planes (simd.h), `count` rows each.
+  // sums[vertex] += weight · scale · row, over the `corners` vertices of each point. scale may be null.
+  void (*splat)(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
                 int channels, int64_t n);
   // row = scale · factor · Σ weight · values[vertex].
-  void (*slice)(const T* values, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale, T* rows,
-                int channels, int64_t n);
-  // values[v] = Σ accumulators[r] over r in rows[offsets[v] … offsets[v + 1]), for v in [begin, end).
-  void (*gather)(T* values, const T* accumulators, const int32_t* offsets, const int32_t* rows, int channels, int64_t begin,
-                 int64_t end);
+  void (*slice)(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
+                T* rows, int channels, int64_t n);
+  // values[v] = Σ sums[r], from `vertex` on, over rows listed by vertex; ~r marks the last row of each.
+  void (*gather)(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
+                 int channels);
   // [½ 1 ½] in place along chains of neighbours; ~v marks the last vertex of a chain.
-  void (*blur)(T* values, const int32_t* chain, int64_t length, int channels);
+  void (*blur)(T* values, int64_t count, const int32_t* chain, int64_t length, int channels);
   // Convolves a column of n rows of `width` numbers, `stride` apart, in place. column: room for (n + 2·radius)·width.
   void (*convolve_column)(T* data, int64_t n, int64_t stride, int width, const T* taps, int radius, T* column);
   // row[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; taps has 4 zeros on both sides.

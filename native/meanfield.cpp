@@ -68,10 +68,10 @@ class Exchange {
     });
   }
 
-  void send(int64_t chunk, int64_t begin, int64_t n, const T* rows) {
+  void send(int64_t begin, int64_t n, const T* rows) {
     for (std::size_t k = 0; k < messages_.size(); ++k) {
       const T* scale = transpose_ ? pairwise_[k].post : pairwise_[k].pre;
-      messages_[k]->send(chunk, begin, n, rows, scale ? scale + begin : nullptr);
+      messages_[k]->send(begin, n, rows, scale ? scale + begin : nullptr);
     }
   }
 
@@ -117,7 +117,7 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
   Buffer<T> unary_rows((points + tile) * channels);  // loops read whole vectors past the last row
   Buffer<T> scores(damping > 0 ? points * channels : 0);  // a_t, which damping needs
 
-  auto finish = [&](int64_t chunk, int64_t begin, int64_t n, const T* a, T* q, int iteration) {
+  auto finish = [&](int64_t begin, int64_t n, const T* a, T* q, int iteration) {
     if (iteration == settings.iterations && !probabilities) {
       row_loops.planes_from_rows(a, channels, result + begin, points, classes, n);
       return;
@@ -128,24 +128,24 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
       return;
     }
     if (marginals) std::copy_n(q, n * channels, marginals + (iteration * points + begin) * channels);
-    exchange.send(chunk, begin, n, q);
+    exchange.send(begin, n, q);
   };
 
-  exchange.over_tiles([&](int64_t chunk, int64_t begin, int64_t n, T* a) {
+  exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* a) {
     T* u = &unary_rows[begin * channels];
     row_loops.rows_from_planes(unary + begin, points, classes, T(padding_score), u, channels, n);
     if (damping > 0) std::copy_n(u, n * channels, &scores[begin * channels]);
-    finish(chunk, begin, n, u, a + tile * channels, 0);
+    finish(begin, n, u, a + tile * channels, 0);
   });
   for (int iteration = 1; iteration <= settings.iterations; ++iteration) {
     exchange.propagate();
-    exchange.over_tiles([&](int64_t chunk, int64_t begin, int64_t n, T* a) {
+    exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* a) {
       const T* u = &unary_rows[begin * channels];
       T* q = a + tile * channels;
       if (damping > 0) row_loops.mix(1 - damping, u, damping, &scores[begin * channels], a, channels, n);
       exchange.receive(begin, n, damping > 0 ? a : u, a, q, [](std::size_t, const T*) {});
       if (damping > 0) std::copy_n(a, n * channels, &scores[begin * channels]);
-      finish(chunk, begin, n, a, q, iteration);
+      finish(begin, n, a, q, iteration);
     });
   }
 }
@@ -170,7 +170,7 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
   auto product_of = [&](int64_t chunk, std::size_t k) { return &products[(chunk * pairwise.size() + k) * square]; };
 
   // ∂L/∂a at iteration t enters U through all but its damped part, and the messages.
-  auto pass_on = [&](int64_t chunk, int64_t begin, int64_t n, const T* g, bool first, bool last) {
+  auto pass_on = [&](int64_t begin, int64_t n, const T* g, bool first, bool last) {
     T* sum = &total[begin * channels];
     const T share = last ? T(1) : kept;
     row_loops.mix(first ? T(0) : T(1), first ? g : sum, share, g, sum, channels, n);
@@ -178,13 +178,13 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
     if (last) {
       row_loops.planes_from_rows(sum, channels, unary_gradient + begin, points, classes, n);
     } else {
-      exchange.send(chunk, begin, n, g);
+      exchange.send(begin, n, g);
     }
   };
 
-  exchange.over_tiles([&](int64_t chunk, int64_t begin, int64_t n, T* g) {
+  exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* g) {
     row_loops.rows_from_planes(cotangent + begin, points, classes, T(0), g, channels, n);
-    pass_on(chunk, begin, n, g, true, settings.iterations == 0);
+    pass_on(begin, n, g, true, settings.iterations == 0);
   });
   for (int iteration = settings.iterations - 1; iteration >= 0; --iteration) {
     exchange.propagate();
@@ -199,7 +199,7 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
       });
       row_loops.softmax_vjp(q, g, channels, n);
       if (damping > 0) row_loops.mix(1, g, damping, &g_rows[begin * channels], g, channels, n);
-      pass_on(chunk, begin, n, g, false, iteration == 0);
+      pass_on(begin, n, g, false, iteration == 0);
     });
   }
 

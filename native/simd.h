@@ -109,12 +109,22 @@ CRFRNN_INLINE V load(const T* p) {
 }
 
 template <class T>
+constexpr int line = 64 / static_cast<int>(sizeof(T));
+
+template <class T>
 constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
 
 constexpr int power_of_two_below(int n) {
   int p = 1;
   while (2 * p <= n) p *= 2;
   return p;
+}
+
+// Where number `First` of row v is, when rows of `Width` numbers are kept in planes.
+template <class T, int First, int Width>
+CRFRNN_INLINE int64_t in_planes(int64_t count, int64_t v) {
+  constexpr int plane = First / line<T>, left = Width - plane * line<T>;
+  return plane * line<T> * count + v * (left < line<T> ? left : line<T>) + First % line<T>;
 }
 
 // W numbers kept in as few vector registers as they fit: 24 floats are one vector of 16 and one of 8.
@@ -127,6 +137,16 @@ struct Row {
 
   static CRFRNN_INLINE Row read(const T* p) { return {load<Vec<T, P>>(p), Tail::read(p + P)}; }
   static CRFRNN_INLINE Row zero() { return {Vec<T, P>{}, Tail::zero()}; }
+  // The lanes from `First` on of a row of `Width` numbers that is kept in planes, see Planes.
+  template <int First, int Width>
+  static CRFRNN_INLINE Row read_planes(const T* planes, int64_t count, int64_t v) {
+    return {load<Vec<T, P>>(planes + in_planes<T, First, Width>(count, v)), Tail::template read_planes<First + P, Width>(planes, count, v)};
+  }
+  template <int First, int Width>
+  CRFRNN_INLINE void write_planes(T* planes, int64_t count, int64_t v) const {
+    std::memcpy(planes + in_planes<T, First, Width>(count, v), &head, sizeof head);
+    tail.template write_planes<First + P, Width>(planes, count, v);
+  }
   CRFRNN_INLINE void write(T* p) const {
     std::memcpy(p, &head, sizeof head);
     tail.write(p + P);
@@ -140,12 +160,36 @@ struct Row {
 template <class T>
 struct Row<T, 0> {
   static CRFRNN_INLINE Row read(const T*) { return {}; }
+  template <int First, int Width>
+  static CRFRNN_INLINE Row read_planes(const T*, int64_t, int64_t) {
+    return {};
+  }
+  template <int First, int Width>
+  CRFRNN_INLINE void write_planes(T*, int64_t, int64_t) const {}
   static CRFRNN_INLINE Row zero() { return {}; }
   CRFRNN_INLINE void write(T*) const {}
   CRFRNN_INLINE void add(const Row&) {}
   CRFRNN_INLINE void add(const Row&, T) {}
   CRFRNN_INLINE void add_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}
+};
+
+// W channels, from the first one on, of the rows of `count` vertices. Such rows are scattered in memory, so they are kept in
+// planes of a cache line or what is left of a row: the first line of all vertices, then the second, and so on. No access
+// crosses a line.
+template <class T, int W>
+struct Planes {
+  Planes(T* values, int64_t count, int first_channel) : start(values + count * first_channel), count(count) {}
+  CRFRNN_INLINE Row<T, W> read(int64_t v) const { return Row<T, W>::template read_planes<0, W>(start, count, v); }
+  CRFRNN_INLINE void write(int64_t v, const Row<T, W>& row) const { row.template write_planes<0, W>(start, count, v); }
+  CRFRNN_INLINE void fetch(int64_t v) const {
+    prefetch(start + in_planes<T, 0, W>(count, v));
+    if constexpr (W > line<T>) prefetch(start + in_planes<T, line<T>, W>(count, v));
+    if constexpr (W > 2 * line<T>) prefetch(start + in_planes<T, 2 * line<T>, W>(count, v));
+    if constexpr (W > 3 * line<T>) prefetch(start + in_planes<T, 3 * line<T>, W>(count, v));
+  }
+  T* start;
+  int64_t count;
 };
 
 // Over every group of G neighbouring lanes: the sum or the maximum, in all lanes of the group.
