@@ -9,9 +9,8 @@
 namespace crfrnn {
 
 namespace {
-constexpr int tap_margin = 4;    // convolutions compute 4 outputs together and read that many taps too many
-constexpr double cutoff = 4.0;   // in σ: leaves out 6e-5 of the mass of an axis
-constexpr int strip_numbers = 256;
+constexpr double cutoff = 4.0;  // in σ: leaves out 6e-5 of the mass of an axis
+constexpr int64_t strip = 256;  // numbers side by side that are one task: the rows in use stay in the cache
 }  // namespace
 
 template <class T>
@@ -55,34 +54,32 @@ class GridMessageOf final : public Message<T> {
     });
   }
 
-  // All axes but the last, in place; the kernel is symmetric, so its transpose is itself.
+  // All axes but the last, one after the other; the kernel is symmetric, so its transpose is itself.
   void propagate(Team& team, bool) override {
-    received_.swap(sent_);
     int64_t lines_inside = 1;  // lines of the last axis between neighbours along `axis`
-    for (int axis = int(grid_.shape_.size()) - 2; axis >= 0; --axis) {
-      const int64_t length = grid_.shape_[axis];
-      const int radius = grid_.radii_[axis];
-      const T* taps = grid_.taps_[axis].data() + tap_margin;
-      const int64_t width = line_ * channels_, strips = (width + strip_numbers - 1) / strip_numbers;
+    for (int axis = static_cast<int>(grid_.shape_.size()) - 2; axis >= 0; --axis) {
+      const int64_t length = grid_.shape_[axis], width = line_ * channels_, strips = (width + strip - 1) / strip;
       const int64_t stride = lines_inside * padded_line() * channels_;
-      const int64_t outer = grid_.points_ / (line_ * lines_inside * length);
-      if (radius > 0)
-        team.run(outer * lines_inside * strips, [&](int64_t task) {
-          const int64_t strip = task % strips, inside = task / strips % lines_inside, outside = task / strips / lines_inside;
-          const int count = static_cast<int>(std::min<int64_t>(strip_numbers, width - strip * strip_numbers));
-          Buffer<T> column((length + 2 * radius) * count);
-          T* data = received_.get() + ((outside * length * lines_inside + inside) * padded_line() + margin_) * channels_ +
-                    strip * strip_numbers;
-          loops<T>().convolve_column(data, length, stride, count, taps, radius, column.get());
+      if (grid_.radii_[axis] > 0) {
+        team.run(grid_.points_ / (line_ * length) * strips, [&](int64_t task) {
+          const int64_t inside = task / strips % lines_inside, outside = task / strips / lines_inside, x = task % strips * strip;
+          const int64_t start = ((outside * length * lines_inside + inside) * padded_line() + margin_) * channels_ + x;
+          loops<T>().convolve_columns(sent_.get() + start, received_.get() + start, length, stride,
+                                      static_cast<int>(std::min(strip, width - x)), grid_.taps_[axis].data() + tap_margin,
+                                      grid_.radii_[axis]);
         });
+        received_.swap(sent_);
+      }
       lines_inside *= length;
     }
+    received_.swap(sent_);
   }
 
-  void receive(int64_t begin, int64_t n, T* rows, const T* scale) const override {
+  void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
     each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
       loops<T>().convolve_rows(received_.get() + (line * padded_line() + x) * channels_, grid_.taps_.back().data() + tap_margin,
-                               margin_, scale ? scale + done : nullptr, rows + done * channels_, channels_, count);
+                               margin_, scale ? scale + done : nullptr, coupling, from ? from + done * channels_ : nullptr,
+                               rows + done * channels_, channels_, count);
     });
   }
 
@@ -91,7 +88,7 @@ class GridMessageOf final : public Message<T> {
 
   Buffer<T> make_lines() const {
     const int64_t lines = grid_.points_ / line_, margin = int64_t(margin_) * channels_;
-    Buffer<T> buffer((lines * padded_line() + 4) * channels_);
+    Buffer<T> buffer(lines * padded_line() * channels_);
     for (int64_t line = 0; line < lines; ++line) {
       T* start = buffer.get() + line * padded_line() * channels_;
       std::fill_n(start, margin, T(0));

@@ -20,7 +20,7 @@ class GridGaussian final : public Kernel<T> {
   friend class GridMessageOf;
   std::vector<int64_t> shape_;
   std::vector<int> radii_;
-  std::vector<std::vector<T>> taps_;  // per axis 2·radius + 1 taps between 4 zeros on either side
+  std::vector<std::vector<T>> taps_;  // per axis 2·radius + 1 taps between tap_margin zeros on both sides
   int64_t points_ = 1;
 };
 

@@ -27,7 +27,7 @@ void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool tran
     });
     message->propagate(team, transpose);
     over_tiles([&](int64_t begin, int64_t n, T* rows) {
-      message->receive(begin, n, rows, nullptr);
+      message->receive(begin, n, rows, nullptr, nullptr, nullptr);
       for (int64_t i = 0; i < n; ++i)
         std::copy_n(rows + i * channels, classes, result + (begin + i) * columns + first);
     });

@@ -486,11 +486,11 @@ class LatticeMessage final : public Message<T> {
     }
   }
 
-  void receive(int64_t begin, int64_t n, T* rows, const T* scale) const override {
+  void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
     const int corners = lattice_.d_ + 1;
     const T factor = T(1) / (T(1) + std::ldexp(T(1), -lattice_.d_));
     loops<T>().slice(values_.get(), lattice_.vertices_, &lattice_.vertex_[begin * corners], &lattice_.weight_[begin * corners], corners, factor, scale,
-                     rows, channels_, n);
+                     coupling, from, rows, channels_, n);
   }
 
  private:

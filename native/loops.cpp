@@ -37,6 +37,27 @@ CRFRNN_INLINE void prefetch_next_tile(const T* row, int channels, int width) {
   if (width * sizeof(T) > 32) prefetch(row + width - 1);
 }
 
+// What becomes of the message of a point: scaled and written, or weighted by class and taken from the scores `from`.
+template <class T, int W>
+struct Epilogue {
+  using R = Row<T, W>;
+  CRFRNN_INLINE void operator()(int64_t i, R sum, T factor = T(1)) const {
+    sum.scale(scale ? factor * scale[i] : factor);
+    const int64_t at = i * channels + first;
+    if (coupling) {
+      prefetch_next_tile(from + at, channels, W);
+      R result = R::read(from + at);
+      result.subtract_product(R::read(coupling + first), sum);
+      result.write(rows + at);
+    } else {
+      sum.write(rows + at);
+    }
+  }
+  const T *scale, *coupling, *from;
+  T* rows;
+  int channels, first;
+};
+
 template <class T>
 void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
            int channels, int64_t n) {
@@ -57,17 +78,17 @@ void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, in
 
 template <class T>
 void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
-           T* rows, int channels, int64_t n) {
+           const T* coupling, const T* from, T* rows, int channels, int64_t n) {
   for_blocks(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
     const Planes<T, width()> planes(const_cast<T*>(values), count, first);
+    const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};
     for (int64_t i = 0; i < n; ++i) {
-      if (i + ahead < n)
+      if (planes.far() && i + ahead < n)
         for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
       R sum = R::zero();
       for (int k = 0; k < corners; ++k) sum.add(planes.read(vertices[i * corners + k]), weights[i * corners + k]);
-      sum.scale(scale ? factor * scale[i] : factor);
-      sum.write(rows + i * channels + first);
+      finish(i, sum, factor);
     }
   });
 }
@@ -113,26 +134,32 @@ void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int ch
   });
 }
 
+// Four outputs share every row of input that is read: their taps lie `spacing` apart, in zeros on both sides.
+template <class R, class T>
+CRFRNN_INLINE void convolve4(const T* in, int64_t stride, const T* taps, int spacing, int inputs, R (&sums)[4]) {
+  for (R& sum : sums) sum = R::zero();
+  for (int k = 0; k < inputs; ++k) {
+    const R row = R::read(in + k * stride);
+    for (int j = 0; j < 4; ++j) sums[j].add(row, taps[k - j * spacing]);
+  }
+}
+
 template <class T>
-void convolve_column(T* data, int64_t n, int64_t stride, int width, const T* taps, int radius, T* column) {
+void convolve_columns(const T* in, T* out, int64_t n, int64_t stride, int width, const T* taps, int radius) {
   constexpr int L = lanes<T>;
-  std::memset(column, 0, sizeof(T) * radius * width);
-  for (int64_t y = 0; y < n; ++y) std::memcpy(column + (radius + y) * width, data + y * stride, sizeof(T) * width);
-  std::memset(column + (radius + n) * width, 0, sizeof(T) * radius * width);
   for (int64_t y = 0; y < n; y += 4) {
-    const int outputs = n - y < 4 ? int(n - y) : 4, inputs = 2 * radius + outputs;
+    const int64_t first = y > radius ? y - radius : 0, last = y + 3 + radius < n ? y + 3 + radius : n - 1;
+    const T* aligned_taps = taps + (first - (y - radius));
     auto block = [&](auto size, int x) {
-      using R = Row<T, size()>;
-      R a = R::zero(), b = R::zero(), c = R::zero(), e = R::zero();
-      for (int k = 0; k < inputs; ++k) {
-        const R row = R::read(column + (y + k) * width + x);
-        a.add(row, taps[k]), b.add(row, taps[k - 1]), c.add(row, taps[k - 2]), e.add(row, taps[k - 3]);
-      }
-      T* to = data + y * stride + x;
-      a.write(to);
-      if (outputs > 1) b.write(to + stride);
-      if (outputs > 2) c.write(to + 2 * stride);
-      if (outputs > 3) e.write(to + 3 * stride);
+      if (size() == 2 * L && last + 4 < n)
+        for (int j = 1; j <= 4; ++j)  // the rows of the next four outputs
+          for (int line_start = 0; line_start < 2 * L; line_start += line<T>) {
+            prefetch(in + (last + j) * stride + x + line_start);
+            prefetch_to_write(out + (y + 3 + j) * stride + x + line_start);
+          }
+      Row<T, size()> sums[4];
+      convolve4(in + first * stride + x, stride, aligned_taps, 1, static_cast<int>(last - first + 1), sums);
+      for (int64_t j = 0; j < 4 && y + j < n; ++j) sums[j].write(out + (y + j) * stride + x);
     };
     int x = 0;
     for (; x + 2 * L <= width; x += 2 * L) block(std::integral_constant<int, 2 * L>{}, x);
@@ -140,27 +167,46 @@ void convolve_column(T* data, int64_t n, int64_t stride, int width, const T* tap
   }
 }
 
+constexpr int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(b, a % b); }
+
 template <class T>
-void convolve_rows(const T* in, const T* taps, int radius, const T* scale, T* rows, int channels, int64_t n) {
+void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows, int channels,
+                   int64_t n) {
   for_blocks(channels, [&](auto width, int first) {
-    using R = Row<T, width()>;
-    auto finish = [&](R& sum, int64_t i) {
-      if (scale) sum.scale(scale[i]);
-      sum.write(rows + i * channels + first);
-    };
-    for (int64_t i = 0; i < n; i += 4) {
-      const int outputs = n - i < 4 ? int(n - i) : 4, inputs = 2 * radius + outputs;
-      R a = R::zero(), b = R::zero(), c = R::zero(), e = R::zero();
-      for (int k = 0; k < outputs; ++k) prefetch_next_tile(in + (i + 2 * radius + k) * channels + first, channels, width());
-      for (int k = 0; k < inputs; ++k) {
-        const R row = R::read(in + (i + k) * channels + first);
-        a.add(row, taps[k]), b.add(row, taps[k - 1]), c.add(row, taps[k - 2]), e.add(row, taps[k - 3]);
+    // Points are taken together until their channels fill whole vectors; only rows without gaps between them can be.
+    constexpr int W = width(), together = lanes<T> / common_divisor(lanes<T>, W);
+    const Epilogue<T, W> finish{scale, coupling, from, rows, channels, first};
+    const int inputs = 2 * radius + 1;
+    int64_t i = 0;
+    alignas(64) T points[4 * together * W];
+    auto block = [&](auto group, auto outputs) {
+      constexpr int G = group();
+      using R = Row<T, G * W>;
+      for (; i + G * outputs() <= n; i += G * outputs()) {
+        const T* start = in + i * channels + first;
+        for (int k = 0; k < G * outputs(); ++k) prefetch_next_tile(start + (2 * radius + k) * channels, channels, W);
+        if constexpr (outputs() == 4) {
+          R sums[4];
+          convolve4(start, channels, taps, G, inputs + 3 * G, sums);
+          for (int j = 0; j < 4; ++j) sums[j].write(points + j * G * W);
+        } else {
+          R sum = R::zero();
+          for (int k = 0; k < inputs; ++k) sum.add(R::read(start + k * channels), taps[k]);
+          sum.write(points);
+        }
+        for (int k = 0; k < G * outputs(); ++k) finish(i + k, Row<T, W>::read(points + k * W));
       }
-      finish(a, i);
-      if (outputs > 1) finish(b, i + 1);
-      if (outputs > 2) finish(c, i + 2);
-      if (outputs > 3) finish(e, i + 3);
+    };
+    constexpr std::integral_constant<int, 1> one;
+    constexpr std::integral_constant<int, 4> four;
+    if constexpr (together == 1) block(one, four);
+    if constexpr (together > 1) {
+      if (channels == W) {
+        if constexpr (together == 2) block(std::integral_constant<int, 2>{}, four);
+        block(std::integral_constant<int, together>{}, one);
+      }
     }
+    block(one, one);
   });
 }
 
@@ -168,12 +214,10 @@ template <class T>
 void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n) {
   for_blocks(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
-    R minus = R::read(coupling + first);
-    minus.scale(T(-1));
+    const R factors = R::read(coupling + first);
     for (int64_t i = 0; i < n; ++i) {
-      prefetch_next_tile(from + i * channels + first, channels, width());
       R sum = R::read(from + i * channels + first);
-      sum.add_product(minus, R::read(message + i * channels + first));
+      sum.subtract_product(factors, R::read(message + i * channels + first));
       sum.write(to + i * channels + first);
     }
   });
@@ -372,9 +416,9 @@ void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, in
 
 template <class T>
 constexpr Loops<T> table() {
-  return {embed<T>,           splat<T>,          slice<T>,    gather<T>,          blur<T>, convolve_column<T>, convolve_rows<T>,
-          couple_diagonal<T>, couple_matrix<T>,  outer_products<T>, diagonal_products<T>, softmax<T>, softmax_vjp<T>,
-          mix<T>,             rows_from_planes<T>, planes_from_rows<T>};
+  return {embed<T>,         splat<T>,         slice<T>,          gather<T>,  blur<T>,
+          convolve_columns<T>, convolve_rows<T>, couple_diagonal<T>, couple_matrix<T>,  outer_products<T>, diagonal_products<T>,
+          softmax<T>,       softmax_vjp<T>,   mix<T>,            rows_from_planes<T>, planes_from_rows<T>};
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace crfrnn {
 
 constexpr int tile = 64;  // points worked on together; their rows stay in the first-level cache
 constexpr int embedding_lanes = 32;
+constexpr int tap_margin = 8;
 
 // 1, 2, 4, 8, 16, 24, …: rows stay aligned and no loop has a remainder.
 constexpr int padded_channels(int channels) {
@@ -26,19 +27,21 @@ struct Loops {
   // sums[vertex] += weight · scale · row, over the `corners` vertices of each point. scale may be null.
   void (*splat)(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
                 int channels, int64_t n);
-  // row = scale · factor · Σ weight · values[vertex].
+  // message = scale · factor · Σ weight · values[vertex]; row = message, or with a coupling, from − coupling ⊙ message.
   void (*slice)(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
-                T* rows, int channels, int64_t n);
+                const T* coupling, const T* from, T* rows, int channels, int64_t n);
   // values[v] = Σ sums[r], from `vertex` on, over rows listed by vertex; ~r marks the last row of each.
   void (*gather)(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
                  int channels);
   // [½ 1 ½] in place along chains of neighbours; ~v marks the last vertex of a chain.
   void (*blur)(T* values, int64_t count, const int32_t* chain, int64_t length, int channels);
-  // Convolves a column of n rows of `width` numbers, `stride` apart, in place. column: room for (n + 2·radius)·width.
-  void (*convolve_column)(T* data, int64_t n, int64_t stride, int width, const T* taps, int radius, T* column);
-  // row[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; taps has 4 zeros on both sides.
-  void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, T* rows, int channels, int64_t n);
-  // to = from − coupling · message, with a coupling per channel or (transposed, channels × channels) between channels.
+  // Convolves down n rows of `width` numbers, `stride` apart; zero outside. taps: 2·radius + 1 between tap_margin zeros on
+  // both sides.
+  void (*convolve_columns)(const T* in, T* out, int64_t n, int64_t stride, int width, const T* taps, int radius);
+  // message[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; rows as in slice.
+  void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
+                        int channels, int64_t n);
+  // to = from − coupling · message, with a number per channel or a transposed matrix (channels × channels).
   void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
   void (*couple_matrix)(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
   // products[c'][c] += Σ rows q[c'] · h[c];   diagonal: products[c] += Σ rows q[c] · h[c].

@@ -30,10 +30,6 @@ struct PaddedCoupling {
       }
     }
   }
-  // to = from − coupling · message
-  void apply(const T* message, const T* from, T* to, int64_t n) const {
-    (diagonal ? loops<T>().couple_diagonal : loops<T>().couple_matrix)(numbers.data(), message, from, to, channels, n);
-  }
   int channels;
   bool diagonal = true;
   std::vector<T> numbers;
@@ -79,19 +75,34 @@ class Exchange {
     for (const auto& message : messages_) message->propagate(team_, transpose_);
   }
 
-  // to = from − Σ_k coupling_k · message_k; seen(k, message) looks at each message first.
-  template <class F>
-  void receive(int64_t begin, int64_t n, const T* from, T* to, T* row_buffer, F seen) const {
+  // to = from − Σ_k coupling_k · message_k.
+  void receive(int64_t begin, int64_t n, const T* from, T* to, T* row_buffer) const {
     if (messages_.empty()) std::copy_n(from, n * channels_, to);
-    for (std::size_t k = 0; k < messages_.size(); ++k) {
-      const T* scale = transpose_ ? pairwise_[k].pre : pairwise_[k].post;
-      messages_[k]->receive(begin, n, row_buffer, scale ? scale + begin : nullptr);
-      seen(k, row_buffer);
-      couplings_[k].apply(row_buffer, k == 0 ? from : to, to, n);
+    for (std::size_t k = 0; k < messages_.size(); ++k, from = to) {
+      if (couplings_[k].diagonal) {
+        messages_[k]->receive(begin, n, to, scale(k, begin), couplings_[k].numbers.data(), from);
+      } else {
+        receive_one(k, begin, n, row_buffer);
+        couple(k, n, row_buffer, from, to);
+      }
     }
   }
 
+  void receive_one(std::size_t k, int64_t begin, int64_t n, T* rows) const {
+    messages_[k]->receive(begin, n, rows, scale(k, begin), nullptr, nullptr);
+  }
+
+  void couple(std::size_t k, int64_t n, const T* message, const T* from, T* to) const {
+    (couplings_[k].diagonal ? loops<T>().couple_diagonal : loops<T>().couple_matrix)(couplings_[k].numbers.data(), message, from, to,
+                                                                                    channels_, n);
+  }
+
  private:
+  const T* scale(std::size_t k, int64_t begin) const {
+    const T* factors = transpose_ ? pairwise_[k].pre : pairwise_[k].post;
+    return factors ? factors + begin : nullptr;
+  }
+
   const std::vector<Pairwise<T>>& pairwise_;
   const bool transpose_;
   const int channels_;
@@ -143,7 +154,7 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
       const T* u = &unary_rows[begin * channels];
       T* q = a + tile * channels;
       if (damping > 0) row_loops.mix(1 - damping, u, damping, &scores[begin * channels], a, channels, n);
-      exchange.receive(begin, n, damping > 0 ? a : u, a, q, [](std::size_t, const T*) {});
+      exchange.receive(begin, n, damping > 0 ? a : u, a, q);
       if (damping > 0) std::copy_n(a, n * channels, &scores[begin * channels]);
       finish(begin, n, a, q, iteration);
     });
@@ -193,10 +204,12 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
       T* q = g + 2 * tile * channels;
       std::copy_n(marginals + (iteration * points + begin) * channels, n * channels, q);
       std::fill_n(g, n * channels, T(0));
-      exchange.receive(begin, n, g, g, message, [&](std::size_t k, const T* h) {
-        (pairwise[k].kind == Coupling::matrix ? row_loops.outer_products : row_loops.diagonal_products)(h, q, product_of(chunk, k),
+      for (std::size_t k = 0; k < pairwise.size(); ++k) {
+        exchange.receive_one(k, begin, n, message);
+        (pairwise[k].kind == Coupling::matrix ? row_loops.outer_products : row_loops.diagonal_products)(message, q, product_of(chunk, k),
                                                                                                       channels, n);
-      });
+        exchange.couple(k, n, message, g, g);
+      }
       row_loops.softmax_vjp(q, g, channels, n);
       if (damping > 0) row_loops.mix(1, g, damping, &g_rows[begin * channels], g, channels, n);
       pass_on(begin, n, g, false, iteration == 0);

@@ -61,6 +61,7 @@ CRFRNN_INLINE Vec<T, W> half(Vec<T, 2 * W> v) {
   return half_lanes<H, T, W>(v, std::make_integer_sequence<int, W>{});
 }
 CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
+CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1); }
 #else
 #define CRFRNN_INLINE inline
 template <class T, int W>
@@ -99,6 +100,7 @@ CRFRNN_INLINE Vec<T, W> half(Vec<T, 2 * W> v) {
   return r;
 }
 CRFRNN_INLINE void prefetch(const void*) {}
+CRFRNN_INLINE void prefetch_to_write(const void*) {}
 #endif
 
 template <class V, class T>
@@ -154,6 +156,9 @@ struct Row {
   CRFRNN_INLINE void add(const Row& r) { head = head + r.head, tail.add(r.tail); }
   CRFRNN_INLINE void add(const Row& r, T weight) { head = head + r.head * weight, tail.add(r.tail, weight); }
   CRFRNN_INLINE void add_product(const Row& r, const Row& s) { head = head + r.head * s.head, tail.add_product(r.tail, s.tail); }
+  CRFRNN_INLINE void subtract_product(const Row& r, const Row& s) {
+    head = head - r.head * s.head, tail.subtract_product(r.tail, s.tail);
+  }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
 };
 
@@ -171,6 +176,7 @@ struct Row<T, 0> {
   CRFRNN_INLINE void add(const Row&) {}
   CRFRNN_INLINE void add(const Row&, T) {}
   CRFRNN_INLINE void add_product(const Row&, const Row&) {}
+  CRFRNN_INLINE void subtract_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}
 };
 
@@ -188,6 +194,8 @@ struct Planes {
     if constexpr (W > 2 * line<T>) prefetch(start + in_planes<T, 2 * line<T>, W>(count, v));
     if constexpr (W > 3 * line<T>) prefetch(start + in_planes<T, 3 * line<T>, W>(count, v));
   }
+  // Whether rows are likely to lie outside the nearer caches, so that fetching them early pays.
+  CRFRNN_INLINE bool far() const { return count * W * static_cast<int64_t>(sizeof(T)) > (1 << 20); }
   T* start;
   int64_t count;
 };
