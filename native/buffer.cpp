@@ -11,7 +11,7 @@
 namespace crfrnn {
 namespace {
 
-constexpr std::size_t smallest_kept = std::size_t{1} << 20, most_kept = std::size_t{192} << 20;
+constexpr std::size_t smallest_kept = std::size_t{1} << 20, most_kept = std::size_t{256} << 20;
 constexpr std::align_val_t line{64}, huge_page{std::size_t{2} << 20};
 
 struct KeptBlocks {

@@ -188,6 +188,8 @@ KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, doubl
   return layout;
 }
 
+constexpr int64_t piece = 16384;  // entries or vertices that are one task
+
 // The order of coordinates by rank in two numbers, 5 bits for each: with the base key it names the simplex.
 struct Order {
   uint64_t low = 0, high = 0;
@@ -341,27 +343,40 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
     std::copy(more.begin(), end, entries.begin());
   }
 
-  // Vertices, the rows of each, and slabs of a few thousand, cut where the slab field changes.
-  Buffer<Key<Words>> keys(entries.size());
+  // Vertices, and the rows of each. Pieces of entries first count their vertices, then write them.
+  const int64_t size = entries.size(), pieces = (size + piece - 1) / piece;
+  auto starts_vertex = [&](int64_t i) { return i == 0 || i == size || !(entries[i].key == entries[i - 1].key); };
+  std::vector<int64_t> first_vertex(pieces + 1, 0);
+  team.run(pieces, [&](int64_t p) {
+    for (int64_t i = p * piece; i < std::min(size, (p + 1) * piece); ++i) first_vertex[p + 1] += starts_vertex(i);
+  });
+  std::partial_sum(first_vertex.begin(), first_vertex.end(), first_vertex.begin());
+  vertices_ = first_vertex.back();
+  Buffer<Key<Words>> keys(vertices_);
   Buffer<int32_t> vertex_of_row(rows);
-  row_ = Buffer<int32_t>(entries.size());
-  constexpr int64_t slab_size = 4096;
-  slabs_.assign(1, 0), slab_rows_.assign(1, 0);
-  for (int64_t i = 0; i < entries.size(); ++i) {
-    const auto& [key, row] = entries[i];
-    const bool first = i == 0 || !(key == keys[vertices_ - 1]);
-    if (first) {
-      if (i > 0) row_[i - 1] = ~row_[i - 1];
-      if (vertices_ - slabs_.back() >= slab_size &&
-          (key.word[layout.slab.word] ^ keys[vertices_ - 1].word[layout.slab.word]) >> layout.slab.shift)
-        slabs_.push_back(vertices_), slab_rows_.push_back(i);
-      keys[vertices_++] = key;
+  row_ = Buffer<int32_t>(size);
+  team.run(pieces, [&](int64_t p) {
+    auto v = static_cast<int32_t>(first_vertex[p]) - 1;
+    for (int64_t i = p * piece; i < std::min(size, (p + 1) * piece); ++i) {
+      const auto& [key, row] = entries[i];
+      if (starts_vertex(i)) keys[++v] = key;
+      if (row >= 0) vertex_of_row[row] = v;
+      row_[i] = (row >= 0 ? row : static_cast<int32_t>(rows)) ^ -static_cast<int32_t>(starts_vertex(i + 1));
     }
-    row_[i] = row < 0 ? static_cast<int32_t>(rows) : row;
-    if (row >= 0) vertex_of_row[row] = static_cast<int32_t>(vertices_ - 1);
-  }
-  row_[entries.size() - 1] = ~row_[entries.size() - 1];
-  slabs_.push_back(vertices_), slab_rows_.push_back(entries.size());
+  });
+
+  // Slabs of at least a few thousand vertices, cut where the slab field changes.
+  constexpr int64_t slab_size = 4096;
+  auto slab_of = [&](int64_t v) { return keys[v].word[layout.slab.word] >> layout.slab.shift; };
+  slabs_.assign(1, 0), slab_rows_.assign(1, 0);
+  for (int64_t v = slab_size; v < vertices_; ++v)
+    if (slab_of(v) != slab_of(v - 1)) {
+      slabs_.push_back(v);
+      const auto before = [](const Entry<Words>& entry, const Key<Words>& key) { return entry.key < key; };
+      slab_rows_.push_back(std::lower_bound(entries.begin(), entries.end(), keys[v], before) - entries.begin());
+      v += slab_size;
+    }
+  slabs_.push_back(vertices_), slab_rows_.push_back(size);
   team.run(chunks_.count(), [&](int64_t chunk) {
     const auto first = static_cast<int32_t>(chunk_rows_[chunk]);
     for (int64_t i = chunks_.begin(chunk) * corners; i < chunks_.end(chunk) * corners; ++i)
@@ -371,10 +386,9 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   // Neighbours by merging: adding the same step to sorted keys keeps them sorted.
   std::vector<Buffer<int32_t>> next(corners);
   for (auto& buffer : next) buffer = Buffer<int32_t>(vertices_);
-  constexpr int64_t piece = 16384;
-  const int64_t pieces = (vertices_ + piece - 1) / piece;
-  team.run(corners * pieces, [&](int64_t task) {
-    const int64_t j = task / pieces, begin = task % pieces * piece, end = std::min(begin + piece, vertices_);
+  const int64_t parts = (vertices_ + piece - 1) / piece;
+  team.run(corners * parts, [&](int64_t task) {
+    const int64_t j = task / parts, begin = task % parts * piece, end = std::min(begin + piece, vertices_);
     const Key<Words>* const none = keys.begin() + vertices_;
     std::array<const Key<Words>*, 2> at{nullptr, nullptr};  // for steps from k < d and from k = d
     for (int64_t v = begin; v < end; ++v) {
@@ -395,20 +409,19 @@ template <class T>
 void Lattice<T>::chain_up(std::vector<Buffer<int32_t>>& next, Team& team) {
   chains_.resize(next.size());
   team.run(static_cast<int64_t>(next.size()), [&](int64_t direction) {
-    auto& after = next[direction];
-    std::vector<bool> has_before(vertices_);
-    int64_t linked = 0;
+    const auto& after = next[direction];
+    Buffer<int8_t> has_before(vertices_);
+    std::fill(has_before.begin(), has_before.end(), 0);
     for (int64_t v = 0; v < vertices_; ++v)
-      if (after[v] >= 0) has_before[after[v]] = true;
-    for (int64_t v = 0; v < vertices_; ++v) linked += after[v] >= 0 || has_before[v];
+      if (after[v] >= 0) has_before[after[v]] = 1;
     auto& chains = chains_[direction];
-    chains.list = Buffer<int32_t>(linked);
+    chains.list = Buffer<int32_t>(vertices_);
     chains.cuts.assign(1, 0);
     int64_t end = 0;
     for (std::size_t slab = 1; slab < slabs_.size(); ++slab) {
       for (int64_t head = slabs_[slab - 1]; head < slabs_[slab]; ++head) {
         if (after[head] < 0 || has_before[head]) continue;
-        for (int32_t v = static_cast<int32_t>(head); v >= 0; v = after[v]) chains.list[end++] = v;
+        for (auto v = static_cast<int32_t>(head); v >= 0; v = after[v]) chains.list[end++] = v;
         chains.list[end - 1] = ~chains.list[end - 1];
       }
       chains.cuts.push_back(end);
@@ -421,7 +434,7 @@ void Lattice<T>::neighbours(int32_t* result) const {
   std::fill_n(result, (d_ + 1) * vertices_ * 2, -1);
   for (int j = 0; j <= d_; ++j, result += vertices_ * 2) {
     const auto& list = chains_[j].list;
-    for (int64_t i = 0; i + 1 < list.size(); ++i) {
+    for (int64_t i = 0; i + 1 < chains_[j].cuts.back(); ++i) {
       if (list[i] < 0) continue;
       const int32_t here = list[i], after = list[i + 1] < 0 ? ~list[i + 1] : list[i + 1];
       result[2 * here + 1] = after, result[2 * after] = here;

@@ -64,6 +64,8 @@ void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, in
   for_blocks(channels, [&](auto width, int first) {
     const Planes<T, width()> planes(sums, count, first);
     for (int64_t i = 0; i < n; ++i) {
+      if (planes.beyond(16 << 20) && i + ahead < n)
+        for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
       auto row = Row<T, width()>::read(rows + i * channels + first);
       if (scale) row.scale(scale[i]);
       for (int k = 0; k < corners; ++k) {
@@ -84,7 +86,7 @@ void slice(const T* values, int64_t count, const int32_t* vertices, const T* wei
     const Planes<T, width()> planes(const_cast<T*>(values), count, first);
     const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};
     for (int64_t i = 0; i < n; ++i) {
-      if (planes.far() && i + ahead < n)
+      if (planes.beyond(1 << 20) && i + ahead < n)
         for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
       R sum = R::zero();
       for (int k = 0; k < corners; ++k) sum.add(planes.read(vertices[i * corners + k]), weights[i * corners + k]);

@@ -194,8 +194,8 @@ struct Planes {
     if constexpr (W > 2 * line<T>) prefetch(start + in_planes<T, 2 * line<T>, W>(count, v));
     if constexpr (W > 3 * line<T>) prefetch(start + in_planes<T, 3 * line<T>, W>(count, v));
   }
-  // Whether rows are likely to lie outside the nearer caches, so that fetching them early pays.
-  CRFRNN_INLINE bool far() const { return count * W * static_cast<int64_t>(sizeof(T)) > (1 << 20); }
+  // Whether the rows take more than so many bytes: fetching early those that the nearer caches hold costs more than it saves.
+  CRFRNN_INLINE bool beyond(int64_t bytes) const { return count * W * static_cast<int64_t>(sizeof(T)) > bytes; }
   T* start;
   int64_t count;
 };
