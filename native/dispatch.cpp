@@ -1,5 +1,9 @@
-// Which compilation of loops.cpp this processor runs.
+// Which compilation of loops.cpp this processor runs. The environment variable CRFRNN_SIMD (baseline, avx2) asks for a lesser
+// one, so that every path can be tested on one machine.
 #include "loops.h"
+
+#include <cstdlib>
+#include <string>
 
 namespace crfrnn {
 namespace {
@@ -8,8 +12,11 @@ enum class Target { baseline, avx2, avx512 };
 
 Target best_target() {
 #if defined(CRFRNN_X86_TARGETS)
+  const char* wish = std::getenv("CRFRNN_SIMD");
+  const std::string most = wish ? wish : "";
+  if (most == "baseline") return Target::baseline;
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+  if (most != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
     return Target::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return Target::avx2;

@@ -55,9 +55,11 @@ void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, i
       }
     for (int p = 0; p < L; ++p) sorted[r][p] = value[p] * down, order[r * L + p] = static_cast<int32_t>(which[p]);
   }
-  for (int p = 0; p < L; ++p) weights[p] = T(1) + sorted[d][p] - sorted[0][p];
+  // Rounding can leave a weight on the far side of 0.
+  auto not_negative = [](T w) { return w > 0 ? w : T(0); };
+  for (int p = 0; p < L; ++p) weights[p] = not_negative(T(1) + sorted[d][p] - sorted[0][p]);
   for (int k = 1; k <= d; ++k)
-    for (int p = 0; p < L; ++p) weights[k * L + p] = sorted[d - k][p] - sorted[d + 1 - k][p];
+    for (int p = 0; p < L; ++p) weights[k * L + p] = not_negative(sorted[d - k][p] - sorted[d + 1 - k][p]);
 }
 
 template void embed<float>(const float*, int64_t, int, const float*, int32_t*, int32_t*, float*);

@@ -81,6 +81,13 @@ class KeyTable {
       if (slots_[at].key == key) return slots_[at].id;
     }
   }
+  void prefetch(const Key<Words>& key) const {
+#if defined(__GNUC__)
+    __builtin_prefetch(&slots_[key.hash() & mask_]);
+#else
+    (void)key;
+#endif
+  }
   const std::vector<Key<Words>>& keys() const { return keys_; }
 
  private:
@@ -259,7 +266,9 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
     std::array<int32_t, most_features * L> cell;
     std::array<int32_t, (most_features + 1) * L> order;
     std::array<T, (most_features + 1) * L> weights;
-    KeyTable<Words> table(chunks_.size / 2);
+    std::array<Key<Words>, (most_features + 1) * L> keys;  // of each point in turn, all corners
+    std::array<bool, L> repeated;
+    KeyTable<Words> table(chunks_.size);
     Key<Words> previous_base{};
     Order previous_order{~uint64_t{0}, ~uint64_t{0}};
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += L) {
@@ -278,18 +287,25 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
         Order by_rank;
         for (int r = 0; r < corners && r < 12; ++r) by_rank.low |= static_cast<uint64_t>(order[r * L + p]) << (5 * r);
         for (int r = 12; r < corners; ++r) by_rank.high |= static_cast<uint64_t>(order[r * L + p]) << (5 * (r - 12));
+        repeated[p] = key == previous_base && by_rank == previous_order;  // many pixels are in their neighbour's simplex
+        if (repeated[p]) continue;
+        previous_base = key, previous_order = by_rank;
+        Key<Words>* const corner = &keys[p * corners];
+        for (int k = 0;; ++k) {
+          corner[k] = key;
+          table.prefetch(key);
+          if (k == d) break;
+          key += one;
+          key -= unit[order[(d - k) * L + p]];
+        }
+      }
+      for (int64_t p = 0; p < count; ++p) {
         const int64_t at = (begin + p) * corners;
         for (int k = 0; k < corners; ++k) weight_[at + k] = weights[k * L + p];
-        if (key == previous_base && by_rank == previous_order) {  // about half of all pixels: their neighbour's simplex
+        if (repeated[p]) {
           std::copy_n(&row_of_[at - corners], corners, &row_of_[at]);
-          continue;
-        }
-        previous_base = key, previous_order = by_rank;
-        row_of_[at] = table.insert(key);
-        for (int k = 1; k < corners; ++k) {
-          key += one;
-          key -= unit[order[(d + 1 - k) * L + p]];
-          row_of_[at + k] = table.insert(key);
+        } else {
+          for (int k = 0; k < corners; ++k) row_of_[at + k] = table.insert(keys[p * corners + k]);
         }
       }
     }

@@ -105,7 +105,7 @@ void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const i
     R sum = R::zero();
     for (int64_t i = 0; i < length; ++i) {  // no branch on where a vertex ends: that is anybody's guess
       const int32_t row = rows[i], last = row >> 31;
-      if (i + 2 * ahead < length) from.fetch(rows[i + 2 * ahead] ^ (rows[i + 2 * ahead] >> 31));
+      if (from.beyond(1 << 20) && i + 2 * ahead < length) from.fetch(rows[i + 2 * ahead] ^ (rows[i + 2 * ahead] >> 31));
       sum.add(from.read(row ^ last));
       to.write(v, sum);
       v -= last;
@@ -123,7 +123,7 @@ void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int ch
     R before = R::zero(), here = planes.read(chain[0]);
     for (int64_t i = 0; i + 1 < length; ++i) {  // nor here on where a chain ends: a link that is not there weighs nothing
       const int32_t v = chain[i], last = v >> 31, following = chain[i + 1];
-      if (i + 2 * ahead < length) planes.fetch(chain[i + 2 * ahead] ^ (chain[i + 2 * ahead] >> 31));
+      if (planes.beyond(1 << 20) && i + 2 * ahead < length) planes.fetch(chain[i + 2 * ahead] ^ (chain[i + 2 * ahead] >> 31));
       const R next = planes.read(following ^ (following >> 31));
       const T link = T(0.5) * T(1 + last);
       before.add(here), before.add(next, link);

@@ -193,8 +193,12 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // frameworks that keep our types alive to the end of the process are no news to users
   m.def("info", [] {
     nb::dict info;
-#if defined(__VERSION__)
+#if defined(__clang__)
     info["compiler"] = __VERSION__;
+#elif defined(__GNUC__)
+    info["compiler"] = "GCC " __VERSION__;
+#elif defined(_MSC_VER)
+    info["compiler"] = ("MSVC " + std::to_string(_MSC_VER)).c_str();
 #else
     info["compiler"] = "unknown";
 #endif
