@@ -30,11 +30,11 @@ std::align_val_t alignment(std::size_t bytes) { return bytes >= smallest_kept ? 
 
 }  // namespace
 
-Block take_block(std::size_t bytes) {
-  if (bytes < smallest_kept) return {::operator new(bytes + 64, line), bytes};
+Block take_block(std::size_t bytes, Use use) {
+  if (bytes < smallest_kept) return {::operator new(bytes + 64, line), bytes, use};
   auto& store = kept();
   // Only ever try the lock: a child forked while another thread held it simply allocates.
-  if (std::unique_lock lock(store.mutex, std::try_to_lock); lock) {
+  if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && use == Use::array) {
     auto best = store.blocks.end();
     for (auto block = store.blocks.begin(); block != store.blocks.end(); ++block)
       if (block->bytes >= bytes && block->bytes <= bytes + bytes / 2 && (best == store.blocks.end() || block->bytes < best->bytes))
@@ -52,12 +52,12 @@ Block take_block(std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif
-  return {data, bytes};
+  return {data, bytes, use};
 }
 
 void give_block(Block block) noexcept {
   if (!block.data) return;
-  if (block.bytes >= smallest_kept) {
+  if (block.bytes >= smallest_kept && block.use == Use::array) {
     auto& store = kept();
     if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && block.bytes <= most_kept) {
       try {

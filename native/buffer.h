@@ -8,21 +8,25 @@
 namespace crfrnn {
 
 // Freed blocks of a megabyte and more are kept for the next call, up to a fixed total: fresh pages cost more than the
-// arithmetic done in them. Huge pages are asked for where the system has them.
+// arithmetic done in them. Scratch, needed for a moment before larger arrays are, goes straight back to the system, so that
+// it does not add to the peak. Huge pages are asked for where the system has them.
+enum class Use { array, scratch };
 struct Block {
   void* data = nullptr;
   std::size_t bytes = 0;
+  Use use = Use::array;
 };
-Block take_block(std::size_t bytes);
+Block take_block(std::size_t bytes, Use use);
 void give_block(Block block) noexcept;
 
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size) : block_(take_block(static_cast<std::size_t>(size) * sizeof(T))), size_(size) {}
+  explicit Buffer(int64_t size, Use use = Use::array)
+      : block_(take_block(static_cast<std::size_t>(size) * sizeof(T), use)), size_(size) {}
   Buffer(Buffer&& other) noexcept { swap(other); }
-  Buffer& operator=(Buffer&& other) noexcept {
+  Buffer& operator=(Buffer other) noexcept {
     swap(other);
     return *this;
   }

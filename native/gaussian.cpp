@@ -75,6 +75,8 @@ class GridMessageOf final : public Message<T> {
     received_.swap(sent_);
   }
 
+  void stop_sending() override { sent_ = {}; }
+
   void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
     each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
       loops<T>().convolve_rows(received_.get() + (line * padded_line() + x) * channels_, grid_.taps_.back().data() + tap_margin,

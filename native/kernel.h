@@ -21,6 +21,8 @@ class Message {
   // Rows of points [begin, begin + n) times scale (may be null).
   virtual void send(int64_t begin, int64_t n, const T* rows, const T* scale) = 0;
   virtual void propagate(Team& team, bool transpose) = 0;
+  // After the last propagate(): what only sending needs is freed.
+  virtual void stop_sending() = 0;
   // rows = scale · message, or with a coupling (one number per channel), from − coupling ⊙ scale · message.
   virtual void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const = 0;
 };

@@ -127,7 +127,7 @@ void sort_by_key(Buffer<Entry<Words>>& entries, int bits, Team& team) {
   } else {
     constexpr int digit = 11, buckets = 1 << digit;
     const int64_t size = entries.size(), block = std::max<int64_t>(16384, (size + 15) / 16), blocks = (size + block - 1) / block;
-    Buffer<Entry<Words>> sorted(size);
+    Buffer<Entry<Words>> sorted(size, Use::scratch);
     std::vector<int64_t> position(blocks * buckets);
     for (int shift = 0; shift < bits; shift += digit) {
       auto bucket_of = [shift](const Entry<Words>& entry) { return (entry.key.word[0] >> shift) & (buckets - 1); };
@@ -328,7 +328,7 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   chunk_rows_.assign(1, 0);
   for (const auto& keys : chunk_keys) chunk_rows_.push_back(chunk_rows_.back() + static_cast<int64_t>(keys.size()));
   const int64_t rows = chunk_rows_.back();
-  Buffer<Entry<Words>> entries(rows);
+  Buffer<Entry<Words>> entries(rows, Use::scratch);
   team.run(chunks_.count(), [&](int64_t chunk) {
     int64_t row = chunk_rows_[chunk];
     for (const auto& key : chunk_keys[chunk]) entries[row] = {key, static_cast<int32_t>(row)}, ++row;
@@ -339,7 +339,7 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
     int64_t present = 0;
     for (int64_t i = 0; i < entries.size(); ++i) present += i == 0 || !(entries[i].key == entries[i - 1].key);
     if (entries.size() + present * 2 * corners > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
-    Buffer<Entry<Words>> more(entries.size() + present * 2 * corners);
+    Buffer<Entry<Words>> more(entries.size() + present * 2 * corners, Use::scratch);
     auto* to = std::copy(entries.begin(), entries.end(), more.begin());
     for (int64_t i = 0; i < entries.size(); ++i) {
       if (i > 0 && entries[i].key == entries[i - 1].key) continue;
@@ -355,7 +355,7 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
     auto* end = more.begin();
     for (auto* entry = more.begin(); entry != more.end(); ++entry)
       if (entry->row >= 0 || end == more.begin() || !(entry->key == end[-1].key)) *end++ = *entry;
-    entries = Buffer<Entry<Words>>(end - more.begin());
+    entries = Buffer<Entry<Words>>(end - more.begin(), Use::scratch);
     std::copy(more.begin(), end, entries.begin());
   }
 
@@ -368,8 +368,8 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   });
   std::partial_sum(first_vertex.begin(), first_vertex.end(), first_vertex.begin());
   vertices_ = first_vertex.back();
-  Buffer<Key<Words>> keys(vertices_);
-  Buffer<int32_t> vertex_of_row(rows);
+  Buffer<Key<Words>> keys(vertices_, Use::scratch);
+  Buffer<int32_t> vertex_of_row(rows, Use::scratch);
   row_ = Buffer<int32_t>(size);
   team.run(pieces, [&](int64_t p) {
     auto v = static_cast<int32_t>(first_vertex[p]) - 1;
@@ -401,7 +401,7 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
 
   // Neighbours by merging: adding the same step to sorted keys keeps them sorted.
   std::vector<Buffer<int32_t>> next(corners);
-  for (auto& buffer : next) buffer = Buffer<int32_t>(vertices_);
+  for (auto& buffer : next) buffer = Buffer<int32_t>(vertices_, Use::scratch);
   const int64_t parts = (vertices_ + piece - 1) / piece;
   team.run(corners * parts, [&](int64_t task) {
     const int64_t j = task / parts, begin = task % parts * piece, end = std::min(begin + piece, vertices_);
@@ -426,7 +426,7 @@ void Lattice<T>::chain_up(std::vector<Buffer<int32_t>>& next, Team& team) {
   chains_.resize(next.size());
   team.run(static_cast<int64_t>(next.size()), [&](int64_t direction) {
     const auto& after = next[direction];
-    Buffer<int8_t> has_before(vertices_);
+    Buffer<int8_t> has_before(vertices_, Use::scratch);
     std::fill(has_before.begin(), has_before.end(), 0);
     for (int64_t v = 0; v < vertices_; ++v)
       if (after[v] >= 0) has_before[after[v]] = 1;
@@ -484,6 +484,8 @@ class LatticeMessage final : public Message<T> {
     loops<T>().splat(sums_.get(), rows_, &lattice_.row_of_[begin * corners], &lattice_.weight_[begin * corners], corners, rows,
                      scale, channels_, n);
   }
+
+  void stop_sending() override { sums_ = {}; }
 
   // The blur along one direction is symmetric; the transpose of all is the reverse order.
   void propagate(Team& team, bool transpose) override {

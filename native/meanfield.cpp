@@ -58,7 +58,8 @@ class Exchange {
     team_.run(chunks_.count(), [&](int64_t chunk) {
       Buffer<T> scratch(3 * tile * channels_);
       std::fill(scratch.begin(), scratch.end(), T(0));
-      for (const auto& message : messages_) message->open(chunk);
+      if (sending_)
+        for (const auto& message : messages_) message->open(chunk);
       for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += tile)
         work(chunk, begin, std::min<int64_t>(tile, chunks_.end(chunk) - begin), scratch.get());
     });
@@ -73,6 +74,11 @@ class Exchange {
 
   void propagate() {
     for (const auto& message : messages_) message->propagate(team_, transpose_);
+  }
+
+  void stop_sending() {
+    sending_ = false;
+    for (const auto& message : messages_) message->stop_sending();
   }
 
   // to = from − Σ_k coupling_k · message_k.
@@ -105,6 +111,7 @@ class Exchange {
 
   const std::vector<Pairwise<T>>& pairwise_;
   const bool transpose_;
+  bool sending_ = true;
   const int channels_;
   const Chunks chunks_;
   Team team_;
@@ -118,7 +125,7 @@ constexpr double padding_score = -1e30;  // no probability: exp of it is exactly
 
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
-                T* result, T* marginals) {
+                const std::function<T*()>& new_result, T* marginals) {
   const int classes = settings.classes;
   const int64_t points = settings.points;
   Exchange<T> exchange(settings, pairwise, false);
@@ -128,6 +135,11 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
   Buffer<T> unary_rows((points + tile) * channels);  // loops read whole vectors past the last row
   Buffer<T> scores(damping > 0 ? points * channels : 0);  // a_t, which damping needs
 
+  T* result = nullptr;
+  auto prepare_result = [&] {
+    exchange.stop_sending();
+    result = new_result();
+  };
   auto finish = [&](int64_t begin, int64_t n, const T* a, T* q, int iteration) {
     if (iteration == settings.iterations && !probabilities) {
       row_loops.planes_from_rows(a, channels, result + begin, points, classes, n);
@@ -142,6 +154,7 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
     exchange.send(begin, n, q);
   };
 
+  if (settings.iterations == 0) prepare_result();
   exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* a) {
     T* u = &unary_rows[begin * channels];
     row_loops.rows_from_planes(unary + begin, points, classes, T(padding_score), u, channels, n);
@@ -150,6 +163,7 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
   });
   for (int iteration = 1; iteration <= settings.iterations; ++iteration) {
     exchange.propagate();
+    if (iteration == settings.iterations) prepare_result();
     exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* a) {
       const T* u = &unary_rows[begin * channels];
       T* q = a + tile * channels;
@@ -236,7 +250,7 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
 }
 
 #define CRFRNN_INSTANTIATE(T)                                                                                             \
-  template void mean_field<T>(const MeanFieldSettings&, const T*, const std::vector<Pairwise<T>>&, bool, T*, T*);         \
+  template void mean_field<T>(const MeanFieldSettings&, const T*, const std::vector<Pairwise<T>>&, bool, const std::function<T*()>&, T*); \
   template void mean_field_vjp<T>(const MeanFieldSettings&, const T*, const T*, const std::vector<Pairwise<T>>&, T*,      \
                                   const std::vector<T*>&);
 CRFRNN_INSTANTIATE(float)

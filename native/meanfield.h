@@ -1,6 +1,7 @@
 // Mean-field inference of a dense CRF, unrolled: Zheng et al. 2015, algorithm 1, and its vector-Jacobian product.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "kernel.h"
@@ -26,10 +27,11 @@ struct MeanFieldSettings {
   int threads = 1;
 };
 
-// unary and result: classes × points. marginals: null, or iterations × points × padded_channels(classes) for the vjp.
+// unary and the result, in the memory that new_result returns: classes × points. marginals: null, or iterations × points ×
+// padded_channels(classes) for the vjp. new_result is called once, when the buffers of the last messages are free again.
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
-                T* result, T* marginals);
+                const std::function<T*()>& new_result, T* marginals);
 
 // From ∂L/∂result (logits) to ∂L/∂unary and, for each kernel, ∂L/∂coupling in the coupling's own shape.
 template <class T>

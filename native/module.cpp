@@ -30,15 +30,23 @@ using Factors = In<T, nb::shape<-1>>;
 template <class T>
 using Out = nb::ndarray<nb::numpy, T>;
 
+// A NumPy array that owns the buffer.
+template <class T>
+Out<T> as_array(Buffer<T> buffer, std::initializer_list<std::size_t> shape) {
+  auto owned = std::make_unique<Buffer<T>>(std::move(buffer));
+  T* data = owned->get();
+  nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<T>*>(p); });
+  owned.release();
+  return Out<T>(data, shape, owner);
+}
+
 template <class T>
 Out<T> new_array(std::initializer_list<std::size_t> shape, T** data) {
   std::size_t size = 1;
   for (const auto s : shape) size *= s;
-  auto buffer = std::make_unique<Buffer<T>>(static_cast<int64_t>(size));
-  *data = buffer->get();
-  nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<Buffer<T>*>(p); });
-  buffer.release();
-  return Out<T>(*data, shape, owner);
+  Buffer<T> buffer(static_cast<int64_t>(size));
+  *data = buffer.get();
+  return as_array(std::move(buffer), shape);
 }
 
 void require(bool condition, const char* message) {
@@ -91,15 +99,19 @@ std::pair<Out<T>, Out<T>> mean_field_array(const Rows<T>& unary, const std::vect
   require(unary.shape(0) > 0 && unary.shape(1) > 0 && iterations >= 0, "mean_field needs classes, points and iterations >= 0");
   MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), iterations, damping, threads};
   const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
-  T *result, *marginals;
-  auto result_array = new_array<T>({unary.shape(0), unary.shape(1)}, &result);
+  T* marginals;
+  Buffer<T> result;
   auto marginals_array = new_array<T>({keep_marginals ? std::size_t(iterations) : 0, unary.shape(1),
                                        std::size_t(padded_channels(settings.classes))}, &marginals);
   {
     nb::gil_scoped_release unlocked;
-    mean_field(settings, unary.data(), terms, return_probabilities, result, keep_marginals ? marginals : nullptr);
+    auto new_result = [&] {
+      result = Buffer<T>(settings.classes * settings.points);
+      return result.get();
+    };
+    mean_field<T>(settings, unary.data(), terms, return_probabilities, new_result, keep_marginals ? marginals : nullptr);
   }
-  return {std::move(result_array), std::move(marginals_array)};
+  return {as_array(std::move(result), {unary.shape(0), unary.shape(1)}), std::move(marginals_array)};
 }
 
 template <class T>

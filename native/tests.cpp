@@ -147,7 +147,7 @@ void gradients() {
           for (std::size_t k = 0; k < couplings.size(); ++k) terms[k].coupling = moved[k].data();
           auto scores = unary;
           for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += step * unary_direction[i];
-          mean_field(settings, scores.data(), terms, false, result.data(), keep ? marginals.data() : nullptr);
+          mean_field<double>(settings, scores.data(), terms, false, [&] { return result.data(); }, keep ? marginals.data() : nullptr);
           if (keep) {
             std::vector<double*> pointers;
             for (auto& g : gradient) pointers.push_back(g.data());

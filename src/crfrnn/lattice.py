@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import _native
-from crfrnn.arrays import Array, check_finite, float_array, point_array
+from crfrnn.arrays import Array, check_finite, float_array, mask_array, point_array
 from crfrnn.memory import lattice_bytes, require_memory
 from crfrnn.parameters import whole_number
 from crfrnn.threads import thread_count
@@ -17,8 +17,8 @@ MAX_FEATURES = 16
 class PermutohedralLattice:
     """Approximate Gaussian kernel exp(-½ |f_i - f_j|²) between points with given features (docs/algorithm.md, eq. 9).
 
-    Built once, it filters any values at these points, as often as needed. The filter is not normalised: divide by
-    `filter(np.ones(num_points))`, or use it in a `PairwiseTerm`.
+    Built once, it filters any values at these points, as often as needed. The filter is not normalised: divide by `norm()`,
+    or use it in a `PairwiseTerm`.
 
     Args:
         features: (N, d) rows, d from 1 to 16, scaled so that the deviation wanted is 1. float64 features make a
@@ -97,6 +97,15 @@ class PermutohedralLattice:
             given.reshape(self.num_points, -1), transpose, thread_count(self._threads if threads is None else threads)
         )
         return filtered.reshape(given.shape)
+
+    def norm(self, mask: ArrayLike | None = None, threads: int | None = None) -> Array:
+        """Σ_j k(f_i, f_j) m_j at every point i, (N,).
+
+        Args:
+            mask: (N,) weights m ≥ 0; None is 1 everywhere.
+        """
+        weights = np.ones(self.num_points) if mask is None else mask_array(mask, (self.num_points,))
+        return self.filter(weights, threads=threads)
 
 
 def _batch_ids(batch: ArrayLike, num_points: int) -> NDArray[np.int32]:

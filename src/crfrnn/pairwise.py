@@ -37,13 +37,15 @@ class Kernel(Protocol):
 
     def filter(self, values: Any, transpose: bool = False) -> Any: ...
 
+    def norm(self, mask: Any = None) -> Any: ...
+
 
 @dataclass(frozen=True, eq=False)
 class PairwiseTerm:
     """A kernel and how it enters the mean field: weight W and normalised filter N (docs/algorithm.md, eq. 5).
 
     Attributes:
-        kernel: `GridGaussian`, `PermutohedralLattice`, or anything with their `num_points` and `filter`.
+        kernel: `GridGaussian`, `PermutohedralLattice`, or anything with their `num_points`, `filter` and `norm`.
         weight: Number, (C,) or (C, C).
         normalization: "after", "before", "symmetric" or "none".
         mask: Weights ≥ 0 of the points, N of them in any shape; points of weight 0 neither send nor receive.
@@ -91,19 +93,17 @@ class PairwiseTerm:
 
     @cached_property
     def _scales(self) -> tuple[Array | None, Array | None]:
-        mask: Any = self.mask
-        n = self.kernel.num_points
-        ones: Any = np.ones(n, getattr(self.kernel, "dtype", np.float64))
-        m = ones if mask is None else mask.astype(ones.dtype)
-        sent = None if mask is None else m
+        given: Any = self.mask
+        mask: Array | None = None if given is None else given.astype(getattr(self.kernel, "dtype", np.float64))
         if self.normalization == "none":
-            return sent, sent
-        norm = self.kernel.filter(m.reshape(n, 1)).reshape(n)
+            return mask, mask
+        norm: Array = self.kernel.norm(mask) + EPSILON
+        m: Any = 1 if mask is None else mask
         if self.normalization == "after":
-            return sent, m / (norm + EPSILON)
+            return mask, m / norm
         if self.normalization == "before":
-            return m / (norm + EPSILON), sent
-        root = m / np.sqrt(norm + EPSILON)
+            return m / norm, mask
+        root = m / np.sqrt(norm)
         return root, root
 
 

@@ -24,6 +24,19 @@ class Kernel(Protocol):
 
     def filter(self, values: Array, transpose: bool = False) -> Array: ...
 
+    def norm(self, mask: ArrayLike | None = None) -> Array: ...
+
+
+class _Normed:
+    """`norm` of a kernel by its definition."""
+
+    num_points: int
+
+    def norm(self: "_Filtering", mask: ArrayLike | None = None) -> Array:
+        """K m at every point, (N,), for the weights m (N,) or 1 everywhere."""
+        weights = np.ones(self.num_points) if mask is None else np.asarray(mask, np.float64)
+        return self.filter(weights[:, None])[:, 0]
+
 
 class MatrixKernel:
     """The kernel whose entries are given: `filter(values)` is `matrix @ values`."""
