@@ -89,7 +89,7 @@ def timed_table(rows: list[dict]) -> str:
             line += ["not timed: the answers differ"] * (len(sides) + len(ratios))
         outside = f" ({row['outside']} values)" if row.get("outside") else ""
         line.append(f"{row['difference']:.1e}{outside}" if "difference" in row else "")
-        lines.append(line + ([f"{100 * row['changed']:.2f} %"] if changed else []))
+        lines.append(line + ([f"{100 * row['changed']:.2f} %" if "changed" in row else ""] if changed else []))
     text = table([*header, "changed"] if changed else header, lines)
     for theta in dict.fromkeys(thetas(row) for row in timed):
         for side, name in ratios.items():

@@ -148,10 +148,13 @@ void sort_by_key(Buffer<Entry<Words>>& entries, int bits, Team& team) {
   }
 }
 
-// The hyperplane's coordinates are scaled so that the blur has the Gaussian's standard deviation.
-std::vector<double> feature_scales(int d) {
-  std::vector<double> scale(d);
-  for (int i = 0; i < d; ++i) scale[i] = std::sqrt(2.0 / 3.0) * (d + 1) / std::sqrt((i + 1.0) * (i + 2.0));
+// The hyperplane's coordinates are scaled so that the blur has the Gaussian's standard deviation. Rounded where the original
+// implementation rounds: one bit of a scale puts points on the border of two simplices into the other one.
+template <class T>
+std::vector<T> feature_scales(int d) {
+  const T deviation = static_cast<T>(std::sqrt(2.0 / 3.0) * (d + 1));
+  std::vector<T> scale(d);
+  for (int i = 0; i < d; ++i) scale[i] = static_cast<T>(1.0 / std::sqrt((i + 1.0) * (i + 2.0)) * deviation);
   return scale;
 }
 
@@ -163,7 +166,7 @@ struct Range {
 // Bounds on every cell coordinate by interval arithmetic from the bounds of the features: loose by a few bits, no pass more.
 KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit) {
   const int d = static_cast<int>(feature.size());
-  const auto scale = feature_scales(d);
+  const auto scale = feature_scales<double>(d);
   for (int i = 0; i < d; ++i) feature[i].low *= scale[i], feature[i].high *= scale[i];
   KeyLayout layout;
   int used = 0;
@@ -246,8 +249,7 @@ template <class T>
 template <int Words>
 void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_rounds, const KeyLayout& layout, Team& team) {
   const int d = d_, corners = d + 1;
-  const auto exact_scale = feature_scales(d);
-  const std::vector<T> scale(exact_scale.begin(), exact_scale.end());
+  const auto scale = feature_scales<T>(d);
   std::array<Key<Words>, most_features + 1> unit{};  // one cell along each coordinate; the last is implied
   for (int j = 0; j < d; ++j) unit[j].word[layout.cell[j].word] = uint64_t{1} << layout.cell[j].shift;
   const uint64_t one_slab = uint64_t{1} << layout.slab.shift;

@@ -246,7 +246,7 @@ def test_class_threshold():
     ("options", "error", "facts"),
     [
         ({"weight": np.ones((2, 3))}, ValueError, ["weight", "(2, 3)", "(classes, classes)"]),
-        ({"weight": np.nan}, ValueError, ["weight", "NaN"]),
+        ({"weight": np.nan}, ValueError, ["weight is nan", "finite number"]),
         ({"weight": "strong"}, TypeError, ["weight", "real numbers"]),
         ({"normalization": "both"}, ValueError, ["normalization='both'", "'symmetric'"]),
         ({"mask": np.ones(H * W - 1)}, ValueError, ["mask", "(53,)", "(54,)"]),

@@ -23,7 +23,7 @@ def error(unary, kernel, coupling, compatibility=None):
     M = -np.eye(len(unary)) if compatibility is None else compatibility
     truth = reference.enumerate_marginals(unary, [kernel.matrix], [M * coupling])
     terms = [PairwiseTerm(kernel, coupling, "none")]
-    q = mean_field(unary, terms, iterations=50, compatibility=compatibility, probabilities=True)
+    q = mean_field(unary, terms, iterations=50, compatibility=compatibility, return_probabilities=True)
     return np.abs(q - truth).max(), np.abs(reference.softmax(unary) - truth).max()
 
 
@@ -58,7 +58,7 @@ def test_fast_kernels_approach_the_true_marginals(rng, kind):
     errors = []
     for coupling in (0.2, 0.02, 0.002):
         truth = reference.enumerate_marginals(unary, [exact.matrix], [-coupling])
-        q = mean_field(unary, [PairwiseTerm(fast, coupling, "none")], iterations=50, probabilities=True)
+        q = mean_field(unary, [PairwiseTerm(fast, coupling, "none")], iterations=50, return_probabilities=True)
         errors.append(np.abs(q - truth).max())
     assert errors[2] < 0.15 * errors[1] < 0.15 * 0.15 * errors[0] < 0.15 * 0.15
     assert errors[2] < 1e-3

@@ -50,7 +50,7 @@ def test_potts(pydensecrf, normalization):
         bilateral_weight=1.5,
         normalization=normalization,
     )
-    q = mean_field(logits_of(pydensecrf), terms, iterations=5, probabilities=True)
+    q = mean_field(logits_of(pydensecrf), terms, iterations=5, return_probabilities=True)
     assert_golden(q, pydensecrf[f"q_{normalization}_potts_T5"])
 
 
@@ -66,13 +66,13 @@ def test_compatibility(pydensecrf, kind):
         normalization="symmetric",
     )
     compat = (compat + compat.T) / 2
-    q = mean_field(logits_of(pydensecrf), terms, iterations=5, compatibility=compat, probabilities=True)
+    q = mean_field(logits_of(pydensecrf), terms, iterations=5, compatibility=compat, return_probabilities=True)
     assert_golden(q, pydensecrf[f"q_symmetric_{kind}_T5"])
 
 
 def test_crfrnn_bandwidths(pydensecrf):
     terms = image_terms(pydensecrf["image"], spatial_weight=1.0, bilateral_weight=1.0)
-    q = mean_field(logits_of(pydensecrf), terms, iterations=10, probabilities=True)
+    q = mean_field(logits_of(pydensecrf), terms, iterations=10, return_probabilities=True)
     assert_golden(q, pydensecrf["q_crfrnn_T10"])
 
 
@@ -86,7 +86,7 @@ def test_a_deviation_per_axis_and_channel(pydensecrf):
         bilateral_weight=2.0,
         normalization="symmetric",
     )
-    q = mean_field(logits_of(pydensecrf), terms, iterations=3, probabilities=True)
+    q = mean_field(logits_of(pydensecrf), terms, iterations=3, return_probabilities=True)
     assert_golden(q, pydensecrf["q_anisotropic_T3"])
 
 
@@ -105,7 +105,7 @@ def step_terms(pydensecrf):
 @pytest.mark.parametrize("step", range(6))
 def test_step_by_step(pydensecrf, step_terms, step):
     unary = logits_of(pydensecrf)
-    q = mean_field(unary, step_terms, iterations=step, probabilities=True)
+    q = mean_field(unary, step_terms, iterations=step, return_probabilities=True)
     assert_golden(q, pydensecrf["q_steps"][step])
     pixels = q[0].size
     divergence = kl_divergence(pydensecrf["q_steps"][step].reshape(q.shape), unary, step_terms) / pixels
@@ -121,7 +121,7 @@ def test_trace(pydensecrf, step_terms):
 
 def test_features_of_ones_own(pydensecrf):
     terms = [PairwiseTerm(PermutohedralLattice(pydensecrf["features_6d"].T), 2.0, "symmetric")]
-    q = mean_field(-pydensecrf["unary"], terms, iterations=5, probabilities=True)
+    q = mean_field(-pydensecrf["unary"], terms, iterations=5, return_probabilities=True)
     assert_golden(q, pydensecrf["q_features_6d_T5"])
 
 
@@ -130,14 +130,14 @@ def test_volume(pydensecrf):
         PairwiseTerm(PermutohedralLattice(pydensecrf["volume_features_gaussian"].T), 1.0, "symmetric"),
         PairwiseTerm(PermutohedralLattice(pydensecrf["volume_features_bilateral"].T), 1.5, "after"),
     ]
-    q = mean_field(-pydensecrf["volume_unary"], terms, iterations=5, probabilities=True)
+    q = mean_field(-pydensecrf["volume_unary"], terms, iterations=5, return_probabilities=True)
     assert_golden(q, pydensecrf["q_volume_T5"])
 
 
 def test_logistic_unary(pydensecrf):
     unary = -pydensecrf["logistic_L"] @ pydensecrf["logistic_f"]
     terms = [PairwiseTerm(PermutohedralLattice(spatial_features((72, 96), 3.0)), 3.0, "symmetric")]
-    assert_golden(mean_field(unary, terms, iterations=2, probabilities=True), pydensecrf["q_logistic_T2"])
+    assert_golden(mean_field(unary, terms, iterations=2, return_probabilities=True), pydensecrf["q_logistic_T2"])
 
 
 def test_unary_helpers(pydensecrf):

@@ -95,7 +95,7 @@ class Model:
             assert_close(marginals[..., :classes], kept.transpose(0, 2, 1), bound.mean_field)
         assert not marginals[..., classes:].any()
         assert_close(mean_field(self.unary, self.terms, iterations=self.iterations, **self.options), logits, 1e-6)
-        q = mean_field(self.unary, self.terms, iterations=self.iterations, probabilities=True, **self.options)
+        q = mean_field(self.unary, self.terms, iterations=self.iterations, return_probabilities=True, **self.options)
         assert_close(q, reference.softmax(expected).reshape(q.shape), bound.mean_field)
         np.testing.assert_allclose(q.sum(axis=0), 1, atol=4e-6 if dtype == np.float32 else 1e-14)
 
@@ -225,7 +225,7 @@ def test_labels_on_constant_images_are_smoothed(normalization):
     unary[0] = 1.0
     unary[:, 4, 6] = 0.0, 1.0
     parameters = CRFParameters(normalization=normalization)
-    q = mean_field(unary, pairwise_terms(np.full((*SHAPE, 3), 128.0), parameters), probabilities=True)
+    q = mean_field(unary, pairwise_terms(np.full((*SHAPE, 3), 128.0), parameters), return_probabilities=True)
     assert q[0].min() > 0.9
 
 
@@ -249,22 +249,22 @@ def test_left_out_classes(rng, threshold):
     expected = model.unary.copy()
     expected[kept] = mean_field(model.unary[kept], model.terms)
     assert_close(result, expected, 1e-12)
-    q = mean_field(model.unary, model.terms, class_threshold=threshold, probabilities=True)
+    q = mean_field(model.unary, model.terms, class_threshold=threshold, return_probabilities=True)
     assert_close(q, reference.softmax(expected), 1e-12)
 
 
 def test_leaving_unlikely_classes_out_hardly_changes_the_rest(rng):
     model = Model(rng, classes=8)
     model.unary[[2, 5]] -= 12
-    exact = mean_field(model.unary, model.terms, probabilities=True)
-    approximate = mean_field(model.unary, model.terms, probabilities=True, class_threshold=1e-3)
+    exact = mean_field(model.unary, model.terms, return_probabilities=True)
+    approximate = mean_field(model.unary, model.terms, return_probabilities=True, class_threshold=1e-3)
     assert 0 < np.abs(approximate - exact).max() < 5e-3
 
 
 def test_large_logits_do_not_overflow(rng):
     for dtype, size in ((np.float32, 1e4), (np.float64, 1e8)):
         model = Model(rng, dtype, kernels=("grid", "lattice"))
-        q = mean_field((model.unary * size).astype(dtype), model.terms, probabilities=True)
+        q = mean_field((model.unary * size).astype(dtype), model.terms, return_probabilities=True)
         assert np.isfinite(q).all()
         np.testing.assert_allclose(q.sum(axis=0), 1, atol=1e-5)
 
@@ -275,7 +275,9 @@ def test_trace_follows_the_mean_field(rng, kernels):
     steps = list(mean_field_trace(model.unary, model.terms, iterations=4, **model.options))
     assert len(steps) == 5
     for iterations, (marginals, _) in enumerate(steps):
-        expected = mean_field(model.unary, model.terms, iterations=iterations, probabilities=True, **model.options)
+        expected = mean_field(
+            model.unary, model.terms, iterations=iterations, return_probabilities=True, **model.options
+        )
         assert_close(marginals, expected, 1e-11)
 
 

@@ -79,7 +79,7 @@ def test_mean_field_and_its_gradient(rng, dtype, coupling):
     def everything(threads):
         logits, marginals = mean_field_with_marginals(unary, terms, iterations=3, threads=threads)
         gradients = mean_field_vjp(cotangent, marginals, terms, threads=threads)
-        probabilities = mean_field(unary, terms, iterations=3, probabilities=True, threads=threads)
+        probabilities = mean_field(unary, terms, iterations=3, return_probabilities=True, threads=threads)
         return [logits, probabilities, gradients.unary, *map(np.asarray, gradients.weights)]
 
     expected = everything(1)

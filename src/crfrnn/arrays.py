@@ -37,6 +37,8 @@ def check_finite(array: NDArray[Any], name: str) -> None:
     if finite.all():
         return
     bad = ~finite
+    if array.ndim == 0:
+        raise ValueError(f"{name} is {array}; expected a finite number")
     position = np.unravel_index(int(bad.argmax()), array.shape)
     nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
     counts = " and ".join(f"{count} {kind}" for count, kind in ((nans, "NaN"), (infinities, "infinite")) if count)
@@ -176,6 +178,8 @@ def _image_hint(image: Shape, spatial: Shape) -> str:
         return "; did you swap height and width?"
     if len(image) >= axes and image[1:axes] == spatial[:-1] != ():
         return "; if the scores are (height, width, classes), use np.moveaxis(scores, -1, 0)"
+    if spatial[1:] and spatial[1:] in (image, image[:-1]):
+        return "; give one picture at a time, without a batch axis: scores[0]"
     if len(image) == axes + 2:
         return "; scores need a class axis first, and labels input='labels'"
     return ""

@@ -20,7 +20,7 @@ def spatial_features(shape: Sequence[int], theta_gamma: Any, *, dtype: DTypeLike
     """
     grid = spatial_shape(shape)
     features: Array = np.empty((*grid, len(grid)), dtype)
-    _write_coordinates(features, per_axis(theta_gamma, len(grid), "theta_gamma", "spatial axes"))
+    _write_coordinates(features, per_axis(theta_gamma, len(grid), "theta_gamma", "spatial axes"), "theta_gamma")
     return features.reshape(num_points(grid), len(grid))
 
 
@@ -53,19 +53,28 @@ def bilateral_features(
     theta_alphas = per_axis(theta_alpha, axes, "theta_alpha", "spatial axes")
     theta_betas = per_axis(theta_beta, num_channels, "theta_beta", "image channels")
     features: Array = np.empty((*grid, axes + num_channels), dtype)
-    _write_coordinates(features, theta_alphas)
+    _write_coordinates(features, theta_alphas, "theta_alpha")
     # Channel by channel: NumPy's inner loop then runs along the pixels, not along three channels.
     with np.errstate(over="ignore"):
         for channel, theta in enumerate(theta_betas):
             column = features[..., axes + channel]
-            np.divide(channels[..., channel], column.dtype.type(theta), out=column, casting="same_kind")
+            np.divide(channels[..., channel], _divisor(theta, dtype, "theta_beta"), out=column, casting="same_kind")
     return features.reshape(-1, axes + num_channels)
 
 
-def _write_coordinates(features: NDArray[Any], thetas: tuple[float, ...]) -> None:
+def _write_coordinates(features: NDArray[Any], thetas: tuple[float, ...], name: str) -> None:
     """Write the scaled coordinates into the first columns of (*spatial, d) features: the last axis, x, first."""
     *grid, _ = features.shape
     with np.errstate(over="ignore"):
         for column, (length, theta) in enumerate(zip(reversed(grid), thetas, strict=True)):
-            steps = np.arange(length, dtype=features.dtype) / features.dtype.type(theta)
+            steps = np.arange(length, dtype=features.dtype) / _divisor(theta, features.dtype, name)
             features[..., column] = steps.reshape((length,) + (1,) * column)
+
+
+def _divisor(theta: float, dtype: DTypeLike, name: str) -> Any:
+    """θ in the precision of the features: they are divided by it, as other tools do, to the same bits."""
+    precision: np.dtype[Any] = np.dtype(dtype)
+    smallest = float(np.finfo(precision).tiny)
+    if theta < smallest:
+        raise ValueError(f"{name}={theta} is too small for {precision} features; expected at least {smallest:.3g}")
+    return precision.type(theta)

@@ -34,8 +34,10 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
 
 def read_labels(path: Path) -> NDArray[np.integer]:
-    """Class ids (H, W) of a label image: palette indices or grey levels."""
+    """Class ids (H, W) of a label image in a lossless format: palette indices or grey levels."""
     image = _decoded(path)
+    if image.format == "JPEG":
+        raise ValueError(f"{path} is a JPEG, which changes class ids; save the label image as PNG")
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise ValueError(
             f"{path} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
@@ -49,10 +51,10 @@ def read_array(path: Path, name: str | None = None) -> NDArray[Any]:
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
+        with path.open("rb") as handle:
+            content = np.load(handle, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
             if not content.files:
                 raise ValueError("it holds no array")
             if name is not None and name not in content.files:
@@ -117,8 +119,8 @@ def _decoded(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more for damaged files
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     return image

@@ -17,8 +17,8 @@ MAX_FEATURES = 16
 class PermutohedralLattice:
     """Approximate Gaussian kernel exp(-½ |f_i - f_j|²) between points with given features (docs/algorithm.md, eq. 9).
 
-    Built once, it filters any values at these points, as often as needed. The filter is not normalised: divide by `norm()`,
-    or use it in a `PairwiseTerm`.
+    Built once, it filters any values at these points, as often as needed. The filter is not normalised: divide by
+    `norm()`, or use it in a `PairwiseTerm`.
 
     Args:
         features: (N, d) rows, d from 1 to 16, scaled so that the deviation wanted is 1. float64 features make a

@@ -15,19 +15,9 @@ from crfrnn.coupling import compatibility_gradient, couple, restricted, simplest
 from crfrnn.grid import GridGaussian
 from crfrnn.lattice import PermutohedralLattice
 from crfrnn.memory import mean_field_bytes, require_memory
-from crfrnn.pairwise import PairwiseTerm, checked_couplings, pairwise_terms, precision
+from crfrnn.pairwise import PairwiseTerm, checked_couplings, precision
 from crfrnn.parameters import proper_fraction, whole_number
 from crfrnn.threads import thread_count
-
-__all__ = [
-    "MeanFieldGradients",
-    "PairwiseTerm",
-    "mean_field",
-    "mean_field_vjp",
-    "mean_field_with_marginals",
-    "pairwise_terms",
-]
-
 
 BLOCK_POINTS = 4096
 
@@ -54,7 +44,7 @@ def mean_field(
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
     class_threshold: float = 0.0,
-    probabilities: bool = False,
+    return_probabilities: bool = False,
     threads: int | None = None,
 ) -> Array:
     """Approximate marginals of a dense CRF by mean-field iteration, as logits or probabilities.
@@ -67,7 +57,7 @@ def mean_field(
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         class_threshold: Leave classes out of filtering whose unary probability is nowhere at least this. They keep
             their unary as logits and the others do not hear of them. docs/algorithm.md, section 6, bounds the error.
-        probabilities: Return softmax(a_T) instead of the logits a_T.
+        return_probabilities: Return softmax(a_T) instead of the logits a_T.
         threads: None is `default_threads()`. The result is the same to the bit for any number.
     Returns: (C, *spatial), in the precision of the kernels.
     Raises:
@@ -83,7 +73,7 @@ def mean_field(
         compatibility=compatibility,
         damping=damping,
         class_threshold=class_threshold,
-        probabilities=probabilities,
+        return_probabilities=return_probabilities,
         threads=threads,
     )
 
@@ -171,7 +161,7 @@ def solve(
     compatibility: ArrayLike | None,
     damping: float,
     class_threshold: float,
-    probabilities: bool,
+    return_probabilities: bool,
     threads: int | None,
 ) -> Array:
     """`mean_field` of a unary (C, *spatial) that `score_array` has checked."""
@@ -187,7 +177,7 @@ def solve(
             couplings,
             iterations=rounds,
             damping=kept_share,
-            probabilities=probabilities,
+            return_probabilities=return_probabilities,
             threads=threads,
         )
         return result.reshape(unary.shape)
@@ -200,7 +190,7 @@ def solve(
         damping=kept_share,
         threads=threads,
     )
-    if probabilities:
+    if return_probabilities:
         for block in _blocks(result):
             block[:] = softmax(block, axis=0)
     return result.reshape(unary.shape)
@@ -229,7 +219,7 @@ def run(
     iterations: int,
     damping: float,
     keep_marginals: bool = False,
-    probabilities: bool = False,
+    return_probabilities: bool = False,
     threads: int | None = None,
 ) -> tuple[Array, Array]:
     """Logits a_T, or their softmax, and the marginals kept, for checked input.
@@ -245,7 +235,7 @@ def run(
         f"a mean field of {points} points and {classes} classes",
     )
     if not _all_native(pairwise):
-        return _loop(unary, pairwise, couplings, iterations, damping, keep_marginals, probabilities)
+        return _loop(unary, pairwise, couplings, iterations, damping, keep_marginals, return_probabilities)
     fused: Callable[..., tuple[Array, Array]] = (
         _native.mean_field64 if unary.dtype == np.float64 else _native.mean_field32
     )
@@ -255,7 +245,7 @@ def run(
         iterations,
         damping,
         keep_marginals,
-        probabilities,
+        return_probabilities,
         thread_count(threads),
     )
 
@@ -299,7 +289,7 @@ def _loop(
     iterations: int,
     damping: float,
     keep_marginals: bool,
-    probabilities: bool,
+    return_probabilities: bool,
 ) -> tuple[Array, Array]:
     """The mean field in NumPy, for kernels that are not of the native core."""
     scores = unary.T
@@ -312,7 +302,7 @@ def _loop(
         if keep_marginals:
             marginals[iteration, :, :classes] = q
         logits = (1 - damping) * (scores - message(q, pairwise, couplings)) + damping * logits
-    result = softmax(logits, axis=1) if probabilities else logits
+    result = softmax(logits, axis=1) if return_probabilities else logits
     return np.array(result.T, order="C"), marginals
 
 

@@ -14,6 +14,7 @@ from crfrnn.arrays import class_weights, float_array
 Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
 SpatialKernel: TypeAlias = Literal["grid", "lattice"]
 Deviation: TypeAlias = float | tuple[float, ...]
+LARGEST_INTEGER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,22 @@ def one_of(value: object, choices: Sequence[str], name: str) -> None:
 
 
 def whole_number(value: Any, name: str) -> int:
-    """An integer of at least 0."""
+    """An integer from 0 to what the native core can count."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}={value!r} must be an integer") from None
-    if number < 0:
-        raise ValueError(f"{name}={number} must be at least 0")
+    if not 0 <= number <= LARGEST_INTEGER:
+        raise ValueError(f"{name}={number} must be at least 0 and at most {LARGEST_INTEGER}")
     return number
+
+
+def finite_number(value: Any, name: str) -> float:
+    """A finite number."""
+    given = class_weights(value, name)
+    if given.ndim:
+        raise ValueError(f"{name} has shape {given.shape}; expected a number")
+    return float(given)
 
 
 def proper_fraction(value: Any, name: str) -> float:
@@ -153,6 +162,15 @@ PRESETS: dict[str, CRFParameters] = {
         )
     },
 }
+
+
+def chosen(parameters: CRFParameters | str) -> CRFParameters:
+    """Parameters as they are, or those of the preset of that name."""
+    if isinstance(parameters, str):
+        return preset(parameters)
+    if not isinstance(parameters, CRFParameters):
+        raise TypeError(f"parameters must be CRFParameters or the name of a preset, got {type(parameters).__name__}")
+    return parameters
 
 
 def preset(name: str) -> CRFParameters:

@@ -1,7 +1,7 @@
 """Oracles in plain NumPy and float64: slow, short, and written to be checked by reading.
 
-Every fast path of the package is tested against these. Kernels here have the `filter` of the fast ones, so they can
-also stand in for them where exactness matters more than time. Symbols are those of docs/algorithm.md.
+Every fast path of the package is tested against these. Kernels here have the `filter` and `norm` of the fast ones, so
+they can also stand in for them where exactness matters more than time. Symbols are those of docs/algorithm.md.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,17 @@ GRID_CUTOFF = 4  # in σ; what lies beyond is 6e-5 of the mass of an axis
 class Kernel(Protocol):
     """Anything that maps (N, C) values to K values, or to Kᵀ values."""
 
-    def filter(self, values: Array, transpose: bool = False) -> Array: ...
-
-    def norm(self, mask: ArrayLike | None = None) -> Array: ...
-
-
-class _Normed:
-    """`norm` of a kernel by its definition."""
-
     num_points: int
 
-    def norm(self: "_Filtering", mask: ArrayLike | None = None) -> Array:
-        """K m at every point, (N,), for the weights m (N,) or 1 everywhere."""
-        weights = np.ones(self.num_points) if mask is None else np.asarray(mask, np.float64)
-        return self.filter(weights[:, None])[:, 0]
+    def filter(self, values: Array, transpose: bool = False) -> Array: ...
+
+    def norm(self, mask: ArrayLike | None = None) -> Array:
+        """K m at every point, for weights m (N,); None is 1 everywhere."""
+        m = np.ones(self.num_points) if mask is None else np.asarray(mask, np.float64).reshape(self.num_points)
+        return self.filter(m[:, None])[:, 0]
 
 
-class MatrixKernel:
+class MatrixKernel(Kernel):
     """The kernel whose entries are given: `filter(values)` is `matrix @ values`."""
 
     def __init__(self, matrix: ArrayLike) -> None:
@@ -74,7 +68,7 @@ class DenseGaussian(MatrixKernel):
         super().__init__(np.exp(-0.5 * square))
 
 
-class GridGaussian:
+class GridGaussian(Kernel):
     """The exact Gaussian on a regular grid, one axis after the other, cut at ±ceil(4σ), nothing beyond the border.
 
     Args:
@@ -103,7 +97,7 @@ class GridGaussian:
         return grid.reshape(np.shape(values))
 
 
-class Lattice:
+class Lattice(Kernel):
     """The permutohedral lattice of Adams, Baek & Davis 2010, section 3, by its rules and nothing else.
 
     Simplices are found in the precision of `features` (float32 stays float32), so that points on the border of two
@@ -215,7 +209,8 @@ def _elevate(features: NDArray[Any]) -> NDArray[Any]:
     position = np.zeros((n, d + 1), features.dtype)
     total = np.zeros(n, features.dtype)
     for i in range(d, 0, -1):
-        scale = features.dtype.type(np.sqrt(2 / 3) * (d + 1) / np.sqrt(i * (i + 1)))
+        deviation = float(features.dtype.type(np.sqrt(2 / 3) * (d + 1)))  # rounded here, as the original does
+        scale = features.dtype.type(1 / np.sqrt(i * (i + 1)) * deviation)
         column = features[:, i - 1] * scale
         position[:, i] = total - i * column
         total = total + column
@@ -243,7 +238,7 @@ def normalisation(kernel: Kernel, num_points: int, mode: str, mask: ArrayLike | 
         mask: (N,) weights of the points; those of weight 0 neither send nor receive.
     """
     m = np.ones(num_points) if mask is None else np.asarray(mask, np.float64).reshape(num_points)
-    norm = kernel.filter(m[:, None])[:, 0]
+    norm = kernel.norm(m)
     if mode == "after":
         return m, m / (norm + EPSILON)
     if mode == "before":

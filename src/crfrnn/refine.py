@@ -9,9 +9,9 @@ from crfrnn.arrays import Array, check_classes, class_weights, image_array, labe
 from crfrnn.meanfield import solve
 from crfrnn.memory import lattice_bytes, mean_field_bytes, require_memory
 from crfrnn.pairwise import pairwise_terms
-from crfrnn.parameters import CRFParameters, one_of, preset, whole_number
+from crfrnn.parameters import CRFParameters, chosen, one_of, whole_number
 from crfrnn.threads import thread_count
-from crfrnn.unary import unary_from_labels, unary_from_probabilities, unknown_labels
+from crfrnn.unary import UNKNOWN_LABEL, unary_from_labels, unary_from_probabilities, unknown_labels
 
 Input = Literal["logits", "probabilities", "labels"]
 
@@ -45,10 +45,7 @@ def refine(
         ValueError: if shapes do not match, values are not finite, or parameters do not fit classes or channels.
         MemoryError: if there is not enough memory.
     """
-    if isinstance(parameters, str):
-        parameters = preset(parameters)
-    if not isinstance(parameters, CRFParameters):
-        raise TypeError(f"parameters must be CRFParameters or the name of a preset, got {type(parameters).__name__}")
+    parameters = chosen(parameters)
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
     unary = _unary(scores, input, num_classes)
@@ -71,7 +68,7 @@ def refine(
         compatibility=parameters.compatibility,
         damping=parameters.damping,
         class_threshold=parameters.class_threshold,
-        probabilities=True,
+        return_probabilities=True,
         threads=count,
     )
 
@@ -90,7 +87,13 @@ def _unary(scores: ArrayLike, input: Input, num_classes: int | None) -> Array:
 
 def _label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
     """One more than the largest known label."""
-    known = labels[~unknown_labels(labels, 1)]
+    unknown = unknown_labels(labels, 1)
+    known = labels[~unknown]
     if not known.size:
         raise ValueError("labels hold no known label; give num_classes=")
+    if known.max() == 0 and (labels[unknown] == UNKNOWN_LABEL).any():
+        raise ValueError(
+            f"labels hold only 0 and {UNKNOWN_LABEL}, which stands for unknown; for a mask of two classes give "
+            f"mask // {UNKNOWN_LABEL}, otherwise num_classes="
+        )
     return int(known.max()) + 1

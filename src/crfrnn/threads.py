@@ -3,6 +3,8 @@
 import operator
 import os
 
+MOST_THREADS = 1024
+
 
 def default_threads() -> int:
     """The first number of OMP_NUM_THREADS if that is set to one, otherwise the processors this process may use."""
@@ -17,18 +19,18 @@ def default_threads() -> int:
 
 
 def thread_count(threads: int | None) -> int:
-    """The number asked for, or the default if it is None.
+    """The number asked for, or the default if it is None; at most `MOST_THREADS`, as no result depends on it.
 
     Raises:
         TypeError: if it is no integer.
         ValueError: if it is below 1.
     """
     if threads is None:
-        return default_threads()
+        return min(default_threads(), MOST_THREADS)
     try:
         count = operator.index(threads)
     except TypeError:
         raise TypeError(f"threads={threads!r} must be an integer, or None for the default") from None
     if count < 1:
         raise ValueError(f"threads={count} must be at least 1; None takes the default, {default_threads()} here")
-    return count
+    return min(count, MOST_THREADS)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, label_array, score_array
+from crfrnn.memory import require_memory
 
 UNKNOWN_LABEL = 255
 GROUND_TRUTH_PROBABILITY = 0.7
@@ -30,6 +31,7 @@ def unary_from_labels(
     Raises:
         TypeError: if labels are not integers.
         ValueError: if a label is above the last class, or the probability out of range.
+        MemoryError: if there is not enough memory for so many classes.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
@@ -45,6 +47,7 @@ def unary_from_labels(
             f"labels hold {given[position]} at {[int(i) for i in position]}, but {num_classes} classes have labels "
             f"{first} to {first + num_classes - 1} (negative labels and {UNKNOWN_LABEL} are unknown): raise num_classes"
         )
+    require_memory(4 * num_classes * given.size, f"scores of {num_classes} classes on {given.size} pixels")
     wrong = (1 - ground_truth_probability) / max(num_classes - 1, 1)
     logits = np.full((num_classes, given.size), math.log(wrong), np.float32)
     known = np.flatnonzero(~unknown)

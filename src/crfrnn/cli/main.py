@@ -18,7 +18,8 @@ REFINE_HELP = """\
 Refine class scores with the photo they belong to.
 
 SCORES is an .npy or .npz file of class scores (C, H, W), or a label image of class ids. Scores smaller than the photo
-are stretched over the whole of it, bilinearly. IMAGE is the photo. Two folders instead of two files: scores and photos
+are stretched over the whole of it, bilinearly. IMAGE is the photo, its pixels as stored: an EXIF orientation is not
+applied. Two folders instead of two files: scores and photos
 with the same name belong together, results go to the folder OUT, and what is already there is not done again.
 """
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from crfrnn.arrays import score_array
 from crfrnn.files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -64,7 +65,7 @@ class Refinement:
         scores, kind = self.read_scores(scores_path)
         stretched = ""
         if kind != "labels" and scores.ndim == 3:
-            scores, stretched = stretch(scores, photo)
+            scores, stretched = stretch(score_array(scores, "scores"), photo)
         probabilities = refine(
             scores, photo, self.parameters, input=kind, num_classes=self.num_classes, threads=self.threads
         )
@@ -141,7 +142,7 @@ def stretch(scores: NDArray[Any], photo: NDArray[np.uint8]) -> tuple[NDArray[Any
     if scores.shape[:2] == photo.shape[:2]:
         raise ValueError(f"scores have shape {scores.shape}; expected classes first: use np.moveaxis(scores, -1, 0)")
     (height, width), size = scores.shape[1:], photo.shape[:2]
-    if (height, width) == size or height > size[0] or width > size[1] or scores.size == 0:
+    if (height, width) == size or height > size[0] or width > size[1]:
         return scores, ""
     return resize_scores(scores, (size[0], size[1])), f" (scores stretched from {width}×{height})"
 
@@ -173,7 +174,7 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Pat
     """The visible files of a folder with one of the suffixes, by name without suffix."""
     by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir():
             by_stem.setdefault(path.stem, []).append(path)
     return by_stem
 

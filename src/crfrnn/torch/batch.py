@@ -19,6 +19,7 @@ from crfrnn.lattice import PermutohedralLattice
 from crfrnn.meanfield import run, run_vjp
 from crfrnn.pairwise import PairwiseTerm, pairwise_terms
 from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel
+from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
@@ -159,7 +160,7 @@ def _parameters(
 
 def _each_image(count: int, threads: int | None, work: Callable[[int, int], Result]) -> list[Result]:
     """`work(index, threads)` of every image, with `threads` (None: as many as torch uses) shared among them."""
-    available = torch.get_num_threads() if threads is None else threads
+    available = torch.get_num_threads() if threads is None else thread_count(threads)
     workers = min(count, available)
     if workers == 1:
         return [work(index, available) for index in range(count)]

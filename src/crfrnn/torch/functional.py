@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.parameters import CRFParameters
+from crfrnn.parameters import CRFParameters, chosen
 from crfrnn.threads import thread_count
 from crfrnn.torch import ops
 from crfrnn.torch.batch import Settings
@@ -18,7 +18,7 @@ def mean_field(
     logits: Tensor,
     image: Tensor,
     mask: Tensor | None = None,
-    parameters: CRFParameters | None = None,
+    parameters: CRFParameters | str = "crfrnn",
     *,
     spatial_weight: Any = None,
     bilateral_weight: Any = None,
@@ -35,7 +35,7 @@ def mean_field(
         logits: (B, C, *spatial) class scores, higher is likelier; 1 to 3 spatial axes.
         image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default). It gets no gradient.
         mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
-        parameters: Kernels, normalisation, iterations, damping, and weights; None takes CRFParameters().
+        parameters: Kernels, normalisation, iterations, damping and weights, or the name of a preset.
         spatial_weight: Tensor that takes the place of the parameters': a number, (C,) or (C, C).
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
@@ -45,7 +45,7 @@ def mean_field(
     Raises: ValueError: if shapes do not fit, scores are not finite or a tensor is not on the CPU.
     References: Krähenbühl & Koltun 2011, eq. 4; Zheng et al. 2015, algorithm 1.
     """
-    given = CRFParameters() if parameters is None else parameters
+    given = chosen(parameters)
     if given.class_threshold:
         raise ValueError("class_threshold is not available in crfrnn.torch; set it to 0, or use crfrnn.mean_field")
     return run(

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel, one_of, whole_number
+from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel, finite_number, one_of, whole_number
 from crfrnn.threads import thread_count
 from crfrnn.torch.batch import Settings
 from crfrnn.torch.functional import as_list, run
@@ -23,14 +23,14 @@ class CrfRnn(nn.Module):
     size, number of image channels and of spatial axes (1 to 3) may change from call to call.
 
     Args:
-        num_classes: Channels of the logits.
+        num_classes: Channels of the logits, at least 1.
         num_iterations: 5 in training and 10 at test in the paper; an attribute that may be set at any time.
         theta_alpha: Deviation of the bilateral kernel in pixels, or one for each axis as (x, y[, z]).
         theta_beta: Deviation of the bilateral kernel in the image's own levels, or one for each channel.
         theta_gamma: Deviation of the spatial kernel in pixels, or one for each axis as (x, y[, z]).
-        spatial_weight: W_s at the start.
-        bilateral_weight: W_b at the start.
-        normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (divided by the mean norm).
+        spatial_weight: W_s at the start, a number times I.
+        bilateral_weight: W_b at the start, a number times I.
+        normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (raw sums).
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
         weights: What is trained of W_s and W_b: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
         compatibility: The same of M.
@@ -65,6 +65,7 @@ class CrfRnn(nn.Module):
         super().__init__()
         if whole_number(num_classes, "num_classes") < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1")
+        whole_number(num_iterations, "num_iterations")
         for name, choice in (("weights", weights), ("compatibility", compatibility)):
             one_of(choice, get_args(Trained), name)
         thread_count(threads)
@@ -87,8 +88,12 @@ class CrfRnn(nn.Module):
         self.damping = checked.damping
         self.return_probabilities = return_probabilities
         self.threads = threads
-        self.spatial_ker_weights = nn.Parameter(_identity(num_classes, weights) * spatial_weight)
-        self.bilateral_ker_weights = nn.Parameter(_identity(num_classes, weights) * bilateral_weight)
+        self.spatial_ker_weights = nn.Parameter(
+            _identity(num_classes, weights) * finite_number(spatial_weight, "spatial_weight")
+        )
+        self.bilateral_ker_weights = nn.Parameter(
+            _identity(num_classes, weights) * finite_number(bilateral_weight, "bilateral_weight")
+        )
         self.compatibility_matrix = nn.Parameter(-_identity(num_classes, compatibility))
 
     def forward(self, logits: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -103,8 +108,8 @@ class CrfRnn(nn.Module):
         """
         if isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] != self.num_classes:
             raise ValueError(
-                f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; "
-                f"this CrfRnn was made for {self.num_classes} classes"
+                f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
+                f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
         return run(
             logits,
