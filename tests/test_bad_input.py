@@ -40,6 +40,7 @@ def with_value(array, value):
     ("scores", "error", "facts"),
     [
         (np.zeros((H, W)), ValueError, ["image", "(6, 9, 3)", "class axis first"]),
+        (SCORES[None], ValueError, ["image", "(6, 9, 3)", "(1, 4, 6, 9)", "without a batch axis", "scores[0]"]),
         (np.zeros(7), ValueError, ["scores", "(7,)", "(classes, height, width)"]),
         (np.float32(1.0), ValueError, ["scores", "()"]),
         (np.zeros((0, H, W)), ValueError, ["scores", "(0, 6, 9)", "empty"]),
@@ -114,6 +115,7 @@ def test_parameters_that_do_not_fit(parameters, error, facts):
         (SCORES - 1, {"input": "probabilities"}, ValueError, ["probabilities", "-1", "logits"]),
         (np.full((H, W), 5), {"input": "labels", "num_classes": 3}, ValueError, ["5 at [0, 0]", "3 classes"]),
         (np.full((H, W), 255, np.uint8), {"input": "labels"}, ValueError, ["no known label", "num_classes"]),
+        (255 * np.eye(H, W, dtype=np.uint8), {"input": "labels"}, ValueError, ["only 0 and 255", "mask // 255"]),
         (np.ones((W, H), int), {"input": "labels"}, ValueError, ["image", "(6, 9, 3)", "swap height and width"]),
         (SCORES, {"mask": np.ones((W, H))}, ValueError, ["mask", "(9, 6)", "(6, 9)", "swap height and width"]),
         (SCORES, {"mask": np.ones(H)}, ValueError, ["mask", "(6,)", "(6, 9)"]),
@@ -160,6 +162,8 @@ def test_lattice(features, options, error, facts):
         ((2,) * 5, 1.0, {}, ValueError, ["(2, 2, 2, 2, 2)", "1 to 4 axes"]),
         ((3, 0), 1.0, {}, ValueError, ["(3, 0)", "at least one point"]),
         ((3, -1), 1.0, {}, ValueError, ["(3, -1)"]),
+        (12, 1.0, {}, TypeError, ["shape=12", "(height, width)"]),
+        ((3, 1.5), 1.0, {}, TypeError, ["shape=(3, 1.5)", "integers"]),
         ((3, 4), -1.0, {}, ValueError, ["sigma=-1.0", "at least 0"]),
         ((3, 4), np.nan, {}, ValueError, ["sigma=nan", "finite"]),
         ((3, 4), np.inf, {}, ValueError, ["sigma=inf", "finite"]),
@@ -231,6 +235,8 @@ def test_mean_field(function, unary, options, error, facts):
 def test_terms_that_do_not_fit(function):
     with raises_saying(TypeError, "pairwise[0]", "GridGaussian", "PairwiseTerm"):
         function(SCORES, [GridGaussian((H, W), 1.0)])
+    with raises_saying(TypeError, "pairwise is a PairwiseTerm", "list of PairwiseTerm"):
+        function(SCORES, term())
     with raises_saying(ValueError, "pairwise[1]", "(3,)", "4 classes"):
         function(SCORES, [term(), term(np.ones(3))])
     with raises_saying(ValueError, "float32", "float64", "one precision"):
@@ -245,6 +251,7 @@ def test_class_threshold():
 @pytest.mark.parametrize(
     ("options", "error", "facts"),
     [
+        ({"kernel": np.eye(3)}, TypeError, ["kernel is a ndarray", "PermutohedralLattice", "norm"]),
         ({"weight": np.ones((2, 3))}, ValueError, ["weight", "(2, 3)", "(classes, classes)"]),
         ({"weight": np.nan}, ValueError, ["weight is nan", "finite number"]),
         ({"weight": "strong"}, TypeError, ["weight", "real numbers"]),
@@ -255,7 +262,7 @@ def test_class_threshold():
 )
 def test_pairwise_term(options, error, facts):
     with raises_saying(error, *facts):
-        PairwiseTerm(GridGaussian((H, W), 1.0), **options)
+        PairwiseTerm(**{"kernel": GridGaussian((H, W), 1.0), **options})
 
 
 def test_vjp():
@@ -294,6 +301,21 @@ def test_features():
         spatial_features((0,), 1.0)
     with raises_saying(ValueError, "image", "empty"):
         bilateral_features(np.zeros((0, 4, 3)), 3.0, 3.0)
+    for dtype in (np.float16, int):
+        with raises_saying(TypeError, f"dtype={np.dtype(dtype)}", "float32 or float64"):
+            spatial_features((H, W), 3.0, dtype=dtype)
+        with raises_saying(TypeError, f"dtype={np.dtype(dtype)}", "float32 or float64"):
+            bilateral_features(IMAGE, 3.0, 3.0, dtype=dtype)
+    with raises_saying(ValueError, "theta_beta=1e-50", "float32", "at least 1.18e-38"):
+        bilateral_features(IMAGE, 3.0, 1e-50)
+    with raises_saying(ValueError, "theta_gamma=1e-320", "float64", "at least 2.23e-308"):
+        spatial_features((H, W), 1e-320, dtype=np.float64)
+
+
+def test_pairwise_terms_of_something_else_than_parameters():
+    assert len(pairwise_terms(IMAGE, "deeplab")) == 2
+    with raises_saying(TypeError, "parameters", "preset", "dict"):
+        pairwise_terms(IMAGE, {})
 
 
 def test_pairwise_terms_without_an_image():

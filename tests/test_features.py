@@ -35,6 +35,17 @@ def test_bilateral(rng, shape, dtype):
     np.testing.assert_allclose(features, expected_rows(image, alphas, betas), rtol=1e-6)
 
 
+def test_single_precision_divides(rng):
+    """Quotients to the bit, as other tools compute them; a product with 1/θ rounds twice and differs."""
+    image = rng.integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    features = bilateral_features(image, 160.0, 13.0)
+    x, y = np.meshgrid(np.arange(70, dtype=np.float32), np.arange(40, dtype=np.float32))
+    columns = [x / np.float32(160), y / np.float32(160), *np.moveaxis(image.astype(np.float32) / np.float32(13), -1, 0)]
+    np.testing.assert_array_equal(features, np.stack(columns, axis=-1).reshape(-1, 5))
+    np.testing.assert_array_equal(spatial_features((40, 70), 160.0), features[:, :2])
+    assert (features[:, 2:] != image.reshape(-1, 3) * (np.float32(1) / np.float32(13))).any()
+
+
 def test_grey_pictures_need_no_channel_axis(rng):
     grey = rng.integers(0, 256, (6, 9), dtype=np.uint8)
     np.testing.assert_array_equal(bilateral_features(grey, 8.0, 3.0), bilateral_features(grey[..., None], 8.0, 3.0))

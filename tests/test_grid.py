@@ -85,6 +85,18 @@ def test_transpose_is_adjoint(rng, shape, sigma):
     assert abs(forward - backward) <= 1e-12 * np.linalg.norm(kernel.filter(x)) * np.linalg.norm(y)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "sigma"), GRIDS)
+def test_norm_is_the_filtered_mask(rng, shape, sigma, dtype):
+    kernel, truth = GridGaussian(shape, sigma, dtype=dtype), reference.GridGaussian(shape, sigma)
+    mask = rng.random(kernel.num_points)
+    for given, expected in [((), truth.filter(np.ones(kernel.num_points))), ((mask,), truth.filter(mask))]:
+        norm = kernel.norm(*given)
+        assert norm.dtype == dtype
+        assert_close(norm, expected, tolerance(dtype).filter)
+        assert_close(truth.norm(*given), expected, 1e-15)
+
+
 def test_sigma_zero_everywhere_is_the_identity(rng):
     values = rng.normal(size=(30, 4)).astype(np.float32)
     np.testing.assert_array_equal(GridGaussian((5, 6), 0.0).filter(values), values)

@@ -124,6 +124,17 @@ def test_transpose_is_adjoint(rng, d, neighbour_rounds):
     assert abs(forward - backward) <= 1e-12 * size
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_is_the_filtered_mask(rng, dtype):
+    features, mask = cloud(rng, 200, 3, dtype), rng.random(200)
+    lattice, truth = PermutohedralLattice(features), reference.Lattice(features)
+    for given, expected in [((), truth.filter(np.ones(200))), ((mask,), truth.filter(mask))]:
+        norm = lattice.norm(*given)
+        assert norm.dtype == dtype
+        assert_close(norm, expected, tolerance(dtype).filter)
+        assert_close(truth.norm(*given), expected, 1e-15)
+
+
 def test_transpose_differs_from_forward(rng):
     """So that the test above cannot pass by ignoring `transpose`."""
     lattice = PermutohedralLattice(cloud(rng, 300, 5))

@@ -15,7 +15,9 @@ from crfrnn import (
     mean_field_with_marginals,
     memory,
     refine,
+    unary_from_labels,
 )
+from crfrnn.resize import resize_scores
 from errors import raises_saying
 
 
@@ -56,6 +58,18 @@ def test_refine_that_does_not_fit(rng):
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
     with raises_saying(MemoryError, "refining 5 classes on 20 × 30 pixels", "1e-06 GB is available"):
         refine(rng.normal(size=(5, 20, 30)).astype(np.float32), image)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_scores_of_many_classes_that_do_not_fit():
+    with raises_saying(MemoryError, "scores of 26001 classes on 600 pixels", "1e-06 GB", "fewer classes"):
+        unary_from_labels(np.full((20, 30), 26000), 26001, zero_unsure=False)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_stretching_that_does_not_fit():
+    with raises_saying(MemoryError, "stretching 5 classes over 30×20 pixels", "1e-06 GB", "smaller image"):
+        resize_scores(np.zeros((5, 2, 3), np.float32), (20, 30))
 
 
 def resident_bytes():

@@ -183,7 +183,7 @@ def test_no_thread_outlives_its_call(rng):
     assert len(os.listdir("/proc/self/task")) <= before
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("2,4", 2), (" 5 ", 5)])
+@pytest.mark.parametrize(("setting", "expected"), [("1" * 20, 1024), ("3", 3), ("2,4", 2), (" 5 ", 5)])
 def test_omp_num_threads_is_the_default(monkeypatch, setting, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     assert default_threads() == expected
@@ -213,3 +213,9 @@ def test_bad_thread_counts(rng, threads, error, facts):
         lattice.filter(np.ones(9), threads=threads)
     with raises_saying(error, *facts):
         PermutohedralLattice(rng.normal(size=(9, 2)), threads=threads)
+
+
+def test_more_threads_than_any_machine_has_are_no_error(rng):
+    values = rng.normal(size=9)
+    kernel = GridGaussian((9,), 2.0)
+    same_bits(kernel.filter(values, threads=10**12), kernel.filter(values, threads=1))

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 import subprocess
 import sys
@@ -294,7 +295,11 @@ NAN[1, 2, 3, 4] = torch.nan
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((GOOD[0][:, :3], GOOD[1]), ValueError, r"\(2, 3, 5, 6\), with 3 classes on axis 1.* made for 4 classes"),
+        (
+            (GOOD[0][:, :3], GOOD[1]),
+            ValueError,
+            r"\(2, 3, 5, 6\), with 3 classes on axis 1.* made for 4 classes: expected \(batch, 4, \*spatial\)",
+        ),
         ((torch.zeros(2, 4), GOOD[1]), ValueError, r"shape \(2, 4\); expected \(batch, classes, \*spatial\)"),
         ((GOOD[0].long(), GOOD[1]), TypeError, r"logits are torch.int64; .*\.float\(\)"),
         ((GOOD[0].numpy(), GOOD[1]), TypeError, "logits is a ndarray; expected a torch.Tensor"),
@@ -325,7 +330,9 @@ def test_bad_input_is_named(arguments, error, words):
         ({"theta_beta": 0}, "theta_beta=0 must be .* above 0"),
         ({"normalization": "both"}, "normalization='both' is unknown"),
         ({"weights": "diagonal"}, "weights='diagonal' is unknown; use 'full', 'per-class', 'scalar'"),
-        ({"num_iterations": -1}, "iterations=-1 must be at least 0"),
+        ({"num_iterations": -1}, "num_iterations=-1 must be at least 0"),
+        ({"spatial_weight": torch.ones(4)}, r"spatial_weight has shape \(4,\); expected a number"),
+        ({"bilateral_weight": math.nan}, "bilateral_weight is nan; expected a finite number"),
         ({"threads": 0}, "threads=0 must be at least 1"),
     ],
 )
@@ -339,6 +346,8 @@ def test_options_that_do_not_fit_the_image_are_named():
         CrfRnn(4, theta_beta=(1.0, 2.0))(*GOOD)
     with pytest.raises(ValueError, match=r"bilateral_weight has shape \(3,\).* 4 classes"):
         mean_field(*GOOD, bilateral_weight=torch.ones(3))
+    with pytest.raises(TypeError, match="parameters must be CRFParameters or the name of a preset, got dict"):
+        mean_field(*GOOD, parameters={})
     with pytest.raises(ValueError, match="class_threshold is not available"):
         mean_field(*GOOD, parameters=CRFParameters(class_threshold=0.01))
 

@@ -64,6 +64,7 @@ def test_scale_mixes_with_the_uniform_distribution():
         ([[0, 1], [7, 2]], 3, {}, ValueError, ["7 at [1, 0]", "3 classes", "1 to 3", "num_classes"]),
         ([3], 3, {"zero_unsure": False}, ValueError, ["3 at [0]", "3 classes", "0 to 2"]),
         ([0], 0, {}, ValueError, ["num_classes=0", "at least 1"]),
+        ([0], 2.5, {}, TypeError, ["num_classes=2.5", "integer"]),
         (
             [0],
             2,

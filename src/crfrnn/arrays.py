@@ -31,6 +31,14 @@ def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> 
         return np.asarray(array, dtype=dtype, order="C")
 
 
+def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64; a TypeError for any other type."""
+    given: np.dtype[Any] = np.dtype(dtype)
+    if given not in (np.float32, np.float64):
+        raise TypeError(f"dtype={given} is not supported; use float32 or float64")
+    return given
+
+
 def check_finite(array: NDArray[Any], name: str) -> None:
     """Raise a ValueError that counts the values which are NaN or infinite and says where the first one is."""
     finite = np.isfinite(array)
@@ -147,7 +155,10 @@ def point_array(value: ArrayLike, name: str, num_points: int, dtype: DTypeLike |
 
 def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
     """The shape of a grid: at least one axis, at most `limit`, each of at least one point."""
-    shape = tuple(operator.index(length) for length in value)
+    try:
+        shape = tuple(operator.index(length) for length in value)
+    except TypeError:
+        raise TypeError(f"shape={value!r} must be integers, one for each axis, such as (height, width)") from None
     if not shape or min(shape) < 1 or (limit is not None and len(shape) > limit):
         most = "" if limit is None else f" to {limit}"
         raise ValueError(f"shape {shape} is no grid; expected 1{most} axes of at least one point each")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from crfrnn.arrays import Array, image_array, num_points, spatial_shape
+from crfrnn.arrays import Array, float_dtype, image_array, num_points, spatial_shape
 from crfrnn.parameters import per_axis
 
 
@@ -19,7 +19,7 @@ def spatial_features(shape: Sequence[int], theta_gamma: Any, *, dtype: DTypeLike
         dtype: float32 or float64.
     """
     grid = spatial_shape(shape)
-    features: Array = np.empty((*grid, len(grid)), dtype)
+    features: Array = np.empty((*grid, len(grid)), float_dtype(dtype))
     _write_coordinates(features, per_axis(theta_gamma, len(grid), "theta_gamma", "spatial axes"), "theta_gamma")
     return features.reshape(num_points(grid), len(grid))
 
@@ -52,13 +52,15 @@ def bilateral_features(
     axes = len(grid)
     theta_alphas = per_axis(theta_alpha, axes, "theta_alpha", "spatial axes")
     theta_betas = per_axis(theta_beta, num_channels, "theta_beta", "image channels")
-    features: Array = np.empty((*grid, axes + num_channels), dtype)
+    features: Array = np.empty((*grid, axes + num_channels), float_dtype(dtype))
     _write_coordinates(features, theta_alphas, "theta_alpha")
     # Channel by channel: NumPy's inner loop then runs along the pixels, not along three channels.
     with np.errstate(over="ignore"):
         for channel, theta in enumerate(theta_betas):
             column = features[..., axes + channel]
-            np.divide(channels[..., channel], _divisor(theta, dtype, "theta_beta"), out=column, casting="same_kind")
+            np.divide(
+                channels[..., channel], _divisor(theta, features.dtype, "theta_beta"), out=column, casting="same_kind"
+            )
     return features.reshape(-1, axes + num_channels)
 
 
@@ -71,10 +73,9 @@ def _write_coordinates(features: NDArray[Any], thetas: tuple[float, ...], name: 
             features[..., column] = steps.reshape((length,) + (1,) * column)
 
 
-def _divisor(theta: float, dtype: DTypeLike, name: str) -> Any:
+def _divisor(theta: float, dtype: np.dtype[Any], name: str) -> Any:
     """θ in the precision of the features: they are divided by it, as other tools do, to the same bits."""
-    precision: np.dtype[Any] = np.dtype(dtype)
-    smallest = float(np.finfo(precision).tiny)
+    smallest = float(np.finfo(dtype).tiny)
     if theta < smallest:
-        raise ValueError(f"{name}={theta} is too small for {precision} features; expected at least {smallest:.3g}")
-    return precision.type(theta)
+        raise ValueError(f"{name}={theta} is too small for {dtype} features; expected at least {smallest:.3g}")
+    return dtype.type(theta)

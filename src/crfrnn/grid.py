@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from crfrnn import _native
-from crfrnn.arrays import Array, float_array, mask_array, num_points, point_array, spatial_shape
+from crfrnn.arrays import Array, float_array, float_dtype, mask_array, num_points, point_array, spatial_shape
 from crfrnn.threads import thread_count
 
 MAX_AXES = 4
@@ -43,9 +43,7 @@ class GridGaussian:
         self.shape = spatial_shape(shape, MAX_AXES)
         self.sigma = _axis_sigmas(sigma, len(self.shape))
         self.num_points = num_points(self.shape)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype={self.dtype} is not supported; use float32 or float64")
+        self.dtype = float_dtype(dtype)
         self._threads = threads
         build: Any = _native.GridGaussian64 if self.dtype == np.float64 else _native.GridGaussian32
         self._native: Any = build(self.shape, self.sigma)

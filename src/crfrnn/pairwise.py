@@ -23,7 +23,7 @@ from crfrnn.coupling import Matrix, coupling
 from crfrnn.features import bilateral_features, spatial_features
 from crfrnn.grid import GridGaussian
 from crfrnn.lattice import MAX_FEATURES, PermutohedralLattice
-from crfrnn.parameters import CRFParameters, Normalization, one_of, per_axis
+from crfrnn.parameters import CRFParameters, Normalization, chosen, one_of, per_axis
 
 # Keeps 1 / norm finite where a norm is 0, which masks can make it.
 EPSILON = 1e-20
@@ -58,6 +58,11 @@ class PairwiseTerm:
     mask: ArrayLike | None = None
 
     def __post_init__(self) -> None:
+        if not all(hasattr(self.kernel, name) for name in ("num_points", "filter", "norm")):
+            raise TypeError(
+                f"kernel is a {type(self.kernel).__name__}; expected a GridGaussian, a PermutohedralLattice or another "
+                "object with num_points, filter and norm"
+            )
         one_of(self.normalization, get_args(Normalization), "normalization")
         object.__setattr__(self, "weight", class_weights(self.weight, "weight"))
         if self.mask is not None:
@@ -109,7 +114,7 @@ class PairwiseTerm:
 
 def pairwise_terms(
     image: ArrayLike | None,
-    parameters: CRFParameters,
+    parameters: CRFParameters | str,
     *,
     shape: Sequence[int] | None = None,
     mask: ArrayLike | None = None,
@@ -120,6 +125,7 @@ def pairwise_terms(
 
     Args:
         image: (*spatial, K), or (*spatial,) if grey. None if `shape` is given and the bilateral weight is 0.
+        parameters: `CRFParameters`, or the name of a preset.
         shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of
             one or two axes for grey and the last axis for channels otherwise.
         mask: (*spatial,) weights ≥ 0 of the pixels; pixels of weight 0 neither send nor receive.
@@ -130,6 +136,7 @@ def pairwise_terms(
         ValueError: if shapes or deviations do not fit the image, or it is not finite.
         MemoryError: if a lattice would not fit into memory.
     """
+    parameters = chosen(parameters)
     grid = None if shape is None else spatial_shape(shape)
     if image is not None:
         channels = image_array(image, grid)
@@ -161,6 +168,8 @@ def pairwise_terms(
 
 def precision(pairwise: Sequence[PairwiseTerm]) -> np.dtype[Any] | None:
     """The dtype in which our kernels compute; None if there is none of ours."""
+    if not isinstance(pairwise, Sequence):
+        raise TypeError(f"pairwise is a {type(pairwise).__name__}; expected a list of PairwiseTerm(kernel, weight)")
     for index, term in enumerate(pairwise):
         if not isinstance(term, PairwiseTerm):
             raise TypeError(f"pairwise[{index}] is a {type(term).__name__}; expected PairwiseTerm(kernel, weight)")

@@ -7,10 +7,10 @@ MOST_THREADS = 1024
 
 
 def default_threads() -> int:
-    """The first number of OMP_NUM_THREADS if that is set to one, otherwise the processors this process may use."""
+    """The first number of OMP_NUM_THREADS, at most 1024, if it is one, otherwise the processors it may use."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if first.isdecimal() and int(first) > 0:
-        return int(first)
+        return min(int(first), MOST_THREADS)
     if hasattr(os, "process_cpu_count"):
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -26,7 +26,7 @@ def thread_count(threads: int | None) -> int:
         ValueError: if it is below 1.
     """
     if threads is None:
-        return min(default_threads(), MOST_THREADS)
+        return default_threads()
     try:
         count = operator.index(threads)
     except TypeError:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, label_array, score_array
 from crfrnn.memory import require_memory
+from crfrnn.parameters import whole_number
 
 UNKNOWN_LABEL = 255
 GROUND_TRUTH_PROBABILITY = 0.7
@@ -33,7 +34,7 @@ def unary_from_labels(
         ValueError: if a label is above the last class, or the probability out of range.
         MemoryError: if there is not enough memory for so many classes.
     """
-    if num_classes < 1:
+    if whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
     if not 0 < ground_truth_probability < 1:
         raise ValueError(f"ground_truth_probability={ground_truth_probability} must be above 0 and below 1")
