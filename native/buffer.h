@@ -18,6 +18,7 @@ struct Block {
 };
 Block take_block(std::size_t bytes, Use use);
 void give_block(Block block) noexcept;
+std::size_t release_blocks();  // all that is kept; returns the bytes
 
 template <class T>
 class Buffer {

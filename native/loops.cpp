@@ -404,16 +404,52 @@ void mix(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n) {
   for (int64_t i = 0; i < n * channels; ++i) to[i] = a * x[i] + b * y[i];
 }
 
+// Squares of `piece` numbers: swapping halves, then quarters, … of neighbouring vectors transposes them.
+template <class T, int S>
+CRFRNN_INLINE void transpose_square(Vec<T, S> (&square)[S]) {
+  auto swap_parts = [&](auto step) {
+    for (int r = 0; r < S; ++r)
+      if (!(r & step())) {
+        const auto upper = square[r], lower = square[r + step()];
+        square[r] = interleaved<step(), false, T, S>(upper, lower);
+        square[r + step()] = interleaved<step(), true, T, S>(upper, lower);
+      }
+  };
+  if constexpr (S > 4) swap_parts(std::integral_constant<int, 4>{});
+  if constexpr (S > 2) swap_parts(std::integral_constant<int, 2>{});
+  swap_parts(std::integral_constant<int, 1>{});
+}
+
 template <class T>
 void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n) {
+  constexpr int S = piece<T>;
+  using V = Vec<T, S>;
+  const int64_t whole = channels % S == 0 ? n / S * S : 0;
+  for (int64_t i = 0; i < whole; i += S)
+    for (int c = 0; c < channels; c += S) {
+      V square[S];
+      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(planes + (c + k) * stride + i) : V{} + pad;
+      transpose_square<T, S>(square);
+      for (int k = 0; k < S; ++k) std::memcpy(rows + (i + k) * channels + c, &square[k], sizeof(V));
+    }
   for (int c = 0; c < channels; ++c)
-    for (int64_t i = 0; i < n; ++i) rows[i * channels + c] = c < classes ? planes[c * stride + i] : pad;
+    for (int64_t i = whole; i < n; ++i) rows[i * channels + c] = c < classes ? planes[c * stride + i] : pad;
 }
 
 template <class T>
 void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n) {
+  constexpr int S = piece<T>;
+  using V = Vec<T, S>;
+  const int64_t whole = channels % S == 0 ? n / S * S : 0;
+  for (int64_t i = 0; i < whole; i += S)
+    for (int c = 0; c < classes; c += S) {
+      V square[S];
+      for (int k = 0; k < S; ++k) square[k] = load<V>(rows + (i + k) * channels + c);
+      transpose_square<T, S>(square);
+      for (int k = 0; k < S && c + k < classes; ++k) std::memcpy(planes + (c + k) * stride + i, &square[k], sizeof(V));
+    }
   for (int c = 0; c < classes; ++c)
-    for (int64_t i = 0; i < n; ++i) planes[c * stride + i] = rows[i * channels + c];
+    for (int64_t i = whole; i < n; ++i) planes[c * stride + i] = rows[i * channels + c];
 }
 
 template <class T>

@@ -218,6 +218,7 @@ NB_MODULE(_native, m) {
     info["hardware_threads"] = static_cast<int>(std::thread::hardware_concurrency());
     return info;
   });
+  m.def("release_memory", &crfrnn::release_blocks);
   m.def("padded_channels", &crfrnn::padded_channels, "channels"_a);
   crfrnn::bind<float>(m, "32");
   crfrnn::bind<double>(m, "64");

@@ -60,6 +60,15 @@ template <int H, class T, int W>
 CRFRNN_INLINE Vec<T, W> half(Vec<T, 2 * W> v) {
   return half_lanes<H, T, W>(v, std::make_integer_sequence<int, W>{});
 }
+template <int K, bool Second, class T, int W, int... I>
+CRFRNN_INLINE Vec<T, W> interleave_lanes(Vec<T, W> a, Vec<T, W> b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (Second ? (I & K ? W + I : I + K) : (I & K ? W + I - K : I))...);
+}
+// Of two vectors cut into parts of K lanes: the even parts of a and b in turn, or the odd ones.
+template <int K, bool Second, class T, int W>
+CRFRNN_INLINE Vec<T, W> interleaved(Vec<T, W> a, Vec<T, W> b) {
+  return interleave_lanes<K, Second, T, W>(a, b, std::make_integer_sequence<int, W>{});
+}
 CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1); }
 #else
@@ -97,6 +106,12 @@ template <int H, class T, int W>
 CRFRNN_INLINE Vec<T, W> half(Vec<T, 2 * W> v) {
   Vec<T, W> r;
   for (int i = 0; i < W; ++i) r.lane[i] = v.lane[H * W + i];
+  return r;
+}
+template <int K, bool Second, class T, int W>
+CRFRNN_INLINE Vec<T, W> interleaved(Vec<T, W> a, Vec<T, W> b) {
+  Vec<T, W> r;
+  for (int i = 0; i < W; ++i) r.lane[i] = Second ? (i & K ? b.lane[i] : a.lane[i + K]) : (i & K ? b.lane[i - K] : a.lane[i]);
   return r;
 }
 CRFRNN_INLINE void prefetch(const void*) {}
