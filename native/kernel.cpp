@@ -6,8 +6,8 @@ namespace crfrnn {
 
 template <class T>
 void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool transpose, int threads, T* result) {
-  Team team(threads);
   const Chunks chunks(kernel.num_points());
+  Team team(chunks.useful_threads(threads));
   constexpr int64_t most = 256;  // columns filtered together: bounds the buffers of a wide filter
   for (int64_t first = 0; first < columns; first += most) {
     const int classes = static_cast<int>(std::min(most, columns - first)), channels = padded_channels(classes);

@@ -27,7 +27,6 @@ class Lattice final : public Kernel<T> {
   int64_t num_points() const override { return n_; }
   int num_features() const { return d_; }
   int64_t num_vertices() const { return vertices_; }
-  int64_t bytes() const;
   std::unique_ptr<Message<T>> message(int channels) const override;
 
   // N × (d + 1) vertex ids and barycentric weights of each point.

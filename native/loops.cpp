@@ -4,9 +4,17 @@
 
 namespace crfrnn::CRFRNN_TARGET {
 
-// embedding.cpp
+// embedding.cpp and softmax.cpp
 template <class T>
 void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+template <class T>
+void softmax(const T* scores, T* q, int channels, int64_t n);
+template <class T>
+void softmax_vjp(const T* q, T* v, int channels, int64_t n);
+template <class T>
+void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
+template <class T>
+void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
 
 namespace {
 
@@ -281,175 +289,9 @@ void diagonal_products(const T* h, const T* q, T* products, int channels, int64_
   });
 }
 
-// A piece is a part of a row as wide as 8 lanes or a vector, whatever is less; a vector holds one piece of as many points
-// as fit. Narrower rows than a piece lie side by side in a vector as they are.
-template <class T>
-constexpr int piece = lanes<T> < 8 ? lanes<T> : 8;
-
-template <class T>
-CRFRNN_INLINE Vec<T, lanes<T>> load_pieces(const T* p, int channels) {
-  using V = Vec<T, lanes<T>>;
-  if constexpr (lanes<T> == piece<T>) {
-    return load<V>(p);
-  } else {
-    static_assert(lanes<T> == 2 * piece<T>);
-    Vec<T, piece<T>> halves[2] = {load<Vec<T, piece<T>>>(p), load<Vec<T, piece<T>>>(p + channels)};
-    return joined<T, piece<T>>(halves[0], halves[1]);
-  }
-}
-template <class T>
-CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
-  if constexpr (lanes<T> == piece<T>) {
-    std::memcpy(p, &v, sizeof v);
-  } else {
-    const auto low = half<0, T, piece<T>>(v), high = half<1, T, piece<T>>(v);
-    std::memcpy(p, &low, sizeof low);
-    std::memcpy(p + channels, &high, sizeof high);
-  }
-}
-
-template <class T, int G>
-void softmax_narrow(const T* scores, T* q, int64_t n) {
-  constexpr int L = lanes<T>;
-  using V = Vec<T, L>;
-  for (int64_t i = 0; i < n * G; i += L) {
-    const V a = load<V>(scores + i);
-    const V e = exp_nonpositive<T, L>(a - reduce_groups<G, T, L>(a, Max{}));
-    const V result = e / reduce_groups<G, T, L>(e, Sum{});
-    std::memcpy(q + i, &result, sizeof result);
-  }
-}
-
-template <class T, int G>
-void softmax_vjp_narrow(const T* q, T* v, int64_t n) {
-  constexpr int L = lanes<T>;
-  using V = Vec<T, L>;
-  for (int64_t i = 0; i < n * G; i += L) {
-    const V x = load<V>(q + i), y = load<V>(v + i), result = x * (y - reduce_groups<G, T, L>(x * y, Sum{}));
-    std::memcpy(v + i, &result, sizeof result);
-  }
-}
-
-// Pieces = 0: as many as there are, with the row kept in memory instead of registers.
-template <class T, int Pieces>
-void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
-  constexpr int S = piece<T>, L = lanes<T>;
-  using V = Vec<T, L>;
-  const int pieces = Pieces ? Pieces : channels / S;
-  V row[Pieces ? Pieces : 1];
-  for (int64_t i = 0; i < n; i += L / S, scores += L / S * channels, q += L / S * channels) {
-    V top = load_pieces(scores, channels);
-    for (int k = 1; k < pieces; ++k) top = Max{}(top, load_pieces(scores + k * S, channels));
-    top = reduce_groups<S, T, L>(top, Max{});
-    V total{};
-    for (int k = 0; k < pieces; ++k) {
-      const V e = exp_nonpositive<T, L>(load_pieces(scores + k * S, channels) - top);
-      total = total + e;
-      if constexpr (Pieces > 0) {
-        row[k] = e;
-      } else {
-        store_pieces<T>(e, q + k * S, channels);
-      }
-    }
-    const V inverse = (V{} + T(1)) / reduce_groups<S, T, L>(total, Sum{});
-    for (int k = 0; k < pieces; ++k)
-      store_pieces<T>((Pieces > 0 ? row[k % (Pieces ? Pieces : 1)] : load_pieces(q + k * S, channels)) * inverse, q + k * S, channels);
-  }
-}
-
-template <class T>
-void softmax_vjp_wide(const T* q, T* v, int channels, int64_t n) {
-  constexpr int S = piece<T>, L = lanes<T>;
-  using V = Vec<T, L>;
-  for (int64_t i = 0; i < n; i += L / S, q += L / S * channels, v += L / S * channels) {
-    V product{};
-    for (int k = 0; k < channels; k += S) product = product + load_pieces(q + k, channels) * load_pieces(v + k, channels);
-    product = reduce_groups<S, T, L>(product, Sum{});
-    for (int k = 0; k < channels; k += S)
-      store_pieces<T>(load_pieces(q + k, channels) * (load_pieces(v + k, channels) - product), v + k, channels);
-  }
-}
-
-// Calls f(G) with the width of a row narrower than a piece, or returns false.
-template <class T, class F>
-CRFRNN_INLINE bool if_narrow(int channels, F f) {
-  if (channels >= piece<T>) return false;
-  if (channels == 1) f(std::integral_constant<int, 1>{});
-  if constexpr (piece<T> > 2)
-    if (channels == 2) f(std::integral_constant<int, 2>{});
-  if constexpr (piece<T> > 4)
-    if (channels == 4) f(std::integral_constant<int, 4>{});
-  return true;
-}
-
-template <class T>
-void softmax(const T* scores, T* q, int channels, int64_t n) {
-  if (if_narrow<T>(channels, [&](auto width) { softmax_narrow<T, width()>(scores, q, n); })) return;
-  switch (channels / piece<T>) {
-    case 1: return softmax_wide<T, 1>(scores, q, channels, n);
-    case 2: return softmax_wide<T, 2>(scores, q, channels, n);
-    case 3: return softmax_wide<T, 3>(scores, q, channels, n);
-    case 4: return softmax_wide<T, 4>(scores, q, channels, n);
-    default: return softmax_wide<T, 0>(scores, q, channels, n);
-  }
-}
-
-template <class T>
-void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
-  if (!if_narrow<T>(channels, [&](auto width) { softmax_vjp_narrow<T, width()>(q, v, n); })) softmax_vjp_wide(q, v, channels, n);
-}
-
 template <class T>
 void mix(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n) {
   for (int64_t i = 0; i < n * channels; ++i) to[i] = a * x[i] + b * y[i];
-}
-
-// Squares of `piece` numbers: swapping halves, then quarters, … of neighbouring vectors transposes them.
-template <class T, int S>
-CRFRNN_INLINE void transpose_square(Vec<T, S> (&square)[S]) {
-  auto swap_parts = [&](auto step) {
-    for (int r = 0; r < S; ++r)
-      if (!(r & step())) {
-        const auto upper = square[r], lower = square[r + step()];
-        square[r] = interleaved<step(), false, T, S>(upper, lower);
-        square[r + step()] = interleaved<step(), true, T, S>(upper, lower);
-      }
-  };
-  if constexpr (S > 4) swap_parts(std::integral_constant<int, 4>{});
-  if constexpr (S > 2) swap_parts(std::integral_constant<int, 2>{});
-  swap_parts(std::integral_constant<int, 1>{});
-}
-
-template <class T>
-void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n) {
-  constexpr int S = piece<T>;
-  using V = Vec<T, S>;
-  const int64_t whole = channels % S == 0 ? n / S * S : 0;
-  for (int64_t i = 0; i < whole; i += S)
-    for (int c = 0; c < channels; c += S) {
-      V square[S];
-      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(planes + (c + k) * stride + i) : V{} + pad;
-      transpose_square<T, S>(square);
-      for (int k = 0; k < S; ++k) std::memcpy(rows + (i + k) * channels + c, &square[k], sizeof(V));
-    }
-  for (int c = 0; c < channels; ++c)
-    for (int64_t i = whole; i < n; ++i) rows[i * channels + c] = c < classes ? planes[c * stride + i] : pad;
-}
-
-template <class T>
-void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n) {
-  constexpr int S = piece<T>;
-  using V = Vec<T, S>;
-  const int64_t whole = channels % S == 0 ? n / S * S : 0;
-  for (int64_t i = 0; i < whole; i += S)
-    for (int c = 0; c < classes; c += S) {
-      V square[S];
-      for (int k = 0; k < S; ++k) square[k] = load<V>(rows + (i + k) * channels + c);
-      transpose_square<T, S>(square);
-      for (int k = 0; k < S && c + k < classes; ++k) std::memcpy(planes + (c + k) * stride + i, &square[k], sizeof(V));
-    }
-  for (int c = 0; c < classes; ++c)
-    for (int64_t i = whole; i < n; ++i) planes[c * stride + i] = rows[i * channels + c];
 }
 
 template <class T>

@@ -42,7 +42,7 @@ class Exchange {
  public:
   Exchange(const MeanFieldSettings& settings, const std::vector<Pairwise<T>>& pairwise, bool transpose)
       : pairwise_(pairwise), transpose_(transpose), channels_(padded_channels(settings.classes)), chunks_(settings.points),
-        team_(settings.threads) {
+        team_(chunks_.useful_threads(settings.threads)) {
     for (const auto& term : pairwise) {
       messages_.push_back(term.kernel->message(channels_));
       couplings_.emplace_back(term, settings.classes, T(1 - settings.damping), transpose);

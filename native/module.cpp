@@ -169,7 +169,6 @@ void bind(nb::module_& m, const std::string& bits) {
           "features"_a, "batch"_a.none(), "neighbour_rounds"_a, "threads"_a)
       .def_prop_ro("num_features", &Lattice<T>::num_features)
       .def_prop_ro("num_vertices", &Lattice<T>::num_vertices)
-      .def("memory", &Lattice<T>::bytes)
       .def("vertices",
            [](const Lattice<T>& self) {
              int32_t* data;

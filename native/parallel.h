@@ -129,6 +129,8 @@ struct Chunks {
     const int64_t eighth = ((points + 7) / 8 + 63) / 64 * 64;
     size = eighth < 8192 ? 8192 : eighth > 65536 ? 65536 : eighth;
   }
+  // More threads than chunks would only wait.
+  int useful_threads(int threads) const { return count() < threads ? static_cast<int>(count()) : threads; }
   int64_t count() const { return (points + size - 1) / size; }
   int64_t begin(int64_t chunk) const { return chunk * size; }
   int64_t end(int64_t chunk) const { return chunk * size + size < points ? chunk * size + size : points; }

@@ -147,6 +147,7 @@ def test_refine_options(scores, options, error, facts):
         (np.zeros((5, 2)), {"batch": np.full(5, -1)}, ValueError, ["batch", "-1", "at least 0"]),
         (np.zeros((5, 2)), {"batch": np.full(5, 2**40)}, ValueError, ["batch", "1099511627776"]),
         (np.zeros((5, 2)), {"neighbour_rounds": -1}, ValueError, ["neighbour_rounds=-1", "at least 0"]),
+        (np.zeros((5, 2)), {"neighbour_rounds": 9}, ValueError, ["neighbour_rounds=9", "at most 3"]),
         (np.zeros((5, 2)), {"neighbour_rounds": 0.5}, TypeError, ["neighbour_rounds=0.5", "integer"]),
     ],
 )

@@ -51,6 +51,7 @@ __all__ = [
     "pairwise_terms",
     "preset",
     "refine",
+    "release_memory",
     "spatial_features",
     "unary_from_labels",
     "unary_from_probabilities",
@@ -65,3 +66,11 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
 def native_info() -> dict[str, str | int]:
     """What the native core was built with and which instructions it uses here."""
     return _native.info()
+
+
+def release_memory() -> int:
+    """Give back to the system the memory that is kept between calls: at most 2 GiB or an eighth of the machine's.
+
+    Returns: The number of bytes given back.
+    """
+    return _native.release_memory()

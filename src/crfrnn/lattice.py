@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn import _native
 from crfrnn.arrays import Array, check_finite, float_array, mask_array, point_array
 from crfrnn.memory import lattice_bytes, require_memory
-from crfrnn.parameters import whole_number
+from crfrnn.parameters import MOST_NEIGHBOUR_ROUNDS, whole_number
 from crfrnn.threads import thread_count
 
 MAX_FEATURES = 16
@@ -53,13 +53,13 @@ class PermutohedralLattice:
                 f"reduce them, for example by PCA{turned}"
             )
         check_finite(rows, "features")
-        rounds = whole_number(neighbour_rounds, "neighbour_rounds")
+        rounds = whole_number(neighbour_rounds, "neighbour_rounds", MOST_NEIGHBOUR_ROUNDS)
         self._threads = threads
         self.num_points, self.num_features = rows.shape
         self.dtype: np.dtype[Any] = rows.dtype
         ids = None if batch is None else _batch_ids(batch, self.num_points)
         require_memory(
-            lattice_bytes(self.num_points, self.num_features, rows.itemsize),
+            lattice_bytes(self.num_points, self.num_features, rows.itemsize, rounds),
             f"a lattice of {self.num_points} points in {self.num_features} dimensions",
         )
         build: Any = _native.Lattice64 if rows.dtype == np.float64 else _native.Lattice32

@@ -3,7 +3,7 @@
 The loop itself is `_loop`, in a few lines of NumPy; with kernels of the native core the fused loop there does the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,7 +169,7 @@ def solve(
     rounds, kept_share = whole_number(iterations, "iterations"), proper_fraction(damping, "damping")
     threshold = proper_fraction(class_threshold, "class_threshold")
     scores = unary.reshape(len(unary), -1)
-    classes = likely_classes(scores, threshold) if threshold > 0 else np.arange(len(scores))
+    classes = likely_classes(scores, threshold, threads) if threshold > 0 else np.arange(len(scores))
     if len(classes) == len(scores):
         result, _ = run(
             scores,
@@ -191,17 +191,19 @@ def solve(
         threads=threads,
     )
     if return_probabilities:
-        for block in _blocks(result):
-            block[:] = softmax(block, axis=0)
+        result = class_probabilities(result, threads)
     return result.reshape(unary.shape)
 
 
-def likely_classes(unary: Array, threshold: float) -> NDArray[np.intp]:
+def likely_classes(unary: Array, threshold: float, threads: int | None) -> NDArray[np.intp]:
     """Classes of a unary (C, N) whose probability is somewhere at least the threshold; never none of them."""
-    most = np.zeros(len(unary), unary.dtype)
-    for block in _blocks(unary):
-        np.maximum(most, softmax(block, axis=0).max(axis=1), out=most)
+    most = class_probabilities(unary, threads).max(axis=1)
     return np.flatnonzero(most >= min(threshold, most.max()))
+
+
+def class_probabilities(logits: Array, threads: int | None) -> Array:
+    """Softmax over the classes of logits (C, N), C-contiguous: a mean field of no iterations."""
+    return run(logits, [], [], iterations=0, damping=0.0, return_probabilities=True, threads=threads)[0]
 
 
 def softmax(logits: Array, axis: int) -> Array:
@@ -327,12 +329,6 @@ def _loop_vjp(
             v -= couple(h, matrix.T)
         g = damping * g + q * (v - (v * q).sum(axis=1, keepdims=True))
     return np.array((unary + g).T, order="C"), gradients
-
-
-def _blocks(array: Array) -> Iterator[Array]:
-    """Views of a (C, N) array, few enough points each for several passes over one to stay in the cache."""
-    for start in range(0, array.shape[1], BLOCK_POINTS):
-        yield array[:, start : start + BLOCK_POINTS]
 
 
 def _all_native(pairwise: Sequence[PairwiseTerm]) -> bool:

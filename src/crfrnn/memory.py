@@ -22,9 +22,9 @@ def require_memory(needed: int, what: str) -> None:
         )
 
 
-def lattice_bytes(num_points: int, num_features: int, itemsize: int) -> int:
-    """About what building a lattice takes: a vertex id, a weight and a share of the hash table for every corner."""
-    return num_points * (num_features + 1) * (12 + itemsize)
+def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_rounds: int = 0) -> int:
+    """About what building a lattice takes: two ids, a weight and a share of the vertices' keys for every corner."""
+    return num_points * (num_features + 1) * (12 + itemsize) * (1 + 8 * neighbour_rounds)
 
 
 def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0) -> int:

@@ -15,6 +15,7 @@ Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
 SpatialKernel: TypeAlias = Literal["grid", "lattice"]
 Deviation: TypeAlias = float | tuple[float, ...]
 LARGEST_INTEGER = 2**31 - 1
+MOST_NEIGHBOUR_ROUNDS = 3  # each multiplies the vertices; the second already adds no accuracy
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class CRFParameters:
             self._set("compatibility", _nested_tuple(class_weights(self.compatibility, "compatibility").tolist()))
         one_of(self.normalization, get_args(Normalization), "normalization")
         one_of(self.spatial, get_args(SpatialKernel), "spatial")
-        for name in ("iterations", "neighbour_rounds"):
-            self._set(name, whole_number(getattr(self, name), name))
+        self._set("iterations", whole_number(self.iterations, "iterations"))
+        self._set("neighbour_rounds", whole_number(self.neighbour_rounds, "neighbour_rounds", MOST_NEIGHBOUR_ROUNDS))
         for name in ("damping", "class_threshold"):
             self._set(name, proper_fraction(getattr(self, name), name))
 
@@ -99,14 +100,14 @@ def one_of(value: object, choices: Sequence[str], name: str) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
 
 
-def whole_number(value: Any, name: str) -> int:
-    """An integer from 0 to what the native core can count."""
+def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER) -> int:
+    """An integer from 0 to `most`, by default what the native core can count."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}={value!r} must be an integer") from None
-    if not 0 <= number <= LARGEST_INTEGER:
-        raise ValueError(f"{name}={number} must be at least 0 and at most {LARGEST_INTEGER}")
+    if not 0 <= number <= most:
+        raise ValueError(f"{name}={number} must be at least 0 and at most {most}")
     return number
 
 

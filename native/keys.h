@@ -1,0 +1,206 @@
+// Lattice points as keys: packing, stepping to neighbours, hashing and sorting.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "buffer.h"
+#include "lattice.h"
+#include "parallel.h"
+
+namespace crfrnn {
+
+// How a lattice point is packed into a key. All coordinates of a remainder-k point are (d + 1)·cell + k, and the last one
+// follows from the others: a key holds k, d cells and the batch id, each in a field of its own, offset to be positive.
+// Stepping to a neighbour is then an addition. Fields never overflow: `margin` cells are left free on both sides.
+//
+// The highest field, `slab`, is the difference of the last two coordinates' cells. It says nothing new, but all directions
+// except the last two leave it as it is: vertices sorted by key fall into slabs that most of the blur never leaves.
+struct KeyLayout {
+  struct Field {
+    int word, shift;
+    int64_t lowest;
+  };
+  std::array<Field, most_features> cell;
+  Field batch, slab;
+  int words = 1, bits = 0;  // bits: those in use in the last word
+};
+
+// Where float32 still tells neighbouring cells apart, and a cell fits 32 bits.
+template <class T>
+constexpr double cell_limit = sizeof(T) == 4 ? 1 << 21 : 1 << 30;
+
+template <int Words>
+struct Key {
+  std::array<uint64_t, Words> word{};
+  bool operator==(const Key& k) const {
+    uint64_t difference = 0;
+    for (int i = 0; i < Words; ++i) difference |= word[i] ^ k.word[i];
+    return difference == 0;
+  }
+  bool operator<(const Key& k) const {
+    for (int i = Words - 1; i > 0; --i)
+      if (word[i] != k.word[i]) return word[i] < k.word[i];
+    return word[0] < k.word[0];
+  }
+  Key& operator+=(const Key& k) {
+    for (int i = 0; i < Words; ++i) word[i] += k.word[i];
+    return *this;
+  }
+  Key& operator-=(const Key& k) {
+    for (int i = 0; i < Words; ++i) word[i] -= k.word[i];
+    return *this;
+  }
+  uint64_t hash() const {
+    uint64_t h = word[0] * 0x9E3779B97F4A7C15u;
+    for (int i = 1; i < Words; ++i) h = (h ^ (h >> 29) ^ word[i]) * 0xBF58476D1CE4E5B9u;
+    return h ^ (h >> 32);
+  }
+};
+
+// Keys to consecutive ids, in the order of insertion. Open addressing; at most half full.
+template <int Words>
+class KeyTable {
+ public:
+  explicit KeyTable(int64_t expected) {
+    int bits = 10;
+    while ((int64_t{1} << bits) < 2 * expected) ++bits;
+    resize(bits);
+  }
+  int32_t insert(const Key<Words>& key) {
+    for (uint64_t at = key.hash() & mask_;; at = (at + 1) & mask_) {
+      if (slots_[at].id < 0) {
+        const auto id = static_cast<int32_t>(keys_.size());
+        slots_[at] = {key, id};
+        keys_.push_back(key);
+        if (2 * keys_.size() > mask_) resize(bits_ + 1);
+        return id;
+      }
+      if (slots_[at].key == key) return slots_[at].id;
+    }
+  }
+  void prefetch(const Key<Words>& key) const {
+#if defined(__GNUC__)
+    __builtin_prefetch(&slots_[key.hash() & mask_]);
+#else
+    (void)key;
+#endif
+  }
+  const std::vector<Key<Words>>& keys() const { return keys_; }
+
+ private:
+  struct Slot {
+    Key<Words> key;
+    int32_t id = -1;
+  };
+  void resize(int bits) {
+    bits_ = bits;
+    mask_ = (uint64_t{1} << bits) - 1;
+    slots_ = Buffer<Slot>(int64_t{1} << bits);
+    std::fill(slots_.begin(), slots_.end(), Slot{});
+    for (std::size_t id = 0; id < keys_.size(); ++id) {
+      uint64_t at = keys_[id].hash() & mask_;
+      while (slots_[at].id >= 0) at = (at + 1) & mask_;
+      slots_[at] = {keys_[id], static_cast<int32_t>(id)};
+    }
+  }
+  int bits_ = 0;
+  uint64_t mask_ = 0;
+  Buffer<Slot> slots_;
+  std::vector<Key<Words>> keys_;
+};
+
+// A key, and the row of sums it stands for: -1 for a vertex that no point touches.
+template <int Words>
+struct Entry {
+  Key<Words> key;
+  int32_t row;
+};
+
+// Stable sort by key. One-word keys: by digits from the lowest, in fixed blocks, so that it may run in parallel.
+template <int Words>
+void sort_by_key(Buffer<Entry<Words>>& entries, int bits, Team& team) {
+  if constexpr (Words > 1) {
+    std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
+  } else {
+    constexpr int digit = 11, buckets = 1 << digit;
+    const int64_t size = entries.size(), block = std::max<int64_t>(16384, (size + 15) / 16), blocks = (size + block - 1) / block;
+    Buffer<Entry<Words>> sorted(size, Use::scratch);
+    std::vector<int64_t> position(blocks * buckets);
+    for (int shift = 0; shift < bits; shift += digit) {
+      auto bucket_of = [shift](const Entry<Words>& entry) { return (entry.key.word[0] >> shift) & (buckets - 1); };
+      team.run(blocks, [&](int64_t b) {
+        int64_t* count = &position[b * buckets];
+        std::fill_n(count, buckets, 0);
+        for (int64_t i = b * block; i < std::min(size, (b + 1) * block); ++i) ++count[bucket_of(entries[i])];
+      });
+      int64_t sum = 0;
+      for (int k = 0; k < buckets; ++k)
+        for (int64_t b = 0; b < blocks; ++b) sum += std::exchange(position[b * buckets + k], sum);
+      team.run(blocks, [&](int64_t b) {
+        int64_t* next = &position[b * buckets];
+        for (int64_t i = b * block; i < std::min(size, (b + 1) * block); ++i) sorted[next[bucket_of(entries[i])]++] = entries[i];
+      });
+      entries.swap(sorted);
+    }
+  }
+}
+
+// The hyperplane's coordinates are scaled so that the blur has the Gaussian's standard deviation. Rounded where the original
+// implementation rounds: one bit of a scale puts points on the border of two simplices into the other one.
+template <class T>
+std::vector<T> feature_scales(int d) {
+  const T deviation = static_cast<T>(std::sqrt(2.0 / 3.0) * (d + 1));
+  std::vector<T> scale(d);
+  for (int i = 0; i < d; ++i) scale[i] = static_cast<T>(1.0 / std::sqrt((i + 1.0) * (i + 2.0)) * deviation);
+  return scale;
+}
+
+struct Range {
+  double low = std::numeric_limits<double>::infinity(), high = -std::numeric_limits<double>::infinity();
+  void cover(double x) { low = x < low ? x : low, high = x > high ? x : high; }
+};
+
+// Bounds on every cell coordinate by interval arithmetic from the bounds of the features: loose by a few bits, no pass more.
+inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit) {
+  const int d = static_cast<int>(feature.size());
+  const auto scale = feature_scales<double>(d);
+  for (int i = 0; i < d; ++i) feature[i].low *= scale[i], feature[i].high *= scale[i];
+  KeyLayout layout;
+  int used = 0;
+  auto place = [&](KeyLayout::Field& field, double low, double high) {
+    int bits = 1;
+    while (std::ldexp(1.0, bits) <= high - low) ++bits;
+    if (used + bits > 64) ++layout.words, used = 0;
+    field = {layout.words - 1, used, static_cast<int64_t>(low)};
+    used += bits;
+  };
+  used = 5;  // k = 0 … d
+  for (int j = 0; j < d; ++j) {
+    Range x{0, 0};
+    for (int i = j; i < d; ++i) x.low += feature[i].low, x.high += feature[i].high;
+    if (j > 0) x.low -= j * feature[j - 1].high, x.high -= j * feature[j - 1].low;
+    const double low = std::floor(x.low / (d + 1)) - margin, high = std::ceil(x.high / (d + 1)) + margin;
+    if (!(low > -limit && high < limit))
+      throw std::invalid_argument(
+          "features reach further than " + std::to_string(static_cast<int64_t>(limit)) +
+          " lattice cells from the origin; divide them by larger standard deviations (theta), move them closer to the "
+          "origin, or use float64");
+    place(layout.cell[j], low, high);
+  }
+  place(layout.batch, batch.low, batch.high);
+  Range slab{(d + 1) * feature[d - 1].low, (d + 1) * feature[d - 1].high};
+  if (d > 1) slab.low -= (d - 1) * feature[d - 2].high, slab.high -= (d - 1) * feature[d - 2].low;
+  place(layout.slab, std::floor(slab.low / (d + 1)) - 2 * margin, std::ceil(slab.high / (d + 1)) + 2 * margin);
+  layout.bits = used;
+  return layout;
+}
+
+}  // namespace crfrnn
