@@ -93,12 +93,12 @@ def main() -> int:
         results["cases"] = json.loads(path.read_text())["cases"]
     wanted = arguments.only or [case.name for case in CASES]
     chosen = [case for case in CASES if case.name in wanted and case.sides[0] in pythons]
-    failed = []
+    failed, measured = [], commit()
     with tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(arguments.data, Path(scratch), pythons, arguments.quick)
         for case in progress(chosen):
             rows = case.measure(case, bench)
-            entry = {"title": case.title, "note": case.note, "commit": commit(), "rows": rows}
+            entry = {"title": case.title, "note": case.note, "commit": measured, "rows": rows}
             results["cases"][case.name] = entry
             print(case_text(entry), flush=True)
             if any("difference" in row and "seconds" not in row for row in rows):

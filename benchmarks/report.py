@@ -112,6 +112,15 @@ def memory_table(rows: list[dict]) -> str:
     return table(["photo", "θ", "calls", *(NAMES[side] for side in sides)], lines)
 
 
+def added_vertices_table(rows: list[dict]) -> str:
+    lines = [
+        [row["photo"], thetas(row), str(row["neighbour_rounds"]), f"{row['vertices']:,}"]
+        + [f"{error:.3f}" for error in row["errors"].values()]
+        for row in rows
+    ]
+    return table(["photo", "θ", "rounds", "vertices", *rows[0]["errors"]], lines)
+
+
 def plot_scaling(rows: list[dict], path: Path) -> None:
     import matplotlib
 
@@ -145,6 +154,8 @@ def case_text(case: dict) -> str:
     rows = case["rows"]
     if "bytes" in rows[0]:
         body = memory_table(rows)
+    elif "errors" in rows[0]:
+        body = added_vertices_table(rows)
     elif "axis" in rows[0]:
         body = scaling_table(rows)
     else:

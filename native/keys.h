@@ -72,6 +72,7 @@ class KeyTable {
   explicit KeyTable(int64_t expected) {
     int bits = 10;
     while ((int64_t{1} << bits) < 2 * expected) ++bits;
+    keys_.reserve(expected);
     resize(bits);
   }
   int32_t insert(const Key<Words>& key) {

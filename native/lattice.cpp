@@ -186,7 +186,8 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   });
   std::partial_sum(first_vertex.begin(), first_vertex.end(), first_vertex.begin());
   vertices_ = first_vertex.back();
-  Buffer<Key<Words>> keys(vertices_, Use::scratch);
+  Buffer<Key<Words>> keys(vertices_ + 1, Use::scratch);
+  keys[vertices_].word.fill(~uint64_t{0});  // above all others
   Buffer<int32_t> vertex_of_row(rows, Use::scratch);
   row_ = Buffer<int32_t>(size);
   team.run(pieces, [&](int64_t p) {
@@ -223,16 +224,17 @@ void Lattice<T>::build(const T* features, const int32_t* batch, int neighbour_ro
   const int64_t parts = (vertices_ + piece - 1) / piece;
   team.run(corners * parts, [&](int64_t task) {
     const int64_t j = task / parts, begin = task % parts * piece, end = std::min(begin + piece, vertices_);
-    const Key<Words>* const none = keys.begin() + vertices_;
-    std::array<const Key<Words>*, 2> at{nullptr, nullptr};  // for steps from k < d and from k = d
+    std::array<Key<Words>*, 2> at{nullptr, nullptr};  // for steps from k < d and from k = d
     for (int64_t v = begin; v < end; ++v) {
       const int wrap = k_of(keys[v]) == d;
       Key<Words> key = keys[v];
       key += step[j][wrap];
       auto*& found = at[wrap];
-      if (!found) found = std::lower_bound(static_cast<const Key<Words>*>(keys.begin()), none, key);
-      while (found != none && *found < key) ++found;
-      next[j][v] = found != none && *found == key ? static_cast<int32_t>(found - keys.begin()) : -1;
+      if (!found) found = std::lower_bound(keys.begin(), keys.begin() + vertices_, key);
+      found += *found < key;  // mostly none, one or two: no branch to mispredict
+      found += *found < key;
+      while (*found < key) ++found;
+      next[j][v] = *found == key ? static_cast<int32_t>(found - keys.begin()) : -1;
     }
   });
 
@@ -244,18 +246,23 @@ void Lattice<T>::chain_up(std::vector<Buffer<int32_t>>& next, Team& team) {
   chains_.resize(next.size());
   team.run(static_cast<int64_t>(next.size()), [&](int64_t direction) {
     const auto& after = next[direction];
-    Buffer<int8_t> has_before(vertices_, Use::scratch);
+    Buffer<int8_t> has_before(vertices_ + 1, Use::scratch);  // of vertex v at v + 1, so that "none" has a place too
     std::fill(has_before.begin(), has_before.end(), 0);
-    for (int64_t v = 0; v < vertices_; ++v)
-      if (after[v] >= 0) has_before[after[v]] = 1;
+    for (int64_t v = 0; v < vertices_; ++v) has_before[after[v] + 1] = 1;
     auto& chains = chains_[direction];
     chains.list = Buffer<int32_t>(vertices_);
     chains.cuts.assign(1, 0);
+    std::vector<int32_t> heads;
     int64_t end = 0;
     for (std::size_t slab = 1; slab < slabs_.size(); ++slab) {
-      for (int64_t head = slabs_[slab - 1]; head < slabs_[slab]; ++head) {
-        if (after[head] < 0 || has_before[head]) continue;
-        for (auto v = static_cast<int32_t>(head); v >= 0; v = after[v]) chains.list[end++] = v;
+      heads.resize(slabs_[slab] - slabs_[slab - 1] + 1);
+      int64_t count = 0;
+      for (int64_t v = slabs_[slab - 1]; v < slabs_[slab]; ++v) {
+        heads[count] = static_cast<int32_t>(v);
+        count += (after[v] >= 0) & (has_before[v + 1] == 0);
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        for (int32_t v = heads[i]; v >= 0; v = after[v]) chains.list[end++] = v;
         chains.list[end - 1] = ~chains.list[end - 1];
       }
       chains.cuts.push_back(end);

@@ -66,40 +66,51 @@ struct Epilogue {
   int channels, first;
 };
 
+// Calls f(corners), as a constant for the features of a colour photo.
+template <class F>
+CRFRNN_INLINE void with_corners(int corners, F f) {
+  if (corners == 6) return f(std::integral_constant<int, 6>{});
+  f(corners);
+}
+
 template <class T>
-void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners, const T* rows, const T* scale,
+void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners_given, const T* rows, const T* scale,
            int channels, int64_t n) {
-  for_blocks(channels, [&](auto width, int first) {
-    const Planes<T, width()> planes(sums, count, first);
-    for (int64_t i = 0; i < n; ++i) {
-      if (planes.beyond(16 << 20) && i + ahead < n)
-        for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
-      auto row = Row<T, width()>::read(rows + i * channels + first);
-      if (scale) row.scale(scale[i]);
-      for (int k = 0; k < corners; ++k) {
-        const int32_t v = vertices[i * corners + k];
-        auto sum = planes.read(v);
-        sum.add(row, weights[i * corners + k]);
-        planes.write(v, sum);
+  with_corners(corners_given, [&](auto corners) {
+    for_blocks(channels, [&](auto width, int first) {
+      const Planes<T, width()> planes(sums, count, first);
+      for (int64_t i = 0; i < n; ++i) {
+        if (planes.beyond(16 << 20) && i + ahead < n)
+          for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
+        auto row = Row<T, width()>::read(rows + i * channels + first);
+        if (scale) row.scale(scale[i]);
+        for (int k = 0; k < corners; ++k) {
+          const int32_t v = vertices[i * corners + k];
+          auto sum = planes.read(v);
+          sum.add(row, weights[i * corners + k]);
+          planes.write(v, sum);
+        }
       }
-    }
+    });
   });
 }
 
 template <class T>
-void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
+void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners_given, T factor, const T* scale,
            const T* coupling, const T* from, T* rows, int channels, int64_t n) {
-  for_blocks(channels, [&](auto width, int first) {
-    using R = Row<T, width()>;
-    const Planes<T, width()> planes(const_cast<T*>(values), count, first);
-    const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};
-    for (int64_t i = 0; i < n; ++i) {
-      if (planes.beyond(1 << 20) && i + ahead < n)
-        for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
-      R sum = R::zero();
-      for (int k = 0; k < corners; ++k) sum.add(planes.read(vertices[i * corners + k]), weights[i * corners + k]);
-      finish(i, sum, factor);
-    }
+  with_corners(corners_given, [&](auto corners) {
+    for_blocks(channels, [&](auto width, int first) {
+      using R = Row<T, width()>;
+      const Planes<T, width()> planes(const_cast<T*>(values), count, first);
+      const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};
+      for (int64_t i = 0; i < n; ++i) {
+        if (planes.beyond(1 << 20) && i + ahead < n)
+          for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
+        R sum = R::zero();
+        for (int k = 0; k < corners; ++k) sum.add(planes.read(vertices[i * corners + k]), weights[i * corners + k]);
+        finish(i, sum, factor);
+      }
+    });
   });
 }
 

@@ -25,7 +25,7 @@ class PermutohedralLattice:
             float64 lattice, others a float32 one.
         batch: (N,) integer ids ≥ 0; points of different ids do not see each other. None is one image.
         neighbour_rounds: Rounds of vertices that no point touches added around those touched. One round halves the
-            error on rough inputs at 5 to 6 times the vertices; a second one adds next to nothing.
+            error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
         threads: Threads of construction, and of `filter` unless it is told otherwise; None is `default_threads()`.
     Attributes:
         num_points: N.

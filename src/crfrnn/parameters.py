@@ -37,7 +37,7 @@ class CRFParameters:
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as other tools do.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         neighbour_rounds: Rounds of lattice vertices that no pixel touches added around those touched. One round halves
-            the error on rough images (relative, mean removed: 0.22-0.26 to 0.09-0.12) at 5 to 6 times the vertices.
+            the error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
         class_threshold: Classes whose unary probability is nowhere at least this are left out of filtering; 0 filters
             all. docs/algorithm.md, section 6, bounds the error.
     Raises: TypeError or ValueError: on construction, naming the field.
