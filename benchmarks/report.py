@@ -154,7 +154,7 @@ def case_text(case: dict) -> str:
     rows = case["rows"]
     if "bytes" in rows[0]:
         body = memory_table(rows)
-    elif "errors" in rows[0]:
+    elif "neighbour_rounds" in rows[0]:
         body = added_vertices_table(rows)
     elif "axis" in rows[0]:
         body = scaling_table(rows)
