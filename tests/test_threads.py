@@ -145,7 +145,7 @@ def test_the_gil_is_released(rng):
         worker.join()
     finally:
         sys.setswitchinterval(interval)
-    assert sum(seen) > 100
+    assert sum(seen) > 5
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
