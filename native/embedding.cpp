@@ -5,9 +5,6 @@
 namespace crfrnn::CRFRNN_TARGET {
 
 template <class T>
-void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
-
-template <class T>
 constexpr T rounder = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // added and taken away: the nearest whole number
 
 template <class T>

@@ -3,19 +3,6 @@
 #include "simd.h"
 
 namespace crfrnn::CRFRNN_TARGET {
-
-// embedding.cpp and softmax.cpp
-template <class T>
-void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
-template <class T>
-void softmax(const T* scores, T* q, int channels, int64_t n);
-template <class T>
-void softmax_vjp(const T* q, T* v, int channels, int64_t n);
-template <class T>
-void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
-template <class T>
-void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
-
 namespace {
 
 // Calls f(constant W, first channel) for blocks of W channels that cover a row: one block where a row fits registers.

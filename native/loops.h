@@ -73,4 +73,20 @@ CRFRNN_DECLARE_TARGET(avx2)
 CRFRNN_DECLARE_TARGET(avx512)
 #undef CRFRNN_DECLARE_TARGET
 
+// The loops that have files of their own, for the others of the same compilation.
+#if defined(CRFRNN_TARGET)
+namespace CRFRNN_TARGET {
+template <class T>
+void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+template <class T>
+void softmax(const T* scores, T* q, int channels, int64_t n);
+template <class T>
+void softmax_vjp(const T* q, T* v, int channels, int64_t n);
+template <class T>
+void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
+template <class T>
+void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
+}  // namespace CRFRNN_TARGET
+#endif
+
 }  // namespace crfrnn

@@ -4,15 +4,6 @@
 
 namespace crfrnn::CRFRNN_TARGET {
 
-template <class T>
-void softmax(const T* scores, T* q, int channels, int64_t n);
-template <class T>
-void softmax_vjp(const T* q, T* v, int channels, int64_t n);
-template <class T>
-void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
-template <class T>
-void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
-
 // A piece is a part of a row as wide as 8 lanes or a vector, whatever is less; a vector holds one piece of as many points
 // as fit. Narrower rows than a piece lie side by side in a vector as they are.
 template <class T>
