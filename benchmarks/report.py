@@ -16,7 +16,7 @@ NAMES = {
 }
 HEAD = """# Benchmarks
 
-Written by `make bench`; every figure below comes from one run on one machine. Run it on yours.
+Written by `make bench`; all on one machine, each case in one run of the commit named below it. Run it on yours.
 
 {machine}
 
