@@ -180,7 +180,7 @@ CASES = (
         "Unlikely classes left out: 21 classes, T = 10, one core",
         compare,
         options={"class_threshold": 0.01},
-        note="crfrnn with `class_threshold=0.01`: a class whose probability is nowhere above 0.01 is not filtered. "
+        note="crfrnn with `class_threshold=0.01`: a class is filtered until its probability is nowhere above 0.01. "
         "“changed” is the share of labels that this moves against filtering them all.",
     ),
     Case(

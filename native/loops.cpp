@@ -293,10 +293,20 @@ void mix(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n) {
 }
 
 template <class T>
+void raise(const T* q, T* largest, int channels, int64_t n) {
+  for_blocks(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    R top = R::read(largest + first);
+    for (int64_t i = 0; i < n; ++i) top.raise(R::read(q + i * channels + first));
+    top.write(largest + first);
+  });
+}
+
+template <class T>
 constexpr Loops<T> table() {
   return {embed<T>,         splat<T>,         slice<T>,          gather<T>,  blur<T>,
           convolve_columns<T>, convolve_rows<T>, couple_diagonal<T>, couple_matrix<T>,  outer_products<T>, diagonal_products<T>,
-          softmax<T>,       softmax_vjp<T>,   mix<T>,            rows_from_planes<T>, planes_from_rows<T>};
+          softmax<T>,       softmax_vjp<T>,   mix<T>,            raise<T>, rows_from_planes<T>, planes_from_rows<T>};
 }
 
 }  // namespace

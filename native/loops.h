@@ -53,8 +53,10 @@ struct Loops {
   void (*softmax_vjp)(const T* q, T* v, int channels, int64_t n);
   // to = a·x + b·y over whole rows.
   void (*mix)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
-  // Between planes (classes, points), `stride` apart, and rows; padding channels are set to `pad`.
-  void (*rows_from_planes)(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
+  // largest[c] = max(largest[c], q[c]) over the rows.
+  void (*raise)(const T* q, T* largest, int channels, int64_t n);
+  // Between planes (classes, points), `stride` apart, and rows: channel k is plane which[k], padding is set to `pad`.
+  void (*rows_from_planes)(const T* planes, int64_t stride, const int* which, int classes, T pad, T* rows, int channels, int64_t n);
   void (*planes_from_rows)(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
 };
 
@@ -83,7 +85,7 @@ void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>
 void softmax_vjp(const T* q, T* v, int channels, int64_t n);
 template <class T>
-void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n);
+void rows_from_planes(const T* planes, int64_t stride, const int* which, int classes, T pad, T* rows, int channels, int64_t n);
 template <class T>
 void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n);
 }  // namespace CRFRNN_TARGET

@@ -2,82 +2,102 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 
 #include "buffer.h"
 
 namespace crfrnn {
 namespace {
 
-// A coupling laid out for the loops: one number per (padded) channel, or a transposed matrix when some entry off the
-// diagonal is not zero. Scalars and diagonals never pay for a matrix product.
+using Classes = std::vector<int>;  // ids, rising
+
+Classes all_classes(int count) {
+  Classes classes(count);
+  std::iota(classes.begin(), classes.end(), 0);
+  return classes;
+}
+
+// A coupling among some of the classes laid out for the loops: one number per (padded) channel, or a transposed matrix
+// when some entry off the diagonal is not zero. Scalars and diagonals never pay for a matrix product.
 template <class T>
 struct PaddedCoupling {
-  PaddedCoupling(const Pairwise<T>& term, int classes, T factor, bool transpose) : channels(padded_channels(classes)) {
+  PaddedCoupling(const Pairwise<T>& term, int num_classes, const Classes& classes, T factor, bool transpose) {
     using Coupling = typename Pairwise<T>::Coupling;
+    const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
     auto entry = [&](int row, int column) {
-      if (term.kind == Coupling::matrix)
-        return factor * (transpose ? term.coupling[column * classes + row] : term.coupling[row * classes + column]);
-      return row == column ? factor * term.coupling[term.kind == Coupling::scalar ? 0 : row] : T(0);
+      const int r = classes[row], c = classes[column];
+      if (term.kind == Coupling::matrix) return factor * term.coupling[transpose ? c * num_classes + r : r * num_classes + c];
+      return r == c ? factor * term.coupling[term.kind == Coupling::scalar ? 0 : r] : T(0);
     };
-    for (int r = 0; r < classes; ++r)
-      for (int c = 0; c < classes; ++c) diagonal &= r == c || entry(r, c) == T(0);
+    for (int r = 0; r < count; ++r)
+      for (int c = 0; c < count; ++c) diagonal &= r == c || entry(r, c) == T(0);
     numbers.assign(diagonal ? channels : channels * channels, T(0));
-    for (int r = 0; r < classes; ++r) {
+    for (int r = 0; r < count; ++r) {
       if (diagonal) {
         numbers[r] = entry(r, r);
       } else {
-        for (int c = 0; c < classes; ++c) numbers[c * channels + r] = entry(r, c);
+        for (int c = 0; c < count; ++c) numbers[c * channels + r] = entry(r, c);
       }
     }
   }
-  int channels;
+  // to = from − coupling · message, n rows.
+  void apply(const T* message, const T* from, T* to, int channels, int64_t n) const {
+    (diagonal ? loops<T>().couple_diagonal : loops<T>().couple_matrix)(numbers.data(), message, from, to, channels, n);
+  }
   bool diagonal = true;
   std::vector<T> numbers;
 };
 
-// The walk both directions of the recurrence share. Tiles of points send rows to every kernel, the kernels propagate, and
-// each tile receives what arrived.
-template <class T>
-class Exchange {
- public:
-  Exchange(const MeanFieldSettings& settings, const std::vector<Pairwise<T>>& pairwise, bool transpose)
-      : pairwise_(pairwise), transpose_(transpose), channels_(padded_channels(settings.classes)), chunks_(settings.points),
-        team_(chunks_.useful_threads(settings.threads)) {
-    for (const auto& term : pairwise) {
-      messages_.push_back(term.kernel->message(channels_));
-      couplings_.emplace_back(term, settings.classes, T(1 - settings.damping), transpose);
-    }
-  }
-
-  int channels() const { return channels_; }
-  const Chunks& chunks() const { return chunks_; }
+// Tiles of points, walked by the threads of a call.
+struct Walk {
+  explicit Walk(const MeanFieldSettings& settings) : chunks(settings.points), team(chunks.useful_threads(settings.threads)) {}
 
   // work(chunk, begin, n, scratch): scratch holds three tiles of rows.
-  template <class F>
-  void over_tiles(F work) {
-    team_.run(chunks_.count(), [&](int64_t chunk) {
-      Buffer<T> scratch(3 * tile * channels_);
+  template <class T, class F>
+  void over_tiles(int channels, F work) {
+    team.run(chunks.count(), [&](int64_t chunk) {
+      Buffer<T> scratch(3 * tile * channels);
       std::fill(scratch.begin(), scratch.end(), T(0));
-      if (sending_)
-        for (const auto& message : messages_) message->open(chunk);
-      for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += tile)
-        work(chunk, begin, std::min<int64_t>(tile, chunks_.end(chunk) - begin), scratch.get());
+      for (int64_t begin = chunks.begin(chunk); begin < chunks.end(chunk); begin += tile)
+        work(chunk, begin, std::min<int64_t>(tile, chunks.end(chunk) - begin), scratch.get());
     });
   }
 
-  void send(int64_t begin, int64_t n, const T* rows) {
+  const Chunks chunks;
+  Team team;
+};
+
+// What both directions of the recurrence share: tiles of points send rows to every kernel, the kernels propagate, and each
+// tile receives what arrived.
+template <class T>
+class Exchange {
+ public:
+  Exchange(const MeanFieldSettings& settings, const std::vector<Pairwise<T>>& pairwise, Classes of, bool transpose)
+      : pairwise_(pairwise), transpose_(transpose), classes_(std::move(of)), channels_(padded_channels(count())) {
+    for (const auto& term : pairwise) {
+      messages_.push_back(term.kernel->message(channels_));
+      couplings_.emplace_back(term, settings.classes, classes_, T(1 - settings.damping), transpose);
+    }
+  }
+
+  const Classes& classes() const { return classes_; }
+  int count() const { return static_cast<int>(classes_.size()); }
+  int channels() const { return channels_; }
+
+  // Tiles of a chunk are sent from its begin on.
+  void send(const Chunks& chunks, int64_t chunk, int64_t begin, int64_t n, const T* rows) {
     for (std::size_t k = 0; k < messages_.size(); ++k) {
+      if (begin == chunks.begin(chunk)) messages_[k]->open(chunk);
       const T* scale = transpose_ ? pairwise_[k].post : pairwise_[k].pre;
       messages_[k]->send(begin, n, rows, scale ? scale + begin : nullptr);
     }
   }
 
-  void propagate() {
-    for (const auto& message : messages_) message->propagate(team_, transpose_);
+  void propagate(Team& team) {
+    for (const auto& message : messages_) message->propagate(team, transpose_);
   }
 
   void stop_sending() {
-    sending_ = false;
     for (const auto& message : messages_) message->stop_sending();
   }
 
@@ -99,8 +119,7 @@ class Exchange {
   }
 
   void couple(std::size_t k, int64_t n, const T* message, const T* from, T* to) const {
-    (couplings_[k].diagonal ? loops<T>().couple_diagonal : loops<T>().couple_matrix)(couplings_[k].numbers.data(), message, from, to,
-                                                                                    channels_, n);
+    couplings_[k].apply(message, from, to, channels_, n);
   }
 
  private:
@@ -111,68 +130,173 @@ class Exchange {
 
   const std::vector<Pairwise<T>>& pairwise_;
   const bool transpose_;
-  bool sending_ = true;
+  const Classes classes_;
   const int channels_;
-  const Chunks chunks_;
-  Team team_;
   std::vector<std::unique_ptr<Message<T>>> messages_;
   std::vector<PaddedCoupling<T>> couplings_;
 };
 
+// Which classes are somewhere at least as likely as the threshold, from rows of marginals seen tile by tile.
+template <class T>
+class Likely {
+ public:
+  Likely(double threshold, const Chunks& chunks, int channels)
+      : threshold_(T(threshold)), channels_(channels), largest_(chunks.count() * channels, T(0)) {}
+
+  void see(int64_t chunk, const T* q, int64_t n) { loops<T>().raise(q, &largest_[chunk * channels_], channels_, n); }
+
+  // Never none.
+  Classes of(const Classes& classes) const {
+    std::vector<T> most(channels_, T(0));
+    for (std::size_t i = 0; i < largest_.size(); ++i) most[i % channels_] = std::max(most[i % channels_], largest_[i]);
+    const T threshold = std::min(threshold_, *std::max_element(most.begin(), most.end()));
+    Classes likely;
+    for (std::size_t k = 0; k < classes.size(); ++k)
+      if (most[k] >= threshold) likely.push_back(classes[k]);
+    return likely;
+  }
+
+ private:
+  const T threshold_;
+  const int channels_;
+  std::vector<T> largest_;
+};
+
 constexpr double padding_score = -1e30;  // no probability: exp of it is exactly 0
+
+// Channels of rows: those of some classes taken out of rows of more, or put into them.
+template <class T>
+void take(const T* rows, const Classes& of, int channels, const Classes& classes, T* to, int to_channels, int64_t n) {
+  for (std::size_t k = 0, from = 0; k < static_cast<std::size_t>(to_channels); ++k) {
+    if (k < classes.size())
+      while (of[from] != classes[k]) ++from;
+    for (int64_t i = 0; i < n; ++i) to[i * to_channels + k] = k < classes.size() ? rows[i * channels + from] : T(padding_score);
+  }
+}
+template <class T>
+void put(const T* rows, const Classes& classes, int channels, T* to, int to_channels, int64_t n) {
+  for (std::size_t k = 0; k < classes.size(); ++k)
+    for (int64_t i = 0; i < n; ++i) to[i * to_channels + classes[k]] = rows[i * channels + k];
+}
 
 }  // namespace
 
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
                 const std::function<T*()>& new_result, T* marginals) {
-  const int classes = settings.classes;
   const int64_t points = settings.points;
-  Exchange<T> exchange(settings, pairwise, false);
-  const int channels = exchange.channels();
+  const int last = settings.iterations;
   const auto& row_loops = loops<T>();
   const T damping = T(settings.damping);
-  Buffer<T> unary_rows((points + tile) * channels);  // loops read whole vectors past the last row
-  Buffer<T> scores(damping > 0 ? points * channels : 0);  // a_t, which damping needs
+  const bool selective = settings.class_threshold > 0;
+  const Classes all = all_classes(settings.classes);
+  const int all_channels = padded_channels(settings.classes);
+  Walk walk(settings);
 
+  auto read_unary = [&](int64_t begin, int64_t n, const Classes& classes, T* rows) {
+    const int count = static_cast<int>(classes.size());
+    row_loops.rows_from_planes(unary + begin, points, classes.data(), count, T(padding_score), rows, padded_channels(count), n);
+  };
   T* result = nullptr;
-  auto prepare_result = [&] {
-    exchange.stop_sending();
+  auto write_result = [&](int64_t begin, int64_t n, T* rows) {
+    if (probabilities) row_loops.softmax(rows, rows, all_channels, n);
+    row_loops.planes_from_rows(rows, all_channels, result + begin, points, settings.classes, n);
+  };
+  if (last == 0) {
     result = new_result();
-  };
-  auto finish = [&](int64_t begin, int64_t n, const T* a, T* q, int iteration) {
-    if (iteration == settings.iterations && !probabilities) {
-      row_loops.planes_from_rows(a, channels, result + begin, points, classes, n);
-      return;
-    }
-    row_loops.softmax(a, q, channels, n);
-    if (iteration == settings.iterations) {
-      row_loops.planes_from_rows(q, channels, result + begin, points, classes, n);
-      return;
-    }
-    if (marginals) std::copy_n(q, n * channels, marginals + (iteration * points + begin) * channels);
-    exchange.send(begin, n, q);
-  };
+    walk.over_tiles<T>(all_channels, [&](int64_t, int64_t begin, int64_t n, T* rows) {
+      read_unary(begin, n, all, rows);
+      write_result(begin, n, rows);
+    });
+    return;
+  }
 
-  if (settings.iterations == 0) prepare_result();
-  exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* a) {
+  Classes classes = all;
+  if (selective) {
+    Likely<T> likely(settings.class_threshold, walk.chunks, all_channels);
+    walk.over_tiles<T>(all_channels, [&](int64_t chunk, int64_t begin, int64_t n, T* rows) {
+      read_unary(begin, n, all, rows);
+      row_loops.softmax(rows, rows, all_channels, n);
+      likely.see(chunk, rows, n);
+    });
+    classes = likely.of(all);
+  }
+
+  auto exchange = std::make_unique<Exchange<T>>(settings, pairwise, classes, false);
+  Buffer<T> unary_rows((points + tile) * exchange->channels());  // loops read whole vectors past the last row
+  Buffer<T> scores(damping > 0 ? points * exchange->channels() : 0);  // a_t, which damping needs
+  walk.over_tiles<T>(exchange->channels(), [&](int64_t chunk, int64_t begin, int64_t n, T* q) {
+    const int channels = exchange->channels();
     T* u = &unary_rows[begin * channels];
-    row_loops.rows_from_planes(unary + begin, points, classes, T(padding_score), u, channels, n);
+    read_unary(begin, n, exchange->classes(), u);
     if (damping > 0) std::copy_n(u, n * channels, &scores[begin * channels]);
-    finish(begin, n, u, a + tile * channels, 0);
+    row_loops.softmax(u, q, channels, n);
+    if (marginals) std::copy_n(q, n * channels, marginals + begin * channels);
+    exchange->send(walk.chunks, chunk, begin, n, q);
   });
-  for (int iteration = 1; iteration <= settings.iterations; ++iteration) {
-    exchange.propagate();
-    if (iteration == settings.iterations) prepare_result();
-    exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* a) {
+
+  for (int iteration = 1; iteration < last; ++iteration) {
+    exchange->propagate(walk.team);
+    std::unique_ptr<Exchange<T>> smaller;
+    if (classes.size() < exchange->classes().size()) smaller = std::make_unique<Exchange<T>>(settings, pairwise, classes, false);
+    Exchange<T>& next = smaller ? *smaller : *exchange;
+    const int channels = exchange->channels(), next_channels = next.channels();
+    Buffer<T> next_unary_rows(smaller ? (points + tile) * next_channels : 0);
+    Buffer<T> next_scores(smaller && damping > 0 ? points * next_channels : 0);
+    if (smaller) exchange->stop_sending();
+    Likely<T> likely(settings.class_threshold, walk.chunks, next_channels);
+    walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* a) {
       const T* u = &unary_rows[begin * channels];
       T* q = a + tile * channels;
       if (damping > 0) row_loops.mix(1 - damping, u, damping, &scores[begin * channels], a, channels, n);
-      exchange.receive(begin, n, damping > 0 ? a : u, a, q);
-      if (damping > 0) std::copy_n(a, n * channels, &scores[begin * channels]);
-      finish(begin, n, a, q, iteration);
+      exchange->receive(begin, n, damping > 0 ? a : u, a, q);
+      if (smaller) {
+        T* fewer = a + 2 * tile * channels;
+        take(a, exchange->classes(), channels, classes, fewer, next_channels, n);
+        a = fewer;
+        read_unary(begin, n, classes, &next_unary_rows[begin * next_channels]);
+      }
+      if (damping > 0) std::copy_n(a, n * next_channels, &(smaller ? next_scores : scores)[begin * next_channels]);
+      row_loops.softmax(a, q, next_channels, n);
+      if (marginals) std::copy_n(q, n * next_channels, marginals + (iteration * points + begin) * next_channels);
+      if (selective && iteration + 1 < last) likely.see(chunk, q, n);
+      next.send(walk.chunks, chunk, begin, n, q);
     });
+    if (smaller) {
+      exchange = std::move(smaller);
+      unary_rows = std::move(next_unary_rows);
+      scores = std::move(next_scores);
+    }
+    if (selective && iteration + 1 < last) classes = likely.of(classes);
   }
+
+  // Classes left out have sent nothing, but hear the others once.
+  exchange->propagate(walk.team);
+  exchange->stop_sending();
+  result = new_result();
+  const int channels = exchange->channels();
+  const bool complete = exchange->classes().size() == all.size();
+  std::vector<PaddedCoupling<T>> to_all;
+  for (const auto& term : pairwise) to_all.emplace_back(term, settings.classes, all, T(1), false);
+  walk.over_tiles<T>(all_channels, [&](int64_t, int64_t begin, int64_t n, T* a) {
+    T* kept = complete ? a : a + tile * all_channels;
+    T* message = a + 2 * tile * all_channels;
+    const T* u = &unary_rows[begin * channels];
+    if (!complete) {
+      read_unary(begin, n, all, a);
+      for (std::size_t k = 0; k < pairwise.size(); ++k) {
+        if (to_all[k].diagonal) continue;
+        exchange->receive_one(k, begin, n, kept);
+        std::fill_n(message, n * all_channels, T(0));
+        put(kept, exchange->classes(), channels, message, all_channels, n);
+        to_all[k].apply(message, a, a, all_channels, n);
+      }
+    }
+    if (damping > 0) row_loops.mix(1 - damping, u, damping, &scores[begin * channels], kept, channels, n);
+    exchange->receive(begin, n, damping > 0 ? kept : u, kept, message);
+    if (!complete) put(kept, exchange->classes(), channels, a, all_channels, n);
+    write_result(begin, n, a);
+  });
 }
 
 template <class T>
@@ -181,7 +305,9 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
   using Coupling = typename Pairwise<T>::Coupling;
   const int classes = settings.classes;
   const int64_t points = settings.points;
-  Exchange<T> exchange(settings, pairwise, true);
+  Walk walk(settings);
+  const Classes all = all_classes(classes);
+  Exchange<T> exchange(settings, pairwise, all, true);
   const int channels = exchange.channels();
   const auto& row_loops = loops<T>();
   const T damping = T(settings.damping), kept = 1 - damping;
@@ -190,12 +316,12 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
 
   // Σ h qᵀ of each chunk apart, added up in order: the same bits for any number of threads.
   const int64_t square = int64_t(channels) * channels;
-  Buffer<T> products(exchange.chunks().count() * static_cast<int64_t>(pairwise.size()) * square);
+  Buffer<T> products(walk.chunks.count() * static_cast<int64_t>(pairwise.size()) * square);
   std::fill(products.begin(), products.end(), T(0));
   auto product_of = [&](int64_t chunk, std::size_t k) { return &products[(chunk * pairwise.size() + k) * square]; };
 
   // ∂L/∂a at iteration t enters U through all but its damped part, and the messages.
-  auto pass_on = [&](int64_t begin, int64_t n, const T* g, bool first, bool last) {
+  auto pass_on = [&](int64_t chunk, int64_t begin, int64_t n, const T* g, bool first, bool last) {
     T* sum = &total[begin * channels];
     const T share = last ? T(1) : kept;
     row_loops.mix(first ? T(0) : T(1), first ? g : sum, share, g, sum, channels, n);
@@ -203,17 +329,17 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
     if (last) {
       row_loops.planes_from_rows(sum, channels, unary_gradient + begin, points, classes, n);
     } else {
-      exchange.send(begin, n, g);
+      exchange.send(walk.chunks, chunk, begin, n, g);
     }
   };
 
-  exchange.over_tiles([&](int64_t, int64_t begin, int64_t n, T* g) {
-    row_loops.rows_from_planes(cotangent + begin, points, classes, T(0), g, channels, n);
-    pass_on(begin, n, g, true, settings.iterations == 0);
+  walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* g) {
+    row_loops.rows_from_planes(cotangent + begin, points, all.data(), classes, T(0), g, channels, n);
+    pass_on(chunk, begin, n, g, true, settings.iterations == 0);
   });
   for (int iteration = settings.iterations - 1; iteration >= 0; --iteration) {
-    exchange.propagate();
-    exchange.over_tiles([&](int64_t chunk, int64_t begin, int64_t n, T* g) {
+    exchange.propagate(walk.team);
+    walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* g) {
       T* message = g + tile * channels;
       T* q = g + 2 * tile * channels;
       std::copy_n(marginals + (iteration * points + begin) * channels, n * channels, q);
@@ -226,7 +352,7 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
       }
       row_loops.softmax_vjp(q, g, channels, n);
       if (damping > 0) row_loops.mix(1, g, damping, &g_rows[begin * channels], g, channels, n);
-      pass_on(begin, n, g, false, iteration == 0);
+      pass_on(chunk, begin, n, g, false, iteration == 0);
     });
   }
 
@@ -234,7 +360,7 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
     T* gradient = coupling_gradients[k];
     auto sum = [&](int64_t entry) {
       T value = 0;
-      for (int64_t chunk = 0; chunk < exchange.chunks().count(); ++chunk) value -= kept * product_of(chunk, k)[entry];
+      for (int64_t chunk = 0; chunk < walk.chunks.count(); ++chunk) value -= kept * product_of(chunk, k)[entry];
       return value;
     };
     if (pairwise[k].kind == Coupling::matrix) {

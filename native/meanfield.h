@@ -24,11 +24,12 @@ struct MeanFieldSettings {
   int64_t points = 1;
   int iterations = 0;
   double damping = 0;
+  double class_threshold = 0;
   int threads = 1;
 };
 
 // unary and the result, in the memory that new_result returns: classes × points. marginals: null, or iterations × points ×
-// padded_channels(classes) for the vjp. new_result is called once, when the buffers of the last messages are free again.
+// padded_channels(classes) for the vjp, without a class_threshold. new_result is called once, when the buffers of the last messages are free again.
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
                 const std::function<T*()>& new_result, T* marginals);

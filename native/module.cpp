@@ -95,9 +95,11 @@ template <class T>
 std::pair<Out<T>, Out<T>> mean_field_array(const Rows<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                            const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                            const std::vector<In<T>>& couplings, int iterations, double damping,
-                                           bool keep_marginals, bool return_probabilities, int threads) {
+                                           double class_threshold, bool keep_marginals, bool return_probabilities, int threads) {
   require(unary.shape(0) > 0 && unary.shape(1) > 0 && iterations >= 0, "mean_field needs classes, points and iterations >= 0");
-  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), iterations, damping, threads};
+  require(class_threshold == 0 || !keep_marginals, "mean_field keeps the marginals of all classes or of none");
+  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), iterations, damping,
+                             class_threshold, threads};
   const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
   T* marginals;
   Buffer<T> result;
@@ -121,7 +123,7 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Rows<T>& cotan
                                                             const std::vector<In<T>>& couplings, double damping, int threads) {
   require(cotangent.shape(0) > 0 && cotangent.shape(1) > 0, "mean_field_vjp needs classes and points");
   MeanFieldSettings settings{static_cast<int>(cotangent.shape(0)), static_cast<int64_t>(cotangent.shape(1)),
-                             static_cast<int>(marginals.shape(0)), damping, threads};
+                             static_cast<int>(marginals.shape(0)), damping, 0, threads};
   require(marginals.shape(1) == cotangent.shape(1) &&
               static_cast<int>(marginals.shape(2)) == padded_channels(settings.classes),
           "marginals are not those that mean_field kept for scores of this shape");
@@ -192,7 +194,7 @@ void bind(nb::module_& m, const std::string& bits) {
   nb::class_<GridGaussian<T>, Kernel<T>>(m, ("GridGaussian" + bits).c_str())
       .def(nb::init<std::vector<int64_t>, const std::vector<double>&>(), "shape"_a, "sigmas"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "iterations"_a, "damping"_a, "keep_marginals"_a, "return_probabilities"_a, "threads"_a);
+        "iterations"_a, "damping"_a, "class_threshold"_a, "keep_marginals"_a, "return_probabilities"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a, "post"_a,
         "couplings"_a, "damping"_a, "threads"_a);
 }

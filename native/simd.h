@@ -144,6 +144,18 @@ CRFRNN_INLINE int64_t in_planes(int64_t count, int64_t v) {
   return plane * line<T> * count + v * (left < line<T> ? left : line<T>) + First % line<T>;
 }
 
+struct Max {
+  template <class V>
+  CRFRNN_INLINE V operator()(V a, V b) const {
+#if defined(CRFRNN_VECTORS)
+    return a > b ? a : b;
+#else
+    for (int i = 0; i < int(sizeof a.lane / sizeof a.lane[0]); ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+#endif
+  }
+};
+
 // W numbers kept in as few vector registers as they fit: 24 floats are one vector of 16 and one of 8.
 template <class T, int W>
 struct Row {
@@ -175,6 +187,7 @@ struct Row {
     head = head - r.head * s.head, tail.subtract_product(r.tail, s.tail);
   }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
+  CRFRNN_INLINE void raise(const Row& r) { head = Max{}(head, r.head), tail.raise(r.tail); }
 };
 
 template <class T>
@@ -193,6 +206,7 @@ struct Row<T, 0> {
   CRFRNN_INLINE void add_product(const Row&, const Row&) {}
   CRFRNN_INLINE void subtract_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}
+  CRFRNN_INLINE void raise(const Row&) {}
 };
 
 // W channels, from the first one on, of the rows of `count` vertices. Such rows are scattered in memory, so they are kept in
@@ -220,17 +234,6 @@ struct Sum {
   template <class V>
   CRFRNN_INLINE V operator()(V a, V b) const {
     return a + b;
-  }
-};
-struct Max {
-  template <class V>
-  CRFRNN_INLINE V operator()(V a, V b) const {
-#if defined(CRFRNN_VECTORS)
-    return a > b ? a : b;
-#else
-    for (int i = 0; i < int(sizeof a.lane / sizeof a.lane[0]); ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
-    return a;
-#endif
   }
 };
 template <int G, class T, int W, class Op>

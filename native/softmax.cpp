@@ -139,19 +139,19 @@ CRFRNN_INLINE void transpose_square(Vec<T, S> (&square)[S]) {
 }
 
 template <class T>
-void rows_from_planes(const T* planes, int64_t stride, int classes, T pad, T* rows, int channels, int64_t n) {
+void rows_from_planes(const T* planes, int64_t stride, const int* which, int classes, T pad, T* rows, int channels, int64_t n) {
   constexpr int S = piece<T>;
   using V = Vec<T, S>;
   const int64_t whole = channels % S == 0 ? n / S * S : 0;
   for (int64_t i = 0; i < whole; i += S)
     for (int c = 0; c < channels; c += S) {
       V square[S];
-      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(planes + (c + k) * stride + i) : V{} + pad;
+      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(planes + which[c + k] * stride + i) : V{} + pad;
       transpose_square<T, S>(square);
       for (int k = 0; k < S; ++k) std::memcpy(rows + (i + k) * channels + c, &square[k], sizeof(V));
     }
   for (int c = 0; c < channels; ++c)
-    for (int64_t i = whole; i < n; ++i) rows[i * channels + c] = c < classes ? planes[c * stride + i] : pad;
+    for (int64_t i = whole; i < n; ++i) rows[i * channels + c] = c < classes ? planes[which[c] * stride + i] : pad;
 }
 
 template <class T>
@@ -173,7 +173,7 @@ void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, in
 #define CRFRNN_INSTANTIATE(T)                                                     \
   template void softmax<T>(const T*, T*, int, int64_t);                           \
   template void softmax_vjp<T>(const T*, T*, int, int64_t);                       \
-  template void rows_from_planes<T>(const T*, int64_t, int, T, T*, int, int64_t); \
+  template void rows_from_planes<T>(const T*, int64_t, const int*, int, T, T*, int, int64_t); \
   template void planes_from_rows<T>(const T*, int, T*, int64_t, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)

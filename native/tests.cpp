@@ -121,7 +121,7 @@ void gradients() {
   for (int classes : {1, 2, 3, 9, 21, 37})
     for (double damping : {0.0, 0.3})
       for (int threads : {1, 2}) {
-        const MeanFieldSettings settings{classes, n, 3, damping, threads};
+        const MeanFieldSettings settings{classes, n, 3, damping, 0, threads};
         const auto unary = random_numbers<double>(classes * n), cotangent = random_numbers<double>(classes * n);
         const auto matrix = random_numbers<double>(classes * classes, 0.3), diagonal = random_numbers<double>(classes, 0.3);
         const std::vector<double> scalar{-0.4};
@@ -163,6 +163,33 @@ void gradients() {
       }
 }
 
+// Classes that are let go between iterations: nothing changes for those that stay at a threshold they all reach, and at any
+// threshold the bits are the same for any number of threads.
+void classes_left_out() {
+  const int64_t height = 61, width = 283, n = height * width;  // three chunks
+  const GridGaussian<float> grid({height, width}, {3.0, 3.0});
+  const auto raw = random_numbers<float>(21 * n);
+  for (int classes : {2, 9, 21})
+    for (double damping : {0.0, 0.3})
+      for (auto kind : {Pairwise<float>::Coupling::scalar, Pairwise<float>::Coupling::matrix}) {
+        std::vector<float> coupling(classes * classes, 0.001f);
+        for (int c = 0; c < classes; ++c) coupling[c * (classes + 1)] = -0.05f;
+        const std::vector<Pairwise<float>> terms{{&grid, nullptr, nullptr, kind, coupling.data()}};
+        auto run = [&](double threshold, int threads) {
+          auto unary = std::vector<float>(raw.begin(), raw.begin() + classes * n);
+          for (int c = 0; c < classes; ++c)
+            for (int64_t i = 0; i < n; ++i) unary[c * n + i] -= static_cast<float>(c);
+          std::vector<float> result(classes * n);
+          mean_field<float>({classes, n, 6, damping, threshold, threads}, unary.data(), terms, true, [&] { return result.data(); }, nullptr);
+          return result;
+        };
+        CHECK(run(1e-30, 1) == run(0, 1));
+        const auto few = run(0.5, 1);
+        CHECK(few == run(0.5, 2));
+        CHECK((few != run(0, 1)) == (classes > 2));
+      }
+}
+
 }  // namespace
 
 int main() {
@@ -172,6 +199,7 @@ int main() {
   grids<float>(1e-5);
   bad_input();
   gradients();
+  classes_left_out();
   std::printf("%s: %d failures\n", instruction_set(), failures);
   return failures != 0;
 }

@@ -40,13 +40,14 @@ class Model:
         mask=None,
         damping=0.0,
         iterations=3,
+        attraction=0.5,
     ):
         self.unary = rng.normal(size=(classes, *SHAPE)).astype(dtype) * 2
         self.cotangent = rng.normal(size=self.unary.shape).astype(dtype)
         inside = rng.random(SHAPE) > 0.3
         self.mask = {None: None, "binary": inside, "soft": inside * rng.random(SHAPE)}[mask]
         self.compatibility = self._coupling(rng, compatibility, classes)
-        self.weights = [self._coupling(rng, weight, classes) for _ in kernels]
+        self.weights = [self._coupling(rng, weight, classes, attraction) for _ in kernels]
         features = rng.normal(size=(N, 5)).astype(dtype) * 0.6
         ours = {
             "grid": lambda: GridGaussian(SHAPE, (1.5, 2.0), dtype=dtype),
@@ -74,9 +75,9 @@ class Model:
         self.iterations = iterations
 
     @staticmethod
-    def _coupling(rng, kind, classes):
+    def _coupling(rng, kind, classes, mean=0.5):
         shape = {None: None, "number": (), "vector": (classes,), "matrix": (classes, classes)}[kind]
-        return None if shape is None else np.asarray(rng.normal(size=shape) + (0.5 if kind == "number" else 0.0))
+        return None if shape is None else np.asarray(rng.normal(size=shape) + (mean if kind == "number" else 0.0))
 
     def check(self):
         """Logits, probabilities, marginals and all gradients."""
@@ -236,21 +237,41 @@ def test_damping_reaches_the_same_fixed_point(rng):
     assert_close(damped, plain, 1e-9)
 
 
-@pytest.mark.parametrize("threshold", [0.02, 0.3])
-def test_left_out_classes(rng, threshold):
-    """Filtered are the classes somewhere at least as likely as the threshold; the result is theirs alone."""
-    model = Model(rng, classes=8)
-    model.unary[[2, 5]] -= 9
-    model.unary[6, 0, 0] += 30
-    kept = np.flatnonzero(reference.softmax(model.unary).reshape(8, -1).max(axis=1) >= threshold)
-    assert 2 not in kept
-    assert 6 in kept
-    result = mean_field(model.unary, model.terms, class_threshold=threshold)
-    expected = model.unary.copy()
-    expected[kept] = mean_field(model.unary[kept], model.terms)
-    assert_close(result, expected, 1e-12)
-    q = mean_field(model.unary, model.terms, class_threshold=threshold, return_probabilities=True)
-    assert_close(q, reference.softmax(expected), 1e-12)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("compatibility", [None, "vector", "matrix"])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+@pytest.mark.parametrize("kernels", [("grid", "lattice"), ("grid", "other")])
+@pytest.mark.parametrize("classes", [3, 11])
+def test_left_out_classes(rng, classes, kernels, damping, compatibility, dtype):
+    """At the start and between iterations; what they hear of the others in the end is part of the result."""
+    model = Model(rng, dtype, classes, kernels, iterations=6, attraction=5.0)
+    model.unary[0] += 2
+    model.unary[1] -= 12
+    noise = 0.1 * rng.normal(size=(classes, classes))
+    options = {
+        "iterations": 6,
+        "class_threshold": 0.4,
+        "damping": damping,
+        "compatibility": {None: None, "vector": noise[0] - 1, "matrix": noise - np.eye(classes)}[compatibility],
+    }
+    expected, marginals = reference.mean_field(model.unary.reshape(classes, -1), model.truth, **options)
+    filtered = [int((q.max(axis=1) > 0).sum()) for q in marginals]
+    assert classes > filtered[0] == filtered[1]
+    if classes == 11:
+        assert filtered[1] > filtered[-1]
+    for return_probabilities in (False, True):
+        result = mean_field(model.unary, model.terms, return_probabilities=return_probabilities, **options)
+        truth = reference.softmax(expected) if return_probabilities else expected
+        assert_close(result, truth.reshape(result.shape), tolerance(dtype).mean_field)
+
+
+def test_a_threshold_never_leaves_all_classes_out(rng):
+    model = Model(rng)
+    unary = np.zeros((4, *SHAPE))
+    unary[2, 3, 3] = 1e-3
+    result = mean_field(unary, model.terms, class_threshold=0.9)
+    np.testing.assert_array_equal(result[[0, 1, 3]], unary[[0, 1, 3]])
+    assert_close(result[2:3], mean_field(unary[2:3], model.terms), 1e-12)
 
 
 def test_leaving_unlikely_classes_out_hardly_changes_the_rest(rng):

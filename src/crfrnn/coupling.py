@@ -34,13 +34,6 @@ def simplest(matrix: Matrix) -> Matrix:
     return matrix
 
 
-def restricted(matrix: Matrix, classes: NDArray[np.intp]) -> Matrix:
-    """The coupling among some of the classes."""
-    if matrix.ndim == 2:
-        return matrix[np.ix_(classes, classes)]
-    return matrix[classes] if matrix.ndim == 1 else matrix
-
-
 def couple(values: Array, matrix: NDArray[np.floating[Any]]) -> Array:
     """A coupling applied to (N, C) values: E v at every point."""
     coupled: Array = values @ matrix.T if matrix.ndim == 2 else values * matrix

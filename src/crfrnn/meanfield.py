@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import _native
 from crfrnn.arrays import Array, float_array, num_points, score_array
-from crfrnn.coupling import compatibility_gradient, couple, restricted, simplest, weight_gradient
+from crfrnn.coupling import compatibility_gradient, couple, simplest, weight_gradient
 from crfrnn.grid import GridGaussian
 from crfrnn.lattice import PermutohedralLattice
 from crfrnn.memory import mean_field_bytes, require_memory
@@ -55,8 +55,8 @@ def mean_field(
         iterations: T; 0 returns the unary.
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
-        class_threshold: Leave classes out of filtering whose unary probability is nowhere at least this. They keep
-            their unary as logits and the others do not hear of them. docs/algorithm.md, section 6, bounds the error.
+        class_threshold: Leave classes out of filtering as soon as their probability is nowhere at least this: the
+            others no longer hear of them. docs/algorithm.md, section 6, gives the rule and the error.
         return_probabilities: Return softmax(a_T) instead of the logits a_T.
         threads: None is `default_threads()`. The result is the same to the bit for any number.
     Returns: (C, *spatial), in the precision of the kernels.
@@ -167,43 +167,17 @@ def solve(
     """`mean_field` of a unary (C, *spatial) that `score_array` has checked."""
     couplings = [simplest(matrix) for matrix in checked_couplings(unary.shape, pairwise, compatibility)[0]]
     rounds, kept_share = whole_number(iterations, "iterations"), proper_fraction(damping, "damping")
-    threshold = proper_fraction(class_threshold, "class_threshold")
-    scores = unary.reshape(len(unary), -1)
-    classes = likely_classes(scores, threshold, threads) if threshold > 0 else np.arange(len(scores))
-    if len(classes) == len(scores):
-        result, _ = run(
-            scores,
-            pairwise,
-            couplings,
-            iterations=rounds,
-            damping=kept_share,
-            return_probabilities=return_probabilities,
-            threads=threads,
-        )
-        return result.reshape(unary.shape)
-    result = scores.copy()
-    result[classes], _ = run(
-        scores[classes],
+    result, _ = run(
+        unary.reshape(len(unary), -1),
         pairwise,
-        [restricted(matrix, classes) for matrix in couplings],
+        couplings,
         iterations=rounds,
         damping=kept_share,
+        class_threshold=proper_fraction(class_threshold, "class_threshold"),
+        return_probabilities=return_probabilities,
         threads=threads,
     )
-    if return_probabilities:
-        result = class_probabilities(result, threads)
     return result.reshape(unary.shape)
-
-
-def likely_classes(unary: Array, threshold: float, threads: int | None) -> NDArray[np.intp]:
-    """Classes of a unary (C, N) whose probability is somewhere at least the threshold; never none of them."""
-    most = class_probabilities(unary, threads).max(axis=1)
-    return np.flatnonzero(most >= min(threshold, most.max()))
-
-
-def class_probabilities(logits: Array, threads: int | None) -> Array:
-    """Softmax over the classes of logits (C, N), C-contiguous: a mean field of no iterations."""
-    return run(logits, [], [], iterations=0, damping=0.0, return_probabilities=True, threads=threads)[0]
 
 
 def softmax(logits: Array, axis: int) -> Array:
@@ -220,6 +194,7 @@ def run(
     *,
     iterations: int,
     damping: float,
+    class_threshold: float = 0.0,
     keep_marginals: bool = False,
     return_probabilities: bool = False,
     threads: int | None = None,
@@ -229,6 +204,7 @@ def run(
     Args:
         unary: (C, N), C-contiguous, float32 or float64 as the kernels are.
         couplings: E = M W of each term: (), (C,) or (C, C).
+        keep_marginals: Not together with a class_threshold.
     Returns: (C, N), and (T, N, P) marginals padded to P channels, with T = 0 unless they are kept.
     """
     classes, points = unary.shape
@@ -237,7 +213,8 @@ def run(
         f"a mean field of {points} points and {classes} classes",
     )
     if not _all_native(pairwise):
-        return _loop(unary, pairwise, couplings, iterations, damping, keep_marginals, return_probabilities)
+        result, marginals = _loop(unary, pairwise, couplings, iterations, damping, class_threshold, keep_marginals)
+        return (softmax(result, axis=0) if return_probabilities else result), marginals
     fused: Callable[..., tuple[Array, Array]] = (
         _native.mean_field64 if unary.dtype == np.float64 else _native.mean_field32
     )
@@ -246,6 +223,7 @@ def run(
         *_native_terms(pairwise, couplings, unary.dtype),
         iterations,
         damping,
+        class_threshold,
         keep_marginals,
         return_probabilities,
         thread_count(threads),
@@ -290,8 +268,8 @@ def _loop(
     couplings: Sequence[NDArray[np.floating[Any]]],
     iterations: int,
     damping: float,
+    class_threshold: float,
     keep_marginals: bool,
-    return_probabilities: bool,
 ) -> tuple[Array, Array]:
     """The mean field in NumPy, for kernels that are not of the native core."""
     scores = unary.T
@@ -299,13 +277,22 @@ def _loop(
     kept_shape = (iterations if keep_marginals else 0, len(scores), _native.padded_channels(classes))
     marginals = np.zeros(kept_shape, scores.dtype)
     logits = scores
+    likely = _likely(softmax(scores, axis=1), class_threshold)
     for iteration in range(iterations):
-        q = softmax(logits, axis=1)
+        q = np.zeros_like(logits)
+        q[:, likely] = softmax(logits[:, likely], axis=1)
         if keep_marginals:
             marginals[iteration, :, :classes] = q
-        logits = (1 - damping) * (scores - message(q, pairwise, couplings)) + damping * logits
-    result = softmax(logits, axis=1) if return_probabilities else logits
-    return np.array(result.T, order="C"), marginals
+        received = scores - message(q, pairwise, couplings)
+        logits = np.where(likely, (1 - damping) * received + damping * logits, received)
+        likely &= _likely(q, class_threshold)
+    return np.array(logits.T, order="C"), marginals
+
+
+def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:
+    """Which classes of (N, C) marginals are somewhere at least as likely as the threshold, (C,); never none of them."""
+    most = q.max(axis=0)
+    return np.asarray(most >= min(threshold, most.max()))
 
 
 def _loop_vjp(

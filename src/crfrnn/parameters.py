@@ -38,8 +38,8 @@ class CRFParameters:
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         neighbour_rounds: Rounds of lattice vertices that no pixel touches added around those touched. One round halves
             the error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
-        class_threshold: Classes whose unary probability is nowhere at least this are left out of filtering; 0 filters
-            all. docs/algorithm.md, section 6, bounds the error.
+        class_threshold: Classes are left out of filtering as soon as their probability is nowhere at least this; 0
+            filters all. docs/algorithm.md, section 6, gives the rule and the error.
     Raises: TypeError or ValueError: on construction, naming the field.
     """
 

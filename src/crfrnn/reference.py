@@ -284,23 +284,32 @@ def mean_field(
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
+    class_threshold: float = 0.0,
 ) -> tuple[Array, Array]:
     """Logits a_T (C, N) and the marginals q_0 … q_{T-1} (T, C, N) of docs/algorithm.md, section 2.
 
     Args:
         unary: (C, N) logits, higher is likelier.
         compatibility: C×C matrix or vector of its diagonal; None is Potts, -I.
+        class_threshold: Of the classes to leave out, section 6.
     """
     U = np.asarray(unary, np.float64)
     M = as_matrix(-1.0 if compatibility is None else compatibility, len(U))
     a = U
-    marginals = np.empty((iterations, *U.shape))
+    marginals = np.zeros((iterations, *U.shape))
+    likely = np.arange(len(U))
     for t in range(iterations):
-        q = marginals[t] = softmax(a)
+        if class_threshold > 0:
+            seen = marginals[t - 1] if t else softmax(U)
+            likely = likely[seen[likely].max(axis=1) >= min(class_threshold, seen.max())]
+        q = marginals[t]
+        q[likely] = softmax(a[likely])
         message = np.zeros_like(U)
         for term in terms:
             message += as_matrix(term.weight, len(U)) @ term.filter(q)
-        a = (1 - damping) * (U - M @ message) + damping * a
+        undamped = U - M @ message
+        a, before = undamped.copy(), a
+        a[likely] = (1 - damping) * undamped[likely] + damping * before[likely]
     return a, marginals
 
 

@@ -29,7 +29,7 @@ HELP = {
     "spatial": "how the spatial kernel is computed: grid (exact) or lattice",
     "damping": "share of the last iteration kept, 0 up to 1",
     "neighbour_rounds": "rounds of extra lattice vertices: nearer to the exact filter, several times slower",
-    "class_threshold": "leave out classes whose probability is nowhere at least this",
+    "class_threshold": "leave out classes as soon as their probability is nowhere at least this",
 }
 
 
