@@ -7,6 +7,10 @@ refines the class scores of a network. `mean_field` is the algorithm for any `Pa
 """
 
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crfrnn.models import attach as attach
 
 try:
     from crfrnn import _native
@@ -61,6 +65,15 @@ try:
     __version__ = metadata.version("crfrnn")
 except metadata.PackageNotFoundError:  # a source tree on the path, not installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """`attach`, which needs PyTorch: imported when it is used, and not by `import *`."""
+    if name == "attach":
+        from crfrnn.models import attach
+
+        return attach
+    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}")
 
 
 def native_info() -> dict[str, str | int]:

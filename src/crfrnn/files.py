@@ -65,14 +65,14 @@ def read_array(path: Path, name: str | None = None) -> NDArray[Any]:
         raise ValueError(f"cannot read {path} as {path.suffix} array: {error}") from error
 
 
-def write_labels(path: Path, labels: NDArray[np.integer]) -> None:
-    """Class ids as an indexed PNG with the colours of PASCAL VOC."""
+def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None) -> None:
+    """Class ids as an indexed PNG with the colours of `palette` (256, 3), those of PASCAL VOC without one."""
     if labels.max(initial=0) >= NUM_COLOURS:
         raise ValueError(
             f"class {labels.max()} does not fit a PNG of {NUM_COLOURS} colours; write .npy or .npz instead"
         )
     image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(voc_palette().tobytes())
+    image.putpalette((voc_palette() if palette is None else palette).tobytes())
     with replacing(path) as handle:
         image.save(handle, format="PNG", optimize=True)
 

@@ -6,12 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import crfrnn
+from crfrnn.cli.convert import add_convert
+from crfrnn.cli.evaluate import add_evaluate
 from crfrnn.cli.info import info_lines
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
 from crfrnn.cli.refine import FORMAT_SUFFIXES, Refinement, UsageError, refine_file, refine_folder
+from crfrnn.cli.segment import add_segment
+from crfrnn.cli.train import add_train
 from crfrnn.demo import run_demo
 
 REFINE_HELP = """\
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="crfrnn", description="Dense conditional random fields on images.")
     parser.add_argument("--version", action="version", version=f"crfrnn {crfrnn.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: Any = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     refine = commands.add_parser(
         "refine",
@@ -80,10 +84,15 @@ def command_parser() -> argparse.ArgumentParser:
     add_parameter_options(refine)
     refine.set_defaults(run=run_refine, parser=refine)
 
+    add_segment(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_convert(commands)
+
     info = commands.add_parser("info", help="print versions, compiler, SIMD path and threads")
     info.set_defaults(run=run_info)
 
-    demo = commands.add_parser("demo", help="refine three photos that come with the package and draw one picture")
+    demo = commands.add_parser("demo", help="segment three photos that come with the package and draw one picture")
     demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help="%(default)s")
     demo.set_defaults(run=lambda options: run_demo(options.output))
     return parser

@@ -1,0 +1,81 @@
+"""`crfrnn evaluate`: how good a model is on labelled photos, with and without its CRF."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crfrnn.files import replacing, write_picture
+
+EVALUATE_HELP = """\
+Measure a model on labelled photos: the network alone and with its CRF, side by side.
+
+MODEL is a file that `crfrnn train` or `crfrnn convert` wrote, or "builtin" for the model of the package. DATA is a
+folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. Prints a table in per cent, and
+writes evaluation.json, evaluation.txt and contact_sheet.png, the photos segmented best and worst, to DIR.
+"""
+BUILT_IN = "builtin"
+
+
+def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `evaluate`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model on labelled photos, with and without its CRF",
+        description=EVALUATE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=f'a model file, or "{BUILT_IN}"')
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="folder to write to")
+    parser.add_argument("--split", metavar="SPLIT", default="val", help="photos to measure on; %(default)s by default")
+    parser.add_argument(
+        "--classes",
+        metavar="CLASSES",
+        help="voc, msrc21, camvid, or a text file with one class name on each line; the model's own if not given",
+    )
+    parser.add_argument(
+        "--iterations", type=int, metavar="T", help="mean-field iterations of the CRF; the model's own if not given"
+    )
+    parser.add_argument(
+        "--edge-radius",
+        type=int,
+        metavar="R",
+        default=5,
+        help="mean IoU near edges counts pixels within R pixels of label edges; %(default)s by default",
+    )
+    parser.set_defaults(run=run_evaluate, parser=parser)
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Evaluate, print and write. Returns the exit status."""
+    parser: argparse.ArgumentParser = options.parser
+    if options.edge_radius < 1:
+        parser.error(f"--edge-radius must be at least 1, not {options.edge_radius}")
+    if options.iterations is not None and options.iterations < 0:
+        parser.error(f"--iterations must be at least 0, not {options.iterations}")
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"{options.output} is a file; name a folder to write to")
+    from crfrnn.classes import class_set
+    from crfrnn.data import SegmentationData
+    from crfrnn.evaluation import contact_sheet, evaluate
+    from crfrnn.models import load_model
+
+    model = load_model(None if options.model == BUILT_IN else Path(options.model))
+    classes = model.classes if options.classes is None else class_set(options.classes)
+    if classes.num_classes != model.classes.num_classes:
+        raise ValueError(
+            f"--classes {options.classes} has {classes.num_classes} classes, but {options.model} tells "
+            f"{model.classes.num_classes} apart"
+        )
+    data = SegmentationData(options.data, options.split, classes)
+    found = evaluate(model, data, classes, iterations=options.iterations, edge_radius=options.edge_radius)
+    table = found.table()
+    output: Path = options.output
+    found.write_json(output / "evaluation.json")
+    with replacing(output / "evaluation.txt") as handle:
+        handle.write(f"{table}\n".encode())
+    write_picture(output / "contact_sheet.png", contact_sheet(found))
+    print(table)
+    print(f"{len(found.photos)} photos; evaluation.json, evaluation.txt and contact_sheet.png: {output}")
+    return 0

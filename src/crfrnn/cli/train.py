@@ -1,0 +1,73 @@
+"""`crfrnn train`: a network and its CRF-RNN on the user's own data."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import MISSING, fields
+from functools import partial
+from pathlib import Path
+
+from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings
+
+TRAIN_HELP = """\
+Train a segmentation network: first alone, then with a CRF-RNN behind it.
+
+CONFIG.yaml holds settings such as `batch_size: 8`; each can also be given as an option, which then counts. Two of them
+are needed: the folder of the data and the folder for the results. There the model appears as model.safetensors, beside
+it all settings, logs for TensorBoard and as CSV, and checkpoints: after Ctrl-C, or whatever else stopped it, the same
+command goes on where it was.
+"""
+
+
+def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `train`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network and its CRF on your data",
+        description=TRAIN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [-h] [CONFIG.yaml] [--data DIR] [--output DIR] [--SETTING VALUE ...]",
+    )
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="a file with settings")
+    group = parser.add_argument_group("settings")
+    for setting in fields(TrainingConfig):
+        group.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            *(["-o"] if setting.name == "output" else []),
+            dest=setting.name,
+            type=partial(parsed, setting.name),
+            metavar="VALUE",
+            default=argparse.SUPPRESS,
+            help=meaning_of(setting.name) + ("" if setting.default is MISSING else f" ({_written(setting.default)})"),
+        )
+    parser.set_defaults(run=run_train)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train as the file and the options say. Returns the exit status."""
+    settings = {} if options.config is None else read_settings(options.config)
+    settings |= {
+        setting.name: getattr(options, setting.name)
+        for setting in fields(TrainingConfig)
+        if hasattr(options, setting.name)
+    }
+    config = config_from(settings)
+
+    from crfrnn.training.train import is_first_process, train
+
+    result = train(config)
+    if not is_first_process():
+        return 0
+    for stage, found in result.stages.items():
+        print(f"{stage}: mean IoU {found.val_miou:.4f} on {config.val_split}, epoch {found.epoch}")
+    print(result.model)
+    return 0
+
+
+def _written(value: object) -> str:
+    """A setting's default as it would be given."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

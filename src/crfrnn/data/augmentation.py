@@ -1,0 +1,71 @@
+"""Random variants of a photo and its labels: scaled, cropped, mirrored, in other colours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+try:
+    import torch
+    from kornia.augmentation import AugmentationSequential, ColorJitter, RandomCrop, RandomHorizontalFlip
+    from torch.nn import functional
+except ImportError as error:
+    raise ImportError(f"augmentation needs PyTorch and kornia: pip install 'crfrnn[train]' ({error})") from error
+
+from crfrnn.classes import VOID
+from crfrnn.data.batches import PADDING, Example
+from crfrnn.data.segmentation import Sample
+from crfrnn.parameters import proper_fraction, whole_number
+
+
+class Augmentation:
+    """A random part of a photo at a random scale, always of the same size; what lies outside the photo is padding.
+
+    Args:
+        crop: Height and width of the result in pixels.
+        scale: The least and the greatest factor of the photo's size; each doubling is as likely as the next.
+        flip: Mirror left and right in half of the cases.
+        colour: Brightness, contrast and saturation change by factors of 1 - colour to 1 + colour; 0 up to 1.
+    Raises: TypeError or ValueError: for a size or a factor that is no positive number.
+    """
+
+    def __init__(
+        self, crop: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0), flip: bool = True, colour: float = 0.0
+    ) -> None:
+        if any(whole_number(side, "crop") < 1 for side in crop) or len(crop) != 2:
+            raise ValueError(f"crop={crop} must be a height and a width of at least 1 pixel")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
+            raise ValueError(f"scale={scale} must be two factors above 0, the lesser first")
+        self.crop, self.scale, self.colour = crop, scale, proper_fraction(colour, "colour")
+        self._change_colours = ColorJitter(self.colour, self.colour, self.colour, p=1.0)
+        self._cut = AugmentationSequential(
+            RandomCrop(crop, pad_if_needed=True, cropping_mode="slice", p=1.0),
+            RandomHorizontalFlip(p=0.5 if flip else 0.0),
+            data_keys=["input", "mask"],
+        )
+
+    def __call__(self, sample: Sample, seed: int) -> Example:
+        """A variant of a sample; the same seed draws the same one, whatever was drawn before.
+
+        Returns: Image (3, height, width), labels and mask (height, width) of the size `crop`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._variant(sample)
+
+    def _variant(self, sample: Sample) -> Example:
+        low, high = map(math.log, self.scale)
+        factor = math.exp(low + (high - low) * torch.rand(()).item())
+        size = [max(1, round(factor * side)) for side in sample.labels.shape]
+        photo = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None]
+        labels = torch.from_numpy(sample.labels)[None, None]
+        image = functional.interpolate(photo, size, mode="bilinear", antialias=True).float() / 255
+        if self.colour:
+            image = self._change_colours(image)
+        # kornia pads everything with 0: one more than the label tells padding from class 0.
+        labels = functional.interpolate(labels, size, mode="nearest-exact").float() + 1
+        image, labels = self._cut(image, labels)
+        mask = labels[0, 0] > 0
+        labels = torch.where(mask, labels[0, 0] - 1, VOID)
+        return Example(torch.where(mask, 255 * image[0], PADDING), labels.to(torch.uint8), mask)

@@ -1,0 +1,181 @@
+"""Samples as tensors: in batches, in an order and in variants that follow from the seed alone, from any step on.
+
+What a step of training sees depends on the seed, the epoch and the place in the epoch, not on what was drawn before,
+nor on how many workers read ahead. So a run that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+try:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
+    from torch.utils.data import DataLoader, Dataset, DistributedSampler
+except ImportError as error:
+    raise ImportError(f"batches of samples need PyTorch: pip install 'crfrnn[train]' ({error})") from error
+
+from crfrnn.classes import VOID
+from crfrnn.data.segmentation import Sample
+
+PADDING = 127.0
+"""The grey around a photo."""
+
+
+class Example(NamedTuple):
+    """A sample as tensors: image (3, H, W), RGB 0-255; uint8 labels (H, W); mask (H, W), true on the photo."""
+
+    image: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+class Batch(NamedTuple):
+    """Images (B, 3, H, W), RGB 0-255; long labels (B, H, W), 255 void; masks (B, H, W), 1 on the photo, 0 beside it."""
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The sample that is to be drawn, in which epoch, and whether it only fills a gap and must not count."""
+
+    index: int
+    epoch: int
+    filling: bool
+
+
+def example(sample: Sample) -> Example:
+    """A sample as it is."""
+    labels = torch.from_numpy(sample.labels)
+    photo = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+    return Example(photo.float(), labels, torch.ones_like(labels, dtype=torch.bool))
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """A batch of examples, padded at the right and the bottom to the size of the largest."""
+    height, width = (max(one.labels.shape[axis] for one in examples) for axis in (0, 1))
+
+    def padded(tensor: Tensor, value: float) -> Tensor:
+        return functional.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
+
+    return Batch(
+        torch.stack([padded(one.image, PADDING) for one in examples]),
+        torch.stack([padded(one.labels, VOID) for one in examples]).long(),
+        torch.stack([padded(one.mask, False) for one in examples]).float(),
+    )
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C reaches workers too, but it is their parent that ends them, by SIGTERM, when it needs them no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Examples(Dataset[Example]):
+    """Examples of samples, augmented if there is an augmentation.
+
+    Args:
+        samples: Such as `SegmentationData`.
+        augment: A sample and a seed in, an example out.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], augment: Callable[[Sample, int], Example] | None = None, seed: int = 0
+    ) -> None:
+        self.samples, self.augment, self.seed = samples, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Example:
+        sample = self.samples[draw.index]
+        if self.augment is None:
+            drawn = example(sample)
+        else:
+            state = np.random.SeedSequence([self.seed, draw.epoch, draw.index]).generate_state(1, np.uint64)
+            drawn = self.augment(sample, int(state[0]))
+        return drawn._replace(labels=torch.full_like(drawn.labels, VOID)) if draw.filling else drawn
+
+
+class PhotoSampler(DistributedSampler[Example]):
+    """Which samples a process sees in an epoch, each with the number of the epoch, so that workers need not be told.
+
+    Where samples do not divide evenly among processes, some are drawn once more, as filling.
+    """
+
+    def __init__(self, data: Examples, shuffle: bool, seed: int, rank: int, num_processes: int) -> None:
+        super().__init__(data, num_processes, rank, shuffle=shuffle, seed=seed)
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]
+        first, self.skip = self.skip, 0
+        for turn, index in enumerate(super().__iter__()):
+            place = self.rank + turn * self.num_replicas
+            if turn >= first:
+                yield Draw(index, self.epoch, filling=place >= len(self.dataset))  # type: ignore[arg-type]
+
+
+class ResumableLoader(DataLoader[Example]):
+    """Batches of examples; after `load_state_dict` the next epoch starts where the state was taken.
+
+    Args:
+        examples: What is drawn from.
+        batch_size: Examples in a batch; incomplete batches of shuffled examples are left out, unless there is no other.
+        shuffle: In an order that the seed and the epoch tell.
+        seed: Of the order.
+        workers: Processes that read ahead; 0 reads in this one.
+        rank: Number of this process among those that train together.
+        num_processes: How many they are.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        workers: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.photos = PhotoSampler(examples, shuffle, seed, rank, num_processes)
+        self.given = 0
+        super().__init__(
+            examples,
+            batch_size=batch_size,
+            sampler=self.photos,
+            num_workers=workers,
+            collate_fn=collate,
+            drop_last=shuffle and len(self.photos) >= batch_size,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_parent,
+            generator=torch.Generator(),  # for the workers' own seeds, which nothing depends on
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.photos.skip = self.given * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self.given += 1
+            if self.given == len(self):
+                self.given = 0
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given out; 0 at its end."""
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that were given out."""
+        self.given = state["given"]

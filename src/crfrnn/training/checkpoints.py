@@ -1,0 +1,118 @@
+"""What is kept of a training run while it goes on, so that it can stop at any time and go on later."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from crfrnn.files import replacing
+from crfrnn.training.task import METRIC
+
+BEST, LAST = "best", "last"
+SUFFIX = ".ckpt"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818, as it is no error
+    """Training stopped because it was asked to, with everything saved."""
+
+
+class CompleteFiles(TorchCheckpointIO):
+    """Checkpoints that take the place of older ones once they are complete."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with replacing(Path(path)) as handle:
+            torch.save(checkpoint, handle)
+
+
+def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """The best epoch's weights, and after them, so that it knows of them, all it takes to go on after the last."""
+    best = ModelCheckpoint(
+        folder,
+        BEST,
+        monitor=METRIC,
+        mode="max",
+        save_weights_only=True,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    return best, ModelCheckpoint(folder, LAST, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+class Patience(EarlyStopping):
+    """Stop after epochs without improvement; a run that had stopped for that stays stopped."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__(METRIC, mode="max", patience=patience, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class Interruption:
+    """Whether the process was asked to stop, by Ctrl-C or by SIGTERM; a second Ctrl-C stops it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Listen for it, and leave the process's signal handlers as they were."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals from now on. Only the main thread gets any; in another one this does nothing."""
+        if threading.current_thread() is threading.main_thread() and not self.asked:
+            for number in SIGNALS:
+                signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        print("\nstopping where training can go on from later; once more stops at once", file=sys.stderr)
+
+
+class StopWhenAsked(Callback):
+    """Save where training stands and stop, between two steps.
+
+    After the last step of an epoch nothing is saved before it is validated, which belongs to the epoch.
+    """
+
+    def __init__(self, interruption: Interruption, folder: Path) -> None:
+        self.interruption, self.folder = interruption, folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has put a handler before ours that gives up validations half-way.
+        self.interruption.listen()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._asked_anywhere(trainer) and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.folder / f"{LAST}{SUFFIX}")
+            raise Interrupted
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._asked_anywhere(trainer):
+            raise Interrupted
+
+    def _asked_anywhere(self, trainer: Trainer) -> bool:
+        """Whether any of the processes was asked: they must stop after the same step."""
+        return bool(trainer.strategy.reduce_boolean_decision(self.interruption.asked, all=False))

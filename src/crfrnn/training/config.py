@@ -1,0 +1,277 @@
+"""Everything that decides how a training run goes, in one value that is read from YAML and saved beside its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
+
+from crfrnn.classes import ClassSet, class_set
+from crfrnn.files import replacing
+from crfrnn.parameters import CRFParameters, finite_number, one_of, proper_fraction, whole_number
+
+ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
+
+IMAGENET = "imagenet"
+MACHINE_SETTINGS = ("accelerator", "workers", "threads")
+"""Settings that say where a run is computed, not what: they may change when it is resumed."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of a training run. `crfrnn train --help` prints what each means.
+
+    Raises: TypeError or ValueError: on construction, naming the setting, what was given and what was expected.
+    """
+
+    data: Annotated[str, "folder of the data set: images/ and labels/, PASCAL VOC's or CamVid's"]
+    output: Annotated[str, "folder for the model, checkpoints, logs and these settings"]
+    classes: Annotated[str, "voc, msrc21, camvid, a number of classes, or a file with a name on each line"] = "voc"
+    train_split: Annotated[str, "split to train on"] = "train"
+    val_split: Annotated[str, "split that chooses the best epoch"] = "val"
+    network: Annotated[str, "FcnLite, Fcn8s, Fcn16s or Fcn32s"] = "FcnLite"
+    init: Annotated[str | None, "weights to start from: imagenet (FcnLite), a model file, null for random"] = IMAGENET
+    seed: Annotated[int, "of the weights, the order of the photos and their augmentation"] = 0
+
+    crop: Annotated[tuple[int, int], "height and width in pixels of what is cut from the photos"] = (256, 320)
+    scale: Annotated[tuple[float, float], "least and greatest random factor of the photos' size"] = (0.75, 1.5)
+    flip: Annotated[bool, "mirror half of the photos"] = True
+    colour: Annotated[float, "random change of brightness, contrast and saturation, 0 up to 1"] = 0.3
+    class_weights: Annotated[
+        ClassWeights,
+        "weights of the classes in the loss: null, balanced (rare classes count more), or a number for each",
+    ] = None
+
+    batch_size: Annotated[int, "photos in a step, in each process"] = 8
+    network_epochs: Annotated[int, "epochs of stage 1, the network alone; 0 leaves the stage out"] = 30
+    crf_epochs: Annotated[int, "epochs of stage 2, network and CRF-RNN together; 0 leaves the stage out"] = 10
+    patience: Annotated[int | None, "stop a stage after as many epochs without improvement; null never does"] = None
+    optimizer: Annotated[str, "adamw, or sgd with momentum 0.9"] = "adamw"
+    network_rate: Annotated[float, "learning rate of the network in stage 1, of the encoder if it has one"] = 3e-4
+    decoder_rate: Annotated[float | None, "learning rate of all but the encoder in stage 1; null: network_rate"] = 3e-3
+    crf_network_rate: Annotated[float, "learning rate of the whole network in stage 2"] = 1e-4
+    crf_weight_rate: Annotated[float, "learning rate of the CRF's weights in stage 2"] = 1e-2
+    weight_decay: Annotated[float, "of the network's convolutions; other weights have none"] = 1e-2
+    poly_power: Annotated[float, "rates fall as (1 - step/steps)^poly_power; 0 keeps them"] = 0.9
+    freeze_network: Annotated[bool, "train only the CRF's weights in stage 2"] = False
+
+    theta_alpha: Annotated[float, "deviation of the bilateral kernel in pixels"] = 80.0
+    theta_beta: Annotated[float, "deviation of the bilateral kernel in colour levels 0-255"] = 20.0
+    theta_gamma: Annotated[float, "deviation of the spatial kernel in pixels"] = 3.0
+    spatial_weight: Annotated[float, "weight of the spatial kernel at the start"] = 1.0
+    bilateral_weight: Annotated[float, "weight of the bilateral kernel at the start"] = 1.0
+    normalization: Annotated[str, "how the CRF's filters are normalised: none, before, after or symmetric"] = "after"
+    crf_weights: Annotated[str, "what is learned of the kernels' weights: full matrices, per-class or scalar"] = "full"
+    learn_compatibility: Annotated[bool, "learn a full compatibility matrix, else keep the Potts model"] = True
+    train_iterations: Annotated[int, "mean-field iterations in training"] = 5
+    test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
+
+    devices: Annotated[int, "processes that train together, on a GPU each if there are"] = 1
+    accelerator: Annotated[str, "auto, cpu or gpu"] = "auto"
+    precision: Annotated[str, "32-true, bf16-mixed or 16-mixed"] = "32-true"
+    workers: Annotated[int, "processes that read photos ahead, for each device; 0 reads between the steps"] = 0
+    threads: Annotated[int | None, "threads of PyTorch and the CRF; null leaves PyTorch's choice"] = None
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(getattr(self, name), name))
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale={self.scale} must have the lesser factor first")
+        if not self.network_epochs and not self.crf_epochs:
+            raise ValueError("network_epochs=0 and crf_epochs=0 leave nothing to train: raise one of them")
+        if not self.network_epochs and self.init in (None, IMAGENET):
+            raise ValueError(
+                f"network_epochs=0 leaves out the network's own training, but init={self.init!r} is no trained "
+                "network: give the file of a model as init, or raise network_epochs"
+            )
+        weights, num_classes = self.class_weights, self.class_set().num_classes
+        if isinstance(weights, tuple) and len(weights) != num_classes:
+            raise ValueError(
+                f"class_weights has {len(weights)} numbers, but classes={self.classes!r} are {num_classes}: "
+                "give one for each"
+            )
+        self.crf_parameters()
+
+    def class_set(self) -> ClassSet:
+        """The classes to learn. Raises ValueError if there are none of that name."""
+        return class_set(self.classes)
+
+    def crf_parameters(self) -> CRFParameters:
+        """The CRF's constants, checked."""
+        return CRFParameters(
+            theta_alpha=self.theta_alpha,
+            theta_beta=self.theta_beta,
+            theta_gamma=self.theta_gamma,
+            spatial_weight=self.spatial_weight,
+            bilateral_weight=self.bilateral_weight,
+            normalization=cast(Any, self.normalization),
+            iterations=self.test_iterations,
+        )
+
+
+def config_from(settings: Mapping[str, object]) -> TrainingConfig:
+    """A configuration of settings by name. Raises ValueError for a setting that does not exist or is missing."""
+    known = [setting.name for setting in fields(TrainingConfig)]
+    unknown = [str(name) for name in settings if name not in known]
+    if unknown:
+        raise ValueError(f"there is no setting {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    missing = [name for name in ("data", "output") if settings.get(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be given: {_MEANINGS[missing[0]]}")
+    return TrainingConfig(**cast(dict[str, Any], dict(settings)))
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """The settings in a YAML file. Raises ValueError if it is none, or holds something else."""
+    yaml = _yaml()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read settings from {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings; expected lines such as `batch_size: 8`")
+    return content
+
+
+def write_config(path: Path, config: TrainingConfig) -> None:
+    """Every setting, as YAML."""
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    with replacing(path) as handle:
+        handle.write(_yaml().safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+
+
+def parsed(name: str, text: str) -> object:
+    """The value of a setting on the command line: as in YAML, or numbers separated by commas; names as they are."""
+    if _CHECKS[name] is _text or (_CHECKS[name] is _text_or_null and text != "null"):
+        return text
+    yaml = _yaml()
+    try:
+        return yaml.safe_load(f"[{text}]" if "," in text and not text.startswith("[") else text)
+    except yaml.YAMLError:
+        return text
+
+
+def meaning_of(name: str) -> str:
+    """What a setting means, in a line."""
+    return _MEANINGS[name]
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("settings are written in YAML, which needs: pip install 'crfrnn[train]'") from error
+    return yaml
+
+
+Check = Callable[[Any, str], object]
+
+
+def _text(value: Any, name: str) -> str:
+    """Text; a number, which YAML makes of 21, or a path is one too."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Path) or not str(value).strip():
+        raise TypeError(f"{name}={value!r} must be text: {_MEANINGS[name]}")
+    return str(value)
+
+
+def _text_or_null(value: Any, name: str) -> str | None:
+    return None if value is None else _text(value, name)
+
+
+def _truth(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be true or false")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    """A finite number; YAML takes 1e-3, without a point, for text."""
+    try:
+        return finite_number(float(value) if isinstance(value, str) else value, name)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} must be a finite number") from None
+
+
+def _at_least_0(value: Any, name: str) -> float:
+    number = _number(value, name)
+    if number < 0:
+        raise ValueError(f"{name}={number} must be at least 0")
+    return number
+
+
+def _above_0(value: Any, name: str) -> float:
+    number = _number(value, name)
+    if number <= 0:
+        raise ValueError(f"{name}={number} must be above 0")
+    return number
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be an integer")
+    return whole_number(value, name)
+
+
+def _at_least_1(value: Any, name: str) -> int:
+    number = _count(value, name)
+    if number < 1:
+        raise ValueError(f"{name}={number} must be at least 1")
+    return number
+
+
+def _of(*choices: str) -> Check:
+    def check(value: Any, name: str) -> str:
+        one_of(value, choices, name)
+        return str(value)
+
+    return check
+
+
+def _optional(check: Check) -> Check:
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def _two(check: Check) -> Check:
+    def checked(value: Any, name: str) -> tuple[object, ...]:
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+            raise ValueError(f"{name}={value!r} must be two numbers: {_MEANINGS[name]}")
+        return tuple(check(part, name) for part in value)
+
+    return checked
+
+
+def _class_weights(value: Any, name: str) -> ClassWeights:
+    if value is None or value == "balanced":
+        return cast(ClassWeights, value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError(f"{name}={value!r} is unknown; use null, 'balanced' or a number for each class")
+    return tuple(_at_least_0(part, name) for part in value)
+
+
+_MEANINGS: dict[str, str] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(TrainingConfig, include_extras=True).items()
+}
+
+_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(("data", "output", "classes", "train_split", "val_split", "network"), _text),
+    "init": _text_or_null,
+    **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations"), _count),
+    **dict.fromkeys(("batch_size", "devices", "train_iterations"), _at_least_1),
+    **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
+    **dict.fromkeys(("flip", "freeze_network", "learn_compatibility"), _truth),
+    "crop": _two(_at_least_1),
+    "scale": _two(_above_0),
+    "colour": proper_fraction,
+    "class_weights": _class_weights,
+    "optimizer": _of("adamw", "sgd"),
+    **dict.fromkeys(("network_rate", "crf_network_rate", "crf_weight_rate"), _above_0),
+    "decoder_rate": _optional(_above_0),
+    **dict.fromkeys(("weight_decay", "poly_power"), _at_least_0),
+    **dict.fromkeys(("theta_alpha", "theta_beta", "theta_gamma"), _above_0),
+    **dict.fromkeys(("spatial_weight", "bilateral_weight"), _number),
+    "normalization": _of("none", "before", "after", "symmetric"),
+    "crf_weights": _of("full", "per-class", "scalar"),
+    "accelerator": _of("auto", "cpu", "gpu"),
+    "precision": _of("32-true", "bf16-mixed", "16-mixed"),
+}

@@ -1,0 +1,55 @@
+"""The photos that a run trains and validates on."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+
+from crfrnn.classes import ClassSet
+from crfrnn.data.augmentation import Augmentation
+from crfrnn.data.batches import Examples, ResumableLoader
+from crfrnn.data.segmentation import SegmentationData
+from crfrnn.training.config import TrainingConfig
+from crfrnn.training.task import balanced_weights
+
+
+class TrainingPhotos(LightningDataModule):
+    """The two splits and their batches. Reads all of them once, so that errors in the data come first."""
+
+    def __init__(self, config: TrainingConfig, classes: ClassSet) -> None:
+        super().__init__()
+        self.config = config
+        self.train_split = SegmentationData(config.data, config.train_split, classes)
+        self.val_split = SegmentationData(config.data, config.val_split, classes)
+        self.counts = self.train_split.pixel_counts()
+        self.val_split.pixel_counts()
+
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes in the loss, (classes,), or None if all weigh the same."""
+        weights = self.config.class_weights
+        if weights == "balanced":
+            return balanced_weights(self.counts)
+        return None if weights is None else torch.tensor(weights)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Augmented photos, all of the same size."""
+        config = self.config
+        augmentation = Augmentation(config.crop, config.scale, config.flip, config.colour)
+        return self._loader(Examples(self.train_split, augmentation, config.seed), config.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Photos as they are, one by one: what surrounds a photo in a batch would change a network's answer."""
+        return self._loader(Examples(self.val_split), 1, shuffle=False)
+
+    def _loader(self, examples: Examples, batch_size: int, shuffle: bool) -> ResumableLoader:
+        trainer: Trainer = self.trainer  # type: ignore[assignment]
+        return ResumableLoader(
+            examples,
+            batch_size,
+            shuffle=shuffle,
+            seed=self.config.seed,
+            workers=self.config.workers,
+            rank=trainer.global_rank,
+            num_processes=trainer.world_size,
+        )

@@ -1,0 +1,143 @@
+"""What each stage starts with and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from crfrnn.classes import ClassSet
+from crfrnn.files import replacing
+from crfrnn.models import NETWORKS, Segmenter, load_model, save_model
+from crfrnn.torch import CrfRnn
+from crfrnn.training.checkpoints import BEST, SUFFIX
+from crfrnn.training.config import IMAGENET, TrainingConfig
+
+NETWORK_STAGE, CRF_STAGE = "network", "crf"
+"""Their names, and those of their folders: the network alone, and network and CRF-RNN together."""
+RESULTS = "training.json"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The best epoch of a stage, counted from 1, and its mean IoU on the validation split, 0 to 1."""
+
+    epoch: int
+    val_miou: float
+
+
+def new_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) -> Segmenter:
+    """The segmenter of a stage, with random weights."""
+    seed_everything(config.seed, verbose=False)
+    network = NETWORKS[config.network](num_classes=classes.num_classes)
+    if stage == NETWORK_STAGE:
+        return Segmenter(network, None)
+    crf = CrfRnn(
+        classes.num_classes,
+        config.test_iterations,
+        config.theta_alpha,
+        config.theta_beta,
+        config.theta_gamma,
+        config.spatial_weight,
+        config.bilateral_weight,
+        config.crf_parameters().normalization,
+        weights=config.crf_weights,  # type: ignore[arg-type]
+        compatibility="full" if config.learn_compatibility else "scalar",
+    )
+    return Segmenter(network, crf)
+
+
+def starting_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) -> Segmenter:
+    """The segmenter that a stage starts with: stage 2 takes the network of stage 1's best epoch, if there was one."""
+    segmenter = new_segmenter(config, classes, stage)
+    if stage == CRF_STAGE and config.network_epochs:
+        restore(Segmenter(segmenter.network, None), Path(config.output) / NETWORK_STAGE)
+    else:
+        initialise(segmenter.network, config, classes)
+    return segmenter
+
+
+def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) -> None:
+    """Give a network the weights that `config.init` names.
+
+    Raises: ValueError: if they are another network's or of other classes.
+    """
+    if config.init is None:
+        return
+    if config.init == IMAGENET:
+        load_imagenet: Callable[[], None] | None = getattr(network, "load_imagenet", None)
+        if load_imagenet is None:
+            raise ValueError(
+                f"there are no ImageNet weights for {config.network}: give a model file as init, or null for random "
+                "weights"
+            )
+        load_imagenet()
+        return
+    model = load_model(config.init)
+    found = type(model.segmenter.network).__name__
+    if found != config.network:
+        raise ValueError(f"{config.init} holds a {found}, but network={config.network!r}: they must be the same")
+    if model.classes.names != classes.names:
+        raise ValueError(
+            f"{config.init} knows other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
+            f"than classes={config.classes!r} ({', '.join(classes.names[:3])}, …; {classes.num_classes})"
+        )
+    network.load_state_dict(model.segmenter.network.state_dict())
+
+
+def finished_stages(output: Path) -> dict[str, StageResult]:
+    """The results of the stages that are done."""
+    path = output / RESULTS
+    if not path.exists():
+        return {}
+    try:
+        return {stage: StageResult(**result) for stage, result in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read the results of finished stages from {path}: {error}") from error
+
+
+@rank_zero_only
+def write_stages(output: Path, finished: dict[str, StageResult]) -> None:
+    with replacing(output / RESULTS) as handle:
+        handle.write(json.dumps({stage: asdict(result) for stage, result in finished.items()}, indent=2).encode())
+
+
+@rank_zero_only
+def write_model(path: Path, config: TrainingConfig, classes: ClassSet, finished: dict[str, StageResult]) -> None:
+    """The best epoch of the last stage as a model file."""
+    stage = CRF_STAGE if config.crf_epochs else NETWORK_STAGE
+    segmenter = new_segmenter(config, classes, stage)
+    restore(segmenter, path.parent / stage)
+    notes = {
+        "data": f"{Path(config.data).name}, split {config.train_split}",
+        "seed": str(config.seed),
+        **{
+            f"mean IoU on {config.val_split}, stage {name}": f"{result.val_miou:.4f} in epoch {result.epoch}"
+            for name, result in finished.items()
+        },
+    }
+    save_model(path, segmenter, classes, notes=notes)
+
+
+def restore(segmenter: Segmenter, folder: Path) -> None:
+    """Give a segmenter the weights of a stage's best epoch."""
+    prefix = "segmenter."
+    state = read_checkpoint(folder)["state_dict"]
+    segmenter.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The checkpoint of a stage's best epoch. Raises ValueError if it cannot be read."""
+    path = folder / f"{BEST}{SUFFIX}"
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise ValueError(f"cannot read the checkpoint {path}: {error}") from error
+    return checkpoint

@@ -1,0 +1,151 @@
+"""One stage of training as Lightning sees it: the loss, what is measured, and which weights learn how fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from crfrnn.classes import VOID
+from crfrnn.data.batches import Batch
+from crfrnn.models import Segmenter
+from crfrnn.training.config import TrainingConfig
+
+MOMENTUM = 0.9
+METRIC = "val_miou"
+"""Mean IoU on the validation split, 0 to 1; the CRF, if there is one, with its iterations at test."""
+
+
+class SegmentationTask(LightningModule):
+    """Cross-entropy of each pixel that has a class, and the mean IoU of the validation split.
+
+    A step's random numbers follow from the seed, the process and the number of the step, so that a run that goes on
+    after an interruption draws what it would have drawn.
+
+    Args:
+        segmenter: The network alone, or with the CRF-RNN that trains with it.
+        config: Rates, iterations and seed.
+        class_weights: Weight of each class in the loss, (classes,); None weighs all the same.
+    """
+
+    def __init__(self, segmenter: Segmenter, config: TrainingConfig, class_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.config = config
+        self.frozen = segmenter.crf is not None and config.freeze_network
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.miou = MulticlassJaccardIndex(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
+        if self.frozen:
+            segmenter.network.requires_grad_(False)
+        if segmenter.crf is not None:
+            segmenter.crf.compatibility_matrix.requires_grad_(config.learn_compatibility)
+        self.train()
+
+    def train(self, mode: bool = True) -> SegmentationTask:
+        """As any module; a frozen network stays as it is when it is used, without dropout and with its statistics."""
+        super().train(mode)
+        if self.frozen:
+            self.segmenter.network.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, C, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            logits = self.segmenter.unary(batch.images)
+        return logits if self.segmenter.crf is None else self.segmenter.refined(logits, batch.images, batch.masks)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        seeds = np.random.SeedSequence([self.config.seed, self.global_rank, self.global_step])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch) -> Tensor:
+        if self.segmenter.crf is not None:
+            self.segmenter.crf.num_iterations = self.config.train_iterations
+        loss = cross_entropy(self(batch), batch.labels, self.class_weights)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.global_step}: lower the learning rates"
+                + ("" if self.config.precision == "32-true" else " or train with precision 32-true")
+            )
+        self.log("train_loss", loss, on_step=True, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        if self.segmenter.crf is not None:
+            self.segmenter.crf.num_iterations = self.config.test_iterations
+        logits = self(batch)
+        self.miou.update(logits.argmax(dim=1), batch.labels)
+        self.log(METRIC, self.miou, on_step=False, on_epoch=True, batch_size=len(batch.images))
+        loss = cross_entropy(logits, batch.labels, self.class_weights)
+        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        groups = parameter_groups(self.segmenter, config)
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups)
+        else:
+            optimizer = torch.optim.SGD(groups, momentum=MOMENTUM)
+        # Not trainer.estimated_stepping_batches: it makes the loader before its state is restored.
+        loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        steps = (self.trainer.max_epochs or 1) * len(loader)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: max(0.0, 1 - step / steps) ** config.poly_power
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The mean of -log softmax over the pixels that have a class, each weighted by its class; 0 if there is none.
+
+    Args:
+        logits: (B, C, H, W).
+        labels: (B, H, W), 255 where there is no class.
+        class_weights: (C,) or None.
+    """
+    total = functional.cross_entropy(logits.float(), labels, class_weights, ignore_index=VOID, reduction="sum")
+    known = labels != VOID
+    weight = known.sum() if class_weights is None else class_weights[labels[known]].sum()
+    return total / torch.where(weight > 0, weight, 1)
+
+
+def balanced_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
+    """Weights (C,) that rare classes count more with: the median of the frequencies over the class's own.
+
+    Args:
+        counts: Pixels of each class; a class without any has weight 1.
+    References: Eigen & Fergus 2015, section 4.3.
+    """
+    present = counts > 0
+    weights = np.ones(len(counts), np.float32)
+    weights[present] = np.median(counts[present]) / counts[present]
+    return torch.from_numpy(weights)
+
+
+def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[dict[str, Any]]:
+    """The weights that learn, by rate and by whether they decay: kernels do, biases, scales and the CRF do not."""
+    network = segmenter.network
+    encoder = getattr(network, "encoder", network)
+    pretrained = set(encoder.parameters()) if isinstance(encoder, nn.Module) else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
+        if segmenter.crf is not None:
+            rate = config.crf_network_rate
+        elif parameter in pretrained or config.decoder_rate is None:
+            rate = config.network_rate
+        else:
+            rate = config.decoder_rate
+        groups.setdefault((rate, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    if segmenter.crf is not None:
+        learned = [parameter for parameter in segmenter.crf.parameters() if parameter.requires_grad]
+        groups.setdefault((config.crf_weight_rate, 0.0), []).extend(learned)
+    return [{"params": learned, "lr": rate, "weight_decay": decay} for (rate, decay), learned in groups.items()]

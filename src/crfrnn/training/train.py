@@ -1,0 +1,219 @@
+"""The paper's protocol: stage 1 trains the network alone, stage 2 the network and the CRF-RNN together."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+try:
+    import tensorboard as _tensorboard  # type: ignore[import-untyped]  # noqa: F401
+    import torch
+    import torchmetrics as _torchmetrics  # noqa: F401
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+    from lightning.pytorch.utilities import rank_zero_only
+except ImportError as error:
+    raise ImportError(f"training needs {error.name}, which is not installed: pip install 'crfrnn[train]'") from error
+
+from crfrnn.models import NETWORKS
+from crfrnn.training.checkpoints import (
+    LAST,
+    SUFFIX,
+    CompleteFiles,
+    Interrupted,
+    Interruption,
+    Patience,
+    StopWhenAsked,
+    checkpoints,
+)
+from crfrnn.training.config import MACHINE_SETTINGS, TrainingConfig, config_from, read_settings, write_config
+from crfrnn.training.photos import TrainingPhotos
+from crfrnn.training.stages import (
+    CRF_STAGE,
+    NETWORK_STAGE,
+    RESULTS,
+    StageResult,
+    finished_stages,
+    read_checkpoint,
+    starting_segmenter,
+    write_model,
+    write_stages,
+)
+from crfrnn.training.task import METRIC, SegmentationTask
+
+SETTINGS, MODEL = "config.yaml", "model.safetensors"
+STEPS_BETWEEN_LOGS = 10
+
+NOISE = (
+    ".*does not have many workers.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    ".*is smaller than the logging interval.*",
+    "Found .* module.* in eval mode.*",
+    ".*treespec, LeafSpec.*",
+    "Grad strides do not match.*",
+)
+"""Warnings about what is meant to be so."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The finished model's file, and the results of the stages, "network" and "crf"."""
+
+    model: Path
+    stages: dict[str, StageResult]
+
+
+def train(config: TrainingConfig) -> TrainingResult:
+    """Train as configured; go on where an earlier call with the same configuration was interrupted.
+
+    In the folder `config.output`: config.yaml; model.safetensors; for each stage a folder with best.ckpt and last.ckpt;
+    training.json with the results of finished stages; logs/ for TensorBoard and as CSV.
+
+    Raises:
+        ValueError: if data, classes, initial weights and network do not fit together, the folder holds a run with other
+            settings, or the loss is not finite.
+        ImportError: if a package is missing.
+        KeyboardInterrupt: if it was interrupted; everything is saved.
+    """
+    if config.network not in NETWORKS:
+        raise ValueError(f"there is no network {config.network!r}; there are {', '.join(NETWORKS)}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    classes, output = config.class_set(), Path(config.output)
+    check_settings(output, config)
+    photos = TrainingPhotos(config, classes)
+    finished = finished_stages(output)
+    interruption = Interruption()
+    with interruption.watched(), quiet():
+        try:
+            for stage, epochs in ((NETWORK_STAGE, config.network_epochs), (CRF_STAGE, config.crf_epochs)):
+                if epochs and stage not in finished:
+                    segmenter = starting_segmenter(config, classes, stage)
+                    write_settings(output, config)
+                    task = SegmentationTask(segmenter, config, photos.class_weights())
+                    finished[stage] = run_stage(task, photos, stage, epochs, interruption)
+                    write_stages(output, finished)
+        except Interrupted:
+            raise KeyboardInterrupt(f"the same settings go on from where {output} ends") from None
+        except SystemExit:  # how Lightning ends at a second Ctrl-C
+            raise KeyboardInterrupt from None
+    model = output / MODEL
+    write_model(model, config, classes, finished)
+    return TrainingResult(model, finished)
+
+
+def run_stage(
+    task: SegmentationTask, photos: TrainingPhotos, stage: str, epochs: int, interruption: Interruption
+) -> StageResult:
+    """Train a stage to its end, from its last checkpoint if there is one."""
+    config = task.config
+    output = Path(config.output)
+    folder = output / stage
+    best, last = checkpoints(folder)
+    callbacks: list[Callback] = [EpochLines(stage), StopWhenAsked(interruption, folder), best, last]
+    if config.patience is not None:
+        callbacks.insert(0, Patience(config.patience))
+    try:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            precision=config.precision,  # type: ignore[arg-type]
+            max_epochs=epochs,
+            callbacks=callbacks,
+            plugins=[CompleteFiles()],
+            logger=new_loggers(output / "logs", stage),
+            log_every_n_steps=STEPS_BETWEEN_LOGS,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stderr.isatty(),
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"accelerator={config.accelerator!r} and devices={config.devices}: {error}") from error
+    path = folder / f"{LAST}{SUFFIX}"
+    trainer.fit(task, datamodule=photos, ckpt_path=path if path.exists() else None)
+    return StageResult(read_checkpoint(folder)["epoch"] + 1, cast(torch.Tensor, best.best_model_score).item())
+
+
+def new_loggers(folder: Path, stage: str) -> list[Logger]:
+    """Logs of a stage, in a new folder each time that it goes on: none is written over."""
+    table = CSVLogger(folder, stage, flush_logs_every_n_steps=STEPS_BETWEEN_LOGS)
+    return [table, TensorBoardLogger(folder, stage, table.version)]
+
+
+class EpochLines(Callback):
+    """A line for each epoch on stdout."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.start = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = trainer.callback_metrics
+        if trainer.is_global_zero and METRIC in found:
+            print(
+                f"{self.stage} {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {found['train_loss_epoch']:.4f}, "
+                f"validation loss {found['val_loss']:.4f}, mean IoU {found[METRIC]:.4f}, "
+                f"{time.monotonic() - self.start:.1f} s",
+                flush=True,
+            )
+
+
+def check_settings(output: Path, config: TrainingConfig) -> None:
+    """See that a run that has begun in a folder has these settings.
+
+    Raises: ValueError: naming the settings that differ.
+    """
+    path = output / SETTINGS
+    begun = (output / RESULTS).exists() or any((output / stage).is_dir() for stage in (NETWORK_STAGE, CRF_STAGE))
+    if not (begun and path.exists()):
+        return
+    earlier, now = asdict(config_from(read_settings(path))), asdict(config)
+    changed = [
+        f"{name} was {earlier[name]!r}, now {now[name]!r}"
+        for name in now
+        if earlier[name] != now[name] and name not in MACHINE_SETTINGS
+    ]
+    if changed:
+        raise ValueError(
+            f"{output} holds a run with other settings: {'; '.join(changed)}. Choose another output, or remove it"
+        )
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of the processes that train together which prints and writes."""
+    return getattr(rank_zero_only, "rank", None) in (None, 0)
+
+
+@rank_zero_only
+def write_settings(output: Path, config: TrainingConfig) -> None:
+    """Write the settings beside the results."""
+    write_config(output / SETTINGS, config)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's remarks about what is meant to be so."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for noise in NOISE:
+            warnings.filterwarnings("ignore", noise)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
