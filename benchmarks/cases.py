@@ -131,6 +131,19 @@ def scaling(case: Case, bench: Workbench) -> list[dict]:
     return rows
 
 
+def parts(case: Case, bench: Workbench) -> list[dict]:
+    """Seconds of sides that are parts of each other, and the median of the last one's over the first one's."""
+    rows = []
+    for photo, theta, settings in case.rows(bench):
+        inputs = bench.inputs(photo, case.classes, case.size)
+        with ExitStack() as stack:
+            children = {side: stack.enter_context(bench.child(side, case.cores)) for side in bench.found(case.sides)}
+            seconds = interleaved(children, inputs, settings, case.rounds(bench))
+        share = ratio(seconds, case.sides[-1], case.sides[0])
+        rows.append({"photo": photo, "thetas": theta, "parts": medians(seconds), "share": share})
+    return rows
+
+
 def added_vertices(case: Case, bench: Workbench) -> list[dict]:
     """Relative error of a message, its mean removed, against the dense Gaussian, with rounds of vertices added."""
     from crfrnn import PermutohedralLattice, bilateral_features
@@ -193,6 +206,26 @@ CASES = (
         cores=2,
         thetas=THETAS[:1],
         note="Forward runs without gradients; “max Δ” is against `crfrnn.refine`.",
+    ),
+    Case(
+        "segmentation",
+        "Segmentation of a photo: network, kernels, T = 10, two cores",
+        parts,
+        sides=("segmenter", "segmenter_kernels", "segmenter_network"),
+        cores=2,
+        thetas=THETAS[:1],
+        note="The model in the package, with its own θ. What network and kernels leave of the whole is iterations.",
+    ),
+    Case(
+        "training-step",
+        "A training step, without and with the CRF-RNN: batch of 8 at 320×213, 21 classes, T = 5, two cores",
+        parts,
+        sides=("step_crf", "step"),
+        iterations=5,
+        cores=2,
+        thetas=((160.0, 3.0, 3.0), (80.0, 20.0, 3.0)),
+        size=(320, 213),
+        note="`FcnLite`, forward, backward and AdamW. The photo is reduced, which makes it rougher than one taken so.",
     ),
     Case(
         "other-tools",

@@ -96,7 +96,69 @@ def layer_backward(logits, image, settings):
     return layer(logits, image, settings, backward=True)
 
 
-SIDES = {side.__name__: side for side in (crfrnn, pydensecrf, simplecrf, crfseg, layer, layer_backward)}
+def segmenter(logits, image, settings, part="whole"):
+    """The model in the package on the photo: all of it, its network, or the kernels of its CRF."""
+    import torch
+
+    from crfrnn import CRFParameters, pairwise_terms
+    from crfrnn.models import load_model
+    from crfrnn.segment import image_batch
+
+    model = load_model().segmenter
+    images, crf = image_batch(image, model), model.crf
+    crf.num_iterations = settings["iterations"]
+    names = ("theta_alpha", "theta_beta", "theta_gamma", "normalization", "spatial")
+    parameters = CRFParameters(**{name: getattr(crf, name) for name in names})
+    calls = {
+        "whole": lambda: model(images)[0].softmax(0).numpy(),
+        "network": lambda: model.unary(images)[0].softmax(0).numpy(),
+        "kernels": lambda: pairwise_terms(image, parameters, dtype=np.float32),
+    }
+    return torch.inference_mode()(calls[part])
+
+
+def segmenter_network(logits, image, settings):
+    return segmenter(logits, image, settings, "network")
+
+
+def segmenter_kernels(logits, image, settings):
+    return segmenter(logits, image, settings, "kernels")
+
+
+def step(logits, image, settings, crf=False):
+    """A training step of FcnLite, with or without a CRF-RNN behind it, on a batch of 8 of the photo."""
+    import torch
+
+    from crfrnn.models import FcnLite, Segmenter
+    from crfrnn.torch import CrfRnn
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    names = ("theta_alpha", "theta_beta", "theta_gamma")
+    options = {name: settings[name] for name in names} | {"num_iterations": settings["iterations"]}
+    model = Segmenter(FcnLite(len(logits)), CrfRnn(len(logits), **options) if crf else None)
+    images = torch.from_numpy(image).movedim(-1, 0)[None].float().repeat(8, 1, 1, 1)
+    labels = torch.from_numpy(logits.argmax(0))[None].repeat(8, 1, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def call():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return call
+
+
+def step_crf(logits, image, settings):
+    return step(logits, image, settings, crf=True)
+
+
+SIDES = {
+    side.__name__: side
+    for side in (
+        *(crfrnn, pydensecrf, simplecrf, crfseg, layer, layer_backward),
+        *(segmenter, segmenter_network, segmenter_kernels, step, step_crf),
+    )
+}
 
 
 @lru_cache(maxsize=1)

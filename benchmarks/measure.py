@@ -23,6 +23,7 @@ MODULES = {
     "crfrnn": "crfrnn",
     "layer": "crfrnn.torch",
     "layer_backward": "crfrnn.torch",
+    **dict.fromkeys(("segmenter", "segmenter_network", "segmenter_kernels", "step", "step_crf"), "crfrnn.models"),
     "pydensecrf": "pydensecrf.densecrf",
     "simplecrf": "denseCRF",
     "crfseg": "crfseg",

@@ -13,6 +13,11 @@ NAMES = {
     "crfseg": "crfseg",
     "layer": "forward",
     "layer_backward": "forward + backward",
+    "segmenter": "whole",
+    "segmenter_network": "network",
+    "segmenter_kernels": "kernels",
+    "step": "network alone",
+    "step_crf": "with CRF-RNN",
 }
 HEAD = """# Benchmarks
 
@@ -143,6 +148,21 @@ def plot_scaling(rows: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def parts_table(rows: list[dict]) -> str:
+    sides = list(rows[0]["parts"])
+    lines = [
+        [
+            row["photo"],
+            thetas(row),
+            *(milliseconds(row["parts"][side]) for side in sides),
+            f"{100 * row['share']:.0f} %",
+        ]
+        for row in rows
+    ]
+    names = [NAMES[side] for side in sides]
+    return table(["photo", "θ", *names, f"{names[-1]} of {names[0]}"], lines)
+
+
 def scaling_table(rows: list[dict]) -> str:
     sides = list(rows[0]["seconds"])
     times = [[milliseconds(row["seconds"][side]) for side in sides] for row in rows]
@@ -156,6 +176,8 @@ def case_text(case: dict) -> str:
         body = memory_table(rows)
     elif "neighbour_rounds" in rows[0]:
         body = added_vertices_table(rows)
+    elif "parts" in rows[0]:
+        body = parts_table(rows)
     elif "axis" in rows[0]:
         body = scaling_table(rows)
     else:

@@ -154,7 +154,10 @@ class EpochLines(Callback):
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.start = 0.0
+        self.start = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.monotonic()  # an epoch that goes on does not start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.monotonic()

@@ -1,0 +1,154 @@
+"""pydensecrf's unaries and features. Unaries are energies, -log p, flattened to (labels, points).
+
+Features run (y, x, channels), where those of DenseCRF2D's own methods run (x, y, channels); results differ as little as
+orientations of a lattice do.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crfrnn import unary
+from crfrnn.arrays import Shape, float_array, image_array, label_array, spatial_shape
+from crfrnn.compat.pydensecrf.arguments import deviations, positive_count
+from crfrnn.memory import require_memory
+
+Float32 = NDArray[np.float32]
+OUTSIDE = 1e-2
+"""How far probabilities may lie outside 0 to 1 before a warning."""
+
+
+def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_unsure: bool = True) -> Float32:
+    """Energies of labels that are each right with the same probability.
+
+    Args:
+        labels: Integers of any shape.
+        n_labels: Number of classes, without the unknown one.
+        gt_prob: Above 0 and below 1; the other classes share the rest.
+        zero_unsure: Class c has label c + 1, and points of label 0 may be anything; otherwise class c has label c.
+    Returns: (n_labels, points).
+    Raises:
+        TypeError: if labels are not integers.
+        ValueError: if a label stands for no class, or gt_prob is out of range.
+        MemoryError: if there is not enough memory.
+    """
+    number = positive_count(n_labels, "n_labels")
+    if not 0 < gt_prob < 1:
+        raise ValueError(f"gt_prob={gt_prob} must be above 0 and below 1")
+    given = label_array(labels)
+    lowest, highest = given.min(), given.max()
+    last = number if zero_unsure else number - 1
+    if lowest < 0 or highest > last:
+        raise ValueError(
+            f"labels range from {lowest} to {highest}; with n_labels={number} they are 0 to {last}, and 0 is "
+            f"{'unsure (a class, if zero_unsure=False)' if zero_unsure else 'a class (unsure, if zero_unsure=True)'}"
+        )
+    energies: Float32 = np.negative(unary.unary_from_labels(given, number, gt_prob, zero_unsure))
+    return energies.reshape(number, -1)
+
+
+def compute_unary(labels: ArrayLike, M: int, GT_PROB: float = 0.5) -> Float32:
+    """Deprecated name of `unary_from_labels`."""
+    _deprecated("compute_unary", "unary_from_labels")
+    return unary_from_labels(labels, M, GT_PROB)
+
+
+def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | None = 1e-5) -> Float32:
+    """Energies of class probabilities.
+
+    Args:
+        sm: (labels, *spatial); need not sum to 1.
+        scale: Trust in them, above 0 and up to 1: they are mixed with 1 - scale of the uniform distribution.
+        clip: Smaller probabilities are raised to it, and larger ones than 1 lowered; None leaves both.
+    Returns: (labels, points).
+    Raises:
+        TypeError: if sm does not hold real numbers.
+        ValueError: if it is empty, or scale is out of range.
+    """
+    if scale is not None and not 0 < scale <= 1:
+        raise ValueError(f"scale={scale} must be above 0 and at most 1")
+    given = float_array(sm, "sm")
+    if given.ndim == 0 or given.size == 0:
+        raise ValueError(f"sm has shape {given.shape}; expected (labels, height, width) or (labels, points)")
+    lowest, highest = given.min(), given.max()
+    if lowest < -OUTSIDE or highest > 1 + OUTSIDE:
+        warnings.warn(
+            f"sm ranges from {lowest:.4g} to {highest:.4g}, outside 0 to 1: unary_from_softmax takes probabilities, "
+            "and the scores of a network before its softmax are logits",
+            stacklevel=2,
+        )
+    mixed = given if scale is None else scale * given + (1 - scale) / len(given)
+    probabilities = mixed if clip is None else np.clip(mixed, clip, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        energies = np.negative(np.log(probabilities)).astype(np.float32, copy=False)
+    return energies.reshape(len(given), -1)
+
+
+def softmax_to_unary(sm: ArrayLike, GT_PROB: float = 1) -> Float32:
+    """Deprecated name of `unary_from_softmax`, without clipping."""
+    _deprecated("softmax_to_unary", "unary_from_softmax")
+    return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=None)
+
+
+def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int]) -> Float32:
+    """Features of a spatial kernel on a grid of any number of axes, for `addPairwiseEnergy`.
+
+    Args:
+        sdims: Standard deviation along each axis, or one for all.
+        shape: Points along each axis, such as (height, width).
+    Returns: (axes, points) coordinates, divided by sdims.
+    Raises: ValueError: if sdims do not fit the shape.
+    """
+    grid = spatial_shape(shape)
+    return _coordinates(grid, deviations(sdims, len(grid), "sdims", "axes"), 0).reshape(len(grid), -1)
+
+
+def create_pairwise_bilateral(
+    sdims: float | Sequence[float], schan: float | Sequence[float], img: ArrayLike, chdim: int = -1
+) -> Float32:
+    """Features of a bilateral kernel on an image or a volume, for `addPairwiseEnergy`.
+
+    Args:
+        sdims: Standard deviation along each axis of the image, or one for all.
+        schan: Standard deviation of each channel, or one for all.
+        img: Of any real dtype.
+        chdim: Which axis of img holds the channels; -1, the default, if there is none, not if it is the last.
+    Returns: (axes + channels, points) coordinates and levels, divided by sdims and schan.
+    Raises: ValueError: if sdims or schan do not fit the image, or it is not finite.
+    """
+    image = np.asarray(img)
+    planes = image[np.newaxis] if chdim == -1 else np.moveaxis(image, chdim, 0)
+    grid, channels = spatial_shape(planes.shape[1:]), len(planes)
+    if chdim == -1 and np.ndim(sdims) and len(np.atleast_1d(sdims)) == len(grid) - 1:
+        raise ValueError(
+            f"sdims={sdims!r} is for {len(grid) - 1} axes, and img has shape {image.shape}: chdim=-1 means that it has "
+            f"no axis of channels; if its last axis holds them, give chdim={len(grid) - 1}"
+        )
+    thetas = deviations(sdims, len(grid), "sdims", "axes")
+    divisors = deviations(schan, channels, "schan", "channels")
+    levels = image_array(np.moveaxis(planes, 0, -1), grid)
+    features = _coordinates(grid, thetas, channels)
+    with np.errstate(over="ignore"):
+        for channel, divisor in enumerate(divisors):
+            column = features[len(grid) + channel]
+            np.divide(levels[..., channel], np.float32(divisor), out=column, casting="same_kind")
+    return features.reshape(len(features), -1)
+
+
+def _coordinates(grid: Shape, thetas: tuple[float, ...], channels: int) -> Float32:
+    """(axes + channels, *grid) features with the coordinates filled in."""
+    rows = len(grid) + channels
+    require_memory(4 * rows * math.prod(grid), f"{rows} features of {' × '.join(map(str, grid))} points")
+    features: Float32 = np.empty((rows, *grid), np.float32)
+    with np.errstate(over="ignore"):
+        for axis, (length, theta) in enumerate(zip(grid, thetas, strict=True)):
+            steps = np.arange(length, dtype=np.float32) / np.float32(theta)
+            features[axis] = steps.reshape((length,) + (1,) * (len(grid) - axis - 1))
+    return features
+
+
+def _deprecated(old: str, new: str) -> None:
+    warnings.warn(f"{old} is deprecated, use {new} instead", DeprecationWarning, stacklevel=3)
