@@ -17,7 +17,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.base-stamp ## refine three photos and draw out/demo.png
+demo: $(VENV)/.models-stamp ## segment three photos and draw out/demo.png
 	@$(BIN)/crfrnn demo --output out/demo.png
 
 test: $(VENV)/.dev-stamp ## run the tests against the installed package
@@ -56,6 +56,11 @@ $(VENV)/.base-stamp: $(SOURCES) $(VENV)/.tools-stamp
 	@touch $@
 
 # crfrnn is installed by now, so these add what its extras name.
+$(VENV)/.models-stamp: $(VENV)/.base-stamp
+	@echo "installing PyTorch (some minutes the first time)"
+	@$(INSTALL) 'crfrnn[models]'
+	@touch $@
+
 $(VENV)/.dev-stamp: $(VENV)/.base-stamp
 	@echo "installing what tests it (some minutes the first time)"
 	@$(INSTALL) 'crfrnn[dev]'

@@ -55,9 +55,9 @@ class Variant:
 
 END_TO_END = "end-to-end"
 VARIANTS = {
+    END_TO_END: Variant("CRF-RNN, end to end"),
     "longer": Variant("network alone, trained as long as end to end", {"network_epochs": CRF_EPOCHS, "crf_epochs": 0}),
     "frozen": Variant("CRF-RNN, network frozen", {"freeze_network": True}),
-    END_TO_END: Variant("CRF-RNN, end to end"),
     "T1": Variant("1 iteration in training", {"train_iterations": 1}),
     "T3": Variant("3 iterations in training", {"train_iterations": 3}),
     "T10": Variant("10 iterations in training", {"train_iterations": 10}),
@@ -189,12 +189,12 @@ def write_json(path: Path, content: object) -> None:
 Task = tuple[Callable[..., None], tuple[Any, ...]]
 
 
-def rounds(experiment: Experiment, seeds: list[int]) -> Iterator[list[Task]]:
+def rounds(experiment: Experiment, seeds: list[int], names: list[str]) -> Iterator[list[Task]]:
     """Tasks that need those of the round before, but not each other."""
     yield [(train_network, (experiment, seed)) for seed in seeds]
     yield [(choose_parameters, (experiment, seed)) for seed in seeds]
     yield [(measure_post_processing, (experiment, seed)) for seed in seeds]
-    yield [(train_variant, (experiment, seed, name)) for name in VARIANTS for seed in seeds]
+    yield [(train_variant, (experiment, seed, name)) for name in names for seed in seeds]
 
 
 def run_task(task: Task) -> None:
@@ -212,15 +212,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/ablation"), help="for runs (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="for ablation.md (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        choices=list(VARIANTS),
+        default=list(VARIANTS),
+        help=f"besides {END_TO_END}; all if not given",
+    )
     parser.add_argument("--network-epochs", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
     arguments = parser.parse_args()
     experiment = Experiment(arguments.data, arguments.output, arguments.network_epochs)
+    names = [name for name in VARIANTS if name == END_TO_END or name in arguments.variants]
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        for tasks in rounds(experiment, arguments.seeds):
+        for tasks in rounds(experiment, arguments.seeds, names):
             list(pool.map(run_task, tasks))
-    write_report(experiment, arguments.seeds, arguments.docs)
+    write_report(experiment, arguments.seeds, names, arguments.docs)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("torch", reason="needs the models extra")
+pytest.importorskip("safetensors", reason="needs the models extra")
+
 from crfrnn import demo
+from crfrnn.classes import class_set
 from crfrnn.cli import main
+from crfrnn.segment import segment
+
+pytestmark = pytest.mark.torch
 
 
 def test_it_draws_one_picture_and_says_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,24 +23,35 @@ def test_it_draws_one_picture_and_says_what_changed(tmp_path: Path, capsys: pyte
     *photos, last = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in photos] == list(demo.EXAMPLES)
     for line in photos:
-        assert " ms " in line
+        assert " ms" in line
         assert 0 < float(line.split("%")[0].split()[-1]) < 30
     assert last.endswith(str(path))
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] == 3 * demo.CELL_WIDTH + 4 * demo.GAP
     # The first cell of each row is the photo itself.
-    photo, _ = demo.read_example("chelsea")
+    photo = demo.read_example("chelsea")
     cell = pixels[demo.TITLE_HEIGHT :, demo.GAP : demo.GAP + demo.CELL_WIDTH][: round(300 * demo.CELL_WIDTH / 451)]
     np.testing.assert_allclose(cell.mean(axis=(0, 1)), photo.mean(axis=(0, 1)), atol=1)
 
 
+def test_the_model_knows_what_the_photos_show() -> None:
+    names = class_set("voc").names
+    for photo, shown in (("chelsea", "cat"), ("astronaut", "person")):
+        found = segment(demo.read_example(photo))
+        assert found.classes.names == names
+        share = np.bincount(found.labels.ravel(), minlength=len(names)) / found.labels.size
+        assert 0.1 < share[names.index(shown)] < 0.9
+        others = np.delete(share, [0, names.index(shown)])
+        assert others.max() < 0.1
+
+
 def test_the_crf_follows_edges_of_the_photo() -> None:
-    """Colour changes more across borders of the labels after the CRF than before."""
+    """Colour changes more across borders of the labels with the CRF than without."""
     for name in demo.EXAMPLES:
-        example, _ = demo.refined(name)
-        contrast = [contrast_at_borders(example.photo, labels) for labels in (example.before, example.after)]
-        assert contrast[1] > 1.1 * contrast[0]
+        photo = demo.read_example(name)
+        contrast = [contrast_at_borders(photo, segment(photo, crf=crf).labels) for crf in (False, True)]
+        assert contrast[1] > 1.05 * contrast[0]
 
 
 def contrast_at_borders(photo: np.ndarray, labels: np.ndarray) -> float:
@@ -42,30 +60,7 @@ def contrast_at_borders(photo: np.ndarray, labels: np.ndarray) -> float:
     return float(steps[border].mean())
 
 
-def test_examples_are_photos_with_scores_of_their_size() -> None:
-    for name in demo.EXAMPLES:
-        photo, scores = demo.read_example(name)
-        assert photo.dtype == np.uint8
-        assert scores.shape == (len(demo.CLASS_NAMES), *photo.shape[:2])
-
-
-def test_the_photo_is_the_top_left_part_of_the_scores() -> None:
-    """Scores that say where they are on the 513×513 canvas say it in the photo, too."""
-    canvas = np.arange(demo.CANVAS, dtype=np.float32)
-    rows, columns = np.meshgrid(canvas, canvas, indexing="ij")
-    height, width = 684, 1026
-    found = demo.photo_part(np.stack([rows, columns]), height, width)
-    scale = demo.CANVAS / width
-    inside = slice(2, -2)
-    expected_rows = (np.arange(height) + 0.5) * scale - 0.5
-    expected_columns = (np.arange(width) + 0.5) * scale - 0.5
-    np.testing.assert_allclose(found[0, inside, 0], expected_rows[inside], atol=0.01)
-    np.testing.assert_allclose(found[1, 0, inside], expected_columns[inside], atol=0.01)
-
-
-def test_every_class_that_occurs_has_a_colour_of_its_own() -> None:
-    photo = np.zeros((2, 2, 3), np.uint8)
-    examples = [demo.Example(photo, np.array([[0, 8], [0, 0]]), np.array([[0, 0], [15, 15]]))]
-    colours = demo.colours_of(examples)
-    assert list(colours) == [8, 15]
-    assert colours[8] != colours[15]
+def test_classes_that_occur_have_clear_colours_of_their_own() -> None:
+    coloured = demo.in_clear_colours(class_set("voc"), [8, 15])
+    assert len({tuple(colour) for colour in coloured.palette[[0, 8, 15]]}) == 3
+    assert coloured.palette[[8, 15]].max(axis=1).min() > 200

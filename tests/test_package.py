@@ -15,6 +15,7 @@ from PIL import Image
 
 import crfrnn
 from crfrnn.cli import main
+from crfrnn.cli.main import command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,9 +62,13 @@ def test_torch_of_the_readme() -> None:
 
 
 def test_commands_of_the_readme(readme_files: Path) -> None:
-    assert len(COMMANDS) == 4
+    assert len(COMMANDS) == 8
     for command in COMMANDS:
-        assert main(shlex.split(command, comments=True)[1:]) == 0
+        arguments = shlex.split(command, comments=True)[1:]
+        if arguments[0] in ("refine", "info"):
+            assert main(arguments) == 0
+        else:  # minutes and larger data: that they are understood must do
+            assert command_parser().parse_args(arguments).command == arguments[0]
     assert {"labels.png", "overlay.jpg"} <= {path.name for path in readme_files.iterdir()}
     assert (readme_files / "refined" / "a.npz").exists()
 
@@ -106,6 +111,16 @@ def test_versions_agree() -> None:
 def test_public_names_exist() -> None:
     for name in crfrnn.__all__:
         assert hasattr(crfrnn, name)
+    with pytest.raises(AttributeError, match="no attribute 'detach'"):
+        crfrnn.detach  # noqa: B018
+
+
+@pytest.mark.torch
+def test_attach_is_the_one_of_the_models() -> None:
+    pytest.importorskip("safetensors", reason="needs the models extra")
+    from crfrnn.models import attach
+
+    assert crfrnn.attach is attach
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
