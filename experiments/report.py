@@ -49,6 +49,15 @@ def write_report(experiment: Experiment, seeds: list[int], names: list[str], doc
     compatibility = np.mean(matrices, axis=0)
     draw_compatibility(docs / "compatibility.png", compatibility, CLASSES.names)
 
+    ways = [
+        "## Ways to train the CRF-RNN end to end",
+        "",
+        *table(rest),
+        "",
+        "End to end is full weight matrices, a learned compatibility and 5 iterations; each other row changes one of "
+        "them.",
+        "",
+    ]
     lines = [
         "# Ablation",
         "",
@@ -65,13 +74,7 @@ def write_report(experiment: Experiment, seeds: list[int], names: list[str], doc
         "",
         "“Trained as long” continues the network without a CRF for as many epochs and at the same rate as end to end.",
         "",
-        "## Ways to train the CRF-RNN end to end",
-        "",
-        *table(rest),
-        "",
-        "End to end is full weight matrices, a learned compatibility and 5 iterations; each other row changes one of "
-        "them.",
-        "",
+        *(ways if len(rest) > 1 else []),
         "On PASCAL VOC's people and animals the [card of the model in the package]"
         "(../src/crfrnn/models/builtin/MODEL_CARD.md) has the network alone and end to end.",
         "",
