@@ -213,8 +213,8 @@ CASES = (
         parts,
         sides=("segmenter", "segmenter_kernels", "segmenter_network"),
         cores=2,
-        thetas=THETAS[:1],
-        note="The model in the package, with its own θ. What network and kernels leave of the whole is iterations.",
+        thetas=((80.0, 20.0, 3.0),),
+        note="The model in the package, with its own weights and θ. What network and kernels leave of the whole is iterations.",
     ),
     Case(
         "training-step",
