@@ -214,7 +214,7 @@ CASES = (
         sides=("segmenter", "segmenter_kernels", "segmenter_network"),
         cores=2,
         thetas=((80.0, 20.0, 3.0),),
-        note="The model in the package, with its own weights. What network and kernels leave of the whole is iterations.",
+        note="The model in the package, with its own weights. Network and kernels leave the iterations.",
     ),
     Case(
         "training-step",
