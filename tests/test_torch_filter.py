@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from crfrnn import reference
+from crfrnn import batch, reference
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import batch, gaussian_filter, tape  # noqa: E402
+from crfrnn.torch import gaussian_filter, tape  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

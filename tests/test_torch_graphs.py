@@ -6,10 +6,12 @@ import weakref
 import numpy as np
 import pytest
 
+from crfrnn import batch
+
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from crfrnn.torch import CrfRnn, batch, gaussian_filter, ops, tape  # noqa: E402
+from crfrnn.torch import CrfRnn, gaussian_filter, ops, tape  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

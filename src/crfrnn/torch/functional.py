@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crfrnn.batch import Settings, as_list
 from crfrnn.parameters import CRFParameters, chosen
 from crfrnn.threads import thread_count
 from crfrnn.torch import ops
-from crfrnn.torch.batch import Settings
 
 LAYOUT = "(batch, {}, *spatial) with 1 to 3 spatial axes"
 SMALL = 64
@@ -138,11 +138,6 @@ def gaussian_filter(
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)
-
-
-def as_list(theta: Any) -> list[float]:
-    """A deviation, or one for each axis or channel, as the operators take it."""
-    return [float(theta)] if isinstance(theta, int | float) else [float(each) for each in theta]
 
 
 def _coupling(name: str, compatibility: Any, weight: Any, classes: int, dtype: torch.dtype) -> Tensor:

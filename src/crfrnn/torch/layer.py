@@ -6,10 +6,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from crfrnn.batch import Settings, as_list
 from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel, finite_number, one_of, whole_number
 from crfrnn.threads import thread_count
-from crfrnn.torch.batch import Settings
-from crfrnn.torch.functional import as_list, run
+from crfrnn.torch.functional import run
 
 Trained: TypeAlias = Literal["full", "per-class", "scalar"]
 Deviation: TypeAlias = float | Sequence[float]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.torch import batch, tape
-from crfrnn.torch.batch import Array, Settings
+from crfrnn import batch
+from crfrnn.batch import Array, Settings
+from crfrnn.torch import tape
 
 MODEL = "Tensor logits, Tensor image, Tensor? mask, Tensor spatial_coupling, Tensor bilateral_coupling"
 SETTINGS = (
@@ -39,7 +40,7 @@ def mean_field(
     """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
     couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
     refined, records = batch.mean_field(
-        _array(logits), _array(image), _optional(mask), couplings, Settings(*settings), keep
+        _array(logits), _array(image), _optional(mask), couplings, Settings(*_resolved(settings)), keep
     )
     return torch.from_numpy(refined), tape.keep(records) if keep else tape.blank_handle()
 
@@ -62,7 +63,7 @@ def mean_field_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to the logits and to the two couplings."""
     couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
-    numbers = Settings(*settings)
+    numbers = Settings(*_resolved(settings))
     records = tape.find(handle)
     if records is None:
         _, records = batch.mean_field(_array(logits), _array(image), _optional(mask), couplings, numbers, keep=True)
@@ -100,7 +101,7 @@ mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_fiel
 @torch.library.custom_op("crfrnn::lattice", mutates_args=(), device_types="cpu", schema=f"({LATTICE}) -> Tensor")
 def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     """The handle of the normalised lattices over features."""
-    return tape.keep(batch.lattices(_array(features), _optional(mask), *settings))
+    return tape.keep(batch.lattices(_array(features), _optional(mask), *_resolved(settings)))
 
 
 @torch.library.custom_op(
@@ -115,8 +116,8 @@ def gaussian_filter(
     """Values filtered by the lattices under the handle, or by their transposes."""
     terms = tape.find(handle)
     if terms is None:
-        terms = batch.lattices(_array(features), _optional(mask), *settings)
-    return torch.from_numpy(batch.filtered(_array(values), terms, transpose, settings[-1]))
+        terms = batch.lattices(_array(features), _optional(mask), *_resolved(settings))
+    return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _resolved(settings)[-1]))
 
 
 @lattice.register_fake
@@ -151,3 +152,9 @@ def _array(tensor: Tensor) -> Array:
 
 def _optional(tensor: Tensor | None) -> Array | None:
     return None if tensor is None else _array(tensor)
+
+
+def _resolved(settings: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Settings, of which the last is the number of threads, with torch's own number in the place of None."""
+    *others, threads = settings
+    return (*others, torch.get_num_threads() if threads is None else threads)

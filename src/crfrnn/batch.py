@@ -1,7 +1,7 @@
-"""A batch of images through the NumPy side of the package, the images side by side when there are threads for it.
+"""A batch of images through the mean field and back, the images side by side when there are threads for it.
 
-Arrays are those of the operators' tensors: logits (B, C, *spatial), image (B, K, *spatial), mask (B, *spatial) or
-None, couplings (), (C,) or (C, C). No result depends on the number of threads.
+What the layers of all frameworks call. Arrays are channels first: logits (B, C, *spatial), image (B, K, *spatial),
+mask (B, *spatial) or None, couplings (), (C,) or (C, C). No result depends on the number of threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from crfrnn.arrays import check_finite
@@ -21,12 +20,13 @@ from crfrnn.pairwise import PairwiseTerm, pairwise_terms
 from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel
 from crfrnn.threads import thread_count
 
+BLOCK_POINTS = 4096
 Result = TypeVar("Result")
 Array = NDArray[Any]
 
 
 class Settings(NamedTuple):
-    """The numbers of a mean field, in the order of the operators' arguments. A θ holds one number, or one per axis."""
+    """The numbers of a mean field. A θ holds one number, or one for each axis or channel."""
 
     theta_alpha: Sequence[float]
     theta_beta: Sequence[float]
@@ -56,7 +56,7 @@ def mean_field(
 ) -> tuple[Array, list[Record]]:
     """Logits after the last iteration, and a record of every image; its marginals are empty unless `keep`."""
     parameters = settings.parameters()
-    batch, classes, *spatial = logits.shape
+    batch, _, *spatial = logits.shape
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
     fewest = [simplest(coupling) for coupling in couplings]
 
@@ -71,7 +71,7 @@ def mean_field(
             dtype=logits.dtype,
         )
         refined, marginals = run(
-            np.ascontiguousarray(logits[index]).reshape(classes, -1),
+            _rows(logits[index]),
             terms,
             fewest,
             iterations=parameters.iterations,
@@ -89,14 +89,13 @@ def mean_field_vjp(
     cotangent: Array, records: Sequence[Record], couplings: Sequence[Array], settings: Settings
 ) -> tuple[Array, list[Array]]:
     """Gradients of ⟨cotangent, refined logits⟩ to the logits and, summed over the batch, to the couplings."""
-    batch, classes = cotangent.shape[:2]
 
     def one(index: int, threads: int) -> tuple[Array, list[Array]]:
         terms, marginals = records[index]
-        g = np.ascontiguousarray(cotangent[index]).reshape(classes, -1)
+        g = _rows(cotangent[index])
         return run_vjp(g, marginals, terms, couplings, damping=settings.damping, threads=threads)
 
-    to_logits, to_couplings = zip(*_each_image(batch, settings.threads, one), strict=True)
+    to_logits, to_couplings = zip(*_each_image(len(cotangent), settings.threads, one), strict=True)
     totals = [np.asarray(np.sum(parts, axis=0)) for parts in zip(*to_couplings, strict=True)]
     return _stacked(to_logits, cotangent.shape), totals
 
@@ -135,6 +134,11 @@ def _normalised(term: PairwiseTerm, rows: Array, transpose: bool, threads: int) 
     return received if after is None else received * after[:, None]
 
 
+def as_list(theta: Any) -> list[float]:
+    """A deviation, or one for each axis or channel, as `Settings` hold it."""
+    return [float(theta)] if isinstance(theta, int | float) else [float(each) for each in theta]
+
+
 @lru_cache(maxsize=64)
 def _parameters(
     theta_alpha: tuple[float, ...],
@@ -159,13 +163,26 @@ def _parameters(
 
 
 def _each_image(count: int, threads: int | None, work: Callable[[int, int], Result]) -> list[Result]:
-    """`work(index, threads)` of every image, with `threads` (None: as many as torch uses) shared among them."""
-    available = torch.get_num_threads() if threads is None else thread_count(threads)
+    """`work(index, threads)` of every image, with `threads` (None is `default_threads()`) shared among them."""
+    available = thread_count(threads)
     workers = min(count, available)
     if workers == 1:
         return [work(index, available) for index in range(count)]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda index: work(index, available // workers), range(count)))
+
+
+def _rows(scores: Array) -> Array:
+    """(C, *spatial) scores as C-contiguous (C, N)."""
+    if scores.flags.c_contiguous:
+        return scores.reshape(len(scores), -1)
+    # Channels last: turned over in blocks that stay in the cache.
+    points = np.moveaxis(scores, 0, -1).reshape(-1, len(scores))
+    rows = np.empty(points.shape[::-1], scores.dtype)
+    for start in range(0, len(points), BLOCK_POINTS):
+        block = slice(start, start + BLOCK_POINTS)
+        rows[:, block] = points[block].T
+    return rows
 
 
 def _stacked(images: Sequence[Array], shape: tuple[int, ...]) -> Array:

@@ -1,0 +1,209 @@
+"""The mean field as a differentiable function of the tensors of Keras' backend: the only file that knows them apart.
+
+A layer's call is one call of native code forward and one backward; lattices stay out of the frameworks' graphs. On
+PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn import batch
+from crfrnn.batch import Settings
+from crfrnn.keras.kept import Kept
+from crfrnn.keras.layout import Layout
+
+Array = NDArray[Any]
+kept = Kept()
+
+
+def mean_field(
+    logits: Any, image: Any, mask: Any, weights: Sequence[Any], settings: Settings, layout: Layout, training: bool
+) -> Any:
+    """Refined logits, in the backend's own tensors; logits and weights get gradients.
+
+    Args:
+        logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
+        image: The same with its own number of channels.
+        mask: (B, *spatial), or None.
+        weights: W_s, W_b and M, (C, C) in the dtype of the logits.
+        settings: With tuples for θ, so that it can be hashed.
+        training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
+    Returns: As the logits.
+    """
+    if keras.backend.backend() == "torch":
+        return _torch(logits, image, mask, weights, settings, layout)
+    *pair, compatibility = weights
+    inputs = [logits, image, *(keras.ops.matmul(compatibility, weight) for weight in pair)]
+    if mask is not None:
+        inputs.append(mask)
+    if keras.backend.backend() == "jax":
+        return _jax_function(settings, layout)(*inputs)
+    return _tensorflow(inputs, Pass(settings, layout), training)
+
+
+class Pass:
+    """The mean field and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
+
+    Inputs are logits, image, the couplings M W_s and M W_b, and the mask if there is one.
+    """
+
+    def __init__(self, settings: Settings, layout: Layout, keep: bool = False) -> None:
+        self.settings = settings
+        self.layout = layout
+        self.keep = keep
+
+    def forward(self, *inputs: Array) -> tuple[Array, Array]:
+        """Refined logits, and the number for `backward`: of nothing unless `self.keep`."""
+        refined, records = self._run(inputs, self.keep)
+        return refined, np.asarray(kept.put(records) if self.keep else -1, np.int32)
+
+    def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, Array, Array]:
+        """Gradients to the logits and to the two couplings."""
+        records = kept.take(int(number))
+        if records is None:
+            _, records = self._run(inputs, keep=True)
+        to_logits, (to_spatial, to_bilateral) = batch.mean_field_vjp(
+            self._channels_first(cotangent), records, inputs[2:4], self.settings
+        )
+        return self._channels_back(to_logits), to_spatial, to_bilateral
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        logits, image, spatial, bilateral, *masks = inputs
+        mask = masks[0] if masks else None
+        self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
+        refined, records = batch.mean_field(
+            self._channels_first(logits),
+            self._channels_first(image),
+            mask,
+            [spatial, bilateral],
+            self.settings,
+            keep,
+        )
+        return self._channels_back(refined), records
+
+    def _channels_first(self, array: Array) -> Array:
+        return np.moveaxis(array, self.layout.channel_axis, 1)
+
+    def _channels_back(self, array: Array) -> Array:
+        return np.moveaxis(array, 1, self.layout.channel_axis)
+
+
+def _torch(logits: Any, image: Any, mask: Any, weights: Sequence[Any], settings: Settings, layout: Layout) -> Any:
+    """By the operators of `crfrnn.torch`, which run on the CPU."""
+    from crfrnn.torch.functional import run
+
+    scores, colours = (tensor.cpu().movedim(layout.channel_axis, 1) for tensor in (logits, image))
+    spatial, bilateral, compatibility = (weight.cpu() for weight in weights)
+    weight = None if mask is None else mask.cpu()
+    refined = run(scores, colours, weight, spatial, bilateral, compatibility, settings, False)
+    return refined.movedim(1, layout.channel_axis).to(logits.device)
+
+
+@lru_cache(maxsize=64)
+def _jax_function(settings: Settings, layout: Layout) -> Any:
+    """The differentiable function of JAX arrays; always the same one, or JAX would compile every call anew."""
+    import jax
+
+    infer = _jax_call(Pass(settings, layout).forward)
+    run = Pass(settings, layout, keep=True)
+    learn, learn_back = _jax_call(run.forward), _jax_call(run.backward)
+    number = jax.ShapeDtypeStruct((), np.int32)
+
+    def refine(*inputs: Any) -> Any:
+        return infer([inputs[0], number], *inputs)[0]
+
+    def forward(*primals: Any) -> tuple[Any, Any]:
+        if primals[1].perturbed:
+            raise ValueError(
+                "image requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient(image)"
+            )
+        inputs = [primal.value for primal in primals]
+        refined, kept_under = learn([inputs[0], number], *inputs)
+        return refined, (kept_under, inputs)
+
+    def backward(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
+        kept_under, inputs = residuals
+        logits, _, *couplings = inputs
+        if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+            cotangent = jax.numpy.zeros_like(logits)
+        to_logits, *to_couplings = learn_back([logits, *couplings[:2]], cotangent, kept_under, *inputs)
+        return (to_logits, None, *to_couplings, *[None] * (len(inputs) - 4))
+
+    function: Any = jax.custom_vjp(refine)
+    function.defvjp(forward, backward, symbolic_zeros=True)
+    return function
+
+
+def _jax_call(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
+    """A function of NumPy arrays as one of JAX arrays, after the arrays whose shapes and dtypes its results have."""
+    import jax
+    from jax.experimental.buffer_callback import buffer_callback
+
+    def give(*buffers: Any) -> tuple[Array, ...]:
+        return function(*map(np.asarray, buffers))
+
+    def write(_: Any, results: Sequence[Any], *buffers: Any) -> None:
+        for result, array in zip(results, give(*buffers), strict=True):
+            np.asarray(result)[...] = array
+
+    def call(like: Sequence[Any], *arrays: Any) -> Any:
+        results = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in like]
+        if jax.default_backend() == "cpu":
+            # pure_callback would copy large arrays in the thread that the callback blocks, and sometimes never end.
+            return buffer_callback(write, results, vmap_method="sequential")(*arrays)
+        return jax.pure_callback(give, results, *arrays, vmap_method="sequential")
+
+    return call
+
+
+def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
+    import tensorflow as tf
+
+    eager = tf.executing_eagerly()
+    if not eager and _compiled_by_xla(tf.compat.v1.get_default_graph()):
+        raise ValueError(
+            "CrfRnnLayer cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
+            "out jit_compile=True, or use Keras' JAX backend"
+        )
+
+    def call(function: Callable[..., Any], tensors: Sequence[Any], dtypes: Sequence[Any]) -> list[Any]:
+        if eager:  # like numpy_function, without its copies
+            return [tf.convert_to_tensor(array) for array in function(*map(np.asarray, tensors))]
+        results: list[Any] = tf.numpy_function(function, tensors, dtypes, stateful=False)
+        return results
+
+    def refine(*inputs: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
+        logits, _, *couplings = inputs
+        run.keep = eager and training
+        refined, number = call(run.forward, inputs, [logits.dtype, tf.int32])
+        refined.set_shape(logits.shape)
+
+        def gradient(cotangent: Any) -> list[Any]:
+            run.keep = not eager or training  # a graph is traced before it runs, so this is known in time
+            given = [logits, *couplings[:2]]
+            gradients = call(run.backward, [cotangent, number, *inputs], [tensor.dtype for tensor in given])
+            for tensor, of in zip(gradients, given, strict=True):
+                tensor.set_shape(of.shape)
+            to_logits, *to_couplings = gradients
+            return [to_logits, None, *to_couplings, *[None] * (len(inputs) - 4)]
+
+        return refined, gradient
+
+    return tf.custom_gradient(refine)(*inputs)
+
+
+def _compiled_by_xla(graph: Any) -> bool:
+    """Whether XLA will compile the graph that is being traced; False if TensorFlow no longer says it where it did."""
+    while graph is not None:
+        context = getattr(graph, "_control_flow_context", None)
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False

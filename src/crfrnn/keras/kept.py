@@ -1,0 +1,52 @@
+"""What forward passes leave for their backward passes, under numbers that travel through compiled programs."""
+
+import threading
+from collections.abc import Sequence
+
+from crfrnn.batch import Record
+from crfrnn.memory import lattice_bytes
+
+LIMIT = 2 * 2**30
+"""Bytes kept besides what the newest forward pass left."""
+NUMBERS = 2**31
+
+
+class Kept:
+    """Lattices and marginals of forward passes, each until its backward pass takes it.
+
+    TensorFlow and JAX carry arrays from the forward to the backward pass, not Python objects, and may run a backward
+    pass once, often or never. So the oldest give way to new ones beyond a limit; who does not find what he looks for
+    computes it once more.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self._entries: dict[int, Sequence[Record]] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, records: Sequence[Record]) -> int:
+        """The number under which the records of a batch are kept from now on."""
+        with self._lock:
+            while self._entries and sum(map(_bytes, self._entries.values())) > self.limit:
+                del self._entries[next(iter(self._entries))]
+            number = self._next
+            self._next = (number + 1) % NUMBERS
+            self._entries[number] = records
+            return number
+
+    def take(self, number: int) -> Sequence[Record] | None:
+        """The records kept under a number, from now on no longer; None if they are not there."""
+        with self._lock:
+            return self._entries.pop(number, None)
+
+
+def _bytes(records: Sequence[Record]) -> int:
+    return sum(
+        sum(lattice_bytes(term.kernel.num_points, 2, record.marginals.itemsize) for term in record.terms)
+        + record.marginals.nbytes
+        for record in records
+    )

@@ -1,0 +1,182 @@
+"""CRF-RNN as a layer of Keras, with the name, arguments and weights it was published with."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import keras
+from keras import ops
+
+from crfrnn.arrays import spatial_shape
+from crfrnn.batch import Settings, as_list
+from crfrnn.keras import bridge
+from crfrnn.keras.layout import Layout
+from crfrnn.parameters import CRFParameters, SpatialKernel, one_of, whole_number
+
+Deviation: TypeAlias = float | Sequence[float]
+CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
+
+
+@keras.saving.register_keras_serializable(package="crfrnn")
+class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
+    """Refine the logits of a segmentation network by the colours of the image: `layer([logits, image])`.
+
+    `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
+    the bilateral Gaussian filter, each divided by the filtered ones. W_s and W_b start as I, M as -I. The result are
+    logits. Every image of a batch is refined; sizes may change from call to call, and there may be 1 to 3 spatial axes.
+
+    Args:
+        image_dims: (height, width) of the images; None takes any.
+        num_classes: Channels of the logits, at least 1.
+        theta_alpha: Deviation of the bilateral kernel in pixels, or one for each axis as (x, y[, z]).
+        theta_beta: Deviation of the bilateral kernel in the image's own levels, or one for each channel.
+        theta_gamma: Deviation of the spatial kernel in pixels, or one for each axis as (x, y[, z]).
+        num_iterations: An attribute too; setting it takes effect when the model is next traced.
+        spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
+        data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
+        **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
+            and the result has the dtype's compute type.
+    Attributes:
+        spatial_ker_weights: W_s, (C, C), trainable.
+        bilateral_ker_weights: W_b, (C, C), trainable.
+        compatibility_matrix: M, (C, C), trainable.
+    References: Zheng et al. 2015, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        image_dims: Sequence[int] | None,
+        num_classes: int,
+        theta_alpha: Deviation = 160.0,
+        theta_beta: Deviation = 3.0,
+        theta_gamma: Deviation = 3.0,
+        num_iterations: int = 10,
+        *,
+        spatial: SpatialKernel = "grid",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The image must not be rounded to 16 bits by a mixed precision policy.
+        super().__init__(autocast=False, **kwargs)
+        if whole_number(num_classes, "num_classes") < 1:
+            raise ValueError(f"num_classes={num_classes} must be at least 1")
+        whole_number(num_iterations, "num_iterations")
+        data_format = keras.config.image_data_format() if data_format is None else data_format
+        one_of(data_format, list(CHANNEL_AXES), "data_format")
+        checked = CRFParameters(
+            theta_alpha=theta_alpha,
+            theta_beta=theta_beta,
+            theta_gamma=theta_gamma,
+            iterations=num_iterations,
+            spatial=spatial,
+        )
+        self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
+        self.num_classes = num_classes
+        self.theta_alpha = checked.theta_alpha
+        self.theta_beta = checked.theta_beta
+        self.theta_gamma = checked.theta_gamma
+        self.num_iterations = checked.iterations
+        self.spatial = spatial
+        self.data_format = data_format
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights, in the order in which weight files hold them."""
+        for name, gain in (("spatial_ker_weights", 1), ("bilateral_ker_weights", 1), ("compatibility_matrix", -1)):
+            weight = self.add_weight(
+                name=name,
+                shape=(self.num_classes, self.num_classes),
+                initializer=keras.initializers.Identity(gain),
+                autocast=False,
+            )
+            setattr(self, name, weight)
+
+    def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
+        """Refined logits.
+
+        Args:
+            inputs: [logits, image]. Logits (B, *spatial, C), higher is likelier; image (B, *spatial, K) in the units
+                of theta_beta, which gets no gradient. With data_format "channels_first" the channels are on axis 1.
+            mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages. A list
+                holds masks that all count; None in it is no mask.
+            training: Whether gradients will be asked for. Without it they are right too, but take longer where
+                TensorFlow runs eagerly.
+        Returns: Logits in the shape of those given.
+        Raises: ValueError: if shapes do not fit; scores that are not finite raise what the backend makes of it.
+        """
+        logits, image = _pair(inputs)
+        weight = _combined(mask)
+        layout = self._layout()
+        layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
+        dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        weights = (self.spatial_ker_weights, self.bilateral_ker_weights, self.compatibility_matrix)
+        refined = bridge.mean_field(
+            ops.cast(logits, dtype),
+            ops.cast(image, dtype),
+            None if weight is None else ops.cast(weight, dtype),
+            [ops.cast(each, dtype) for each in weights],
+            Settings(
+                tuple(as_list(self.theta_alpha)),
+                tuple(as_list(self.theta_beta)),
+                tuple(as_list(self.theta_gamma)),
+                "after",
+                self.spatial,
+                0,
+                self.num_iterations,
+                0.0,
+                None,
+            ),
+            layout,
+            bool(training),
+        )
+        return ops.cast(refined, self.compute_dtype)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """The masks of both inputs in one."""
+        return _combined(previous_mask)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the logits."""
+        logits, image = _pair(input_shape)
+        self._layout().check(logits, image, None)
+        return tuple(logits)
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` makes an equal layer of."""
+        names = (
+            "image_dims",
+            "num_classes",
+            "theta_alpha",
+            "theta_beta",
+            "theta_gamma",
+            "num_iterations",
+            "spatial",
+            "data_format",
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        """TensorFlow asks for these when it saves a model; a SavedModel would work in this process only."""
+        if save_type == "savedmodel":
+            raise ValueError(
+                "a SavedModel cannot hold a CrfRnnLayer, which runs in Python: save the model as .keras, or export the "
+                "network before the layer and refine its logits with crfrnn.refine"
+            )
+        return super()._trackable_children(save_type, **kwargs)
+
+    def _layout(self) -> Layout:
+        return Layout(self.num_classes, self.image_dims, CHANNEL_AXES[self.data_format])
+
+
+def _pair(inputs: Any) -> tuple[Any, Any]:
+    if not isinstance(inputs, list | tuple) or len(inputs) != 2:
+        given = f"a list of {len(inputs)}" if isinstance(inputs, list | tuple) else f"one {type(inputs).__name__}"
+        raise ValueError(f"CrfRnnLayer is called with two inputs, layer([logits, image]), not with {given}")
+    return inputs[0], inputs[1]
+
+
+def _combined(mask: Any) -> Any:
+    """One mask from those that there are; Keras passes one for each input."""
+    masks = [each for each in (mask if isinstance(mask, list | tuple) else [mask]) if each is not None]
+    if len(masks) < 2:
+        return masks[0] if masks else None
+    return ops.prod(ops.stack([ops.cast(each, "float32") for each in masks]), axis=0)

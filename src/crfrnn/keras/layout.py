@@ -1,0 +1,68 @@
+"""Which shapes a layer takes, checked when it is traced and, for sizes that are not known then, when it runs."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+Sizes: TypeAlias = Sequence[Any]
+"""A shape; whatever is no int, such as None or a symbol, is a size that is not known yet."""
+
+
+class Layout(NamedTuple):
+    """The axes of logits and image.
+
+    Attributes:
+        num_classes: Channels of the logits.
+        image_dims: The spatial shape; None takes any.
+        channel_axis: -1 for channels last, 1 for channels first.
+    """
+
+    num_classes: int
+    image_dims: tuple[int, ...] | None
+    channel_axis: int
+
+    def check(self, logits: Sizes, image: Sizes, mask: Sizes | None) -> None:
+        """Raise a ValueError unless the three shapes go together."""
+        expected = self._shape("batch", "*spatial", str(self.num_classes))
+        if not 3 <= len(logits) <= 5:
+            raise ValueError(f"logits have shape {tuple(logits)}; expected {expected} with 1 to 3 spatial axes")
+        channels = logits[self.channel_axis]
+        if isinstance(channels, int) and channels != self.num_classes:
+            swapped = len(image) == len(logits) and image[self.channel_axis] == self.num_classes
+            raise ValueError(
+                f"logits have shape {tuple(logits)}, with {channels} classes on axis {self.channel_axis}; this "
+                f"CrfRnnLayer was made for {self.num_classes} classes: expected {expected}"
+                f"{'; the logits come first, then the image' if swapped else ''}"
+            )
+        if any(isinstance(size, int) and size == 0 for size in logits):
+            raise ValueError(f"logits have shape {tuple(logits)}, which holds nothing; expected {expected}")
+        batch, spatial = logits[0], self._spatial(logits)
+        if self.image_dims is not None and not _same(spatial, self.image_dims):
+            raise ValueError(
+                f"logits have the size {spatial}, but this CrfRnnLayer was made for image_dims={self.image_dims}; "
+                "image_dims=None takes any size"
+            )
+        if len(image) != len(logits) or not _same((image[0], *self._spatial(image)), (batch, *spatial)):
+            wanted = self._shape(*map(str, (batch, *spatial)), "channels")
+            raise ValueError(
+                f"image has shape {tuple(image)}; expected {wanted} to go with logits of shape {tuple(logits)}"
+            )
+        if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
+            raise ValueError(f"image has shape {tuple(image)}; expected at least one channel")
+        if mask is not None and not _same(mask, (batch, *spatial)):
+            raise ValueError(
+                f"mask has shape {tuple(mask)}; expected {(batch, *spatial)}, without a channel axis, to go with "
+                f"logits of shape {tuple(logits)}"
+            )
+
+    def _spatial(self, sizes: Sizes) -> tuple[Any, ...]:
+        return tuple(sizes[2:]) if self.channel_axis == 1 else tuple(sizes[1:-1])
+
+    def _shape(self, batch: str, *rest: str) -> str:
+        *spatial, channels = rest
+        return f"({', '.join([batch, channels, *spatial] if self.channel_axis == 1 else [batch, *spatial, channels])})"
+
+
+def _same(sizes: Sizes, others: Sizes) -> bool:
+    pairs = zip(sizes, others, strict=False)
+    known = [(size, other) for size, other in pairs if isinstance(size, int) and isinstance(other, int)]
+    return len(sizes) == len(others) and all(size == other for size, other in known)

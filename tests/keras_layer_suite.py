@@ -1,0 +1,329 @@
+"""`CrfRnnLayer` on one backend: values and gradients against the oracles, shapes, masks, types, errors.
+
+`test_keras_backends.py` runs this file on every backend.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+from crfrnn.keras import CrfRnnLayer
+from keras_calls import (
+    BACKEND,
+    COMPILED,
+    NUMBERS,
+    WEIGHTS,
+    batch,
+    double_precision,
+    layer,
+    model,
+    numpy,
+    refined_and_gradients,
+    truth,
+)
+from tolerances import GOLDEN, assert_close, tolerance
+
+SINGLE = tolerance(np.float32)
+DOUBLE = tolerance(np.float64)
+
+
+def assert_gradients(actual, expected, bounds):
+    assert_close(actual[0], expected[0], bounds.mean_field)
+    for ours, theirs in zip(actual[1:], expected[1:], strict=True):
+        assert_close(ours, theirs, bounds.gradient)
+
+
+def test_the_original_call():
+    upscore, img_input = keras.Input((40, 50, 21)), keras.Input((40, 50, 3))
+    height, width = 40, 50
+    output = CrfRnnLayer(
+        image_dims=(height, width),
+        num_classes=21,
+        theta_alpha=160.0,
+        theta_beta=3.0,
+        theta_gamma=3.0,
+        num_iterations=10,
+        name="crfrnn",
+    )([upscore, img_input])
+    assert output.shape == (None, 40, 50, 21)
+    crf = keras.Model([upscore, img_input], output).get_layer("crfrnn")
+    assert [weight.name for weight in crf.trainable_weights] == list(WEIGHTS)
+    for weight, start in zip(crf.get_weights(), (np.eye(21), np.eye(21), -np.eye(21)), strict=True):
+        np.testing.assert_array_equal(weight, start)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_the_original_layers_output_and_four_gradients(crfrnn_layer, compiled):
+    """That port adds the compatibility where we, like Keras, subtract it: M and its gradient change sign."""
+    names = ("logits", "image_bgr_mean_subtracted", "cotangent", "output", "grad_logits")
+    golden = {name: np.moveaxis(crfrnn_layer[name], 0, -1)[None] for name in names}
+    W_s, W_b, M = (crfrnn_layer[name] for name in WEIGHTS)
+    crf = CrfRnnLayer((72, 96), 21, 160.0, 3.0, 3.0, 5, spatial="lattice")
+    crf.build([golden["logits"].shape, golden["image_bgr_mean_subtracted"].shape])
+    crf.set_weights([W_s, W_b, -M])
+    refined, to_logits, to_W_s, to_W_b, to_M = refined_and_gradients(
+        crf, golden["logits"], golden["image_bgr_mean_subtracted"], golden["cotangent"], compiled=compiled
+    )
+    assert np.abs(refined - golden["output"]).max() <= 1e-4
+    assert np.abs(to_logits - golden["grad_logits"]).max() <= GOLDEN
+    for name, gradient in zip(WEIGHTS, (to_W_s, to_W_b, -to_M), strict=True):
+        expected = crfrnn_layer[f"grad_{name}"]
+        assert np.abs(gradient - expected).max() <= GOLDEN * max(1, np.abs(expected).max()), name
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+def test_equals_the_reference_and_its_gradients(rng, spatial, compiled):
+    crf = layer(rng, spatial=spatial)
+    logits, image = batch(rng)
+    cotangent = rng.normal(size=logits.shape).astype(np.float32)
+    mask = rng.integers(0, 3, size=(2, 6, 7)).astype(np.float32) / 2
+    for weight in (None, mask):
+        expected = truth(crf, logits, image, weight, cotangent)
+        assert_gradients(refined_and_gradients(crf, logits, image, cotangent, weight, compiled), expected, SINGLE)
+
+
+def test_double_precision(rng):
+    with double_precision():
+        crf = layer(rng, dtype="float64")
+        logits, image = batch(rng, dtype=np.float64)
+        cotangent = rng.normal(size=logits.shape)
+        expected = truth(crf, logits, image, cotangent=cotangent)
+        actual = refined_and_gradients(crf, logits, image, cotangent)
+        assert {array.dtype for array in actual} == {np.dtype(np.float64)}
+        assert_gradients(actual, expected, DOUBLE)
+
+
+@pytest.mark.parametrize(("spatial", "channels"), [((13,), 1), ((6, 7), 5), ((3, 4, 5), 2)])
+def test_signals_images_and_volumes(rng, spatial, channels):
+    crf = layer(rng)
+    logits, image = batch(rng, spatial, channels)
+    assert_close(numpy(crf([logits, image])), truth(crf, logits, image), SINGLE.mean_field)
+
+
+def test_channels_first_are_the_same_numbers(rng):
+    last = layer(rng)
+    first = layer(rng, data_format="channels_first")
+    first.set_weights(last.get_weights())
+    logits, image, cotangent = *batch(rng), rng.normal(size=(2, 6, 7, 4)).astype(np.float32)
+    turned = [np.ascontiguousarray(np.moveaxis(array, -1, 1)) for array in (logits, image, cotangent)]
+    expected = refined_and_gradients(last, logits, image, cotangent)
+    actual = refined_and_gradients(first, *turned)
+    for array, other in zip(actual[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(np.moveaxis(array, 1, -1), other)
+    for array, other in zip(actual[2:], expected[2:], strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def test_the_default_data_format_is_that_of_keras():
+    assert CrfRnnLayer(None, 4).data_format == "channels_last"
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert CrfRnnLayer(None, 4).data_format == "channels_first"
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_every_image_of_a_batch_is_refined_like_alone_at_any_size(rng):
+    crf = layer(rng)
+    refine = model(crf)
+    for spatial, size in (((6, 7), 5), ((9, 4), 3), ((1, 1), 1)):
+        logits, image = batch(rng, spatial, size=size)
+        together = refine.predict([logits, image], batch_size=2, verbose=0)
+        for index in range(size):
+            alone = numpy(crf([logits[index : index + 1], image[index : index + 1]]))[0]
+            np.testing.assert_array_equal(together[index], alone)
+
+
+def test_mask_of_the_call_and_masks_of_keras_are_the_same(rng):
+    crf = layer(rng)
+    logits, image = batch(rng)
+    image[:, :, 4:] = 0
+    mask = (image != 0).any(axis=-1)
+    expected = truth(crf, logits, image, mask)
+    assert_close(numpy(crf([logits, image], mask=mask)), expected, SINGLE.mean_field)
+    inputs = keras.Input((None, None, 4)), keras.Input((None, None, 3))
+    refined = crf([inputs[0], keras.layers.Masking()(inputs[1])])
+    masked = keras.Model(
+        inputs, [refined, keras.layers.Lambda(lambda _, mask: mask, output_shape=lambda s: s[:-1])(refined)]
+    )
+    values, passed_on = masked.predict([logits, image], verbose=0)
+    assert_close(values, expected, SINGLE.mean_field)
+    np.testing.assert_array_equal(passed_on, mask)
+    half = np.tile(np.arange(6)[:, None] < 3, (2, 1, 7))
+    both = numpy(crf([logits, image], mask=[mask, half]))
+    assert_close(both, truth(crf, logits, image, mask & half), SINGLE.mean_field)
+
+
+def test_what_a_mask_hides_is_not_listened_to(rng):
+    crf = layer(rng)
+    logits, image = batch(rng)
+    mask = np.ones((2, 6, 7), bool)
+    mask[:, :, 4:] = False
+    other = logits.copy()
+    other[:, :, 4:] += 5
+    one, two = (numpy(crf([scores, image], mask=mask))[:, :, :4] for scores in (logits, other))
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(("policy", "dtype"), [("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16")])
+def test_mixed_precision_is_computed_in_float32(rng, policy, dtype):
+    crf = layer(rng, dtype=policy)
+    full = layer(rng)
+    full.set_weights(crf.get_weights())
+    assert {weight.dtype for weight in crf.weights} == {"float32"}
+    logits, image = batch(rng)
+    refined = crf([logits, image])
+    assert keras.backend.standardize_dtype(refined.dtype) == dtype
+    expected = keras.ops.cast(full([logits, image]), dtype)
+    np.testing.assert_array_equal(numpy(keras.ops.cast(refined, "float32")), numpy(keras.ops.cast(expected, "float32")))
+    symbols = keras.Input((6, 7, 4)), keras.Input((6, 7, 3))
+    assert crf(symbols).dtype == dtype
+    half = keras.ops.cast(keras.ops.convert_to_tensor(logits), dtype)
+    assert keras.backend.standardize_dtype(crf([half, image]).dtype) == dtype
+
+
+def test_image_types_do_not_matter(rng):
+    crf = layer(rng)
+    logits, image = batch(rng)
+    image = image.round()
+    expected = numpy(crf([logits, image]))
+    for dtype in (np.uint8, np.int32, np.float64):
+        np.testing.assert_array_equal(numpy(crf([logits, image.astype(dtype)])), expected)
+
+
+def test_inputs_are_left_as_they_were(rng):
+    logits, image = batch(rng)
+    cotangent = rng.normal(size=logits.shape).astype(np.float32)
+    before = [array.copy() for array in (logits, image, cotangent)]
+    refined_and_gradients(layer(rng), logits, image, cotangent)
+    for array, copy in zip((logits, image, cotangent), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 10])
+def test_iterations_may_be_set(rng, iterations):
+    crf = layer(rng)
+    logits, image = batch(rng)
+    crf.num_iterations = iterations
+    assert_close(numpy(crf([logits, image])), truth(crf, logits, image), SINGLE.mean_field)
+    assert crf.get_config()["num_iterations"] == iterations
+
+
+def test_shapes_without_data():
+    crf = CrfRnnLayer(None, 4)
+    spec = crf.compute_output_spec([keras.KerasTensor((None, 5, None, 4)), keras.KerasTensor((None, 5, None, 3))])
+    assert (spec.shape, spec.dtype) == ((None, 5, None, 4), "float32")
+    assert crf.compute_output_shape([(2, 5, 6, 4), (2, 5, 6, 3)]) == (2, 5, 6, 4)
+    first = CrfRnnLayer(None, 4, data_format="channels_first")
+    assert first([keras.Input((4, None, None)), keras.Input((3, None, None))]).shape == (None, 4, None, None)
+
+
+def test_config_makes_an_equal_layer(rng):
+    crf = layer(
+        rng,
+        theta_alpha=(5.0, 4.0),
+        theta_beta=(60.0, 50.0, 40.0),
+        spatial="lattice",
+        data_format="channels_first",
+        name="crf",
+        dtype="mixed_float16",
+    )
+    crf.image_dims = (6, 7)
+    copy = CrfRnnLayer.from_config(crf.get_config())
+    assert copy.get_config() == crf.get_config()
+    data = keras.saving.serialize_keras_object(crf)
+    assert data["registered_name"] == "crfrnn>CrfRnnLayer"
+    assert keras.saving.deserialize_keras_object(data).get_config() == crf.get_config()
+
+
+ZEROS = np.zeros((2, 5, 6, 4), np.float32), np.zeros((2, 5, 6, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([ZEROS[0][..., :3], ZEROS[1]],), r"\(2, 5, 6, 3\), with 3 classes on axis -1.* made for 4 classes"),
+        (([ZEROS[1], ZEROS[0]],), "the logits come first, then the image"),
+        (([ZEROS[0][0, 0], ZEROS[1]],), r"\(6, 4\); expected \(batch, \*spatial, 4\) with 1 to 3 spatial axes"),
+        (([ZEROS[0][:0], ZEROS[1][:0]],), r"\(0, 5, 6, 4\), which holds nothing"),
+        (([ZEROS[0], ZEROS[1][:, :, :5]],), r"image has shape \(2, 5, 5, 3\); expected \(2, 5, 6, channels\)"),
+        (([ZEROS[0], ZEROS[1][:1]],), r"image has shape \(1, 5, 6, 3\); expected \(2, 5, 6, channels\)"),
+        (([ZEROS[0], ZEROS[1][..., 0]],), r"image has shape \(2, 5, 6\); expected \(2, 5, 6, channels\)"),
+        (([ZEROS[0], ZEROS[1][..., :0]],), "at least one channel"),
+        (([*ZEROS, ZEROS[0]],), "two inputs, .* not with a list of 3"),
+        ((ZEROS[0],), r"two inputs, layer\(\[logits, image\]\), not with one "),
+        ((list(ZEROS), np.ones((2, 5, 6, 1))), r"mask has shape \(2, 5, 6, 1\); expected \(2, 5, 6\), without a chan"),
+    ],
+)
+def test_bad_shapes_are_named(arguments, words):
+    inputs, *mask = arguments
+    with pytest.raises(ValueError, match=words):
+        CrfRnnLayer(None, 4)(inputs, mask=mask[0] if mask else None)
+
+
+def test_the_size_given_is_the_size_taken():
+    crf = CrfRnnLayer((5, 7), 4)
+    with pytest.raises(ValueError, match=r"size \(5, 6\), .* image_dims=\(5, 7\); image_dims=None takes any size"):
+        crf(list(ZEROS))
+    with pytest.raises(ValueError, match=r"image_dims=\(5, 7\)"):
+        crf([keras.Input((5, 6, 4)), keras.Input((5, 6, 3))])
+
+
+def test_sizes_that_are_only_known_at_run_time_are_checked_then(rng):
+    refine = model(layer(rng))
+    logits, image = batch(rng)
+    with pytest.raises(Exception, match=r"image has shape \(2, 6, 5, 3\)"):
+        refine.predict([logits, image[:, :, :5]], verbose=0)
+
+
+def test_scores_that_are_not_finite_are_named(rng):
+    crf = layer(rng)
+    logits, image = batch(rng)
+    logits[1, 2, 3, 0] = np.nan
+    words = r"logits\[1\] holds 1 NaN .* at \[0, 2, 3\]"
+    for call in (lambda: numpy(crf([logits, image])), lambda: model(crf).predict([logits, image], verbose=0)):
+        with pytest.raises(Exception, match=words):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_classes": 0}, "num_classes=0 must be at least 1"),
+        ({"image_dims": (0, 5)}, r"shape \(0, 5\) is no grid"),
+        ({"theta_beta": 0}, "theta_beta=0 must be .* above 0"),
+        ({"num_iterations": -1}, "num_iterations=-1 must be at least 0"),
+        ({"spatial": "exact"}, "spatial='exact' is unknown; use 'grid', 'lattice'"),
+        ({"data_format": "last"}, "data_format='last' is unknown; use 'channels_last', 'channels_first'"),
+    ],
+)
+def test_bad_options_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        CrfRnnLayer(**{"image_dims": None, "num_classes": 4, **NUMBERS, **options})
+
+
+def test_an_image_that_needs_a_gradient(rng):
+    """TensorFlow gives None, as it does for whatever has no gradient; the others do not let it pass."""
+    crf = layer(rng)
+    logits, image = batch(rng)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        tensor = tf.constant(image)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            refined = crf([logits, tensor])
+        assert tape.gradient(refined, tensor) is None
+    elif BACKEND == "jax":
+        import jax
+
+        weights = [weight.value for weight in crf.trainable_variables]
+        with pytest.raises(ValueError, match=r"image requires a gradient.* keras.ops.stop_gradient\(image\)"):
+            jax.grad(lambda image: crf.stateless_call(weights, [], [logits, image])[0].sum())(image)
+        jax.grad(lambda x: crf.stateless_call(weights, [], [x, keras.ops.stop_gradient(x[..., :3])])[0].sum())(logits)
+    else:
+        import torch
+
+        with pytest.raises(ValueError, match="image requires a gradient"):
+            crf([torch.tensor(logits), torch.tensor(image, requires_grad=True)])
