@@ -19,8 +19,6 @@ from crfrnn.pairwise import PairwiseTerm, checked_couplings, precision
 from crfrnn.parameters import proper_fraction, whole_number
 from crfrnn.threads import thread_count
 
-BLOCK_POINTS = 4096
-
 
 class MeanFieldGradients(NamedTuple):
     """What `mean_field_vjp` returns; every gradient has the shape of what it belongs to.
