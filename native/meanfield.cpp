@@ -17,6 +17,37 @@ Classes all_classes(int count) {
   return classes;
 }
 
+// The rows of n points from begin on, of some of the classes: padded with `pad`.
+template <class T>
+void read_scores(const MeanFieldSettings& settings, const T* scores, int64_t begin, int64_t n, const Classes& classes, T pad,
+                 T* rows) {
+  const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
+  if (!settings.points_first) {
+    loops<T>().rows_from_planes(scores + begin, settings.points, classes.data(), count, pad, rows, channels, n);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i, rows += channels) {
+    const T* point = scores + (begin + i) * settings.classes;
+    if (count == settings.classes) {
+      std::copy_n(point, count, rows);
+    } else {
+      for (int c = 0; c < count; ++c) rows[c] = point[classes[c]];
+    }
+    std::fill(rows + count, rows + channels, pad);
+  }
+}
+
+// The inverse, of all classes.
+template <class T>
+void write_scores(const MeanFieldSettings& settings, const T* rows, int64_t begin, int64_t n, T* scores) {
+  const int classes = settings.classes, channels = padded_channels(classes);
+  if (!settings.points_first) {
+    loops<T>().planes_from_rows(rows, channels, scores + begin, settings.points, classes, n);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) std::copy_n(rows + i * channels, classes, scores + (begin + i) * classes);
+}
+
 // A coupling among some of the classes laid out for the loops: one number per (padded) channel, or a transposed matrix
 // when some entry off the diagonal is not zero. Scalars and diagonals never pay for a matrix product.
 template <class T>
@@ -194,13 +225,12 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
   Walk walk(settings);
 
   auto read_unary = [&](int64_t begin, int64_t n, const Classes& classes, T* rows) {
-    const int count = static_cast<int>(classes.size());
-    row_loops.rows_from_planes(unary + begin, points, classes.data(), count, T(padding_score), rows, padded_channels(count), n);
+    read_scores(settings, unary, begin, n, classes, T(padding_score), rows);
   };
   T* result = nullptr;
   auto write_result = [&](int64_t begin, int64_t n, T* rows) {
     if (probabilities) row_loops.softmax(rows, rows, all_channels, n);
-    row_loops.planes_from_rows(rows, all_channels, result + begin, points, settings.classes, n);
+    write_scores(settings, rows, begin, n, result);
   };
   if (last == 0) {
     result = new_result();
@@ -327,14 +357,14 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
     row_loops.mix(first ? T(0) : T(1), first ? g : sum, share, g, sum, channels, n);
     if (damping > 0) std::copy_n(g, n * channels, &g_rows[begin * channels]);
     if (last) {
-      row_loops.planes_from_rows(sum, channels, unary_gradient + begin, points, classes, n);
+      write_scores(settings, sum, begin, n, unary_gradient);
     } else {
       exchange.send(walk.chunks, chunk, begin, n, g);
     }
   };
 
   walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* g) {
-    row_loops.rows_from_planes(cotangent + begin, points, all.data(), classes, T(0), g, channels, n);
+    read_scores(settings, cotangent, begin, n, all, T(0), g);
     pass_on(chunk, begin, n, g, true, settings.iterations == 0);
   });
   for (int iteration = settings.iterations - 1; iteration >= 0; --iteration) {

@@ -22,14 +22,16 @@ struct Pairwise {
 struct MeanFieldSettings {
   int classes = 1;
   int64_t points = 1;
+  bool points_first = false;  // scores in memory: the classes of a point side by side, not the points of a class
   int iterations = 0;
   double damping = 0;
   double class_threshold = 0;
   int threads = 1;
 };
 
-// unary and the result, in the memory that new_result returns: classes × points. marginals: null, or iterations × points ×
-// padded_channels(classes) for the vjp, without a class_threshold. new_result is called once, when the buffers of the last messages are free again.
+// unary and the result, in the memory that new_result returns: classes × points, in the order that settings say. marginals:
+// null, or iterations × points × padded_channels(classes) for the vjp, without a class_threshold. new_result is called once,
+// when the buffers of the last messages are free again.
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
                 const std::function<T*()>& new_result, T* marginals);

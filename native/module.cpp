@@ -25,19 +25,22 @@ template <class T, class... Shape>
 using In = nb::ndarray<const T, nb::numpy, nb::c_contig, nb::device::cpu, Shape...>;
 template <class T>
 using Rows = In<T, nb::shape<-1, -1>>;
+// Classes × points, either of them contiguous.
+template <class T>
+using Scores = nb::ndarray<const T, nb::numpy, nb::device::cpu, nb::shape<-1, -1>>;
 template <class T>
 using Factors = In<T, nb::shape<-1>>;
 template <class T>
 using Out = nb::ndarray<nb::numpy, T>;
 
-// A NumPy array that owns the buffer.
+// A NumPy array that owns the buffer, C-contiguous without strides.
 template <class T>
-Out<T> as_array(Buffer<T> buffer, std::initializer_list<std::size_t> shape) {
+Out<T> as_array(Buffer<T> buffer, std::initializer_list<std::size_t> shape, std::initializer_list<int64_t> strides = {}) {
   auto owned = std::make_unique<Buffer<T>>(std::move(buffer));
   T* data = owned->get();
   nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<T>*>(p); });
   owned.release();
-  return Out<T>(data, shape, owner);
+  return Out<T>(data, shape, owner, strides);
 }
 
 template <class T>
@@ -51,6 +54,27 @@ Out<T> new_array(std::initializer_list<std::size_t> shape, T** data) {
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
+}
+
+// Whether the classes of a point lie side by side in memory, and not the points of a class.
+template <class T>
+bool points_first(const Scores<T>& scores) {
+  const auto classes = static_cast<int64_t>(scores.shape(0)), points = static_cast<int64_t>(scores.shape(1));
+  require(classes > 0 && points > 0, "scores need classes and points");
+  auto steps = [&](int64_t of_class, int64_t of_point) {
+    return (classes == 1 || scores.stride(0) == of_class) && (points == 1 || scores.stride(1) == of_point);
+  };
+  if (steps(points, 1)) return false;
+  require(steps(1, classes), "scores need to be contiguous, class after class or point after point");
+  return true;
+}
+
+// An array of classes × points over a buffer in that order.
+template <class T>
+Out<T> scores_array(Buffer<T> buffer, const MeanFieldSettings& settings) {
+  const auto classes = static_cast<std::size_t>(settings.classes), points = static_cast<std::size_t>(settings.points);
+  if (!settings.points_first) return as_array(std::move(buffer), {classes, points}, {settings.points, 1});
+  return as_array(std::move(buffer), {classes, points}, {1, settings.classes});
 }
 
 template <class T>
@@ -92,14 +116,14 @@ std::vector<Pairwise<T>> pairwise_terms(int64_t classes, int64_t points, const s
 }
 
 template <class T>
-std::pair<Out<T>, Out<T>> mean_field_array(const Rows<T>& unary, const std::vector<const Kernel<T>*>& kernels,
+std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                            const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                            const std::vector<In<T>>& couplings, int iterations, double damping,
                                            double class_threshold, bool keep_marginals, bool return_probabilities, int threads) {
-  require(unary.shape(0) > 0 && unary.shape(1) > 0 && iterations >= 0, "mean_field needs classes, points and iterations >= 0");
+  require(iterations >= 0, "mean_field needs iterations >= 0");
   require(class_threshold == 0 || !keep_marginals, "mean_field keeps the marginals of all classes or of none");
-  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), iterations, damping,
-                             class_threshold, threads};
+  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), points_first(unary),
+                             iterations, damping, class_threshold, threads};
   const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
   T* marginals;
   Buffer<T> result;
@@ -113,23 +137,21 @@ std::pair<Out<T>, Out<T>> mean_field_array(const Rows<T>& unary, const std::vect
     };
     mean_field<T>(settings, unary.data(), terms, return_probabilities, new_result, keep_marginals ? marginals : nullptr);
   }
-  return {as_array(std::move(result), {unary.shape(0), unary.shape(1)}), std::move(marginals_array)};
+  return {scores_array(std::move(result), settings), std::move(marginals_array)};
 }
 
 template <class T>
-std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Rows<T>& cotangent, const In<T, nb::ndim<3>>& marginals,
+std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cotangent, const In<T, nb::ndim<3>>& marginals,
                                                             const std::vector<const Kernel<T>*>& kernels,
                                                             const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                                             const std::vector<In<T>>& couplings, double damping, int threads) {
-  require(cotangent.shape(0) > 0 && cotangent.shape(1) > 0, "mean_field_vjp needs classes and points");
   MeanFieldSettings settings{static_cast<int>(cotangent.shape(0)), static_cast<int64_t>(cotangent.shape(1)),
-                             static_cast<int>(marginals.shape(0)), damping, 0, threads};
+                             points_first(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, threads};
   require(marginals.shape(1) == cotangent.shape(1) &&
               static_cast<int>(marginals.shape(2)) == padded_channels(settings.classes),
           "marginals are not those that mean_field kept for scores of this shape");
   const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
-  T* unary_gradient;
-  auto unary_array = new_array<T>({cotangent.shape(0), cotangent.shape(1)}, &unary_gradient);
+  Buffer<T> unary_gradient(settings.classes * settings.points);
   std::vector<Out<T>> arrays;
   std::vector<T*> gradients;
   const auto classes = cotangent.shape(0);
@@ -147,9 +169,9 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Rows<T>& cotan
   }
   {
     nb::gil_scoped_release unlocked;
-    mean_field_vjp(settings, cotangent.data(), marginals.data(), terms, unary_gradient, gradients);
+    mean_field_vjp(settings, cotangent.data(), marginals.data(), terms, unary_gradient.get(), gradients);
   }
-  return {std::move(unary_array), std::move(arrays)};
+  return {scores_array(std::move(unary_gradient), settings), std::move(arrays)};
 }
 
 template <class T>

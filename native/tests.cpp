@@ -121,7 +121,7 @@ void gradients() {
   for (int classes : {1, 2, 3, 9, 21, 37})
     for (double damping : {0.0, 0.3})
       for (int threads : {1, 2}) {
-        const MeanFieldSettings settings{classes, n, 3, damping, 0, threads};
+        const MeanFieldSettings settings{classes, n, false, 3, damping, 0, threads};
         const auto unary = random_numbers<double>(classes * n), cotangent = random_numbers<double>(classes * n);
         const auto matrix = random_numbers<double>(classes * classes, 0.3), diagonal = random_numbers<double>(classes, 0.3);
         const std::vector<double> scalar{-0.4};
@@ -180,7 +180,7 @@ void classes_left_out() {
           for (int c = 0; c < classes; ++c)
             for (int64_t i = 0; i < n; ++i) unary[c * n + i] -= static_cast<float>(c);
           std::vector<float> result(classes * n);
-          mean_field<float>({classes, n, 6, damping, threshold, threads}, unary.data(), terms, true, [&] { return result.data(); }, nullptr);
+          mean_field<float>({classes, n, false, 6, damping, threshold, threads}, unary.data(), terms, true, [&] { return result.data(); }, nullptr);
           return result;
         };
         CHECK(run(1e-30, 1) == run(0, 1));

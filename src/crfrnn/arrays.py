@@ -57,14 +57,26 @@ def check_finite(array: NDArray[Any], name: str) -> None:
 
 
 def score_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
-    """Scores (C, *spatial), finite, at least one class and one pixel; dtype as in `float_array`."""
-    scores = float_array(value, name, dtype)
+    """Scores (C, *spatial), finite, at least one class and one pixel; dtype as in `float_array`.
+
+    They are contiguous: point after point if they were given so, otherwise class after class.
+    """
+    given = _real_array(value, name)
+    if points_first(given):
+        scores = np.moveaxis(float_array(np.moveaxis(given, 0, -1), name, dtype), -1, 0)
+    else:
+        scores = float_array(given, name, dtype)
     if scores.ndim < 2:
         raise ValueError(f"{name} has shape {scores.shape}; expected (classes, height, width) or (classes, points)")
     if scores.size == 0:
         raise ValueError(f"{name} has shape {scores.shape} and is empty; give at least one class and one pixel")
     check_finite(scores, name)
     return scores
+
+
+def points_first(scores: NDArray[Any]) -> bool:
+    """Whether scores (C, *spatial) lie point after point in memory, as those of networks with channels last do."""
+    return scores.ndim > 1 and not scores.flags.c_contiguous and np.moveaxis(scores, 0, -1).flags.c_contiguous
 
 
 def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:

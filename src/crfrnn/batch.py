@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import check_finite
+from crfrnn.arrays import check_finite, points_first
 from crfrnn.coupling import simplest
 from crfrnn.lattice import PermutohedralLattice
 from crfrnn.meanfield import run, run_vjp
@@ -20,7 +20,6 @@ from crfrnn.pairwise import PairwiseTerm, pairwise_terms
 from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel
 from crfrnn.threads import thread_count
 
-BLOCK_POINTS = 4096
 Result = TypeVar("Result")
 Array = NDArray[Any]
 
@@ -54,7 +53,10 @@ class Record(NamedTuple):
 def mean_field(
     logits: Array, image: Array, mask: Array | None, couplings: Sequence[Array], settings: Settings, keep: bool
 ) -> tuple[Array, list[Record]]:
-    """Logits after the last iteration, and a record of every image; its marginals are empty unless `keep`."""
+    """Logits after the last iteration, and a record of every image; its marginals are empty unless `keep`.
+
+    The result has its classes last in memory if the logits have, which then are not copied.
+    """
     parameters = settings.parameters()
     batch, _, *spatial = logits.shape
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
@@ -120,7 +122,7 @@ def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, thre
         if not transpose:
             check_finite(values[index], f"values[{index}]")
         rows = values[index].reshape(values.shape[1], -1).T
-        return _normalised(terms[index], rows, transpose, threads).T
+        return np.ascontiguousarray(_normalised(terms[index], rows, transpose, threads).T)
 
     return _stacked(_each_image(len(values), threads, one), values.shape)
 
@@ -173,19 +175,16 @@ def _each_image(count: int, threads: int | None, work: Callable[[int, int], Resu
 
 
 def _rows(scores: Array) -> Array:
-    """(C, *spatial) scores as C-contiguous (C, N)."""
-    if scores.flags.c_contiguous:
-        return scores.reshape(len(scores), -1)
-    # Channels last: turned over in blocks that stay in the cache.
-    points = np.moveaxis(scores, 0, -1).reshape(-1, len(scores))
-    rows = np.empty(points.shape[::-1], scores.dtype)
-    for start in range(0, len(points), BLOCK_POINTS):
-        block = slice(start, start + BLOCK_POINTS)
-        rows[:, block] = points[block].T
-    return rows
+    """(C, N) of scores (C, *spatial): class after class in memory or, if they are given so, point after point."""
+    if not points_first(scores):
+        scores = np.ascontiguousarray(scores)
+    return scores.reshape(len(scores), -1)
 
 
 def _stacked(images: Sequence[Array], shape: tuple[int, ...]) -> Array:
-    """A C-contiguous array of the given shape; one image is not copied for it."""
+    """(C, N) images as an array (B, C, *spatial) in the order that they have in memory; one image is not copied."""
+    if points_first(images[0]):
+        batch, classes, *spatial = shape
+        return np.moveaxis(_stacked([image.T for image in images], (batch, *spatial, classes)), -1, 1)
     whole = images[0] if len(images) == 1 else np.stack(images)
-    return np.ascontiguousarray(whole).reshape(shape)
+    return whole.reshape(shape)

@@ -200,10 +200,10 @@ def run(
     """Logits a_T, or their softmax, and the marginals kept, for checked input.
 
     Args:
-        unary: (C, N), C-contiguous, float32 or float64 as the kernels are.
+        unary: (C, N), contiguous class after class or point after point, float32 or float64 as the kernels are.
         couplings: E = M W of each term: (), (C,) or (C, C).
         keep_marginals: Not together with a class_threshold.
-    Returns: (C, N), and (T, N, P) marginals padded to P channels, with T = 0 unless they are kept.
+    Returns: (C, N) in the order of the unary, and marginals (T, N, P) padded to P channels, T = 0 unless they are kept.
     """
     classes, points = unary.shape
     require_memory(
@@ -240,7 +240,7 @@ def run_vjp(
     """Gradients of ⟨cotangent, a_T⟩ to the unary and to every coupling, in its shape, for checked input.
 
     Args:
-        cotangent: (C, N), C-contiguous, in the precision of the kernels.
+        cotangent: (C, N), contiguous class after class or point after point, in the precision of the kernels.
         marginals: (T, N, P) as `run` returns them.
     """
     if not _all_native(pairwise):

@@ -40,7 +40,7 @@ def mean_field(
     """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
     couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
     refined, records = batch.mean_field(
-        _array(logits), _array(image), _optional(mask), couplings, Settings(*_resolved(settings)), keep
+        _array(_dense(logits)), _array(image), _optional(mask), couplings, Settings(*_resolved(settings)), keep
     )
     return torch.from_numpy(refined), tape.keep(records) if keep else tape.blank_handle()
 
@@ -67,18 +67,19 @@ def mean_field_vjp(
     records = tape.find(handle)
     if records is None:
         _, records = batch.mean_field(_array(logits), _array(image), _optional(mask), couplings, numbers, keep=True)
-    to_logits, (to_spatial, to_bilateral) = batch.mean_field_vjp(_array(cotangent), records, couplings, numbers)
+    given = _array(_dense(cotangent))
+    to_logits, (to_spatial, to_bilateral) = batch.mean_field_vjp(given, records, couplings, numbers)
     return torch.from_numpy(to_logits), torch.from_numpy(to_spatial), torch.from_numpy(to_bilateral)
 
 
 @mean_field.register_fake
 def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape), logits.new_empty(1, dtype=torch.int64)
+    return torch.empty_like(_dense(logits)), logits.new_empty(1, dtype=torch.int64)
 
 
 @mean_field_vjp.register_fake
 def _(cotangent: Tensor, handle: Tensor, logits: Tensor, image: Tensor, mask: Any, *rest: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (logits, rest[0], rest[1]))
+    return (torch.empty_like(_dense(cotangent)), *(coupling.new_empty(coupling.shape) for coupling in rest[:2]))
 
 
 def _save_mean_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -142,6 +143,11 @@ def _filter_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
 
 
 gaussian_filter.register_autograd(_filter_backward, setup_context=_save_filter)
+
+
+def _dense(scores: Tensor) -> Tensor:
+    """Scores (B, C, *spatial) as they are with channels last or contiguous in memory, else contiguous."""
+    return scores if scores.movedim(1, -1).is_contiguous() else scores.contiguous()
 
 
 def _array(tensor: Tensor) -> Array:
