@@ -5,22 +5,6 @@
 namespace crfrnn::CRFRNN_TARGET {
 namespace {
 
-// Calls f(constant W, first channel) for blocks of W channels that cover a row: one block where a row fits registers.
-template <class F>
-CRFRNN_INLINE void for_blocks(int channels, F f) {
-  int first = 0;
-  for (; channels - first > 32; first += 32) f(std::integral_constant<int, 32>{}, first);
-  switch (channels - first) {
-    case 1: return f(std::integral_constant<int, 1>{}, first);
-    case 2: return f(std::integral_constant<int, 2>{}, first);
-    case 4: return f(std::integral_constant<int, 4>{}, first);
-    case 8: return f(std::integral_constant<int, 8>{}, first);
-    case 16: return f(std::integral_constant<int, 16>{}, first);
-    case 24: return f(std::integral_constant<int, 24>{}, first);
-    default: return f(std::integral_constant<int, 32>{}, first);
-  }
-}
-
 // How many points or vertices ahead rows at known but scattered places are fetched.
 constexpr int ahead = 8;
 
@@ -305,7 +289,8 @@ void raise(const T* q, T* largest, int channels, int64_t n) {
 template <class T>
 constexpr Loops<T> table() {
   return {embed<T>,         splat<T>,         slice<T>,          gather<T>,  blur<T>,
-          convolve_columns<T>, convolve_rows<T>, couple_diagonal<T>, couple_matrix<T>,  outer_products<T>, diagonal_products<T>,
+          convolve_columns<T>, convolve_rows<T>, gaussian_weights<T>, add_weighted<T>, couple_diagonal<T>, couple_matrix<T>,
+          outer_products<T>, diagonal_products<T>,
           softmax<T>,       softmax_vjp<T>,   mix<T>,            raise<T>, rows_from_planes<T>, planes_from_rows<T>};
 }
 

@@ -41,6 +41,10 @@ struct Loops {
   // message[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; rows as in slice.
   void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                         int channels, int64_t n);
+  // weights[i][k] = exp(−½ |row_i − column_k|²) between the points of two blocks of `tile`, given as d rows of features.
+  void (*gaussian_weights)(const T* rows, const T* columns, int d, T* weights);
+  // sums[i] += Σ_k weights[i][k] · values[k] for rows of values of two such blocks.
+  void (*add_weighted)(const T* weights, const T* values, double* sums, int channels);
   // to = from − coupling · message, with a number per channel or a transposed matrix (channels × channels).
   void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
   void (*couple_matrix)(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
@@ -80,6 +84,10 @@ CRFRNN_DECLARE_TARGET(avx512)
 namespace CRFRNN_TARGET {
 template <class T>
 void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+template <class T>
+void gaussian_weights(const T* rows, const T* columns, int d, T* weights);
+template <class T>
+void add_weighted(const T* weights, const T* values, double* sums, int channels);
 template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>

@@ -48,6 +48,21 @@ void write_scores(const MeanFieldSettings& settings, const T* rows, int64_t begi
   for (int64_t i = 0; i < n; ++i) std::copy_n(rows + i * channels, classes, scores + (begin + i) * classes);
 }
 
+// The likeliest class of each of n rows, of several the first.
+template <class T>
+void likeliest(const T* rows, int classes, int64_t n, int32_t* labels) {
+  const int channels = padded_channels(classes);
+  for (int64_t i = 0; i < n; ++i, rows += channels) {
+    T most = rows[0];
+    int32_t label = 0;
+    for (int c = 1; c < classes; ++c) {
+      label = rows[c] > most ? c : label;
+      most = std::max(most, rows[c]);
+    }
+    labels[i] = label;
+  }
+}
+
 // A coupling among some of the classes laid out for the loops: one number per (padded) channel, or a transposed matrix
 // when some entry off the diagonal is not zero. Scalars and diagonals never pay for a matrix product.
 template <class T>
@@ -214,7 +229,7 @@ void put(const T* rows, const Classes& classes, int channels, T* to, int to_chan
 
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
-                const std::function<T*()>& new_result, T* marginals) {
+                const std::function<T*()>& new_result, T* marginals, int32_t* labels) {
   const int64_t points = settings.points;
   const int last = settings.iterations;
   const auto& row_loops = loops<T>();
@@ -229,11 +244,12 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
   };
   T* result = nullptr;
   auto write_result = [&](int64_t begin, int64_t n, T* rows) {
+    if (labels) return likeliest(rows, settings.classes, n, labels + begin);
     if (probabilities) row_loops.softmax(rows, rows, all_channels, n);
     write_scores(settings, rows, begin, n, result);
   };
   if (last == 0) {
-    result = new_result();
+    if (!labels) result = new_result();
     walk.over_tiles<T>(all_channels, [&](int64_t, int64_t begin, int64_t n, T* rows) {
       read_unary(begin, n, all, rows);
       write_result(begin, n, rows);
@@ -303,7 +319,7 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
   // Classes left out have sent nothing, but hear the others once.
   exchange->propagate(walk.team);
   exchange->stop_sending();
-  result = new_result();
+  if (!labels) result = new_result();
   const int channels = exchange->channels();
   const bool complete = exchange->classes().size() == all.size();
   std::vector<PaddedCoupling<T>> to_all;
@@ -406,7 +422,7 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
 }
 
 #define CRFRNN_INSTANTIATE(T)                                                                                             \
-  template void mean_field<T>(const MeanFieldSettings&, const T*, const std::vector<Pairwise<T>>&, bool, const std::function<T*()>&, T*); \
+  template void mean_field<T>(const MeanFieldSettings&, const T*, const std::vector<Pairwise<T>>&, bool, const std::function<T*()>&, T*, int32_t*); \
   template void mean_field_vjp<T>(const MeanFieldSettings&, const T*, const T*, const std::vector<Pairwise<T>>&, T*,      \
                                   const std::vector<T*>&);
 CRFRNN_INSTANTIATE(float)

@@ -31,10 +31,11 @@ struct MeanFieldSettings {
 
 // unary and the result, in the memory that new_result returns: classes × points, in the order that settings say. marginals:
 // null, or iterations × points × padded_channels(classes) for the vjp, without a class_threshold. new_result is called once,
-// when the buffers of the last messages are free again.
+// when the buffers of the last messages are free again; with labels it is not called, and they get the likeliest class of
+// each point.
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
-                const std::function<T*()>& new_result, T* marginals);
+                const std::function<T*()>& new_result, T* marginals, int32_t* labels = nullptr);
 
 // From ∂L/∂result (logits) to ∂L/∂unary and, for each kernel, ∂L/∂coupling in the coupling's own shape.
 template <class T>

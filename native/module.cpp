@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "exact.h"
 #include "gaussian.h"
 #include "lattice.h"
 #include "meanfield.h"
@@ -141,6 +142,21 @@ std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::ve
 }
 
 template <class T>
+Out<int32_t> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
+                               const OptionalFactors<T>& post, const std::vector<In<T>>& couplings, int iterations,
+                               double damping, double class_threshold, int threads) {
+  require(iterations >= 0, "mean_field needs iterations >= 0");
+  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), points_first(unary),
+                             iterations, damping, class_threshold, threads};
+  const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
+  int32_t* labels;
+  auto labels_array = new_array<int32_t>({unary.shape(1)}, &labels);
+  nb::gil_scoped_release unlocked;
+  mean_field<T>(settings, unary.data(), terms, false, nullptr, nullptr, labels);
+  return labels_array;
+}
+
+template <class T>
 std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cotangent, const In<T, nb::ndim<3>>& marginals,
                                                             const std::vector<const Kernel<T>*>& kernels,
                                                             const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
@@ -215,8 +231,18 @@ void bind(nb::module_& m, const std::string& bits) {
       });
   nb::class_<GridGaussian<T>, Kernel<T>>(m, ("GridGaussian" + bits).c_str())
       .def(nb::init<std::vector<int64_t>, const std::vector<double>&>(), "shape"_a, "sigmas"_a);
+  nb::class_<ExactGaussian<T>, Kernel<T>>(m, ("ExactGaussian" + bits).c_str())
+      .def(
+          "__init__",
+          [](ExactGaussian<T>* self, const Rows<T>& features) {
+            nb::gil_scoped_release unlocked;
+            new (self) ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), static_cast<int>(features.shape(1)));
+          },
+          "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "iterations"_a, "damping"_a, "class_threshold"_a, "keep_marginals"_a, "return_probabilities"_a, "threads"_a);
+  m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
+        "iterations"_a, "damping"_a, "class_threshold"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a, "post"_a,
         "couplings"_a, "damping"_a, "threads"_a);
 }

@@ -209,6 +209,22 @@ struct Row<T, 0> {
   CRFRNN_INLINE void raise(const Row&) {}
 };
 
+// Calls f(constant W, first channel) for blocks of W channels that cover a row: one block where a row fits registers.
+template <class F>
+CRFRNN_INLINE void for_blocks(int channels, F f) {
+  int first = 0;
+  for (; channels - first > 32; first += 32) f(std::integral_constant<int, 32>{}, first);
+  switch (channels - first) {
+    case 1: return f(std::integral_constant<int, 1>{}, first);
+    case 2: return f(std::integral_constant<int, 2>{}, first);
+    case 4: return f(std::integral_constant<int, 4>{}, first);
+    case 8: return f(std::integral_constant<int, 8>{}, first);
+    case 16: return f(std::integral_constant<int, 16>{}, first);
+    case 24: return f(std::integral_constant<int, 24>{}, first);
+    default: return f(std::integral_constant<int, 32>{}, first);
+  }
+}
+
 // W channels, from the first one on, of the rows of `count` vertices. Such rows are scattered in memory, so they are kept in
 // planes of a cache line or what is left of a row: the first line of all vertices, then the second, and so on. No access
 // crosses a line.

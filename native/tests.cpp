@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "exact.h"
 #include "gaussian.h"
 #include "lattice.h"
 #include "meanfield.h"
@@ -90,6 +91,19 @@ void grids(double tolerance) {
   }
 }
 
+template <class T>
+void exact_kernels(double tolerance) {
+  for (int d : {1, 5, 40})
+    for (int64_t n : {1, 63, 64, 65, 500}) {
+      const auto features = random_numbers<T>(n * d, 3);
+      const ExactGaussian<T> kernel(features.data(), n, d);
+      for (int64_t columns : {1, 2, 3, 5, 21, 70}) filter_identities(kernel, columns, tolerance);
+    }
+  // Enough points for several chunks, and so wide apart that most blocks are left out.
+  const auto spread = random_numbers<T>(17000 * 5, 20);
+  filter_identities(ExactGaussian<T>(spread.data(), 17000, 5), 3, tolerance);
+}
+
 void thrown(const std::function<void()>& work, int line) {
   try {
     work();
@@ -105,6 +119,8 @@ void bad_input() {
   thrown([&] { Lattice<double>(features.data(), 2, 2, nullptr, 0, 1); }, __LINE__);
   thrown([&] { Lattice<double>(features.data(), 2, 17, nullptr, 0, 1); }, __LINE__);
   thrown([&] { Lattice<double>(features.data(), 0, 2, nullptr, 0, 1); }, __LINE__);
+  thrown([&] { ExactGaussian<double>(features.data(), 0, 2); }, __LINE__);
+  thrown([&] { ExactGaussian<double>(features.data(), 4, 0); }, __LINE__);
   thrown([] { GridGaussian<double>({4}, {-1.0}); }, __LINE__);
   thrown([] { GridGaussian<double>({4, 0}, {1.0, 1.0}); }, __LINE__);
 }
@@ -197,6 +213,8 @@ int main() {
   lattices<float>(1e-5);
   grids<double>(1e-12);
   grids<float>(1e-5);
+  exact_kernels<double>(1e-12);
+  exact_kernels<float>(1e-5);
   bad_input();
   gradients();
   classes_left_out();

@@ -53,10 +53,11 @@ def truth(crf, logits, image, mask=None, cotangent=None):
             kernel = reference.GridGaussian(tuple(spatial), crf.theta_gamma)
         else:
             kernel = reference.Lattice(grid / crf.theta_gamma)
+        bilateral_kernel = reference.Lattice if crf.filter == "lattice" else reference.DenseGaussian
         weight = None if mask is None else np.asarray(mask[index], float).ravel()
         terms = [
             reference.Term(kernel, W_s, "after", weight),
-            reference.Term(reference.Lattice(np.concatenate(bilateral, axis=1)), W_b, "after", weight),
+            reference.Term(bilateral_kernel(np.concatenate(bilateral, axis=1)), W_b, "after", weight),
         ]
         rows = scores.reshape(-1, classes).T
         logits_T, marginals = reference.mean_field(rows, terms, iterations=crf.num_iterations, compatibility=M)

@@ -72,9 +72,9 @@ def test_the_original_layers_output_and_four_gradients(crfrnn_layer, compiled):
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
-def test_equals_the_reference_and_its_gradients(rng, spatial, compiled):
-    crf = layer(rng, spatial=spatial)
+@pytest.mark.parametrize(("spatial", "filter"), [("grid", "lattice"), ("lattice", "lattice"), ("grid", "exact")])
+def test_equals_the_reference_and_its_gradients(rng, spatial, filter, compiled):
+    crf = layer(rng, spatial=spatial, filter=filter)
     logits, image = batch(rng)
     cotangent = rng.normal(size=logits.shape).astype(np.float32)
     mask = rng.integers(0, 3, size=(2, 6, 7)).astype(np.float32) / 2
@@ -99,6 +99,35 @@ def test_signals_images_and_volumes(rng, spatial, channels):
     crf = layer(rng)
     logits, image = batch(rng, spatial, channels)
     assert_close(numpy(crf([logits, image])), truth(crf, logits, image), SINGLE.mean_field)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_one_channel_is_the_foreground_of_two_classes(rng, data_format, compiled):
+    """Its log-odds, and the gradients to what a layer of two classes has too."""
+    axis = -1 if data_format == "channels_last" else 1
+    one, two = layer(rng, 1, data_format=data_format), layer(rng, 2, data_format=data_format)
+    assert [weight.shape for weight in one.weights] == [(2, 2)] * 3
+    two.set_weights(one.get_weights())
+    odds, image = (np.moveaxis(array, -1, axis) for array in batch(rng, classes=1))
+    logits = np.concatenate([np.zeros_like(odds), odds], axis)
+    cotangent = rng.normal(size=odds.shape).astype(np.float32)
+    mask = rng.integers(0, 3, size=(2, 6, 7)).astype(np.float32) / 2
+    refined, *gradients = refined_and_gradients(one, odds, image, cotangent, mask, compiled)
+    assert refined.shape == odds.shape
+    both = np.concatenate([-cotangent, cotangent], axis)
+    expected, to_logits, *to_weights = refined_and_gradients(two, logits, image, both, mask, compiled)
+    assert_close(refined, np.diff(expected, axis=axis), SINGLE.mean_field)
+    assert_gradients(gradients, [np.take(to_logits, [1], axis), *to_weights], SINGLE)
+
+
+def test_a_model_of_one_channel(rng):
+    crf = layer(rng, 1)
+    odds, image = batch(rng, classes=1)
+    expected = truth(crf, np.concatenate([np.zeros_like(odds), odds], axis=-1), image)
+    assert crf.compute_output_shape([odds.shape, image.shape]) == odds.shape
+    assert_close(model(crf).predict([odds, image], verbose=0), np.diff(expected), SINGLE.mean_field)
+    assert CrfRnnLayer.from_config(crf.get_config()).num_classes == 1
 
 
 def test_channels_first_are_the_same_numbers(rng):

@@ -207,7 +207,7 @@ def test_what_has_given_way_is_computed_once_more(rng, monkeypatch):
 
 
 def test_the_oldest_give_way():
-    settings = native_batch.Settings((5.13,), (61.7,), (1.57,), "after", "grid", 0, 3, 0.0, 1)
+    settings = native_batch.Settings((5.13,), (61.7,), (1.57,), "after", "grid", "lattice", 0, 3, 0.0, 1)
     logits, image = np.zeros((1, 4, 20, 20), np.float32), np.zeros((1, 3, 20, 20), np.float32)
     coupling = np.eye(4, dtype=np.float32)
     _, records = native_batch.mean_field(logits, image, None, [coupling, coupling], settings, keep=True)

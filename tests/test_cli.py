@@ -177,6 +177,25 @@ def test_photos_of_any_8_bit_kind(files: Path, mode: str) -> None:
     assert status("refine scores.npy kind.tif -o out.png") == 0
 
 
+def test_deep_grey_images_keep_their_levels(files: Path, photo: np.ndarray, logits: np.ndarray) -> None:
+    deep = photo[..., 0].astype(np.uint16) * 200
+    Image.fromarray(deep).save("deep.png")
+    assert status("refine scores.npy deep.png -o out.npy --theta-beta 600") == 0
+    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, deep, CRFParameters(theta_beta=600)))
+
+
+def test_contrast_of_the_photo(files: Path, photo: np.ndarray, logits: np.ndarray) -> None:
+    assert status("refine scores.npy photo.png -o out.npy --theta-beta contrast") == 0
+    parameters = CRFParameters(theta_beta=crfrnn.contrast_theta_beta(photo))
+    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, photo, parameters))
+
+
+def test_scores_of_the_foreground_alone(files: Path, photo: np.ndarray, logits: np.ndarray) -> None:
+    np.save("scores.npy", logits[:1])
+    assert status("refine scores.npy photo.png -o out.png") == 0
+    np.testing.assert_array_equal(labels_of(files / "out.png"), crfrnn.refine(logits[:1], photo)[0] > 0.5)
+
+
 # Parameters.
 
 
@@ -288,6 +307,8 @@ def test_interrupted(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("refine scores.npy photo.png -o out.png --theta-beta 1;2", "'1;2' is no number"),
         ("refine scores.npy photo.png -o out.png --normalization l2", "normalization='l2' is unknown"),
         ("refine scores.npy photo.png -o out.png --compatibility no.npy", "cannot read no.npy: there is no such file"),
+        ("tune photo.png --theta-beta contrast -o out.json", "'contrast' is no number"),
+        ("refine scores.npy photo.png -o out.png --theta-alpha contrast", "'contrast' is no number"),
         ("refine scores.npy photo.png -o out.png --threads 0", "--threads must be at least 1"),
         ("refine scores.npy photo.png -o out.png --num-classes 0", "--num-classes must be at least 1"),
         ("refine folder photo.png -o out.png", "must both be files or both be folders"),
@@ -310,7 +331,6 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
         ("refine scores.npy none.png -o out.png", "cannot read none.png: there is no such file"),
         ("refine scores.npy text.png -o out.png", "cannot read text.png as an image"),
         ("refine scores.npy half.png -o out.png", "cannot read half.png as an image"),
-        ("refine scores.npy deep.png -o out.png", "deep.png has more than 8 bits"),
         ("refine text.npy photo.png -o out.png", "cannot read text.npy"),
         ("refine half.npy photo.png -o out.png", "cannot read half.npy"),
         ("refine half.npz photo.png -o out.png", "cannot read half.npz"),
@@ -350,7 +370,6 @@ def test_failures(
     for name, whole in (("half.png", "photo.png"), ("half.npy", "scores.npy"), ("half.npz", "scores.npz")):
         content = (files / whole).read_bytes()
         (files / name).write_bytes(content[: len(content) // 2])
-    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save("deep.png")
     np.save("objects.npy", np.array([{}]), allow_pickle=True)
     np.save("vector.npy", np.zeros(7))
     np.save("last.npy", np.moveaxis(logits, 0, -1))

@@ -294,3 +294,15 @@ def test_one_lattice_a_kernel_and_item(monkeypatch):
     logits, levels = example(2)
     monai_module.CRF(iterations=7)(logits.requires_grad_(), levels).sum().backward()
     assert len(built) == 2 * 2
+
+
+def test_one_channel_is_the_foreground_of_two_classes():
+    torch.manual_seed(3)
+    logits, image = torch.randn(2, 1, 6, 7), 100 * torch.rand(2, 3, 6, 7)
+    both = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    matrix = torch.tensor([[1.0, 0.2], [0.4, 0.7]])
+    for compatibility in (None, matrix):
+        crf = CRF(iterations=3, compatibility_matrix=compatibility)
+        torch.testing.assert_close(crf(logits, image), crf(both, image)[:, 1:], rtol=0, atol=1e-6)
+    with raises_saying(ValueError, "(1, 1)", "(2, 2)"):
+        CRF(compatibility_matrix=torch.zeros(1, 1))(logits, image)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from crfrnn.cli import main
-from crfrnn.files import read_array, read_labels, read_photo
+from crfrnn.files import read_array, read_labels, read_photo, read_picture, stem_of, suffix_of
 from errors import raises_saying
 
 
@@ -45,6 +45,23 @@ def test_photos_are_read_as_stored(tmp_path: Path, rng):
     orientation[0x112] = 6
     Image.fromarray(photo).save(tmp_path / "photo.jpg", exif=orientation)
     assert read_photo(tmp_path / "photo.jpg").shape == (8, 10, 3)
+
+
+def test_pictures_keep_more_than_8_bits(tmp_path: Path, rng):
+    deep = rng.integers(0, 60000, (8, 10), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "deep.png"), deep)
+    with raises_saying(ValueError, "deep.png has more than 8 bits"):
+        read_photo(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "stem"),
+    [("a.b.NII.GZ", ".nii.gz", "a.b"), ("a.nii", ".nii", "a"), ("a.b.Tif", ".tif", "a.b"), ("a", "", "a")],
+)
+def test_suffixes(name, suffix, stem):
+    assert suffix_of(Path("folder.x") / name) == suffix
+    assert stem_of(Path("folder.x") / name) == stem
 
 
 def test_transparency_is_dropped(tmp_path: Path, rng):

@@ -225,3 +225,9 @@ def test_a_missing_extra_is_named():
     assert process.returncode == 1
     assert "crfrnn.models needs torch" in process.stderr
     assert "pip install 'crfrnn[models]'" in process.stderr
+
+
+def test_the_exact_filter_is_kept(tmp_path):
+    saved = Segmenter(FcnLite(5), CrfRnn(5, filter="exact"))
+    save_model(tmp_path / "model.safetensors", saved, class_set(5))
+    assert load_model(tmp_path / "model.safetensors").segmenter.crf.filter == "exact"

@@ -61,16 +61,26 @@ def test_torch_of_the_readme() -> None:
     assert names["crf"].compatibility_matrix.grad.abs().sum() > 0
 
 
-def test_commands_of_the_readme(readme_files: Path) -> None:
-    assert len(COMMANDS) == 8
+def test_commands_of_the_readme(readme_files: Path, rng: np.random.Generator) -> None:
+    nibabel, tifffile = (
+        pytest.importorskip(name, reason="needs the volumes extra") for name in ("nibabel", "tifffile")
+    )
+    for name, values in (("labels", rng.integers(0, 2, (6, 5, 4))), ("scan", rng.integers(0, 256, (6, 5, 4)))):
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.uint8), np.diag([1, 1, 2, 1])), f"{name}.nii.gz")
+    np.save("huge.npy", np.load("scores.npy"))
+    tifffile.imwrite("huge.tif", np.asarray(Image.open("photo.jpg")))
+    crfrnn.save_parameters(Path("parameters.json"), crfrnn.CRFParameters(iterations=3))
+    assert len(COMMANDS) == 12
     for command in COMMANDS:
         arguments = shlex.split(command, comments=True)[1:]
-        if arguments[0] in ("refine", "info"):
+        if arguments[0] in ("refine", "info", "accuracy"):
             assert main(arguments) == 0
         else:  # minutes and larger data: that they are understood must do
             assert command_parser().parse_args(arguments).command == arguments[0]
     assert {"labels.png", "overlay.jpg"} <= {path.name for path in readme_files.iterdir()}
     assert (readme_files / "refined" / "a.npz").exists()
+    assert nibabel.load("refined.nii.gz").shape == (6, 5, 4)
+    assert tifffile.imread("labels.tif").shape == (20, 30)
 
 
 def test_files_that_the_documents_name_exist() -> None:

@@ -45,7 +45,10 @@ def test_refine_takes_any_array(data, shape, classes, channels, score_dtype, ima
     assert plain.shape == scores.shape
     assert plain.dtype == (np.float64 if score_dtype == np.float64 else np.float32)
     assert (plain >= 0).all()
-    np.testing.assert_allclose(plain.sum(axis=0), 1, atol=1e-5)
+    if classes == 1:  # of the foreground
+        assert (plain <= 1).all()
+    else:
+        np.testing.assert_allclose(plain.sum(axis=0), 1, atol=1e-5)
     given_scores, given_image = data.draw(views(scores)), data.draw(views(image))
     np.testing.assert_array_equal(refine(given_scores, given_image, parameters), plain)
     np.testing.assert_array_equal(given_scores, scores)
@@ -93,7 +96,7 @@ def test_filter_of_any_points_is_positive_and_finite(features):
     assert (norm <= 2 * len(features)).all()
 
 
-@given(shapes, st.integers(1, 5), st.floats(0, 255), seeds)
+@given(shapes, st.integers(2, 5), st.floats(0, 255), seeds)
 def test_constant_images_smooth_like_the_spatial_position_alone(shape, classes, level, seed):
     """Colour that is the same everywhere cannot matter, whatever it is."""
     scores = np.random.default_rng(seed).normal(size=(classes, *shape))
@@ -106,12 +109,17 @@ def test_constant_images_smooth_like_the_spatial_position_alone(shape, classes, 
 
 @given(shapes, seeds)
 def test_one_class_is_certain(shape, seed):
+    """Of labels, and of the mean field itself; scores of one channel are those of two classes for `refine`."""
     rng = np.random.default_rng(seed)
-    result = refine(rng.normal(size=(1, *shape)), rng.random((*shape, 3)))
+    image = rng.random((*shape, 3))
+    result = refine(np.zeros(shape, np.uint8), image, input="labels", num_classes=1)
+    np.testing.assert_array_equal(result, np.ones((1, *shape)))
+    terms = [PairwiseTerm(GridGaussian(shape, 1.5, dtype=np.float64), 2.0)]
+    result = mean_field(rng.normal(size=(1, *shape)), terms, return_probabilities=True)
     np.testing.assert_array_equal(result, np.ones((1, *shape)))
 
 
-@given(st.integers(1, 3), st.integers(1, 8), seeds)
+@given(st.integers(1, 3), st.integers(2, 8), seeds)
 def test_one_pixel_only_hears_itself(axes, classes, seed):
     """With one pixel the normalised filters are the identity: a = U + (w_s + w_b) softmax(a), step by step."""
     rng = np.random.default_rng(seed)

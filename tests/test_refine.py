@@ -193,3 +193,31 @@ def test_real_photo_against_the_exact_filter(voc_photo, name):
     moved = 0.5 * np.abs(result.reshape(21, -1) - reference.softmax(exact)).sum(axis=0)
     assert moved.mean() < 0.035
     assert (result.argmax(axis=0) != small.argmax(axis=0)).mean() > 0.05
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [2, 7, 21, 300])
+@pytest.mark.parametrize("options", [{}, {"class_threshold": 0.2, "damping": 0.1}, {"iterations": 0}])
+def test_labels_are_the_likeliest_classes(rng, dtype, classes, options):
+    logits, image = rng.normal(0, 2, (classes, *SHAPE)).astype(dtype), textured(rng, SHAPE)
+    parameters = CRFParameters(theta_alpha=5, theta_beta=30, **options)
+    expected_labels = refine(logits, image, parameters).argmax(axis=0)
+    for scores in (logits, np.moveaxis(np.ascontiguousarray(np.moveaxis(logits, 0, -1)), -1, 0)):
+        labels = refine(scores, image, parameters, return_labels=True)
+        assert labels.dtype == (np.uint8 if classes <= 256 else np.uint16)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_labels_of_other_input(rng):
+    image = textured(rng, SHAPE)
+    probabilities = rng.random((1, *SHAPE))
+    labels = refine(probabilities, image, input="probabilities", return_labels=True)
+    np.testing.assert_array_equal(labels, refine(probabilities, image, input="probabilities")[0] > 0.5)
+    given = rng.integers(0, 3, SHAPE)
+    labels = refine(given, image, input="labels", return_labels=True)
+    np.testing.assert_array_equal(labels, refine(given, image, input="labels").argmax(axis=0))
+
+
+def test_of_classes_alike_the_first_is_the_label(rng):
+    logits = np.repeat(rng.normal(size=(1, *SHAPE)), 3, axis=0)
+    assert not refine(logits, textured(rng, SHAPE), return_labels=True).any()

@@ -155,6 +155,16 @@ def test_sizes_are_checked(model, photo):
         segment(photo, model, longest_side=0)
 
 
+@pytest.mark.parametrize("crf", [True, False])
+def test_one_channel_is_refused(photo, crf):
+    network = torch.nn.Conv2d(3, 1, 1)
+    one = Model(
+        Segmenter(network, CrfRnn(1, 1, theta_alpha=4.3, theta_beta=400.0)).eval(), named_classes(("spot",)), {}
+    )
+    with raises_saying(ValueError, "one channel", "log-odds", "sigmoid", "two channels"):
+        segment(photo, one, crf=crf)
+
+
 # Files.
 
 

@@ -15,7 +15,7 @@ from crfrnn.torch import CrfRnn, gaussian_filter, ops, tape  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", 0, 2, 0.1, None)
+NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None)
 
 
 @pytest.fixture

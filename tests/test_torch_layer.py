@@ -346,7 +346,9 @@ def test_options_that_do_not_fit_the_image_are_named():
         CrfRnn(4, theta_beta=(1.0, 2.0))(*GOOD)
     with pytest.raises(ValueError, match=r"bilateral_weight has shape \(3,\).* 4 classes"):
         mean_field(*GOOD, bilateral_weight=torch.ones(3))
-    with pytest.raises(TypeError, match="parameters must be CRFParameters or the name of a preset, got dict"):
+    with pytest.raises(
+        TypeError, match="parameters must be CRFParameters, the name of a preset or a parameters file, got dict"
+    ):
         mean_field(*GOOD, parameters={})
     with pytest.raises(ValueError, match="class_threshold is not available"):
         mean_field(*GOOD, parameters=CRFParameters(class_threshold=0.01))
@@ -358,7 +360,7 @@ def test_another_device_is_named():
     class Elsewhere(torch.Tensor):
         device = torch.device("cuda:0")
 
-    with pytest.raises(ValueError, match=r"image is on cuda:0; crfrnn.torch runs on the CPU: call \.cpu\(\)"):
+    with pytest.raises(ValueError, match="image is on cuda:0, but logits are on cpu; move all"):
         CrfRnn(4)(GOOD[0], GOOD[1].as_subclass(Elsewhere))
 
 

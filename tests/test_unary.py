@@ -88,7 +88,7 @@ def test_bad_labels(labels, classes, options, error, facts):
         ([[0.5, np.nan], [0.5, 0.1]], {}, ["probabilities", "1 NaN", "4 values", "[0, 1]"]),
         ([0.5, 0.5], {}, ["probabilities", "(2,)", "(classes, height, width)"]),
         (np.zeros((2, 0)), {}, ["probabilities", "(2, 0)", "empty"]),
-        ([[0.3, 0.4]], {}, ["one channel", "np.stack([1 - p, p])"]),
+        ([[0.3, 1.4]], {}, ["probabilities", "0.3 to 1.4", "outside 0 to 1"]),
         ([[0.5], [0.5]], {"scale": 0.0}, ["scale=0.0", "above 0"]),
         ([[0.5], [0.5]], {"scale": 1.1}, ["scale=1.1", "at most 1"]),
         ([[0.5], [0.5]], {"floor": 0.0}, ["floor=0.0", "above 0"]),

@@ -20,7 +20,9 @@ except ImportError as error:
         f"all it needs); an installed package was built for another Python or system: reinstall it. ({error})"
     ) from error
 
+from crfrnn.contrast import contrast_theta_beta
 from crfrnn.energy import energy, kl_divergence, mean_field_trace
+from crfrnn.exact import ExactGaussian
 from crfrnn.features import bilateral_features, spatial_features
 from crfrnn.grid import GridGaussian
 from crfrnn.lattice import PermutohedralLattice
@@ -31,22 +33,27 @@ from crfrnn.meanfield import (
     mean_field_with_marginals,
 )
 from crfrnn.pairwise import PairwiseTerm, pairwise_terms
+from crfrnn.parameter_files import load_parameters, save_parameters
 from crfrnn.parameters import PRESETS, CRFParameters, preset
 from crfrnn.refine import refine
 from crfrnn.threads import default_threads
+from crfrnn.tiles import refine_tiled
 from crfrnn.unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
     "PRESETS",
     "CRFParameters",
+    "ExactGaussian",
     "GridGaussian",
     "MeanFieldGradients",
     "PairwiseTerm",
     "PermutohedralLattice",
     "bilateral_features",
+    "contrast_theta_beta",
     "default_threads",
     "energy",
     "kl_divergence",
+    "load_parameters",
     "mean_field",
     "mean_field_trace",
     "mean_field_vjp",
@@ -55,7 +62,9 @@ __all__ = [
     "pairwise_terms",
     "preset",
     "refine",
+    "refine_tiled",
     "release_memory",
+    "save_parameters",
     "spatial_features",
     "unary_from_labels",
     "unary_from_probabilities",

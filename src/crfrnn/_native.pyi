@@ -47,6 +47,12 @@ class GridGaussian32(Kernel32):
 class GridGaussian64(Kernel64):
     def __init__(self, shape: Sequence[int], sigmas: Sequence[float]) -> None: ...
 
+class ExactGaussian32(Kernel32):
+    def __init__(self, features: F32) -> None: ...
+
+class ExactGaussian64(Kernel64):
+    def __init__(self, features: F64) -> None: ...
+
 def mean_field32(
     unary: F32,
     kernels: Sequence[Kernel32],
@@ -73,6 +79,17 @@ def mean_field64(
     return_probabilities: bool,
     threads: int,
 ) -> tuple[F64, F64]: ...
+def mean_field_labels32(
+    unary: F32,
+    kernels: Sequence[Kernel32],
+    pre: Sequence[F32 | None],
+    post: Sequence[F32 | None],
+    couplings: Sequence[F32],
+    iterations: int,
+    damping: float,
+    class_threshold: float,
+    threads: int,
+) -> NDArray[np.int32]: ...
 def mean_field_vjp32(
     cotangent: F32,
     marginals: F32,
@@ -83,6 +100,17 @@ def mean_field_vjp32(
     damping: float,
     threads: int,
 ) -> tuple[F32, list[F32]]: ...
+def mean_field_labels64(
+    unary: F64,
+    kernels: Sequence[Kernel64],
+    pre: Sequence[F64 | None],
+    post: Sequence[F64 | None],
+    couplings: Sequence[F64],
+    iterations: int,
+    damping: float,
+    class_threshold: float,
+    threads: int,
+) -> NDArray[np.int32]: ...
 def mean_field_vjp64(
     cotangent: F64,
     marginals: F64,

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import check_finite, points_first
 from crfrnn.coupling import simplest
+from crfrnn.exact import ExactGaussian
 from crfrnn.lattice import PermutohedralLattice
 from crfrnn.meanfield import run, run_vjp
 from crfrnn.pairwise import PairwiseTerm, pairwise_terms
-from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel
+from crfrnn.parameters import CRFParameters, Filter, Normalization, SpatialKernel
 from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
@@ -32,6 +33,7 @@ class Settings(NamedTuple):
     theta_gamma: Sequence[float]
     normalization: Normalization
     spatial: SpatialKernel
+    filter: Filter
     neighbour_rounds: int
     iterations: int
     damping: float
@@ -127,6 +129,18 @@ def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, thre
     return _stacked(_each_image(len(values), threads, one), values.shape)
 
 
+def exact_filtered(values: Array, features: Array, threads: int | None) -> Array:
+    """Values (B, C, N) under the exact kernel of features (B, d, N), not normalised."""
+    result = np.empty(values.shape, values.dtype)
+
+    def one(index: int, threads: int) -> None:
+        kernel = ExactGaussian(features[index].T)
+        result[index] = kernel._native.filter(np.ascontiguousarray(values[index].T), False, threads).T
+
+    _each_image(len(values), threads, one)
+    return result
+
+
 def _normalised(term: PairwiseTerm, rows: Array, transpose: bool, threads: int) -> Array:
     """`term.filter` without its check: gradients that are not finite go on as they do elsewhere in torch."""
     kernel: Any = term.kernel
@@ -148,6 +162,7 @@ def _parameters(
     theta_gamma: tuple[float, ...],
     normalization: Normalization,
     spatial: SpatialKernel,
+    filter: Filter,
     neighbour_rounds: int,
     iterations: int,
     damping: float,
@@ -159,6 +174,7 @@ def _parameters(
         normalization=normalization,
         iterations=iterations,
         spatial=spatial,
+        filter=filter,
         damping=damping,
         neighbour_rounds=neighbour_rounds,
     )

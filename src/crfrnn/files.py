@@ -18,19 +18,50 @@ from PIL import Image
 from crfrnn.palette import NUM_COLOURS, voc_palette
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+TIFF_SUFFIXES = (".tif", ".tiff")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ARRAY_SUFFIXES = (".npy", ".npz")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG_QUALITY = 90
+BITS_PER_SAMPLE = 258
+"""The TIFF tag."""
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a file name in small letters, ".nii.gz" as one."""
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """The file name without `suffix_of`."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
     """An 8-bit photo as RGB (H, W, 3), grey and palette images included; pixels in the order the file stores them."""
     photo = _decoded(path)
-    if photo.mode == "F" or photo.mode.startswith("I"):
+    if _is_deep(photo):
         raise ValueError(
             f"{path} has more than 8 bits per pixel value; colour deviations are in levels 0-255: convert it"
         )
     return np.asarray(photo.convert("RGB"))
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """What `read_photo` reads, and grey images of more than 8 bits as (H, W) in their own levels."""
+    photo = _decoded(path)
+    return np.asarray(photo if _is_deep(photo) else photo.convert("RGB"))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether Pillow reads all of a TIFF: a page of integers in channels that it knows, colours of 8 bits at most."""
+    try:
+        with Image.open(path) as image:
+            bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
+            whole = getattr(image, "n_frames", 1) == 1 and image.mode != "F"
+            return whole and (len(bits) == 1 or max(bits) <= 8)
+    except Exception:  # as in _decoded
+        return False
 
 
 def read_labels(path: Path) -> NDArray[np.integer]:
@@ -46,11 +77,18 @@ def read_labels(path: Path) -> NDArray[np.integer]:
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def read_array(path: Path, name: str | None = None) -> NDArray[Any]:
-    """The array of an .npy file, or of an .npz file the one called `name`, the first without a name."""
+def read_array(path: Path, name: str | None = None, mapped: bool = False) -> NDArray[Any]:
+    """The array of an .npy file, or of an .npz file the one called `name`, the first without a name.
+
+    Args:
+        mapped: Leave that of an .npy file on disk, as a memory map.
+    """
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     try:
+        if mapped and path.suffix.lower() == ".npy":
+            mapping: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return mapping
         with path.open("rb") as handle:
             content = np.load(handle, allow_pickle=False)
             if isinstance(content, np.ndarray):
@@ -74,7 +112,7 @@ def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.ui
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
     with replacing(path) as handle:
-        image.save(handle, format="PNG", optimize=True)
+        image.save(handle, format="PNG")
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
@@ -106,13 +144,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as handle:
+            with part.open("w+b") as handle:
                 yield handle
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_deep(photo: Image.Image) -> bool:
+    return photo.mode == "F" or photo.mode.startswith("I")
 
 
 def _decoded(path: Path) -> Image.Image:

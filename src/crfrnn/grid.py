@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from crfrnn import _native
-from crfrnn.arrays import Array, float_array, float_dtype, mask_array, num_points, point_array, spatial_shape
-from crfrnn.threads import thread_count
+from crfrnn.arrays import Array, float_array, float_dtype, num_points, spatial_shape
+from crfrnn.kernel import NativeKernel
 
 MAX_AXES = 4
+CUTOFF = 4  # in σ, as native/gaussian.cpp has it
 
 
-class GridGaussian:
+class GridGaussian(NativeKernel):
     """Gaussian kernel exp(-½ Σ_axis (Δ/σ)²) on a grid, one axis after the other (docs/algorithm.md, eq. 10).
 
     It is cut at ±⌈4σ⌉, which leaves out 6e-5 of an axis's mass, and sees nothing beyond the border of the grid. Like a
@@ -48,20 +49,6 @@ class GridGaussian:
         build: Any = _native.GridGaussian64 if self.dtype == np.float64 else _native.GridGaussian32
         self._native: Any = build(self.shape, self.sigma)
 
-    def filter(self, values: ArrayLike, transpose: bool = False, threads: int | None = None) -> Array:
-        """Σ_j k(i, j) v_j at every point i, points in raster order.
-
-        Args:
-            values: (N,) or (N, channels).
-            transpose: The kernel is symmetric: this changes rounding at most.
-        Returns: An array of the shape of values, of the kernel's dtype.
-        """
-        given = point_array(values, "values", self.num_points, self.dtype)
-        filtered: Array = self._native.filter(
-            given.reshape(self.num_points, -1), transpose, thread_count(self._threads if threads is None else threads)
-        )
-        return filtered.reshape(given.shape)
-
     def norm(self, mask: ArrayLike | None = None, threads: int | None = None) -> Array:
         """Σ_j k(i, j) m_j at every point i, (N,).
 
@@ -70,7 +57,7 @@ class GridGaussian:
                 the product of the sums.
         """
         if mask is not None:
-            return self.filter(mask_array(mask, (self.num_points,)), threads=threads)
+            return super().norm(mask, threads)
         norm: Array = np.ones((), self.dtype)
         for length, sigma in zip(self.shape, self.sigma, strict=True):
             axis = GridGaussian((length,), sigma, self.dtype)

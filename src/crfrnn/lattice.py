@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import _native
-from crfrnn.arrays import Array, check_finite, float_array, mask_array, point_array
+from crfrnn.arrays import Array, check_finite, float_array
+from crfrnn.kernel import NativeKernel
 from crfrnn.memory import lattice_bytes, require_memory
 from crfrnn.parameters import MOST_NEIGHBOUR_ROUNDS, whole_number
 from crfrnn.threads import thread_count
@@ -14,7 +15,7 @@ from crfrnn.threads import thread_count
 MAX_FEATURES = 16
 
 
-class PermutohedralLattice:
+class PermutohedralLattice(NativeKernel):
     """Approximate Gaussian kernel exp(-½ |f_i - f_j|²) between points with given features (docs/algorithm.md, eq. 9).
 
     Built once, it filters any values at these points, as often as needed. The filter is not normalised: divide by
@@ -83,29 +84,6 @@ class PermutohedralLattice:
         """(d+1, M, 2) ids of each vertex's previous and next one along each direction; -1 where there is none."""
         neighbours: NDArray[np.int32] = self._native.neighbours()
         return neighbours
-
-    def filter(self, values: ArrayLike, transpose: bool = False, threads: int | None = None) -> Array:
-        """Σ_j k(f_i, f_j) v_j at every point i.
-
-        Args:
-            values: (N,) or (N, channels).
-            transpose: Apply the exact transpose of the filter. A lattice is not quite symmetric.
-        Returns: An array of the shape of values, of the lattice's dtype.
-        """
-        given = point_array(values, "values", self.num_points, self.dtype)
-        filtered: Array = self._native.filter(
-            given.reshape(self.num_points, -1), transpose, thread_count(self._threads if threads is None else threads)
-        )
-        return filtered.reshape(given.shape)
-
-    def norm(self, mask: ArrayLike | None = None, threads: int | None = None) -> Array:
-        """Σ_j k(f_i, f_j) m_j at every point i, (N,).
-
-        Args:
-            mask: (N,) weights m ≥ 0; None is 1 everywhere.
-        """
-        weights = np.ones(self.num_points) if mask is None else mask_array(mask, (self.num_points,))
-        return self.filter(weights, threads=threads)
 
 
 def _batch_ids(batch: ArrayLike, num_points: int) -> NDArray[np.int32]:

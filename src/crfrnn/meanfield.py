@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn import _native
 from crfrnn.arrays import Array, float_array, num_points, score_array
 from crfrnn.coupling import compatibility_gradient, couple, simplest, weight_gradient
-from crfrnn.grid import GridGaussian
-from crfrnn.lattice import PermutohedralLattice
+from crfrnn.kernel import NativeKernel
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.pairwise import PairwiseTerm, checked_couplings, precision
-from crfrnn.parameters import proper_fraction, whole_number
+from crfrnn.parameters import CRFParameters, proper_fraction, whole_number
 from crfrnn.threads import thread_count
 
 
@@ -48,7 +47,9 @@ def mean_field(
     """Approximate marginals of a dense CRF by mean-field iteration, as logits or probabilities.
 
     Args:
-        unary: Class scores (C, *spatial) or (C, N), higher is likelier (logits, not energies).
+        unary: Class scores (C, *spatial) or (C, N), higher is likelier (logits, not energies). One class has
+            probability 1 everywhere: log-odds z of two classes are np.concatenate([np.zeros_like(z), z]) here, as
+            `refine` does it.
         pairwise: Kernels over the same points, with their weights.
         iterations: T; 0 returns the unary.
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
@@ -178,6 +179,26 @@ def solve(
     return result.reshape(unary.shape)
 
 
+def solve_labels(
+    unary: Array, pairwise: Sequence[PairwiseTerm], parameters: CRFParameters, threads: int | None
+) -> NDArray[np.int32]:
+    """The likeliest class of each pixel after `solve`, (*spatial,); of several the first."""
+    couplings = [simplest(matrix) for matrix in checked_couplings(unary.shape, pairwise, parameters.compatibility)[0]]
+    scores, numbers = (
+        unary.reshape(len(unary), -1),
+        (parameters.iterations, parameters.damping, parameters.class_threshold),
+    )
+    if _all_native(pairwise):
+        _require_memory(scores)
+        fused: Callable[..., NDArray[np.int32]] = (
+            _native.mean_field_labels64 if unary.dtype == np.float64 else _native.mean_field_labels32
+        )
+        labels = fused(scores, *_native_terms(pairwise, couplings, unary.dtype), *numbers, thread_count(threads))
+    else:
+        labels = _loop(scores, pairwise, couplings, *numbers, False)[0].argmax(axis=0).astype(np.int32)
+    return labels.reshape(unary.shape[1:])
+
+
 def softmax(logits: Array, axis: int) -> Array:
     """Softmax over the axis of the classes."""
     exponentials: Array = np.exp(logits - logits.max(axis=axis, keepdims=True))
@@ -205,11 +226,7 @@ def run(
         keep_marginals: Not together with a class_threshold.
     Returns: (C, N) in the order of the unary, and marginals (T, N, P) padded to P channels, T = 0 unless they are kept.
     """
-    classes, points = unary.shape
-    require_memory(
-        mean_field_bytes(points, classes, unary.itemsize, iterations if keep_marginals else 0),
-        f"a mean field of {points} points and {classes} classes",
-    )
+    _require_memory(unary, iterations if keep_marginals else 0)
     if not _all_native(pairwise):
         result, marginals = _loop(unary, pairwise, couplings, iterations, damping, class_threshold, keep_marginals)
         return (softmax(result, axis=0) if return_probabilities else result), marginals
@@ -258,6 +275,14 @@ def message(q: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDAr
     for term, matrix in zip(pairwise, couplings, strict=True):
         total += couple(term.filter(q), matrix)
     return total
+
+
+def _require_memory(unary: Array, kept_iterations: int = 0) -> None:
+    classes, points = unary.shape
+    require_memory(
+        mean_field_bytes(points, classes, unary.itemsize, kept_iterations),
+        f"a mean field of {points} points and {classes} classes",
+    )
 
 
 def _loop(
@@ -317,7 +342,7 @@ def _loop_vjp(
 
 
 def _all_native(pairwise: Sequence[PairwiseTerm]) -> bool:
-    return all(isinstance(term.kernel, PermutohedralLattice | GridGaussian) for term in pairwise)
+    return all(isinstance(term.kernel, NativeKernel) for term in pairwise)
 
 
 def _native_terms(

@@ -27,10 +27,32 @@ def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_r
     return num_points * (num_features + 1) * (12 + itemsize) * (1 + 8 * neighbour_rounds)
 
 
+def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
+    """About what an exact kernel takes: the features once more, their boxes and two ids for every point."""
+    return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
+
+
 def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0) -> int:
     """About what a mean field takes over its inputs: marginals, messages, lattice values, result and what is kept."""
     padded = -(-num_classes // 8) * 8
     return num_points * padded * itemsize * (6 + kept_iterations)
+
+
+def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int) -> int:
+    """About what refining a tile takes, its part of scores and image included.
+
+    A lattice is taken to have two vertices for every pixel, as many as the roughest photos have; noise has up to
+    d + 1.
+    """
+    padded = -(-num_classes // 8) * 8
+    vertices = 2 * num_points * (2 * padded * itemsize + 20)
+    inputs = num_points * (2 * num_classes + 2 * num_features) * itemsize
+    return (
+        lattice_bytes(num_points, num_features, itemsize)
+        + mean_field_bytes(num_points, num_classes, itemsize)
+        + vertices
+        + inputs
+    )
 
 
 def _system_memory() -> int | None:

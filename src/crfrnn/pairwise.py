@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -20,8 +21,10 @@ from crfrnn.arrays import (
     spatial_shape,
 )
 from crfrnn.coupling import Matrix, coupling
+from crfrnn.exact import ExactGaussian
 from crfrnn.features import bilateral_features, spatial_features
 from crfrnn.grid import GridGaussian
+from crfrnn.kernel import NativeKernel
 from crfrnn.lattice import MAX_FEATURES, PermutohedralLattice
 from crfrnn.parameters import CRFParameters, Normalization, chosen, one_of, per_axis
 
@@ -90,7 +93,7 @@ class PairwiseTerm:
         sent = point_array(values, "values", self.kernel.num_points, dtype)
         before, after = (self.post, self.pre) if transpose else (self.pre, self.post)
         sent = _scaled(sent, before)
-        if isinstance(self.kernel, PermutohedralLattice | GridGaussian):
+        if isinstance(self.kernel, NativeKernel):
             received = self.kernel.filter(sent, transpose, threads)
         else:
             received = self.kernel.filter(sent, transpose)
@@ -114,10 +117,12 @@ class PairwiseTerm:
 
 def pairwise_terms(
     image: ArrayLike | None,
-    parameters: CRFParameters | str,
+    parameters: CRFParameters | str | Path,
     *,
     shape: Sequence[int] | None = None,
     mask: ArrayLike | None = None,
+    spacing: float | Sequence[float] | None = None,
+    origin: Sequence[int] | None = None,
     threads: int | None = None,
     dtype: DTypeLike | None = None,
 ) -> list[PairwiseTerm]:
@@ -125,15 +130,19 @@ def pairwise_terms(
 
     Args:
         image: (*spatial, K), or (*spatial,) if grey. None if `shape` is given and the bilateral weight is 0.
-        parameters: `CRFParameters`, or the name of a preset.
+        parameters: `CRFParameters`, the name of a preset, or a parameters file.
         shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of
             one or two axes for grey and the last axis for channels otherwise.
         mask: (*spatial,) weights ≥ 0 of the pixels; pixels of weight 0 neither send nor receive.
+        spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
+            then in its unit. None: they are in pixels.
+        origin: Position (x, y[, z]) of the first pixel in a larger image, in pixels; None is 0. A lattice is nailed to
+            the coordinates: only with their origin do parts of an image see the same one.
         threads: Threads of building and filtering; None is `default_threads()`.
         dtype: float32 or float64; None is float64 for a float64 image and float32 for others.
     Raises:
         TypeError: if image or mask do not hold real numbers.
-        ValueError: if shapes or deviations do not fit the image, or it is not finite.
+        ValueError: if shapes, deviations or spacing do not fit the image, or it is not finite.
         MemoryError: if a lattice would not fit into memory.
     """
     parameters = chosen(parameters)
@@ -148,20 +157,28 @@ def pairwise_terms(
     if dtype is None:
         dtype = np.float64 if image is not None and channels.dtype == np.float64 else np.float32
     weights = None if mask is None else mask_array(mask, grid)
+    if spacing is not None:
+        parameters = parameters.in_pixels(spacing, len(grid))
 
+    kernel: NativeKernel
     terms = []
     if np.any(parameters.spatial_weight):
-        kernel = _spatial_kernel(grid, parameters, threads, dtype)
+        kernel = _spatial_kernel(grid, parameters, origin, threads, dtype)
         terms.append(PairwiseTerm(kernel, parameters.spatial_weight, parameters.normalization, weights))
     if np.any(parameters.bilateral_weight):
-        if len(grid) + channels.shape[-1] > MAX_FEATURES:
+        if parameters.filter == "lattice" and len(grid) + channels.shape[-1] > MAX_FEATURES:
             raise ValueError(
                 f"image has {channels.shape[-1]} channels; with {len(grid)} coordinates that makes "
                 f"{len(grid) + channels.shape[-1]} features, and a lattice takes at most {MAX_FEATURES}: "
-                "reduce the channels, for example by PCA"
+                "reduce the channels, for example by PCA, or take filter='exact'"
             )
-        features = bilateral_features(channels, parameters.theta_alpha, parameters.theta_beta, shape=grid, dtype=dtype)
-        kernel = PermutohedralLattice(features, neighbour_rounds=parameters.neighbour_rounds, threads=threads)
+        features = bilateral_features(
+            channels, parameters.theta_alpha, parameters.theta_beta, shape=grid, origin=origin, dtype=dtype
+        )
+        if parameters.filter == "exact":
+            kernel = ExactGaussian(features, threads=threads)
+        else:
+            kernel = PermutohedralLattice(features, neighbour_rounds=parameters.neighbour_rounds, threads=threads)
         terms.append(PairwiseTerm(kernel, parameters.bilateral_weight, parameters.normalization, weights))
     return terms
 
@@ -173,7 +190,7 @@ def precision(pairwise: Sequence[PairwiseTerm]) -> np.dtype[Any] | None:
     for index, term in enumerate(pairwise):
         if not isinstance(term, PairwiseTerm):
             raise TypeError(f"pairwise[{index}] is a {type(term).__name__}; expected PairwiseTerm(kernel, weight)")
-    dtypes = {term.kernel.dtype for term in pairwise if isinstance(term.kernel, PermutohedralLattice | GridGaussian)}
+    dtypes = {term.kernel.dtype for term in pairwise if isinstance(term.kernel, NativeKernel)}
     if len(dtypes) > 1:
         raise ValueError("pairwise mixes float32 and float64 kernels; build all of them in one precision")
     return next(iter(dtypes), None)
@@ -197,10 +214,10 @@ def checked_couplings(
 
 
 def _spatial_kernel(
-    shape: Shape, parameters: CRFParameters, threads: int | None, dtype: DTypeLike
-) -> GridGaussian | PermutohedralLattice:
+    shape: Shape, parameters: CRFParameters, origin: Sequence[int] | None, threads: int | None, dtype: DTypeLike
+) -> NativeKernel:
     if parameters.spatial == "lattice":
-        features = spatial_features(shape, parameters.theta_gamma, dtype=dtype)
+        features = spatial_features(shape, parameters.theta_gamma, origin=origin, dtype=dtype)
         return PermutohedralLattice(features, neighbour_rounds=parameters.neighbour_rounds, threads=threads)
     sigma = per_axis(parameters.theta_gamma, len(shape), "theta_gamma", "spatial axes")
     return GridGaussian(shape, sigma[::-1], dtype, threads=threads)

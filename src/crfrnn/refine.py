@@ -1,13 +1,15 @@
 """From the scores of a network and the image it saw to refined probabilities, in one call."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, score_array
-from crfrnn.meanfield import solve
-from crfrnn.memory import lattice_bytes, mean_field_bytes, require_memory
+from crfrnn.meanfield import solve, solve_labels
+from crfrnn.memory import exact_bytes, lattice_bytes, mean_field_bytes, require_memory
 from crfrnn.pairwise import pairwise_terms
 from crfrnn.parameters import CRFParameters, chosen, one_of, whole_number
 from crfrnn.threads import thread_count
@@ -19,36 +21,52 @@ Input = Literal["logits", "probabilities", "labels"]
 def refine(
     scores: ArrayLike,
     image: ArrayLike | None,
-    parameters: CRFParameters | str = "crfrnn",
+    parameters: CRFParameters | str | Path = "crfrnn",
     *,
     input: Input = "logits",
     num_classes: int | None = None,
     mask: ArrayLike | None = None,
+    spacing: float | Sequence[float] | None = None,
+    origin: Sequence[int] | None = None,
+    return_labels: bool = False,
+    device: str | None = None,
     threads: int | None = None,
-) -> Array:
+) -> NDArray[Any]:
     """Refine class scores of an image, a volume or a signal with a dense CRF.
 
     Args:
         scores: Logits or probabilities (C, *spatial), or labels (*spatial): 0 to C - 1, where negative ones, and 255
             if it is no class, are unknown. Labels count as right with probability 0.7; for another one refine
-            `unary_from_labels(...)` as logits. Probabilities below 1e-5 are raised to that.
+            `unary_from_labels(...)` as logits. Probabilities below 1e-5 are raised to that. One channel is that of
+            the foreground of two classes: the input of a sigmoid, or its output; what `parameters` hold for classes
+            is then for two, background first.
         image: (*spatial, K) with any number of channels, or (*spatial,) if grey; deviations in `parameters` are in
             its levels, 0-255 in the presets. None if the bilateral weight is 0.
-        parameters: `CRFParameters`, or the name of a preset.
+        parameters: `CRFParameters`, the name of a preset, or a parameters file.
         input: What scores are: "logits", "probabilities" or "labels".
         num_classes: C; needed for labels in which the last class does not occur.
         mask: (*spatial,) weights ≥ 0; pixels of weight 0 are neither changed nor listened to.
+        spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
+            (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
+        origin: Position (x, y[, z]) of the first pixel, if this is a part of a larger image; `refine_tiled` needs it.
+        return_labels: Return the likeliest class of each pixel instead, which is faster.
+        device: A device of torch to compute on, such as "cuda"; None is the native core, for the CPU.
         threads: None is `default_threads()`. The result is the same to the bit for any number.
-    Returns: Probabilities (C, *spatial), summing to 1 over classes; float64 if scores are, float32 otherwise.
+    Returns: Probabilities (C, *spatial), summing to 1 over classes; of one channel, (1, *spatial) those of the
+        foreground. float64 if scores are, float32 otherwise. Or labels (*spatial), uint8 up to 256 classes; of one
+        channel 1 is the foreground.
     Raises:
         TypeError: if an array holds something else than real numbers, or labels are not integers.
-        ValueError: if shapes do not match, values are not finite, or parameters do not fit classes or channels.
+        ValueError: if shapes do not match, values are not finite, parameters do not fit classes or channels, or the
+            device is not there.
         MemoryError: if there is not enough memory.
     """
     parameters = chosen(parameters)
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
-    unary = _unary(scores, input, num_classes)
+    given = _unary(scores, input, num_classes)
+    binary = len(given) == 1 and input != "labels"
+    unary = np.concatenate([np.zeros_like(given), given]) if binary else given
     classes, *spatial = unary.shape
     for name in ("spatial_weight", "bilateral_weight", "compatibility"):
         if getattr(parameters, name) is not None:
@@ -56,12 +74,26 @@ def refine(
     shape = tuple(spatial)
     channels = None if image is None else image_array(image, shape, np.shape(scores))
     points, features = unary[0].size, len(shape) + (0 if channels is None else channels.shape[-1])
+    if device is not None:
+        return _refine_on(device, unary, channels, parameters, mask, spacing, origin, binary, return_labels)
+    kernel_bytes = exact_bytes if parameters.filter == "exact" else lattice_bytes
     require_memory(
-        lattice_bytes(points, features, unary.itemsize) + mean_field_bytes(points, classes, unary.itemsize),
+        kernel_bytes(points, features, unary.itemsize) + mean_field_bytes(points, classes, unary.itemsize),
         f"refining {classes} classes on {' × '.join(map(str, shape))} pixels",
     )
-    pairwise = pairwise_terms(channels, parameters, shape=shape, mask=mask, threads=count, dtype=unary.dtype)
-    return solve(
+    pairwise = pairwise_terms(
+        channels,
+        parameters,
+        shape=shape,
+        mask=mask,
+        spacing=spacing,
+        origin=origin,
+        threads=count,
+        dtype=unary.dtype,
+    )
+    if return_labels:
+        return solve_labels(unary, pairwise, parameters, count).astype(label_dtype(classes))
+    probabilities = solve(
         unary,
         pairwise,
         iterations=parameters.iterations,
@@ -71,6 +103,35 @@ def refine(
         return_probabilities=True,
         threads=count,
     )
+    return probabilities[1:] if binary else probabilities
+
+
+def _refine_on(
+    device: str,
+    unary: Array,
+    image: NDArray[Any] | None,
+    parameters: CRFParameters,
+    mask: ArrayLike | None,
+    spacing: float | Sequence[float] | None,
+    origin: Sequence[int] | None,
+    binary: bool,
+    return_labels: bool,
+) -> NDArray[Any]:
+    """`refine` on a device of torch."""
+    if origin is not None and any(origin):
+        raise ValueError(f"origin={tuple(origin)} is for the native core: leave out device={device!r}")
+    from crfrnn.torch.arrays import refine_on
+
+    probabilities = refine_on(device, unary, image, parameters, mask, spacing)
+    if return_labels:
+        labels: NDArray[Any] = probabilities.argmax(axis=0).astype(label_dtype(len(probabilities)))
+        return labels
+    return probabilities[1:] if binary else probabilities
+
+
+def label_dtype(num_classes: int) -> np.dtype[Any]:
+    """The smallest unsigned integers that hold the labels of so many classes; a single channel has two."""
+    return np.min_scalar_type(max(1, num_classes - 1))
 
 
 def _unary(scores: ArrayLike, input: Input, num_classes: int | None) -> Array:
@@ -78,15 +139,15 @@ def _unary(scores: ArrayLike, input: Input, num_classes: int | None) -> Array:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
     if input == "labels":
         labels = label_array(scores)
-        return unary_from_labels(labels, num_classes or _label_count(labels), zero_unsure=False)
+        return unary_from_labels(labels, num_classes or label_count(labels), zero_unsure=False)
     unary = unary_from_probabilities(scores) if input == "probabilities" else score_array(scores, "scores")
     if num_classes not in (None, len(unary)):
         raise ValueError(f"scores have shape {unary.shape}, {len(unary)} classes first, but num_classes={num_classes}")
     return unary
 
 
-def _label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
-    """One more than the largest known label."""
+def label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
+    """One more than the largest known label; a ValueError if none is known, or 255 seems to stand for a class."""
     unknown = unknown_labels(labels, 1)
     known = labels[~unknown]
     if not known.size:

@@ -65,7 +65,7 @@ def segment(
         longest_side: Of the photo that the network sees, in pixels.
     Raises:
         TypeError: if the image is neither 8-bit, 16-bit nor floating point.
-        ValueError: if its shape or its values are none of those above.
+        ValueError: if its shape or its values are none of those above, or the model gives one channel.
         MemoryError: if there is not enough memory.
     """
     photo = rgb_photo(image)
@@ -79,6 +79,11 @@ def segment(
     with torch.inference_mode():
         images = image_batch(seen, chosen.segmenter)
         logits = chosen.segmenter(images) if crf else chosen.segmenter.unary(images)
+        if logits.shape[1] == 1:
+            raise ValueError(
+                "the model gives one channel, the log-odds of a foreground; segment takes models of two classes and "
+                "more: call model.segmenter(images).sigmoid() yourself, or give the network two channels"
+            )
         probabilities: NDArray[np.float32] = torch.softmax(logits[0].float(), dim=0).cpu().numpy()
     return Segmentation(enlarged_labels(probabilities, (height, width)), probabilities, chosen.classes)
 

@@ -69,10 +69,12 @@ def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = Non
     """Logits (C, *spatial) of class probabilities, such as the softmax output of a network.
 
     Args:
-        probabilities: (C, *spatial), at least 0, summing to 1 over classes.
+        probabilities: (C, *spatial), at least 0, summing to 1 over classes; or (1, *spatial), those of the foreground
+            of two classes.
         scale: Trust in the probabilities, above 0 and up to 1: they are mixed with 1 - scale of the uniform
             distribution. None leaves them as they are.
         floor: Smaller probabilities are raised to it, so that log 0 cannot occur.
+    Returns: Of the same shape; of one channel p, the log-odds log p - log(1 - p).
     Raises: ValueError: if these are no probabilities, or scale or floor is out of range.
     """
     if scale is not None and not 0 < scale <= 1:
@@ -81,9 +83,15 @@ def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = Non
         raise ValueError(f"floor={floor} must be above 0 and below 1")
     given = score_array(probabilities, "probabilities")
     _check_probabilities(given)
-    mixed = given if scale is None else scale * given + (1 - scale) / len(given)
+    of_classes = np.concatenate([1 - given, given]) if len(given) == 1 else given
+    mixed = of_classes if scale is None else scale * of_classes + (1 - scale) / len(of_classes)
     logits: Array = np.log(np.maximum(mixed, floor))
-    return logits
+    return logits[1:] - logits[:1] if len(given) == 1 else logits
+
+
+def num_classes_of(channels: int) -> int:
+    """Classes that score maps of so many channels tell apart: one channel is foreground against background."""
+    return max(channels, 2)
 
 
 def _check_probabilities(given: Array) -> None:
@@ -93,8 +101,8 @@ def _check_probabilities(given: Array) -> None:
             f"probabilities range from {lowest:.4g} to {highest:.4g}, outside 0 to 1; scores of a network before its "
             "softmax are logits"
         )
-    if len(given) == 1 and lowest < 1 - SUM_TOLERANCE:
-        raise ValueError("probabilities have one channel p; for two classes give both: np.stack([1 - p, p])")
+    if len(given) == 1:
+        return
     total = given.sum(axis=0)
     error = np.abs(total - 1)
     if error.max() > SUM_TOLERANCE:

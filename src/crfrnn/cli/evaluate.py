@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
 from crfrnn.files import replacing, write_picture
 
 EVALUATE_HELP = """\
@@ -34,8 +35,9 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="CLASSES",
         help="voc, msrc21, camvid, or a text file with one class name on each line; the model's own if not given",
     )
+    add_parameters_file(parser)
     parser.add_argument(
-        "--iterations", type=int, metavar="T", help="mean-field iterations of the CRF; the model's own if not given"
+        "--iterations", type=int, metavar="T", help="mean-field iterations of the CRF; its own if not given"
     )
     parser.add_argument(
         "--edge-radius",
@@ -59,9 +61,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from crfrnn.classes import class_set
     from crfrnn.data import SegmentationData
     from crfrnn.evaluation import contact_sheet, evaluate
-    from crfrnn.models import load_model
 
-    model = load_model(None if options.model == BUILT_IN else Path(options.model))
+    model = chosen_model(None if options.model == BUILT_IN else Path(options.model), options.parameters)
     classes = model.classes if options.classes is None else class_set(options.classes)
     if classes.num_classes != model.classes.num_classes:
         raise ValueError(

@@ -9,22 +9,30 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import crfrnn
+from crfrnn.cli.accuracy import add_accuracy
 from crfrnn.cli.convert import add_convert
 from crfrnn.cli.evaluate import add_evaluate
+from crfrnn.cli.folder import refine_folder
 from crfrnn.cli.info import info_lines
-from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.refine import FORMAT_SUFFIXES, Refinement, UsageError, refine_file, refine_folder
+from crfrnn.cli.outputs import FORMAT_SUFFIXES
+from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters, is_contrast
+from crfrnn.cli.refine import Refinement, Tiling, UsageError, byte_count, distances, refine_file
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
+from crfrnn.cli.tune import add_tune
 from crfrnn.demo import run_demo
 
 REFINE_HELP = """\
-Refine class scores with the photo they belong to.
+Refine class scores with the photo or the volume they belong to.
 
-SCORES is an .npy or .npz file of class scores (C, H, W), or a label image of class ids. Scores smaller than the photo
-are stretched over the whole of it, bilinearly. IMAGE is the photo, its pixels as stored: an EXIF orientation is not
-applied. Two folders instead of two files: scores and photos
-with the same name belong together, results go to the folder OUT, and what is already there is not done again.
+SCORES is an .npy or .npz file of class scores (C, H, W) or (C, D, H, W), of which a single one is that of the
+foreground; or a label image of class ids; or a NIfTI file of labels, of the scores of the foreground, or of scores
+(X, Y, Z, C). Scores smaller than a photo are stretched over the whole of it, bilinearly. IMAGE is the photo, its pixels
+as stored: an EXIF orientation is not applied; or a NIfTI volume; or a TIFF of many pages, many channels or more than 8
+bits; or an .npy file (H, W, K). Two folders instead of two files: scores and images with the same name belong
+together, results go to the folder OUT, and what is already there is not done again.
+
+In a NIfTI file voxels have a size, and θ_α and θ_γ are in MILLIMETRES, not in pixels.
 """
 
 
@@ -61,32 +69,58 @@ def command_parser() -> argparse.ArgumentParser:
         description=REFINE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    refine.add_argument("scores", type=Path, metavar="SCORES", help="scores, a label image, or a folder of them")
-    refine.add_argument("image", type=Path, metavar="IMAGE", help="the photo, or a folder of photos")
+    refine.add_argument("scores", type=Path, metavar="SCORES", help="scores, labels, or a folder of them")
+    refine.add_argument("image", type=Path, metavar="IMAGE", help="the photo or volume, or a folder of them")
     refine.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="file or folder to write")
     refine.add_argument(
         "--format",
         choices=tuple(FORMAT_SUFFIXES),
-        help="labels: indexed .png with the colours of PASCAL VOC; overlay: the photo tinted by class, .jpg or .png; "
-        "npy, npz: probabilities (C, H, W) as float32. By the name of OUT when not given, labels for folders",
+        help="labels: indexed .png with the colours of PASCAL VOC, .nii.gz with the geometry of the image, .tif or "
+        ".npy; overlay: the photo tinted by class, .jpg or .png; npy, npz: probabilities (C, H, W) as float32; nii: "
+        "probabilities (X, Y, Z, C). By the name of OUT when not given, labels for folders",
     )
     refine.add_argument(
         "--input",
         choices=("logits", "probabilities", "labels"),
-        help="what SCORES are; logits when not given, labels for an image",
+        help="what SCORES are; logits when not given, labels for an image and for volumes of whole numbers",
+    )
+    refine.add_argument(
+        "--square-scores",
+        action="store_true",
+        help="smaller scores cover a square with the photo at its top left, as of networks that see photos padded so",
     )
     refine.add_argument("--array", metavar="NAME", help="the array of an .npz file to use; the first when not given")
     refine.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"
     )
     refine.add_argument("--threads", type=int, metavar="T", help="threads; OMP_NUM_THREADS or all cores when not given")
+    refine.add_argument(
+        "--device", metavar="NAME", help="compute on this device of PyTorch, such as cuda; on the CPU when not given"
+    )
     refine.add_argument("--overwrite", action="store_true", help="in a folder, redo what is already there")
-    add_parameter_options(refine)
+    refine.add_argument(
+        "--spacing",
+        type=distances,
+        metavar="VALUE",
+        help="distance between neighbouring pixels, a number or x,y[,z], instead of what the file says: theta-alpha "
+        "and theta-gamma are in its unit; 1 has them in pixels",
+    )
+    tiling = refine.add_argument_group(
+        "images larger than memory", "With one of these an image is refined tile by tile, from .npy or TIFF to either."
+    )
+    tiling.add_argument("--tile", type=int, metavar="PIXELS", help="most pixels of a tile along each axis")
+    tiling.add_argument("--memory", type=byte_count, metavar="AMOUNT", help="about what to use, such as 4GB")
+    tiling.add_argument(
+        "--overlap", type=int, metavar="PIXELS", help="margin around each tile; 3 theta-alpha when not given"
+    )
+    add_parameter_options(refine, contrast=True)
     refine.set_defaults(run=run_refine, parser=refine)
 
     add_segment(commands)
     add_train(commands)
+    add_tune(commands)
     add_evaluate(commands)
+    add_accuracy(commands)
     add_convert(commands)
 
     info = commands.add_parser("info", help="print versions, compiler, SIMD path and threads")
@@ -104,8 +138,18 @@ def run_refine(options: argparse.Namespace) -> int:
     try:
         if scores.is_dir() != photo.is_dir():
             raise UsageError("SCORES and IMAGE must both be files or both be folders")
+        tiled = (options.tile, options.overlap, options.memory)
         refinement = Refinement(
-            chosen_parameters(options), options.input, options.array, options.num_classes, options.threads
+            chosen_parameters(options),
+            options.input,
+            options.array,
+            options.num_classes,
+            options.threads,
+            options.square_scores,
+            options.device,
+            is_contrast(options.theta_beta),
+            options.spacing,
+            None if tiled == (None, None, None) else Tiling(*tiled),
         )
         if scores.is_dir():
             return refine_folder(refinement, scores, photo, output, options.format, options.overwrite)

@@ -6,20 +6,29 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from crfrnn.cli.refine import UsageError
 from crfrnn.files import read_array
+from crfrnn.parameter_files import load_parameters
 from crfrnn.parameters import PRESETS, CRFParameters, preset
 
-DEFAULT_PRESET = "crfrnn"
+if TYPE_CHECKING:
+    from crfrnn.models import Model
 
+DEFAULT_PRESET = "crfrnn"
+CONTRAST = "contrast"
+"""The θ_β that is to be measured on each image."""
+
+PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
 HELP = {
-    "theta_alpha": "deviation of the bilateral kernel in pixels: a number or x,y",
-    "theta_beta": "deviation of the bilateral kernel in colour levels 0-255: a number or r,g,b",
-    "theta_gamma": "deviation of the spatial kernel in pixels: a number or x,y",
+    "theta_alpha": "deviation of the bilateral kernel in pixels, or in millimetres where voxels have a size: a number "
+    "or x,y[,z]",
+    "theta_beta": "deviation of the bilateral kernel in the image's own levels, 0-255 of a photo: a number or one for "
+    "each channel",
+    "theta_gamma": "deviation of the spatial kernel, like --theta-alpha",
     "spatial_weight": "weight of the spatial kernel: a number, one per class, or an .npy file with a C×C matrix",
     "bilateral_weight": "weight of the bilateral kernel, like --spatial-weight",
     "compatibility": "penalty for classes side by side: a number or one per class for a class beside itself, or an "
@@ -30,35 +39,84 @@ HELP = {
     "damping": "share of the last iteration kept, 0 up to 1",
     "neighbour_rounds": "rounds of extra lattice vertices: nearer to the exact filter, several times slower",
     "class_threshold": "leave out classes as soon as their probability is nowhere at least this",
+    "filter": "how the bilateral kernel is computed: lattice, or exact: seconds to minutes an iteration",
 }
 
 
-def add_parameter_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--preset` and one option for each parameter."""
-    group = parser.add_argument_group("parameters of the CRF", "Each option replaces one value of the preset.")
-    group.add_argument(
+def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = False) -> None:
+    """Add `--preset`, `--parameters` and one option for each parameter.
+
+    Args:
+        contrast: Whether `--theta-beta contrast` is known, which `chosen_parameters` leaves to the caller.
+    """
+    group = parser.add_argument_group(
+        "parameters of the CRF", "Each option replaces one value of the preset, or of the parameters file."
+    )
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        default=DEFAULT_PRESET,
         metavar="NAME",
-        help="%(choices)s; %(default)s when not given",
+        help=f"%(choices)s; {DEFAULT_PRESET} when not given",
     )
+    source.add_argument("--parameters", type=Path, metavar="FILE", help=PARAMETERS_HELP)
     for field in fields(CRFParameters):
         parse: Callable[[str], object] = numbers
         if isinstance(field.default, int | str):
             parse = type(field.default)
-        group.add_argument(
-            "--" + field.name.replace("_", "-"), type=parse, metavar="VALUE", default=None, help=HELP[field.name]
-        )
+        text = HELP[field.name]
+        if contrast and field.name == "theta_beta":
+            parse, text = numbers_or_contrast, f"{text}; {CONTRAST}: what the image's own contrast suggests"
+        group.add_argument("--" + field.name.replace("_", "-"), type=parse, metavar="VALUE", default=None, help=text)
 
 
 def chosen_parameters(options: argparse.Namespace) -> CRFParameters:
-    """The preset with the values given instead of its own."""
+    """The preset or the parameters file with the values given instead of its own.
+
+    Raises:
+        UsageError: if a value given is wrong.
+        ValueError: if the file is.
+    """
+    start = (
+        preset(options.preset or DEFAULT_PRESET) if options.parameters is None else load_parameters(options.parameters)
+    )
     given = {field.name: getattr(options, field.name) for field in fields(CRFParameters)}
+    chosen = {name: value for name, value in given.items() if value is not None and not is_contrast(value)}
     try:
-        return replace(preset(options.preset), **{name: value for name, value in given.items() if value is not None})
+        return replace(start, **chosen)
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
+
+
+def add_parameters_file(parser: argparse._ActionsContainer) -> None:
+    """Add `--parameters` to a command that runs a model."""
+    parser.add_argument(
+        "--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF has these, not the model's own"
+    )
+
+
+def chosen_model(path: Path | None, parameters: Path | None) -> Model:
+    """The model of a file, or that of the package, with the CRF of a parameters file if there is one."""
+    from crfrnn.models import load_model, with_crf
+
+    model = load_model(path)
+    if parameters is None:
+        return model
+    given = load_parameters(parameters)
+    try:
+        return with_crf(model, given)
+    except ValueError as error:
+        raise ValueError(f"{parameters}: {error}") from error
+
+
+def is_contrast(value: object) -> bool:
+    """Whether this is the word for a θ_β measured on each image."""
+    return isinstance(value, str) and value == CONTRAST
+
+
+def numbers_or_contrast(text: str) -> str | float | list[float] | NDArray[Any]:
+    """What `numbers` reads, or the word for a θ_β measured on each image."""
+    return text if is_contrast(text) else numbers(text)
 
 
 def numbers(text: str) -> float | list[float] | NDArray[Any]:

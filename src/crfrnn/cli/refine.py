@@ -1,42 +1,43 @@
-"""`crfrnn refine`: one photo, or a folder of them."""
+"""`crfrnn refine`: one photo or volume."""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import math
+import re
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import score_array
-from crfrnn.files import (
-    ARRAY_SUFFIXES,
-    IMAGE_SUFFIXES,
-    read_array,
-    read_labels,
-    read_photo,
-    write_labels,
-    write_picture,
-    write_probabilities,
+from crfrnn.arrays import Shape
+from crfrnn.cli.inputs import Pair, ScoresInput, read_pair
+from crfrnn.cli.outputs import (
+    FORMAT_SUFFIXES,
+    LABELS,
+    is_mapped,
+    result_array,
+    write_result,
 )
-from crfrnn.palette import overlay
-from crfrnn.parameters import CRFParameters
+from crfrnn.contrast import contrast_theta_beta
+from crfrnn.files import stem_of, suffix_of
+from crfrnn.memory import tile_bytes
+from crfrnn.parameters import CRFParameters, per_axis
 from crfrnn.progress import progress
-from crfrnn.refine import refine
-from crfrnn.resize import resize_scores
+from crfrnn.refine import label_dtype, refine
+from crfrnn.tiles import Tile, class_count, refine_tiled, resident_bytes
 
-ScoresInput = Literal["logits", "probabilities", "labels"]
+CONTRAST_SIDE = 2000
+"""Pixels along each axis in the middle of an image to be tiled of which the contrast is measured."""
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+PROCESS_BYTES = 120_000_000
+"""What Python and its libraries take by themselves."""
 
-FORMAT_SUFFIXES = {
-    "labels": (".png",),
-    "overlay": (".jpg", ".jpeg", ".png"),
-    "npy": (".npy",),
-    "npz": (".npz",),
-}
-"""What can be written and the file names for it, the one for folders first."""
+Show = Callable[[Sequence[Tile]], Iterable[Tile]]
 
 
 class UsageError(ValueError):
@@ -44,112 +45,240 @@ class UsageError(ValueError):
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How images are cut: as for `refine_tiled`, but with the memory of the whole process.
+
+    Raises: UsageError: on construction, if a number is out of range.
+    """
+
+    tile: int | None
+    overlap: int | None
+    memory: int | None
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise UsageError(f"--tile must be at least 1 pixel, not {self.tile}")
+        if self.overlap is not None and self.overlap < 0:
+            raise UsageError(f"--overlap must be at least 0 pixels, not {self.overlap}")
+        if self.memory is not None and self.memory <= PROCESS_BYTES:
+            raise UsageError(f"--memory must be above {PROCESS_BYTES // 10**6} MB, which Python takes by itself")
+
+    def memory_left(self, held: int) -> int | None:
+        """What is left of the memory for tiles beside Python and arrays that are read or written at once."""
+        if self.memory is None:
+            return None
+        left = self.memory - PROCESS_BYTES - held
+        if left <= 0:
+            raise MemoryError(
+                f"what is read and written at once takes {held / 1e9:.3g} GB, which leaves nothing of --memory "
+                f"{self.memory / 1e9:.3g} GB: use .npy or TIFF for both, or give more memory"
+            )
+        return left
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What was done to a pair.
+
+    Attributes:
+        result: Labels or probabilities; None if it was tiled.
+        tiles: Empty unless it was.
+        remark: On how parameters were fitted.
+    """
+
+    result: NDArray[Any] | None
+    tiles: Sequence[Tile]
+    remark: str
+
+
+@dataclass(frozen=True)
 class Refinement:
-    """How scores are read and refined."""
+    """How scores are read and refined; threads may share one.
+
+    Attributes:
+        parameters: Of the CRF.
+        input: What scores are; None is what their file suggests.
+        array: Name of the array in .npz scores.
+        num_classes: Of labels.
+        threads: Of each refinement.
+        square: Whether scores cover a square with the photo at its top left.
+        device: Of torch; None is the native core.
+        contrast: Whether θ_β is that of every image's own contrast instead.
+        spacing: One number or (x, y[, z]), instead of what files say; None leaves that to them.
+        tiling: None refines images whole.
+    """
 
     parameters: CRFParameters
     input: ScoresInput | None
     array: str | None
     num_classes: int | None
     threads: int | None
+    square: bool = False
+    device: str | None = None
+    contrast: bool = False
+    spacing: Sequence[float] | None = None
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         for option, number in (("--threads", self.threads), ("--num-classes", self.num_classes)):
             if number is not None and number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
+        if self.device is not None and self.tiling is not None:
+            raise UsageError("--device does not go with tiles: leave out --tile, --memory and --overlap")
 
-    def write(self, scores_path: Path, photo_path: Path, output: Path, output_format: str) -> str:
-        """Refine one photo, write it, and say in a line what was done."""
-        start = time.perf_counter()
-        photo = read_photo(photo_path)
-        scores, kind = self.read_scores(scores_path)
-        stretched = ""
-        if kind != "labels" and scores.ndim == 3:
-            scores, stretched = stretch(score_array(scores, "scores"), photo)
-        probabilities = refine(
-            scores, photo, self.parameters, input=kind, num_classes=self.num_classes, threads=self.threads
+    def read(self, scores: Path, image: Path) -> Pair:
+        """Scores and image of two files, unread where they are to be tiled."""
+        return read_pair(scores, image, self.input, self.array, self.square, mapped=self.tiling is not None)
+
+    def write(self, pair: Pair, output: Path, output_format: str, show: Show = iter) -> Written:
+        """Refine one pair and write it.
+
+        Args:
+            show: What wraps the tiles to show their progress.
+        """
+        fitted, remark = self._fitted(pair)
+        if self.tiling is None:
+            return Written(fitted._write_whole(pair, output, output_format), (), remark)
+        return Written(None, fitted._write_tiled(pair, output, output_format, self.tiling, show), remark)
+
+    def bytes_needed(self, pair: Pair) -> int:
+        """About what `write` takes for a pair that is not tiled."""
+        classes = max(2, class_count(pair.scores, pair.kind, self.num_classes))
+        points, axes = math.prod(pair.grid), len(pair.grid)
+        itemsize = 8 if pair.scores.dtype == np.float64 else 4
+        return tile_bytes(points, classes, axes + math.prod(pair.image.shape[axes:]), itemsize)
+
+    def _fitted(self, pair: Pair) -> tuple[Refinement, str]:
+        """This with the spacing and the contrast of a pair, and a remark on them."""
+        parameters, remark, axes = self.parameters, "", len(pair.grid)
+        spacing = None if self.spacing is None else per_axis(self.spacing, axes, "spacing", "spatial axes")
+        if spacing is None and pair.geometry is not None:
+            spacing = pair.geometry.spacing
+            steps = " × ".join(f"{step:.3g}" for step in spacing)
+            if not all(0 < step < np.inf for step in spacing):
+                raise ValueError(f"the file gives its voxels a size of {steps} mm: give --spacing")
+            remark = f" (θ_α and θ_γ in mm, voxels of {steps} mm)"
+        if self.contrast:
+            image = pair.image if self.tiling is None else middle(pair.image, pair.grid)
+            levels = contrast_theta_beta(image, shape=image.shape[:axes])
+            parameters = replace(parameters, theta_beta=levels)
+            remark += f" (θ_β {', '.join(f'{level:.3g}' for level in levels)})"
+        return replace(self, parameters=parameters, spacing=spacing), remark
+
+    def _write_whole(self, pair: Pair, output: Path, output_format: str) -> NDArray[Any]:
+        """Labels or probabilities, as written."""
+        result = refine(
+            pair.scores,
+            pair.image,
+            self.parameters,
+            input=pair.kind,
+            num_classes=self.num_classes,
+            spacing=self.spacing,
+            return_labels=output_format in LABELS,
+            device=self.device,
+            threads=self.threads,
         )
-        labels = probabilities.argmax(axis=0)
-        if output_format == "labels":
-            write_labels(output, labels)
-        elif output_format == "overlay":
-            write_picture(output, overlay(photo, labels))
-        else:
-            write_probabilities(output, probabilities)
-        before = scores if kind == "labels" else scores.argmax(axis=0)
-        height, width = labels.shape
-        return (
-            f"{output}: {width}×{height}, {len(probabilities)} classes{stretched}, "
-            f"{np.mean(labels != before):.1%} of pixels changed, {time.perf_counter() - start:.2f} s"
-        )
+        write_result(output, output_format, result, pair, self.spacing)
+        return result
 
-    def read_scores(self, path: Path) -> tuple[NDArray[Any], ScoresInput]:
-        """The scores of a file and what they are."""
-        suffix = path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
-            if self.input not in (None, "labels"):
-                raise ValueError(f"{path} is an image, which can only hold labels; {self.input} come in .npy or .npz")
-            return read_labels(path), "labels"
-        if suffix not in ARRAY_SUFFIXES:
-            raise ValueError(f"cannot read {path}: scores come in {', '.join(ARRAY_SUFFIXES + IMAGE_SUFFIXES)}")
-        array = read_array(path, self.array)
-        if self.input == "labels":
-            return array, "labels"
-        return array, self.input or "logits"
+    def _write_tiled(self, pair: Pair, output: Path, output_format: str, tiling: Tiling, show: Show) -> list[Tile]:
+        """The tiles."""
+        classes = class_count(pair.scores, pair.kind, self.num_classes)
+        labelled = output_format in LABELS
+        shape = pair.grid if labelled else (classes, *pair.grid)
+        dtype = label_dtype(classes) if labelled else np.dtype(np.float32)
+        held = 0 if is_mapped(output) else math.prod(shape) * dtype.itemsize
+        tiles: list[Tile] = []
+
+        def shown(planned: Sequence[Tile]) -> Iterable[Tile]:
+            tiles.extend(planned)
+            return show(planned)
+
+        with result_array(output, output_format, shape, dtype, pair, self.spacing) as result:
+            refine_tiled(
+                pair.scores,
+                pair.image,
+                self.parameters,
+                output=result,
+                tile=tiling.tile,
+                overlap=tiling.overlap,
+                memory=tiling.memory_left(held + resident_bytes(pair.scores) + resident_bytes(pair.image)),
+                input=pair.kind,
+                num_classes=classes if pair.kind == "labels" else self.num_classes,
+                spacing=self.spacing,
+                threads=self.threads,
+                progress=shown,
+            )
+        return tiles
 
 
-def refine_file(refinement: Refinement, scores: Path, photo: Path, output: Path, output_format: str | None) -> int:
-    """Refine one photo. Returns the exit status."""
+def refine_file(refinement: Refinement, scores: Path, image: Path, output: Path, output_format: str | None) -> int:
+    """Refine one photo or volume. Returns the exit status."""
     if output.is_dir():
-        raise UsageError(f"{output} is a folder; name a file in it, such as {output / photo.stem}.png")
-    if output.resolve() in (scores.resolve(), photo.resolve()):
+        raise UsageError(f"{output} is a folder; name a file in it, such as {output / stem_of(image)}.png")
+    if output.resolve() in (scores.resolve(), image.resolve()):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
-    print(refinement.write(scores, photo, output, format_of(output, output_format)))
+    start = time.perf_counter()
+    chosen_format = format_of(output, output_format)
+    pair = refinement.read(scores, image)
+    written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
+    classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
+    size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
+    print(
+        f"{output}: {size}, {classes} classes{pair.remark}{written.remark}, {outcome(pair, written)}, {seconds:.2f} s"
+    )
     return 0
 
 
-def refine_folder(
-    refinement: Refinement, scores: Path, photos: Path, output: Path, output_format: str | None, overwrite: bool
-) -> int:
-    """Refine the photos of a folder that have scores, each on its own. Returns the exit status."""
-    if output.resolve() in (scores.resolve(), photos.resolve()):
-        raise UsageError(f"{output} is one of the inputs; name another folder to write to")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file; with folders of scores and photos, name a folder to write to")
-    output_format = output_format or "labels"
-    pairs = paired(scores, photos)
-    results = {stem: output / (stem + FORMAT_SUFFIXES[output_format][0]) for stem in pairs}
-    todo = [stem for stem in pairs if overwrite or not results[stem].exists()]
-    failures = []
-    for stem in progress(todo, "refine"):
-        try:
-            scores_path, photo_path = pairs[stem]
-            refinement.write(
-                single(scores_path, stem, scores), single(photo_path, stem, photos), results[stem], output_format
-            )
-        except (ValueError, TypeError, OSError, MemoryError) as error:
-            failures.append(f"{stem}: {' '.join(str(error).split())}")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    print(
-        f"{output}: {len(todo) - len(failures)} refined, {len(pairs) - len(todo)} already there, {len(failures)} failed"
-    )
-    return 1 if failures else 0
+def outcome(pair: Pair, written: Written) -> str:
+    """The share of pixels that changed, or the tiles."""
+    if written.result is None:
+        largest = max(written.tiles, key=lambda tile: tile.num_points)
+        size = "×".join(str(part.stop - part.start) for part in reversed(largest.context))
+        return f"{len(written.tiles)} tiles of up to {size} pixels"
+    labels = written.result
+    if labels.ndim > len(pair.grid):
+        labels = labels[0] > 0.5 if len(labels) == 1 else labels.argmax(axis=0)
+    return f"{np.mean(labels != labels_of(pair)):.1%} of pixels changed"
 
 
-def stretch(scores: NDArray[Any], photo: NDArray[np.uint8]) -> tuple[NDArray[Any], str]:
-    """Scores at the photo's size, and a remark when that took stretching; larger ones stay for `refine` to refuse."""
-    if scores.shape[:2] == photo.shape[:2]:
-        raise ValueError(f"scores have shape {scores.shape}; expected classes first: use np.moveaxis(scores, -1, 0)")
-    (height, width), size = scores.shape[1:], photo.shape[:2]
-    if (height, width) == size or height > size[0] or width > size[1]:
-        return scores, ""
-    return resize_scores(scores, (size[0], size[1])), f" (scores stretched from {width}×{height})"
+def labels_of(pair: Pair) -> Any:
+    """The labels before refining."""
+    if pair.kind == "labels":
+        return pair.scores
+    if len(pair.scores) == 1:
+        return pair.scores[0] > (0.5 if pair.kind == "probabilities" else 0)
+    return pair.scores.argmax(axis=0)
+
+
+def middle(image: Any, grid: Shape) -> NDArray[Any]:
+    """The middle of an image of this spatial shape, at most `CONTRAST_SIDE` pixels along each axis."""
+    starts = [max(0, length - CONTRAST_SIDE) // 2 for length in grid]
+    return np.asarray(image[tuple(slice(start, start + CONTRAST_SIDE) for start in starts)])
+
+
+def byte_count(text: str) -> int:
+    """Bytes in words such as 4GB, 500MB or 1.5 TB."""
+    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
+    if given is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected one such as 4GB or 500MB")
+    return int(float(given[1]) * UNITS[given[2]])
+
+
+def distances(text: str) -> tuple[float, ...]:
+    """A distance between neighbouring pixels, or one for each axis separated by commas."""
+    try:
+        given = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        given = ()
+    if not given or not all(0 < step < math.inf for step in given):
+        raise argparse.ArgumentTypeError(f"{text!r} is no distance above 0, nor one for each axis such as 0.9,0.9,3")
+    return given
 
 
 def format_of(output: Path, output_format: str | None) -> str:
     """The format named, or the one that the output's suffix names."""
-    suffix = output.suffix.lower()
+    suffix = suffix_of(output)
     if output_format is None:
         output_format = next((name for name, suffixes in FORMAT_SUFFIXES.items() if suffix in suffixes), None)
         if output_format is None:
@@ -159,30 +288,3 @@ def format_of(output: Path, output_format: str | None) -> str:
         expected = " or ".join(FORMAT_SUFFIXES[output_format])
         raise UsageError(f"{output} does not suit the format {output_format}; end its name in {expected}")
     return output_format
-
-
-def paired(scores: Path, photos: Path) -> dict[str, tuple[list[Path], list[Path]]]:
-    """Scores and photos by file name without suffix, for every file of scores."""
-    by_stem = files_by_stem(scores, ARRAY_SUFFIXES + IMAGE_SUFFIXES)
-    if not by_stem:
-        raise ValueError(f"{scores} holds no scores ({', '.join(ARRAY_SUFFIXES)}) and no label images")
-    photos_by_stem = files_by_stem(photos, IMAGE_SUFFIXES)
-    return {stem: (files, photos_by_stem.get(stem, [])) for stem, files in by_stem.items()}
-
-
-def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """The visible files of a folder with one of the suffixes, by name without suffix."""
-    by_stem: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir():
-            by_stem.setdefault(path.stem, []).append(path)
-    return by_stem
-
-
-def single(paths: list[Path], stem: str, folder: Path) -> Path:
-    """The only file of that name."""
-    if not paths:
-        raise ValueError(f"there is no photo named {stem} in {folder}")
-    if len(paths) > 1:
-        raise ValueError(f"{' and '.join(path.name for path in paths)} in {folder} share a name; keep one")
-    return paths[0]

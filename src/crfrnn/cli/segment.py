@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
 from crfrnn.cli.refine import UsageError
 from crfrnn.files import IMAGE_SUFFIXES, write_labels, write_picture, write_probabilities
 from crfrnn.legend import full_palette, labelled_overlay
@@ -43,7 +44,9 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="also write NAME_probabilities.npz: (C, H, W) float32, at the size that the network saw",
     )
-    parser.add_argument("--no-crf", action="store_true", help="the network alone")
+    crf = parser.add_mutually_exclusive_group()
+    crf.add_argument("--no-crf", action="store_true", help="the network alone")
+    add_parameters_file(crf)
     parser.add_argument(
         "--longest-side",
         type=int,
@@ -75,7 +78,7 @@ def run_segment(options: argparse.Namespace) -> int:
     ]
     failures = []
     if todo:
-        model = chosen_model(options.model)
+        model = chosen_model(options.model, options.parameters)
         inputs = {photo.resolve() for photo in photos}
         for photo in progress(todo, "segment"):
             try:
@@ -106,13 +109,6 @@ def photo_files(given: list[Path]) -> list[Path]:
             raise UsageError(f"{path} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
         photos += found
     return list(dict.fromkeys(photos))
-
-
-def chosen_model(path: Path | None) -> Model:
-    """The model of a file, or that of the package."""
-    from crfrnn.models import load_model
-
-    return load_model(path)
 
 
 def refuse_collisions(photo: Path, photos: list[Path], inputs: set[Path], output: Path, ends: list[str]) -> None:

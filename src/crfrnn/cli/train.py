@@ -7,13 +7,15 @@ from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 
-from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings
+from crfrnn.cli.parameter_options import PARAMETERS_HELP
+from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings, settings_of
 
 TRAIN_HELP = """\
 Train a segmentation network: first alone, then with a CRF-RNN behind it.
 
-CONFIG.yaml holds settings such as `batch_size: 8`; each can also be given as an option, which then counts. Two of them
-are needed: the folder of the data and the folder for the results. There the model appears as model.safetensors, beside
+CONFIG.yaml holds settings such as `batch_size: 8`; each can also be given as an option, which then counts. A parameters
+file gives those of the CRF: it counts more than CONFIG.yaml and less than options. Two settings are needed: the folder
+of the data and the folder for the results. There the model appears as model.safetensors, beside
 it all settings, logs for TensorBoard and as CSV, and checkpoints: after Ctrl-C, or whatever else stopped it, the same
 command goes on where it was.
 """
@@ -26,9 +28,10 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="train a network and its CRF on your data",
         description=TRAIN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [-h] [CONFIG.yaml] [--data DIR] [--output DIR] [--SETTING VALUE ...]",
+        usage="%(prog)s [-h] [CONFIG.yaml] [--data DIR] [--output DIR] [--parameters FILE] [--SETTING VALUE ...]",
     )
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="a file with settings")
+    parser.add_argument("--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF starts with them")
     group = parser.add_argument_group("settings")
     for setting in fields(TrainingConfig):
         group.add_argument(
@@ -46,6 +49,8 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def run_train(options: argparse.Namespace) -> int:
     """Train as the file and the options say. Returns the exit status."""
     settings = {} if options.config is None else read_settings(options.config)
+    if options.parameters is not None:
+        settings |= settings_of(options.parameters)
     settings |= {
         setting.name: getattr(options, setting.name)
         for setting in fields(TrainingConfig)

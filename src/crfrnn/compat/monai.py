@@ -17,6 +17,7 @@ except ImportError as error:
 
 from crfrnn.parameters import CRFParameters, deviations, whole_number
 from crfrnn.torch import gaussian_filter, mean_field
+from crfrnn.unary import num_classes_of
 
 Deviation = float | Sequence[float]
 
@@ -64,7 +65,8 @@ class CRF(nn.Module):
         """Class probabilities.
 
         Args:
-            input_tensor: (B, C, *spatial) logits, 1 to 3 spatial axes.
+            input_tensor: (B, C, *spatial) logits, 1 to 3 spatial axes. One channel is the log-odds of the foreground,
+                of which MONAI's gives 1 everywhere; the compatibility is then of two classes.
             reference_tensor: (B, channels, *spatial), the image; it gets no gradient.
         Returns: (B, C, *spatial) probabilities, in the dtype and on the device of the logits.
         Raises:
@@ -74,7 +76,7 @@ class CRF(nn.Module):
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
         compatibility = _on_cpu(self.update_factor) * -1
         if self.compatibility_matrix is not None:
-            classes = input_tensor.shape[1]
+            classes = num_classes_of(input_tensor.shape[1])
             if self.compatibility_matrix.shape != (classes, classes):
                 raise ValueError(
                     f"compatibility_matrix has shape {tuple(self.compatibility_matrix.shape)}; expected "

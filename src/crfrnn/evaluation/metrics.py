@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 
 from torch import Tensor
 from torch.nn.functional import max_pool2d
@@ -18,11 +19,11 @@ class Scores:
     """Measures from 0 to 1; NaN where no pixel is counted.
 
     Attributes:
-        mean_iou: Mean of `iou` over the classes that occur in labels or predictions.
+        mean_iou: Mean of `iou` over the classes that occur in the labels.
         edge_mean_iou: The same, counting only pixels near edges of the labels: `edge_band`.
         pixel_accuracy: Share of pixels with the right class.
         mean_accuracy: Mean over the classes that occur in the labels of the share of their pixels found.
-        iou: Intersection over union of each class; NaN for classes that occur in neither labels nor predictions.
+        iou: Intersection over union of each class; NaN for classes that do not occur in the labels.
     """
 
     mean_iou: float
@@ -77,9 +78,14 @@ def edge_band(labels: Tensor, radius: int = EDGE_RADIUS) -> Tensor:
 
 
 def iou_of_classes(confusion: Tensor) -> Tensor:
-    """Intersection over union of each class, (C,) float64; NaN where labels and predictions have none of it."""
-    matches = confusion.diagonal().double()
-    return matches / (confusion.sum(dim=0) + confusion.sum(dim=1) - matches)
+    """Intersection over union of each class, (..., C) float64, of confusion matrices (..., C, C).
+
+    It is NaN where the labels have none of the class: a mean is over the same classes whatever was predicted. What is
+    wrongly given such a class still counts against the class that it is of.
+    """
+    matches, labelled = confusion.diagonal(dim1=-2, dim2=-1).double(), confusion.sum(dim=-1)
+    iou: Tensor = matches / (confusion.sum(dim=-2) + labelled - matches)
+    return iou.where(labelled > 0, nan)
 
 
 def scores_of(confusion: Tensor, edge_confusion: Tensor) -> Scores:

@@ -10,7 +10,8 @@ from crfrnn.arrays import spatial_shape
 from crfrnn.batch import Settings, as_list
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
-from crfrnn.parameters import CRFParameters, SpatialKernel, one_of, whole_number
+from crfrnn.parameters import CRFParameters, Filter, SpatialKernel, one_of, whole_number
+from crfrnn.unary import num_classes_of
 
 Deviation: TypeAlias = float | Sequence[float]
 CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
@@ -26,12 +27,16 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         image_dims: (height, width) of the images; None takes any.
-        num_classes: Channels of the logits, at least 1.
-        theta_alpha: Deviation of the bilateral kernel in pixels, or one for each axis as (x, y[, z]).
+        num_classes: Channels of the logits, at least 1. One channel is the log-odds of the foreground, in the result
+            too: the weights are then those of two classes, (2, 2), background first.
+        theta_alpha: Deviation of the bilateral kernel in pixels, or one for each axis as (x, y[, z]). In volumes
+            whose spacing differs from axis to axis, give the deviation in millimetres over the spacing of each axis.
         theta_beta: Deviation of the bilateral kernel in the image's own levels, or one for each channel.
         theta_gamma: Deviation of the spatial kernel in pixels, or one for each axis as (x, y[, z]).
         num_iterations: An attribute too; setting it takes effect when the model is next traced.
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
+        filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
+            an iteration for a photo and grows with the square of its pixels.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -52,6 +57,7 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         num_iterations: int = 10,
         *,
         spatial: SpatialKernel = "grid",
+        filter: Filter = "lattice",
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,6 +74,7 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
             theta_gamma=theta_gamma,
             iterations=num_iterations,
             spatial=spatial,
+            filter=filter,
         )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
@@ -76,15 +83,17 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         self.theta_gamma = checked.theta_gamma
         self.num_iterations = checked.iterations
         self.spatial = spatial
+        self.filter = filter
         self.data_format = data_format
         self.supports_jit = keras.backend.backend() != "tensorflow"
 
     def build(self, input_shape: Any) -> None:
         """Make the weights, in the order in which weight files hold them."""
+        classes = num_classes_of(self.num_classes)
         for name, gain in (("spatial_ker_weights", 1), ("bilateral_ker_weights", 1), ("compatibility_matrix", -1)):
             weight = self.add_weight(
                 name=name,
-                shape=(self.num_classes, self.num_classes),
+                shape=(classes, classes),
                 initializer=keras.initializers.Identity(gain),
                 autocast=False,
             )
@@ -108,9 +117,12 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         layout = self._layout()
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        scores = ops.cast(logits, dtype)
+        if self.num_classes == 1:
+            scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
         weights = (self.spatial_ker_weights, self.bilateral_ker_weights, self.compatibility_matrix)
         refined = bridge.mean_field(
-            ops.cast(logits, dtype),
+            scores,
             ops.cast(image, dtype),
             None if weight is None else ops.cast(weight, dtype),
             [ops.cast(each, dtype) for each in weights],
@@ -120,14 +132,18 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
                 tuple(as_list(self.theta_gamma)),
                 "after",
                 self.spatial,
+                self.filter,
                 0,
                 self.num_iterations,
                 0.0,
                 None,
             ),
-            layout,
+            layout._replace(num_classes=num_classes_of(self.num_classes)),
             bool(training),
         )
+        if self.num_classes == 1:
+            background, foreground = ops.split(refined, 2, axis=layout.channel_axis)
+            refined = foreground - background
         return ops.cast(refined, self.compute_dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
@@ -150,6 +166,7 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
             "theta_gamma",
             "num_iterations",
             "spatial",
+            "filter",
             "data_format",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

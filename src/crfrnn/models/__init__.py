@@ -13,6 +13,7 @@ except ImportError as error:
         f"crfrnn.models needs {error.name}, which is not installed: pip install 'crfrnn[models]'"
     ) from error
 
+from crfrnn.models.crf import with_crf
 from crfrnn.models.fcn import Fcn8s, Fcn16s, Fcn32s
 from crfrnn.models.fcn_lite import FcnLite
 from crfrnn.models.official import load_official
@@ -31,4 +32,5 @@ __all__ = [
     "load_model",
     "load_official",
     "save_model",
+    "with_crf",
 ]

@@ -18,6 +18,7 @@ from crfrnn.models.fcn import Fcn8s, Fcn16s, Fcn32s
 from crfrnn.models.fcn_lite import FcnLite
 from crfrnn.models.segmenter import Segmenter
 from crfrnn.torch import CrfRnn
+from crfrnn.torch.layer import Trained
 
 FORMAT = 1
 HEADER = "crfrnn"
@@ -26,7 +27,7 @@ HEADER = "crfrnn"
 NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in (FcnLite, Fcn8s, Fcn16s, Fcn32s)}
 """The networks that files can name. Each keeps its constructor's arguments in `options`."""
 
-KINDS = ("scalar", "per-class", "full")
+KINDS: tuple[Trained, ...] = ("scalar", "per-class", "full")
 """Of the CRF's weights, by their number of axes."""
 
 
@@ -111,6 +112,7 @@ def crf_options(crf: CrfRnn) -> dict[str, Any]:
         "weights": KINDS[crf.spatial_ker_weights.ndim],
         "compatibility": KINDS[crf.compatibility_matrix.ndim],
         "damping": crf.damping,
+        "filter": crf.filter,
     }
 
 

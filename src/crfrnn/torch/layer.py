@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.batch import Settings, as_list
-from crfrnn.parameters import CRFParameters, Normalization, SpatialKernel, finite_number, one_of, whole_number
+from crfrnn.parameters import CRFParameters, Filter, Normalization, SpatialKernel, finite_number, one_of, whole_number
 from crfrnn.threads import thread_count
 from crfrnn.torch.functional import run
+from crfrnn.unary import num_classes_of
 
 Trained: TypeAlias = Literal["full", "per-class", "scalar"]
 Deviation: TypeAlias = float | Sequence[float]
@@ -23,11 +24,13 @@ class CrfRnn(nn.Module):
     size, number of image channels and of spatial axes (1 to 3) may change from call to call.
 
     Args:
-        num_classes: Channels of the logits, at least 1.
+        num_classes: Channels of the logits, at least 1. One channel is the log-odds of the foreground: weights and
+            compatibility are then of two classes, background first.
         num_iterations: 5 in training and 10 at test in the paper; an attribute that may be set at any time.
-        theta_alpha: Deviation of the bilateral kernel in pixels, or one for each axis as (x, y[, z]).
+        theta_alpha: Deviation of the bilateral kernel in pixels, or in the unit of the spacing of a call; a number, or
+            one for each axis as (x, y[, z]).
         theta_beta: Deviation of the bilateral kernel in the image's own levels, or one for each channel.
-        theta_gamma: Deviation of the spatial kernel in pixels, or one for each axis as (x, y[, z]).
+        theta_gamma: Deviation of the spatial kernel in the unit of theta_alpha, or one for each axis.
         spatial_weight: W_s at the start, a number times I.
         bilateral_weight: W_b at the start, a number times I.
         normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (raw sums).
@@ -35,7 +38,9 @@ class CrfRnn(nn.Module):
         weights: What is trained of W_s and W_b: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
         compatibility: The same of M.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
-        return_probabilities: Return softmax(a) instead of the logits a.
+        filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
+            gradients to the image too (docs/accuracy.md).
+        return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         threads: Threads of a call; None takes torch.get_num_threads().
     Attributes:
         spatial_ker_weights: W_s, trainable.
@@ -59,6 +64,7 @@ class CrfRnn(nn.Module):
         weights: Trained = "full",
         compatibility: Trained = "full",
         damping: float = 0.0,
+        filter: Filter = "lattice",
         return_probabilities: bool = False,
         threads: int | None = None,
     ) -> None:
@@ -77,6 +83,7 @@ class CrfRnn(nn.Module):
             iterations=num_iterations,
             spatial=spatial,
             damping=damping,
+            filter=filter,
         )
         self.num_classes = num_classes
         self.num_iterations = checked.iterations
@@ -86,25 +93,36 @@ class CrfRnn(nn.Module):
         self.normalization = normalization
         self.spatial = spatial
         self.damping = checked.damping
+        self.filter = filter
         self.return_probabilities = return_probabilities
         self.threads = threads
+        classes = num_classes_of(num_classes)
         self.spatial_ker_weights = nn.Parameter(
-            _identity(num_classes, weights) * finite_number(spatial_weight, "spatial_weight")
+            _identity(classes, weights) * finite_number(spatial_weight, "spatial_weight")
         )
         self.bilateral_ker_weights = nn.Parameter(
-            _identity(num_classes, weights) * finite_number(bilateral_weight, "bilateral_weight")
+            _identity(classes, weights) * finite_number(bilateral_weight, "bilateral_weight")
         )
-        self.compatibility_matrix = nn.Parameter(-_identity(num_classes, compatibility))
+        self.compatibility_matrix = nn.Parameter(-_identity(classes, compatibility))
 
-    def forward(self, logits: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        image: Tensor,
+        mask: Tensor | None = None,
+        spacing: float | Sequence[float] | None = None,
+    ) -> Tensor:
         """Refined logits, or probabilities.
 
         Args:
             logits: (B, C, *spatial), higher is likelier. Computed in float64 if they are, else in float32.
-            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default; it gets no gradient.
+            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default. It gets a gradient with
+                filter="exact" only.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
+            spacing: Distance between neighbouring pixels of all images of the batch, a number or one for each axis as
+                (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
         Returns: (B, C, *spatial) in the logits' dtype.
-        Raises: ValueError: if shapes do not fit, scores are not finite or a tensor is not on the CPU.
+        Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
         """
         if isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] != self.num_classes:
             raise ValueError(
@@ -124,19 +142,21 @@ class CrfRnn(nn.Module):
                 as_list(self.theta_gamma),
                 self.normalization,
                 self.spatial,
+                self.filter,
                 0,
                 self.num_iterations,
                 self.damping,
                 self.threads,
             ),
             self.return_probabilities,
+            spacing,
         )
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_classes}, num_iterations={self.num_iterations}, theta_alpha={self.theta_alpha}, "
             f"theta_beta={self.theta_beta}, theta_gamma={self.theta_gamma}, normalization={self.normalization!r}, "
-            f"spatial={self.spatial!r}"
+            f"spatial={self.spatial!r}, filter={self.filter!r}"
         )
 
 

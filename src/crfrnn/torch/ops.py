@@ -1,8 +1,9 @@
 """The dense CRF as operators of torch: the only file that knows torch.library.
 
-Around the operators autograd does the rest: couplings from weights and compatibility, softmax, conversions. What the
-backward pass needs besides its inputs, lattices and marginals, stays under a handle (tape.py). Should the handle get
-lost on the way, they are computed once more.
+Tensors on the CPU go to the native core, those on any other device to `device`. Around the operators autograd does the
+rest: couplings from weights and compatibility, softmax, conversions. What the backward pass needs besides its inputs,
+lattices and marginals, stays under a handle (tape.py). Should the handle get lost on the way, they are computed once
+more.
 """
 
 from typing import Any
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from crfrnn import batch
 from crfrnn.batch import Array, Settings
-from crfrnn.torch import tape
+from crfrnn.torch import device, tape
 
 MODEL = "Tensor logits, Tensor image, Tensor? mask, Tensor spatial_coupling, Tensor bilateral_coupling"
 SETTINGS = (
     "float[] theta_alpha, float[] theta_beta, float[] theta_gamma, str normalization, str spatial, "
-    "int neighbour_rounds, int iterations, float damping, int? threads"
+    "str filter, int neighbour_rounds, int iterations, float damping, int? threads"
 )
 LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, int? threads"
 
@@ -72,9 +73,44 @@ def mean_field_vjp(
     return torch.from_numpy(to_logits), torch.from_numpy(to_spatial), torch.from_numpy(to_bilateral)
 
 
+@mean_field.register_kernel(None)
+def _(
+    logits: Tensor,
+    image: Tensor,
+    mask: Tensor | None,
+    spatial_coupling: Tensor,
+    bilateral_coupling: Tensor,
+    keep: bool,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    couplings = [spatial_coupling, bilateral_coupling]
+    refined, record = device.mean_field(_dense(logits), image, mask, couplings, Settings(*settings), keep)
+    return refined, tape.keep(record) if keep else tape.blank_handle()
+
+
+@mean_field_vjp.register_kernel(None)
+def _(
+    cotangent: Tensor,
+    handle: Tensor,
+    logits: Tensor,
+    image: Tensor,
+    mask: Tensor | None,
+    spatial_coupling: Tensor,
+    bilateral_coupling: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    couplings = [spatial_coupling, bilateral_coupling]
+    numbers = Settings(*settings)
+    record = tape.find(handle)
+    if record is None:
+        _, record = device.mean_field(logits, image, mask, couplings, numbers, keep=True)
+    to_logits, (to_spatial, to_bilateral) = device.mean_field_vjp(_dense(cotangent), record, couplings, numbers)
+    return to_logits, to_spatial, to_bilateral
+
+
 @mean_field.register_fake
 def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(_dense(logits)), logits.new_empty(1, dtype=torch.int64)
+    return torch.empty_like(_dense(logits)), _fake_handle()
 
 
 @mean_field_vjp.register_fake
@@ -121,9 +157,22 @@ def gaussian_filter(
     return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _resolved(settings)[-1]))
 
 
+@lattice.register_kernel(None)
+def _(features: Tensor, mask: Tensor | None, normalization: str, neighbour_rounds: int, threads: int | None) -> Tensor:
+    return tape.keep(device.lattices(features, mask, normalization, neighbour_rounds))
+
+
+@gaussian_filter.register_kernel(None)
+def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+    term = tape.find(handle)
+    if term is None:
+        term = device.lattices(features, mask, *settings[:2])
+    return device.filtered(values.contiguous(), term, transpose)
+
+
 @lattice.register_fake
 def _(features: Tensor, *_: Any) -> Tensor:
-    return features.new_empty(1, dtype=torch.int64)
+    return _fake_handle()
 
 
 @gaussian_filter.register_fake
@@ -143,6 +192,11 @@ def _filter_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
 
 
 gaussian_filter.register_autograd(_filter_backward, setup_context=_save_filter)
+
+
+def _fake_handle() -> Tensor:
+    """Handles are in the memory of the process, whatever the device."""
+    return torch.empty(1, dtype=torch.int64, device="cpu")
 
 
 def _dense(scores: Tensor) -> Tensor:

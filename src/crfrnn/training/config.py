@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
 from crfrnn.classes import ClassSet, class_set
 from crfrnn.files import replacing
+from crfrnn.parameter_files import load_parameters, require_defaults
 from crfrnn.parameters import CRFParameters, finite_number, one_of, proper_fraction, whole_number
 
 ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
@@ -120,6 +121,35 @@ def config_from(settings: Mapping[str, object]) -> TrainingConfig:
     if missing:
         raise ValueError(f"{' and '.join(missing)} must be given: {_MEANINGS[missing[0]]}")
     return TrainingConfig(**cast(dict[str, Any], dict(settings)))
+
+
+CRF_SETTINGS = {
+    "theta_alpha": "theta_alpha",
+    "theta_beta": "theta_beta",
+    "theta_gamma": "theta_gamma",
+    "spatial_weight": "spatial_weight",
+    "bilateral_weight": "bilateral_weight",
+    "normalization": "normalization",
+    "iterations": "test_iterations",
+}
+"""The fields of `CRFParameters` that are settings, and what these are called."""
+
+
+def settings_of(path: Path) -> dict[str, object]:
+    """The settings that a parameters file gives: what the CRF starts with, and its constants.
+
+    Raises: ValueError: naming the file and a field that is no setting, or holds more than a number.
+    """
+    parameters = load_parameters(path)
+    settings = {setting: getattr(parameters, name) for name, setting in CRF_SETTINGS.items()}
+    several = [name for name, value in settings.items() if isinstance(value, tuple)]
+    if several:
+        raise ValueError(f"{path}: {several[0]} holds several numbers; training starts with one, the same everywhere")
+    try:
+        require_defaults(parameters, tuple(CRF_SETTINGS), "training")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return settings
 
 
 def read_settings(path: Path) -> dict[str, object]:

@@ -1,0 +1,145 @@
+#include "exact.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+
+namespace crfrnn {
+
+namespace {
+
+// Orders points so that each run of `tile` of them is compact: halves along the widest feature, at whole blocks.
+template <class T>
+void order_by_nearness(const T* features, int d, int32_t* begin, int32_t* end) {
+  while (end - begin > tile) {
+    int widest = 0;
+    T width = -1;
+    for (int f = 0; f < d; ++f) {
+      T low = std::numeric_limits<T>::max(), high = std::numeric_limits<T>::lowest();
+      for (const int32_t* i = begin; i != end; ++i) {
+        const T x = features[int64_t(*i) * d + f];
+        low = std::min(low, x), high = std::max(high, x);
+      }
+      if (high - low > width) width = high - low, widest = f;
+    }
+    int32_t* middle = begin + ((end - begin + tile - 1) / tile + 1) / 2 * tile;
+    std::nth_element(begin, middle, end, [&](int32_t a, int32_t b) {
+      const T x = features[int64_t(a) * d + widest], y = features[int64_t(b) * d + widest];
+      return x < y || (x == y && a < b);
+    });
+    order_by_nearness(features, d, middle, end);
+    end = middle;
+  }
+}
+
+// N weights below u/N sum to less than u.
+template <class T>
+T squared_reach(int64_t n) {
+  return T(-2 * std::log(0.5 * std::numeric_limits<T>::epsilon() / static_cast<double>(n)));
+}
+
+int64_t checked_points(int64_t n, int d) {
+  if (n < 1 || n > std::numeric_limits<int32_t>::max() - tile || d < 1)
+    throw std::invalid_argument("ExactGaussian needs 1 to 2^31 points of at least one feature");
+  return n;
+}
+
+}  // namespace
+
+template <class T>
+ExactGaussian<T>::ExactGaussian(const T* features, int64_t n, int d)
+    : n_(checked_points(n, d)), d_(d), blocks_((n + tile - 1) / tile), reach_(squared_reach<T>(n)), place_(n),
+      features_(blocks_ * d * tile), boxes_(blocks_ * 2 * d) {
+  Buffer<int32_t> order(blocks_ * tile);
+  std::iota(order.begin(), order.begin() + n, 0);
+  order_by_nearness(features, d, order.begin(), order.begin() + n);
+  for (int64_t k = 0; k < n; ++k) place_[order[k]] = static_cast<int32_t>(k);
+  std::fill(order.begin() + n, order.end(), order[n - 1]);  // padding sends zeros from where the last point is
+  for (int64_t block = 0; block < blocks_; ++block)
+    for (int f = 0; f < d; ++f) {
+      T* row = &features_[(block * d + f) * tile];
+      for (int k = 0; k < tile; ++k) row[k] = features[int64_t(order[block * tile + k]) * d + f];
+      const auto [low, high] = std::minmax_element(row, row + tile);
+      boxes_[block * 2 * d + f] = *low;
+      boxes_[(block * 2 + 1) * d + f] = *high;
+    }
+}
+
+template <class T>
+bool ExactGaussian<T>::apart(int64_t a, int64_t b) const {
+  const T *first = box(a), *second = box(b);
+  T square = 0;
+  for (int f = 0; f < d_; ++f) {
+    const T gap = std::max({first[f] - second[d_ + f], second[f] - first[d_ + f], T(0)});
+    square += gap * gap;
+  }
+  return square > reach_;
+}
+
+// Rows are sent and received in the order of the points and kept in the order of the blocks.
+template <class T>
+class ExactMessage final : public Message<T> {
+ public:
+  ExactMessage(const ExactGaussian<T>& kernel, int channels)
+      : kernel_(kernel), channels_(channels), sent_(kernel.blocks_ * tile * channels), received_(kernel.blocks_ * tile * channels) {
+    std::fill(sent_.begin() + kernel.n_ * channels, sent_.end(), T(0));
+  }
+
+  void open(int64_t) override {}
+
+  void send(int64_t begin, int64_t n, const T* rows, const T* scale) override {
+    for (int64_t i = 0; i < n; ++i) {
+      T* to = &sent_[int64_t(kernel_.place_[begin + i]) * channels_];
+      const T factor = scale ? scale[i] : T(1);
+      for (int c = 0; c < channels_; ++c) to[c] = factor * rows[i * channels_ + c];
+    }
+  }
+
+  // The kernel is symmetric, so its transpose is itself.
+  void propagate(Team& team, bool) override {
+    const int64_t size = int64_t(tile) * kernel_.d_, rows = int64_t(tile) * channels_;
+    team.run(kernel_.blocks_, [&](int64_t to) {
+      Buffer<T> weights(tile * tile);
+      Buffer<double> sums(rows);
+      std::fill(sums.begin(), sums.end(), 0.0);
+      for (int64_t from = 0; from < kernel_.blocks_; ++from) {
+        if (kernel_.apart(to, from)) continue;
+        loops<T>().gaussian_weights(&kernel_.features_[to * size], &kernel_.features_[from * size], kernel_.d_, weights.get());
+        loops<T>().add_weighted(weights.get(), &sent_[from * rows], sums.get(), channels_);
+      }
+      std::copy(sums.begin(), sums.end(), &received_[to * rows]);
+    });
+  }
+
+  void stop_sending() override { sent_ = {}; }
+
+  void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
+    for (int64_t i = 0; i < n; ++i) {
+      const T* message = &received_[int64_t(kernel_.place_[begin + i]) * channels_];
+      const T factor = scale ? scale[i] : T(1);
+      const int64_t at = i * channels_;
+      if (coupling) {
+        for (int c = 0; c < channels_; ++c) rows[at + c] = from[at + c] - coupling[c] * (factor * message[c]);
+      } else {
+        for (int c = 0; c < channels_; ++c) rows[at + c] = factor * message[c];
+      }
+    }
+  }
+
+ private:
+  const ExactGaussian<T>& kernel_;
+  const int channels_;
+  Buffer<T> sent_, received_;
+};
+
+template <class T>
+std::unique_ptr<Message<T>> ExactGaussian<T>::message(int channels) const {
+  return std::make_unique<ExactMessage<T>>(*this, channels);
+}
+
+template class ExactGaussian<float>;
+template class ExactGaussian<double>;
+
+}  // namespace crfrnn

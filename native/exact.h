@@ -1,0 +1,34 @@
+// The Gaussian exp(-½ |f_i − f_j|²) between any points, every pair of them: O(N² (d + channels)) time, O(N) memory.
+#pragma once
+
+#include "buffer.h"
+#include "kernel.h"
+
+namespace crfrnn {
+
+// Points are kept in blocks of near ones. Pairs of blocks so far apart that all such pairs together change a filtered
+// value by less than the unit roundoff of T times the largest value sent are left out.
+template <class T>
+class ExactGaussian final : public Kernel<T> {
+ public:
+  // features: N × d, row-major, finite. Throws std::invalid_argument, std::bad_alloc.
+  ExactGaussian(const T* features, int64_t n, int d);
+  int64_t num_points() const override { return n_; }
+  std::unique_ptr<Message<T>> message(int channels) const override;
+
+ private:
+  template <class U>
+  friend class ExactMessage;
+  const T* box(int64_t block) const { return &boxes_[block * 2 * d_]; }
+  bool apart(int64_t a, int64_t b) const;
+
+  const int64_t n_;
+  const int d_;
+  const int64_t blocks_;
+  const T reach_;           // squared distance beyond which blocks are left out
+  Buffer<int32_t> place_;   // N: where each point is in the order of the blocks
+  Buffer<T> features_;      // blocks × d × tile
+  Buffer<T> boxes_;         // blocks × 2 × d: smallest and largest value of each feature
+};
+
+}  // namespace crfrnn

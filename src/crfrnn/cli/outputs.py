@@ -1,0 +1,120 @@
+"""What `crfrnn refine` writes: labels or probabilities, in the files that suit them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from crfrnn.arrays import Shape
+from crfrnn.cli.inputs import Pair
+from crfrnn.files import (
+    NIFTI_SUFFIXES,
+    TIFF_SUFFIXES,
+    replacing,
+    suffix_of,
+    write_labels,
+    write_picture,
+    write_probabilities,
+)
+from crfrnn.palette import overlay
+from crfrnn.tiff import create_tiff, write_tiff
+from crfrnn.volumes import write_nifti
+
+FORMAT_SUFFIXES = {
+    "npy": (".npy",),
+    "npz": (".npz",),
+    "labels": (".png", ".nii.gz", ".tif", ".nii", ".tiff", ".npy"),
+    "overlay": (".jpg", ".jpeg", ".png"),
+    "nii": (".nii.gz", ".nii"),
+}
+"""What can be written and the file names for it; a suffix alone names the first format that it suits."""
+LABELS = ("labels", "overlay")
+"""The formats of labels; the others are of probabilities."""
+
+
+def folder_suffixes(output_format: str) -> tuple[str, ...]:
+    """The file names that results of a format may have in a folder."""
+    return FORMAT_SUFFIXES[output_format][: 3 if output_format == "labels" else 1]
+
+
+def folder_suffix(output_format: str, pair: Pair) -> str:
+    """The file name for the result of this pair: labels of volumes are NIfTI or, without a geometry, TIFF."""
+    picture, nifti, tiff = folder_suffixes("labels")
+    if output_format != "labels":
+        return folder_suffixes(output_format)[0]
+    if pair.geometry is not None:
+        return nifti
+    return picture if len(pair.grid) == 2 else tiff
+
+
+def write_result(
+    path: Path, output_format: str, values: NDArray[Any], pair: Pair, spacing: Sequence[float] | None
+) -> None:
+    """Write labels (*spatial) for the formats in `LABELS`, otherwise probabilities (C, *spatial).
+
+    Args:
+        spacing: Of voxels without a geometry.
+    Raises: ValueError: if they do not suit the format.
+    """
+    suffix = suffix_of(path)
+    if output_format == "overlay":
+        photo = np.asarray(pair.image[:, :])
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            raise ValueError(
+                f"an overlay tints an 8-bit photo, and this image is {photo.dtype} {photo.shape}: write labels"
+            )
+        write_picture(path, overlay(photo, values.astype(np.intp)))
+    elif output_format in ("npy", "npz"):
+        write_probabilities(path, values)
+    elif output_format == "nii":
+        # A class axis is the fourth of a file, of which a picture lacks the third; one class needs none.
+        volume = values[:, np.newaxis] if values.ndim == 3 and len(values) > 1 else values
+        write_nifti(path, volume[0] if len(volume) == 1 else volume, pair.geometry, spacing)
+    elif suffix in NIFTI_SUFFIXES:
+        write_nifti(path, values, pair.geometry, spacing)
+    elif suffix in TIFF_SUFFIXES:
+        write_tiff(path, values)
+    elif suffix == ".npy":
+        with replacing(path) as handle:
+            np.save(handle, values)
+    elif values.ndim != 2:
+        raise ValueError(f"labels of a volume {values.shape} do not fit {path}: end its name in .nii.gz, .tif or .npy")
+    else:
+        write_labels(path, values)
+
+
+def is_mapped(path: Path) -> bool:
+    """Whether a result in this file is written a part at a time."""
+    return suffix_of(path) in (".npy", *TIFF_SUFFIXES)
+
+
+@contextmanager
+def result_array(
+    path: Path, output_format: str, shape: Shape, dtype: DTypeLike, pair: Pair, spacing: Sequence[float] | None
+) -> Iterator[NDArray[Any]]:
+    """An array to be filled with what `write_result` writes: on disk where the file allows it, else in memory.
+
+    The file takes the place of `path` once the array is complete.
+    """
+    if not is_mapped(path):
+        array = np.empty(shape, dtype)
+        yield array
+        write_result(path, output_format, array, pair, spacing)
+        return
+    with replacing(path) as handle:
+        if suffix_of(path) in TIFF_SUFFIXES:
+            mapping: Any = create_tiff(handle, shape, dtype)
+        else:
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(handle, header)
+            mapping = np.memmap(handle, dtype, "r+", handle.tell(), shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash once the map is written to
+            os.posix_fallocate(handle.fileno(), 0, mapping.offset + mapping.nbytes)
+        yield mapping
+        mapping.flush()

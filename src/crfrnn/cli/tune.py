@@ -1,0 +1,117 @@
+"""`crfrnn tune`: the parameters of a CRF that suit a network's scores, and whether it helps at all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
+from crfrnn.cli.refine import UsageError
+from crfrnn.parameter_files import SUFFIX, save_parameters
+
+TUNE_HELP = """\
+Search the parameters of a CRF on labelled photos for which a network's scores are there.
+
+DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
+both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one
+part of the photos. On the other part it is measured what they gain. OUT holds the parameters for `--parameters` of the
+other commands, and all that was measured. Ctrl-C ends the search with the best parameters until then.
+"""
+
+
+def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `tune`."""
+    parser = commands.add_parser(
+        "tune",
+        help="search the CRF's parameters on photos with scores and labels",
+        description=TUNE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="parameters file to write")
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("scores"),
+        help="folder, also one in DATA, with scores (C, H, W) of each photo in NAME.npy or NAME.npz; %(default)s",
+    )
+    parser.add_argument(
+        "--input", choices=("logits", "probabilities"), default="logits", help="what the scores are; %(default)s"
+    )
+    parser.add_argument("--array", metavar="NAME", help="the array of .npz files to use; the first when not given")
+    parser.add_argument(
+        "--square-scores",
+        action="store_true",
+        help="the scores cover a square with the photo at its top left, its longer side filling it",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="CLASSES",
+        default="voc",
+        help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line; %(default)s",
+    )
+    parser.add_argument("--split", metavar="SPLIT", default="val", help="photos to use; %(default)s")
+    parser.add_argument(
+        "--holdout", type=float, metavar="SHARE", default=0.5, help="share of them to measure on; %(default)s"
+    )
+    parser.add_argument("--trials", type=int, metavar="N", default=40, help="parameters to try; %(default)s")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the parts and the search; %(default)s")
+    parser.add_argument(
+        "--threads", type=int, metavar="T", help="photos at a time; OMP_NUM_THREADS or all cores when not given"
+    )
+    add_parameter_options(parser)
+    parser.set_defaults(run=run_tune, parser=parser)
+
+
+def run_tune(options: argparse.Namespace) -> int:
+    """Tune, print and write. Returns the exit status."""
+    parser: argparse.ArgumentParser = options.parser
+    output: Path = options.output
+    if output.suffix.lower() != SUFFIX:
+        parser.error(f"{output} is to hold parameters as JSON; end its name in {SUFFIX}")
+    if output.is_dir():
+        parser.error(f"{output} is a folder; name a file in it, such as {output / 'parameters.json'}")
+    for name, least in (("trials", 1), ("seed", 0), ("threads", 1)):
+        number = getattr(options, name)
+        if number is not None and number < least:
+            parser.error(f"--{name} must be at least {least}, not {number}")
+    if not 0 < options.holdout < 1:
+        parser.error(f"--holdout must be above 0 and below 1, not {options.holdout}")
+    try:
+        start = chosen_parameters(options)
+    except UsageError as error:
+        parser.error(str(error))
+    from crfrnn.classes import class_set
+    from crfrnn.data import SegmentationData
+    from crfrnn.data.scored import ScoredPhotos
+    from crfrnn.tuning import tune
+
+    data = SegmentationData(options.data, options.split, class_set(options.classes))
+    folder = options.scores if options.scores.is_dir() else options.data / options.scores
+    photos = ScoredPhotos(data, folder, input=options.input, array=options.array, square=options.square_scores)
+    if photos.seem_square():
+        print(
+            "crfrnn tune: warning: the scores are square and the photos are not; if they cover photos padded to a "
+            "square, give --square-scores",
+            file=sys.stderr,
+        )
+    found = tune(
+        photos, start, trials=options.trials, holdout=options.holdout, seed=options.seed, threads=options.threads
+    )
+    notes = {
+        **found.notes(),
+        "data": options.data.resolve().name,
+        "split": options.split,
+        "scores": folder.resolve().name,
+        "input": options.input,
+        "square_scores": options.square_scores,
+        "holdout": options.holdout,
+        "seed": options.seed,
+    }
+    save_parameters(output, found.parameters, notes)
+    print(found.table())
+    given_up = f", {found.given_up} of them given up early" if found.given_up else ""
+    print(f"\n{found.trials} trials on {found.tuned_on} photos{given_up}\n{found.verdict()}\n{output}")
+    return 0

@@ -1,0 +1,117 @@
+"""A data set whose photos come with the class scores of a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import score_array
+from crfrnn.data.segmentation import Sample, SegmentationData
+from crfrnn.files import ARRAY_SUFFIXES, read_array
+from crfrnn.parameters import one_of
+from crfrnn.resize import resize_scores, seem_square
+from crfrnn.unary import unary_from_probabilities
+
+ScoresInput = Literal["logits", "probabilities"]
+
+NAMES_SHOWN = 3
+PHOTOS_LOOKED_AT = 10
+
+
+class ScoredPhotos:
+    """Labelled photos and the logits that a network has for each, read when asked for.
+
+    Args:
+        data: The photos and labels.
+        folder: Holds NAME.npy or NAME.npz for each photo: scores (C, h, w), stretched over the photo if they are
+            smaller. With two classes, (1, h, w) are those of the second against the first.
+        input: What the scores are, "logits" or "probabilities".
+        array: The array of an .npz file; the first when not given.
+        square: The scores cover a square with the photo at its top left: see `crfrnn.resize.resize_scores`.
+    Attributes:
+        files: The file with the scores of each photo.
+    Raises: ValueError: if photos have no scores, or two files of them; when one is read, if its scores do not fit the
+        photo or the classes.
+    """
+
+    def __init__(
+        self,
+        data: SegmentationData,
+        folder: Path,
+        *,
+        input: ScoresInput = "logits",
+        array: str | None = None,
+        square: bool = False,
+    ) -> None:
+        one_of(input, get_args(ScoresInput), "input")
+        if not folder.is_dir():
+            raise ValueError(f"cannot read scores from {folder}: there is no such folder")
+        self.data, self.folder, self.input, self.array, self.square = data, folder, input, array, square
+        found = {
+            pair.name: [
+                path for path in (folder / f"{pair.name}{suffix}" for suffix in ARRAY_SUFFIXES) if path.is_file()
+            ]
+            for pair in data.pairs
+        }
+        missing = [name for name, paths in found.items() if not paths]
+        if missing:
+            shown = ", ".join(missing[:NAMES_SHOWN]) + (", …" if len(missing) > NAMES_SHOWN else "")
+            raise ValueError(
+                f"{len(missing)} of {len(found)} photos of the split {data.split!r} have no scores in {folder} "
+                f"({', '.join(ARRAY_SUFFIXES)}): {shown}"
+            )
+        for paths in found.values():
+            if len(paths) > 1:
+                raise ValueError(f"{' and '.join(path.name for path in paths)} in {folder} share a name; keep one")
+        self.files = [found[pair.name][0] for pair in data.pairs]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Sample, NDArray[np.float32]]:
+        """A photo with its labels, and its logits (C, H, W)."""
+        sample, scores = self.data[index], self._scores(index)
+        height, width = size = sample.labels.shape
+        most = (max(size), max(size)) if self.square else size
+        try:
+            if scores.shape[1] > most[0] or scores.shape[2] > most[1]:
+                raise ValueError(
+                    f"scores have shape {scores.shape}; expected (classes, height, width), of at most {most[0]} rows "
+                    f"and {most[1]} columns for a photo of {width}×{height} pixels"
+                )
+            if self.square or scores.shape[1:] != size:
+                scores = resize_scores(scores, (height, width), self.square)
+            if self.input == "probabilities":
+                scores = unary_from_probabilities(scores).astype(np.float32, copy=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.files[index]}: {error}") from error
+        return sample, scores
+
+    def seem_square(self) -> bool:
+        """Whether scores probably cover a square though `square` is not set, by the first photos."""
+        first = range(min(len(self), PHOTOS_LOOKED_AT))
+        return not self.square and any(
+            seem_square(self._scores(index).shape, self.data[index].labels.shape) for index in first
+        )
+
+    def _scores(self, index: int) -> NDArray[np.float32]:
+        """The scores of a file (C, h, w), of all classes."""
+        path, num_classes = self.files[index], self.data.classes.num_classes
+        array = read_array(path, self.array)
+        try:
+            scores = score_array(array, "scores", np.float32).astype(np.float32, copy=False)
+            if scores.ndim != 3:
+                raise ValueError(f"scores have shape {scores.shape}; expected (classes, height, width)")
+            if len(scores) == 1 and num_classes == 2:
+                first = 1 - scores if self.input == "probabilities" else np.zeros_like(scores)
+                scores = np.concatenate([first, scores])
+            if len(scores) != num_classes:
+                raise ValueError(
+                    f"scores have shape {scores.shape}, so {len(scores)} classes, but the labels have {num_classes}"
+                )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        return scores

@@ -1,0 +1,89 @@
+"""Parameters of a CRF in a JSON file: what `crfrnn tune` writes and every command takes as `--parameters`.
+
+The file is one object with the fields of `CRFParameters`, vectors and matrices as lists, and "notes" on where they come
+from, which nothing reads. Fields that are left out have their default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from crfrnn.files import replacing
+from crfrnn.parameters import CRFParameters
+
+NOTES = "notes"
+SUFFIX = ".json"
+
+
+def save_parameters(path: Path | str, parameters: CRFParameters, notes: Mapping[str, Any] | None = None) -> None:
+    """Write parameters; the file appears once it is complete.
+
+    Args:
+        notes: Anything JSON can hold that is worth knowing about them.
+    Raises: TypeError or ValueError: if these are no parameters, or JSON cannot hold the notes.
+    """
+    if not isinstance(parameters, CRFParameters):
+        raise TypeError(f"parameters must be CRFParameters, got {type(parameters).__name__}")
+    values = {key: _text(value) for key, value in asdict(parameters).items()}
+    if notes is not None:
+        values[NOTES] = _text(dict(notes), indent=2).replace("\n", "\n  ")
+    lines = ",\n".join(f'  "{key}": {value}' for key, value in values.items())
+    with replacing(Path(path)) as handle:
+        handle.write(f"{{\n{lines}\n}}\n".encode())
+
+
+def load_parameters(path: Path | str) -> CRFParameters:
+    """Read what `save_parameters` wrote.
+
+    Raises: ValueError: if the file is missing or no such JSON, or holds an unknown key or a wrong value; it names both.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"cannot read parameters from {path}: there is no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read parameters from {path}, it is no complete JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} holds no parameters; expected an object such as {{"theta_alpha": 80}}')
+    content.pop(NOTES, None)
+    known = {field.name: field.default for field in fields(CRFParameters)}
+    unknown = [key for key in content if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{path} has an unknown key {', '.join(map(repr, unknown))}; there are {', '.join(known)}, and {NOTES!r}"
+        )
+    for key, value in content.items():
+        textual, absent = isinstance(known[key], str), value is None and known[key] is None
+        if not (absent or (isinstance(value, str) if textual else _is_numeric(value))):
+            expected = f"text such as {known[key]!r}" if textual else "a number, or a list of numbers or of such lists"
+            raise ValueError(f"{path}: {key}={json.dumps(value)} must be {expected}")
+    try:
+        return CRFParameters(**content)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def require_defaults(parameters: CRFParameters, known: Sequence[str], what: str) -> None:
+    """Raise a ValueError if a field besides the `known` ones, which `what` does not have, is not at its default."""
+    for field in fields(CRFParameters):
+        value = getattr(parameters, field.name)
+        if field.name not in known and value != field.default:
+            raise ValueError(
+                f"{field.name}={value!r}, but {what} has no {field.name}: set it to {json.dumps(field.default)}"
+            )
+
+
+def _text(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether JSON's value is a number, or lists of numbers; true and false are none."""
+    if isinstance(value, list):
+        return all(map(_is_numeric, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)

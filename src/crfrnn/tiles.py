@@ -1,0 +1,273 @@
+"""Images larger than memory, refined a tile at a time: docs/large-images.md has the error and the cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import Shape, label_array
+from crfrnn.memory import available_memory, tile_bytes
+from crfrnn.parameters import CRFParameters, chosen, one_of, whole_number
+from crfrnn.refine import Input, label_count, label_dtype, refine
+
+REACH = 3
+"""Deviations θ_α of margin around a tile; docs/large-images.md has the error at others."""
+SPATIAL_REACH = 8
+"""Deviations θ_γ of margin: that kernel is short, and its messages travel on with every iteration."""
+UNKNOWN_MEMORY = 4_000_000_000
+"""Bytes taken to be there where the system does not say."""
+MOST_WORK = 25
+"""How much larger than its core a context may be before `memory` counts as too little."""
+BLOCK = 4096
+"""Most labels that are counted at a time, along each axis."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of an image.
+
+    Attributes:
+        core: Slices of the pixels that are kept.
+        context: Slices of the pixels that are refined: the core and a margin, as far as the image goes.
+    """
+
+    core: tuple[slice, ...]
+    context: tuple[slice, ...]
+
+    @property
+    def inner(self) -> tuple[slice, ...]:
+        """The core in its context."""
+        return tuple(
+            slice(core.start - context.start, core.stop - context.start)
+            for core, context in zip(self.core, self.context, strict=True)
+        )
+
+    @property
+    def origin(self) -> tuple[int, ...]:
+        """Position (x, y[, z]) of the first pixel of the context."""
+        return tuple(context.start for context in reversed(self.context))
+
+    @property
+    def num_points(self) -> int:
+        """Pixels of the context."""
+        return math.prod(context.stop - context.start for context in self.context)
+
+
+def refine_tiled(
+    scores: Any,
+    image: Any,
+    parameters: CRFParameters | str | Path = "crfrnn",
+    *,
+    output: Any = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    memory: int | None = None,
+    input: Input = "logits",
+    num_classes: int | None = None,
+    spacing: float | Sequence[float] | None = None,
+    threads: int | None = None,
+    progress: Callable[[Sequence[Tile]], Iterable[Tile]] = iter,
+) -> Any:
+    """Refine an image that need not fit into memory, tile by tile; arguments not named here are those of `refine`.
+
+    Tiles are cores that share the image out evenly, refined with a margin around them. All see the same lattice, so
+    that what a core loses is only what lies beyond its margin. An image of one tile has the result of `refine`. Classes
+    below the `class_threshold` of the parameters are left out in each tile by itself.
+
+    Args:
+        scores: (C, *spatial), or labels (*spatial): an array, a memory map (`numpy.load(..., mmap_mode="r")`), or
+            anything with a shape that slices give arrays of, such as arrays of zarr and h5py. Values are checked as
+            they are read.
+        image: (*spatial, K) or (*spatial,), likewise. None if the bilateral weight is 0.
+        output: What is written to: (*spatial) of integers for labels, (C, *spatial) for probabilities; an array, a
+            memory map or anything that takes slices. None makes an array of labels.
+        tile: Most pixels of a core along each axis. None: as many as `memory` allows.
+        overlap: Pixels of the margin. None: 3 θ_α along each axis, and at least 8 θ_γ.
+        memory: Bytes that the work on a tile may take, for images as rough as photos; of noise it takes up to twice
+            as much. None: half of what is available.
+        progress: What wraps the tiles as they are worked on, such as `tqdm.tqdm`.
+    Returns: The output.
+    Raises:
+        TypeError, ValueError: as `refine`, with the place of the tile; or if sizes do not match.
+        MemoryError: if `memory` is too little for a tile.
+    """
+    parameters = chosen(parameters)
+    one_of(input, get_args(Input), "input")
+    grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
+    _check_shapes(scores, image, grid)
+    if overlap is None:
+        margins = margins_of(parameters, len(grid), spacing)
+    else:
+        margins = (whole_number(overlap, "overlap"),) * len(grid)
+    classes = class_count(scores, input, num_classes)
+    features = len(grid) + (0 if image is None else math.prod(image.shape[len(grid) :]))
+    itemsize = 8 if getattr(scores, "dtype", None) == np.float64 else 4
+    tiles = tile_grid(grid, margins, tile, memory, tile_bytes(1, max(2, classes), features, itemsize))
+    if output is None:
+        output = np.empty(grid, label_dtype(classes))
+    labelled = _is_labels(output, grid, classes)
+
+    every = (slice(None),)
+    for part in progress(tiles):
+        read = part.context if input == "labels" else every + part.context
+        try:
+            refined = refine(
+                np.asarray(scores[read]),
+                None if image is None else np.asarray(image[part.context]),
+                parameters,
+                input=input,
+                num_classes=classes if input == "labels" else num_classes,
+                spacing=spacing,
+                origin=part.origin,
+                return_labels=labelled,
+                threads=threads,
+            )
+        except (ValueError, TypeError, MemoryError) as error:
+            error.args = (f"in the part {_place(part.context)} of the image: {error}",)
+            raise
+        leading = () if labelled else every
+        output[leading + part.core] = refined[leading + part.inner]
+        for array in (scores, image, output):
+            release_pages(array)
+    return output
+
+
+def margins_of(parameters: CRFParameters, axes: int, spacing: float | Sequence[float] | None = None) -> tuple[int, ...]:
+    """Pixels that a tile needs around it along each axis, the first axis first, for its core to be as in the whole."""
+    pixels = parameters.in_pixels(1.0 if spacing is None else spacing, axes)
+    reaches = [np.ones(axes)]
+    if np.any(parameters.bilateral_weight):
+        reaches.append(REACH * np.array(pixels.theta_alpha))
+    if np.any(parameters.spatial_weight):
+        reaches.append(SPATIAL_REACH * np.array(pixels.theta_gamma))
+    margins = np.broadcast_to(np.ceil(np.max(reaches, axis=0)), axes)
+    return tuple(int(margin) for margin in margins[::-1])
+
+
+def tile_grid(
+    shape: Shape, margins: Shape, tile: int | None = None, memory: int | None = None, bytes_per_point: int = 1
+) -> list[Tile]:
+    """Tiles that share a grid out evenly, in raster order.
+
+    Args:
+        shape: Of the grid.
+        margins: Pixels around a core along each axis.
+        tile: Most pixels of a core along each axis. None: as many as memory allows.
+        memory: Bytes for one context. None: half of what is available, or unlimited with a `tile`.
+        bytes_per_point: That a context takes.
+    Raises:
+        ValueError: if tile is 0 or memory not positive.
+        MemoryError: if there is too little memory for the tile, or for any tile that is worth it.
+    """
+    if tile is not None and whole_number(tile, "tile") < 1:
+        raise ValueError(f"tile={tile} must be at least 1 pixel")
+    if memory is not None and not memory > 0:
+        raise ValueError(f"memory={memory} must be a positive number of bytes")
+    if memory is None and tile is None:
+        memory = (available_memory() or 2 * UNKNOWN_MEMORY) // 2
+    counts = [1 if tile is None else -(-length // tile) for length in shape]
+    most = math.inf if memory is None else memory / bytes_per_point
+    while (largest := _largest_context(shape, margins, counts)) > most:
+        cores = [math.ceil(length / count) for length, count in zip(shape, counts, strict=True)]
+        if tile is not None or max(cores) == 1 or largest > MOST_WORK * math.prod(cores):
+            raise MemoryError(
+                f"a tile of {' × '.join(map(str, cores))} pixels and a margin of {' × '.join(map(str, margins))} need "
+                f"about {largest * bytes_per_point / 1e9:.3g} GB, but memory is {most * bytes_per_point / 1e9:.3g} GB: "
+                "give more memory or a smaller overlap"
+            )
+        counts[cores.index(max(cores))] += 1
+    shares = [_shares(length, count) for length, count in zip(shape, counts, strict=True)]
+    return [Tile(core, _widened(core, margins, shape)) for core in itertools.product(*shares)]
+
+
+def release_pages(array: Any) -> None:
+    """Let go of the pages that a memory-mapped array has read or written; the file keeps them."""
+    mapped = _owner(array, np.memmap)
+    # Copy on write is left alone: what was written there is nowhere else.
+    if mapped is None or mapped.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    pages = _owner(mapped, mmap.mmap)
+    if pages is not None:
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+def resident_bytes(array: Any) -> int:
+    """Bytes that an array keeps in memory: none if it lies in a file."""
+    return 0 if _owner(array, np.memmap) is not None else getattr(array, "nbytes", 0)
+
+
+def _owner(array: Any, kind: type) -> Any:
+    """The array or the mapping of that kind that an array is a view of; None if there is none."""
+    while array is not None and not isinstance(array, kind):
+        array = getattr(array, "base", None)
+    return array
+
+
+def _widened(core: tuple[slice, ...], margins: Shape, shape: Shape) -> tuple[slice, ...]:
+    """A core with its margins, as far as the grid goes."""
+    return tuple(
+        slice(max(0, part.start - margin), min(length, part.stop + margin))
+        for part, margin, length in zip(core, margins, shape, strict=True)
+    )
+
+
+def _largest_context(shape: Shape, margins: Shape, counts: Sequence[int]) -> int:
+    """Pixels of the largest context, if every axis is cut into so many parts."""
+    return math.prod(
+        min(length, -(-length // count) + min(2, count - 1) * margin)
+        for length, margin, count in zip(shape, margins, counts, strict=True)
+    )
+
+
+def _shares(length: int, count: int) -> list[slice]:
+    """An axis cut into parts that differ by a pixel at most."""
+    ends = [length * index // count for index in range(count + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
+    """C of scores as `refine_tiled` takes them, for labels by reading them all if it is not given."""
+    if input != "labels":
+        return int(scores.shape[0])
+    if num_classes is not None:
+        return whole_number(num_classes, "num_classes")
+    present: NDArray[Any] = np.empty(0, np.int64)
+    for block in tile_grid(tuple(scores.shape), (0,) * len(scores.shape), BLOCK):
+        present = np.union1d(present, label_array(scores[block.core]))
+        release_pages(scores)
+    return label_count(present)
+
+
+def _check_shapes(scores: Any, image: Any, grid: Shape) -> None:
+    if not grid or 0 in scores.shape:
+        raise ValueError(f"scores have shape {tuple(scores.shape)}; expected (classes, height, width), none of them 0")
+    if image is not None and (tuple(image.shape[: len(grid)]) != grid or len(image.shape) > len(grid) + 1):
+        raise ValueError(
+            f"image has shape {tuple(image.shape)}; expected {grid} or ({', '.join(map(str, grid))}, channels) for "
+            f"scores of shape {tuple(scores.shape)}"
+        )
+
+
+def _is_labels(output: Any, grid: Shape, classes: int) -> bool:
+    """Whether the output takes labels, not probabilities; an error if it takes neither."""
+    shape, dtype = tuple(output.shape), np.dtype(output.dtype)
+    if shape == grid and dtype.kind in "iu" and np.iinfo(dtype).max >= classes - 1:
+        return True
+    if shape == (classes, *grid) and dtype.kind == "f":
+        return False
+    raise ValueError(
+        f"output is {dtype} of shape {shape}; expected {label_dtype(classes)} {grid} for labels or float32 "
+        f"{(classes, *grid)} for probabilities"
+    )
+
+
+def _place(context: tuple[slice, ...]) -> str:
+    return "[" + ", ".join(f"{part.start}:{part.stop}" for part in context) + "]"

@@ -1,0 +1,230 @@
+"""The steps of `twin` as Triton kernels, for CUDA devices; with TRITON_INTERPRET=1 on the CPU, for tests.
+
+Nothing here waits for the device, and no size depends on data: what is not known in advance, the number of vertices,
+has room for the most there can be. Sums have a fixed order, so results are the same in every run.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.torch.device import kernels
+from crfrnn.torch.device.lattice import Lattice, Runs, starts
+
+TILE = 1024  # numbers a program holds
+NARROW_TILE = 256  # the same where rows take different times
+POINTS = 128  # points or vertices of a program that holds single numbers of each
+RUN = 32  # corners one program sums before it hands over
+UNROLL = 4
+ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
+PROGRAMS = 32  # for each multiprocessor
+INTERPRETED_PROGRAMS = 2
+
+
+def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+    d, points = features.shape
+    cell = torch.empty(d, points, dtype=torch.int32, device=features.device)
+    order = torch.empty_like(cell)
+    weight = features.new_empty(d + 1, points)
+    # Fused multiply-adds would put points on the border of two simplices elsewhere than the CPU does.
+    kernels.embed[(_ceil_div(points, POINTS),)](
+        features,
+        cell,
+        order,
+        weight,
+        points,
+        D=d,
+        DOWN=1 / (d + 1),
+        ROUNDER=ROUNDER[features.dtype],
+        LIMIT=limit,
+        BLOCK=POINTS,
+        enable_fp_fusion=False,
+    )
+    return cell, order, weight
+
+
+def capacity(count: Tensor, corners: int) -> int:
+    """V: every corner may be a vertex of its own."""
+    return corners
+
+
+def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor) -> Tensor:
+    room, directions = len(key), step.shape[1]
+    found = torch.empty(directions, 2, room, dtype=torch.int32, device=key.device)
+    grid = (_programs(room, POINTS, key.device), directions)
+    kernels.find_neighbours[grid](
+        key,
+        remainder,
+        step,
+        count,
+        found,
+        room,
+        D=directions - 1,
+        BITS=room.bit_length(),
+        BLOCK=POINTS,
+        enable_fp_fusion=False,
+    )
+    return found
+
+
+def sort_runs(entry: Tensor, first: Tensor, start: Tensor, weight: Tensor) -> Runs:
+    """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone."""
+    size, points = len(entry), weight.shape[1]
+    begins = first | (torch.arange(size, device=entry.device) % RUN == 0)
+    number = torch.cumsum(begins, 0, dtype=torch.int32) - 1
+    count = number[-1] + 1
+    of_vertex = torch.cat([number, count[None]]).index_select(0, start)
+    point = (entry % points).to(torch.int32)
+    return Runs(point, weight.view(-1)[entry], starts(begins, number, size), of_vertex, count)
+
+
+def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
+    runs = lattice.runs
+    if runs is None:
+        raise ValueError("this lattice was built by the steps of another device; build it by those it is used with")
+    channels, room = rows.shape[1], lattice.neighbours.shape[2]
+    partial = rows.new_empty(len(runs.point), channels)
+    values = rows.new_empty(room, channels)
+    tile = _tile(channels, NARROW_TILE)
+    for given, point, weight, factor, start, count, out in (
+        (rows, runs.point, runs.weight, scale, runs.start, runs.num_runs, partial),
+        (partial, None, None, None, runs.of_vertex, lattice.num_vertices, values),
+    ):
+        grid = (_programs(len(out), tile["BLOCK"], rows.device),)
+        kernels.sum_runs[grid](given, point, weight, factor, start, count, out, **tile, UNROLL=UNROLL, num_warps=1)
+    return values
+
+
+def blur(lattice: Lattice, values: Tensor, direction: int) -> Tensor:
+    room, channels = values.shape
+    blurred = torch.empty_like(values)
+    tile = _tile(channels)
+    grid = (_programs(room, tile["BLOCK"], values.device),)
+    kernels.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
+    return blurred
+
+
+def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
+    corners, points = lattice.vertex.shape
+    rows = values.new_empty(points, values.shape[1])
+    tile = _tile(values.shape[1])
+    kernels.slice_values[(_ceil_div(points, tile["BLOCK"]),)](
+        values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
+    )
+    return rows
+
+
+def convolve(
+    rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
+) -> Tensor:
+    received = torch.empty_like(rows)
+    tile = _tile(rows.shape[1])
+    kernels.convolve[(_ceil_div(len(rows), tile["BLOCK"]),)](
+        rows, taps, before, after, received, len(rows), length, inside, RADIUS=len(taps) // 2, **tile
+    )
+    return received
+
+
+def update(
+    unary: Tensor,
+    previous: Tensor,
+    message: Tensor,
+    lattice: Lattice,
+    values: Tensor,
+    scale: Tensor | None,
+    couplings: tuple[Tensor, Tensor],
+    damping: float,
+    last: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    points, channels = unary.shape
+    spatial, bilateral = couplings
+    diagonal: Tensor | None = bilateral
+    if bilateral.ndim == 2:
+        # Filters act on points and couplings on classes, so the order does not matter; vertices are mostly fewer.
+        values, diagonal = _couple_values(lattice, values, bilateral), None
+    logits = torch.empty_like(unary) if last or damping else None
+    marginals = None if last else torch.empty_like(unary)
+    tile = _tile(channels)
+    kernels.update[(_ceil_div(points, tile["BLOCK"]),)](
+        unary,
+        previous,
+        message,
+        spatial,
+        values,
+        lattice.vertex,
+        lattice.weight,
+        scale,
+        diagonal,
+        logits,
+        marginals,
+        points,
+        CORNERS=len(lattice.vertex),
+        FACTOR=lattice.factor,
+        DAMPING=damping,
+        SPATIAL_MATRIX=spatial.ndim == 2,
+        **tile,
+    )
+    return logits, marginals
+
+
+def backstep(
+    g: Tensor,
+    total: Tensor,
+    marginals: Tensor,
+    messages: tuple[Tensor, Tensor],
+    couplings: tuple[Tensor, Tensor],
+    damping: float,
+    share: float,
+) -> Tensor:
+    points, channels = g.shape
+    result = torch.empty_like(g)
+    tile = _tile(channels)
+    kernels.backstep[(_ceil_div(points, tile["BLOCK"]),)](
+        g,
+        total,
+        marginals,
+        messages[0],
+        couplings[0],
+        messages[1],
+        couplings[1],
+        result,
+        points,
+        DAMPING=damping,
+        SHARE=share,
+        SPATIAL_MATRIX=couplings[0].ndim == 2,
+        BILATERAL_MATRIX=couplings[1].ndim == 2,
+        **tile,
+    )
+    return result
+
+
+def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor:
+    coupled = torch.empty_like(values)
+    tile = _tile(values.shape[1])
+    grid = (_programs(len(values), tile["BLOCK"], values.device),)
+    kernels.couple_values[grid](values, coupling, lattice.num_vertices, coupled, **tile)
+    return coupled
+
+
+def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
+    width = 1 << (channels - 1).bit_length()
+    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": max(1, numbers // width), "enable_fp_fusion": True}
+
+
+def _programs(most: int, block: int, device: torch.device) -> int:
+    """How many programs share work whose size only the device knows."""
+    return min(_ceil_div(most, block), _resident_programs(device))
+
+
+@lru_cache
+def _resident_programs(device: torch.device) -> int:
+    if device.type == "cpu":
+        return INTERPRETED_PROGRAMS
+    multiprocessors: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS * multiprocessors
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,370 @@
+# mypy: ignore-errors
+# ruff: noqa: RUF005, SIM108  (Triton takes no starred expressions)
+"""The Triton kernels behind `fused`. Each computes what the function of its name in `twin` says.
+
+Rows and values have CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is BLOCK rows. The
+number of vertices is known to the device only: kernels over vertices read it, and a fixed number of programs share
+them. Offsets of rows are 64 bits wide.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def embed(
+    features,
+    cell,
+    order,
+    weight,
+    points,
+    D: tl.constexpr,
+    DOWN: tl.constexpr,
+    ROUNDER: tl.constexpr,
+    LIMIT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # A thread has all D + 1 coordinates of its point, in tuples.
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = p < points
+    zero = tl.zeros([BLOCK], features.dtype.element_ty)
+
+    total = zero
+    position = ()
+    known = inside
+    for j in tl.static_range(D, 0, -1):
+        f = tl.load(features + (j - 1) * points + p, mask=inside, other=0)
+        position = (total - f * j,) + position
+        total += f
+    position = (total,) + position
+    for i in tl.static_range(D + 1):
+        known = known & (tl.abs(position[i] * DOWN) < LIMIT)
+
+    nearest = ()
+    difference = ()
+    excess = zero
+    for i in tl.static_range(D + 1):
+        x = tl.where(known, position[i], 0.0)
+        n = (x * DOWN + ROUNDER) - ROUNDER  # to even on ties
+        nearest = nearest + (n,)
+        difference = difference + (x - n * (D + 1),)
+        excess += n
+
+    rank = ()
+    share = ()
+    for i in tl.static_range(D + 1):
+        r = excess.to(tl.int32)
+        for j in tl.static_range(D + 1):
+            if j > i:
+                r += (difference[i] < difference[j]).to(tl.int32)
+            if j < i:
+                r += (difference[j] >= difference[i]).to(tl.int32)
+        shift = (r < 0).to(tl.int32) - (r > D).to(tl.int32)
+        rank = rank + (r + shift * (D + 1),)
+        share = share + ((difference[i] - shift.to(zero.dtype) * (D + 1)) * DOWN,)
+        if i < D:
+            tl.store(cell + i * points + p, nearest[i].to(tl.int32) + shift, mask=inside)
+
+    # Corner k lies between the coordinates of ranks d + 1 - k and d - k.
+    for k in tl.static_range(D + 1):
+        upper = zero
+        lower = zero
+        which = tl.zeros([BLOCK], tl.int32)
+        for i in tl.static_range(D + 1):
+            upper += tl.where(rank[i] == D - k, share[i], 0.0)
+            lower += tl.where(rank[i] == (D + 1 - k) % (D + 1), share[i], 0.0)
+            which += tl.where(rank[i] == D - k, i, 0)
+        if k == 0:
+            upper = 1.0 + upper
+        w = upper - lower
+        w = tl.where(known, tl.where(w < 0, 0.0, w), float("nan"))
+        tl.store(weight + k * points + p, w, mask=inside)
+        if k < D:
+            tl.store(order + k * points + p, which, mask=inside)
+
+
+@triton.jit
+def find_neighbours(key, remainder, step, count, found, room, D: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
+    direction = tl.program_id(1)
+    vertices = tl.load(count)
+    low = tl.load(step + direction)
+    wrap = tl.load(step + D + 1 + direction)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        inside = v < vertices
+        mine = tl.load(key + v, mask=inside, other=0)
+        k = tl.load(remainder + v, mask=inside, other=0)
+        for side in tl.static_range(2):
+            if side == 0:
+                wanted = mine - tl.where(k == 0, wrap, low)
+            else:
+                wanted = mine + tl.where(k == D, wrap, low)
+            # The first key that is not below the wanted one lies from `at` to `end`.
+            at = tl.zeros([BLOCK], tl.int32)
+            end = tl.zeros([BLOCK], tl.int32) + vertices
+            for _ in range(BITS):
+                middle = at + (end - at) // 2
+                open_ = inside & (at < end)
+                below = tl.load(key + middle, mask=open_, other=0) < wanted
+                at = tl.where(open_ & below, middle + 1, at)
+                end = tl.where(open_ & ~below, middle, end)
+            exists = inside & (at < vertices)
+            same = tl.load(key + at, mask=exists, other=0) == wanted
+            place = (direction * 2 + side).to(tl.int64) * room + v
+            tl.store(found + place, tl.where(exists & same, at, -1), mask=inside)
+
+
+@triton.jit
+def sum_runs(
+    rows,
+    point,
+    weight,
+    scale,
+    start,
+    count,
+    out,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    # out[r] = Σ of weight · scale[point] · rows[point] over entries from start[r] to start[r + 1]; without points and
+    # weights, Σ of rows[entry].
+    T: tl.constexpr = rows.dtype.element_ty
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    runs = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, runs, tl.num_programs(0) * BLOCK):
+        r = begin + tl.arange(0, BLOCK)
+        inside = r < runs
+        entry = tl.load(start + r, mask=inside, other=0)
+        end = tl.load(start + r + 1, mask=inside, other=0)
+        total = tl.zeros([BLOCK, BLOCK_C], T)
+        for _ in range(0, tl.max(end - entry, axis=0), UNROLL):
+            for u in tl.static_range(UNROLL):
+                e = entry + u
+                more = e < end
+                if point is not None:
+                    p = tl.load(point + e, mask=more, other=0).to(tl.int64)
+                    w = tl.load(weight + e, mask=more, other=0)
+                    if scale is not None:
+                        w *= tl.load(scale + p, mask=more, other=0)
+                    row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
+                    total += w[:, None] * row
+                else:
+                    at = e.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+                    total += tl.load(rows + at, mask=more[:, None] & channel, other=0)
+            entry += UNROLL
+        tl.store(out + r.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=inside[:, None] & channel)
+
+
+@triton.jit
+def blur(values, neighbours, count, out, room, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    vertices = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        inside = v < vertices
+        before = tl.load(neighbours + v, mask=inside, other=-1)[:, None]
+        after = tl.load(neighbours + room + v, mask=inside, other=-1)[:, None]
+        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+        tile = inside[:, None] & channel
+        value = tl.load(values + at, mask=tile, other=0)
+        sides = tl.load(values + before.to(tl.int64) * CHANNELS + c[None, :], mask=(before >= 0) & channel, other=0)
+        sides += tl.load(values + after.to(tl.int64) * CHANNELS + c[None, :], mask=(after >= 0) & channel, other=0)
+        tl.store(out + at, value + 0.5 * sides, mask=tile)
+
+
+@triton.jit
+def couple_values(values, coupling, count, out, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    c = tl.arange(0, BLOCK_C)
+    vertices = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        inside = v < vertices
+        coupled = _coupled(values, v.to(tl.int64), inside, coupling, c, CHANNELS, True)
+        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+        tl.store(out + at, coupled, mask=inside[:, None] & (c[None, :] < CHANNELS))
+
+
+@triton.jit
+def slice_values(
+    values,
+    vertex,
+    weight,
+    scale,
+    out,
+    points,
+    CORNERS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    message = _sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
+    at = p[:, None] * CHANNELS + c[None, :]
+    tl.store(out + at, message, mask=inside[:, None] & (c[None, :] < CHANNELS))
+
+
+@triton.jit
+def convolve(
+    rows,
+    taps,
+    before,
+    after,
+    out,
+    points,
+    length,
+    inside_points,
+    RADIUS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # A program goes along the axis, line after line: its taps read the same rows again, from the nearest cache.
+    T: tl.constexpr = rows.dtype.element_ty
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < points
+    line = place // length
+    x = place % length
+    first = (line // inside_points).to(tl.int64) * length * inside_points + line % inside_points
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    total = tl.zeros([BLOCK, BLOCK_C], T)
+    for k in range(2 * RADIUS + 1):
+        there = x + (k - RADIUS)
+        exists = inside & (there >= 0) & (there < length)
+        p = first + there.to(tl.int64) * inside_points
+        tap = tl.load(taps + k)
+        row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=exists[:, None] & channel, other=0)
+        if before is not None:
+            row *= tl.load(before + p, mask=exists, other=0)[:, None]
+        total += tap * row
+    p = first + x.to(tl.int64) * inside_points
+    if after is not None:
+        total *= tl.load(after + p, mask=inside, other=0)[:, None]
+    tl.store(out + p[:, None] * CHANNELS + c[None, :], total, mask=inside[:, None] & channel)
+
+
+@triton.jit
+def update(
+    unary,
+    previous,
+    message,
+    spatial_coupling,
+    values,
+    vertex,
+    weight,
+    scale,
+    bilateral_coupling,
+    logits,
+    marginals,
+    points,
+    CORNERS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    DAMPING: tl.constexpr,
+    SPATIAL_MATRIX: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # A bilateral matrix has been applied to the values, so that slicing and weighting need no product here.
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    at = p[:, None] * CHANNELS + c[None, :]
+    bilateral = _sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
+    if bilateral_coupling is not None:
+        bilateral *= tl.load(bilateral_coupling + c, mask=c < CHANNELS, other=0)[None, :]
+    spatial = _coupled(message, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
+    a = tl.load(unary + at, mask=tile, other=0) - spatial - bilateral
+    if DAMPING > 0:
+        a = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
+    a = tl.where(c[None, :] < CHANNELS, a, float("-inf"))
+    if logits is not None:
+        tl.store(logits + at, a, mask=tile)
+    if marginals is not None:
+        e = tl.exp(a - tl.max(a, axis=1)[:, None])
+        tl.store(marginals + at, e / tl.sum(e, axis=1)[:, None], mask=tile)
+
+
+@triton.jit
+def backstep(
+    g,
+    total,
+    marginals,
+    spatial,
+    spatial_coupling,
+    bilateral,
+    bilateral_coupling,
+    out,
+    points,
+    DAMPING: tl.constexpr,
+    SHARE: tl.constexpr,
+    SPATIAL_MATRIX: tl.constexpr,
+    BILATERAL_MATRIX: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    at = p[:, None] * CHANNELS + c[None, :]
+    v = -_coupled(spatial, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
+    v -= _coupled(bilateral, p, inside, bilateral_coupling, c, CHANNELS, BILATERAL_MATRIX)
+    q = tl.load(marginals + at, mask=tile, other=0)
+    result = q * (v - tl.sum(q * v, axis=1)[:, None])
+    if DAMPING > 0:
+        result += DAMPING * tl.load(g + at, mask=tile, other=0)
+    tl.store(out + at, result, mask=tile)
+    tl.store(total + at, tl.load(total + at, mask=tile, other=0) + SHARE * result, mask=tile)
+
+
+@triton.jit
+def _sliced(
+    values,
+    vertex,
+    weight,
+    scale,
+    p,
+    inside,
+    points,
+    c,
+    CORNERS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    T: tl.constexpr = values.dtype.element_ty
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    total = tl.zeros([p.shape[0], c.shape[0]], T)
+    for k in tl.static_range(CORNERS):
+        at = k * points + p
+        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
+        w = tl.load(weight + at, mask=inside, other=0)
+        total += w[:, None] * tl.load(values + v[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+    total *= FACTOR
+    if scale is not None:
+        total *= tl.load(scale + p, mask=inside, other=0)[:, None]
+    return total
+
+
+@triton.jit
+def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr):
+    T: tl.constexpr = rows.dtype.element_ty
+    channel = c < CHANNELS
+    if MATRIX:
+        coupled = tl.zeros([r.shape[0], c.shape[0]], T)
+        for j in range(CHANNELS):
+            column = tl.load(rows + r * CHANNELS + j, mask=inside, other=0)
+            coupled += column[:, None] * tl.load(coupling + j * CHANNELS + c, mask=channel, other=0)[None, :]
+    else:
+        coupled = tl.load(rows + r[:, None] * CHANNELS + c[None, :], mask=inside[:, None] & channel[None, :], other=0)
+        coupled *= tl.load(coupling + c, mask=channel, other=0)[None, :]
+    return coupled

@@ -1,0 +1,467 @@
+"""Images refined tile by tile against the same images refined whole, and the command that does it from file to file."""
+
+import math
+import mmap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crfrnn
+from crfrnn.cli import main
+from crfrnn.contrast import contrast_theta_beta
+from crfrnn.parameters import CRFParameters
+from crfrnn.tiles import Tile, margins_of, refine_tiled, release_pages, tile_grid
+from errors import raises_saying
+
+HEIGHT, WIDTH, CLASSES = 90, 130, 3
+SHORT = CRFParameters(theta_alpha=8, theta_beta=20, theta_gamma=2, normalization="symmetric", iterations=4)
+
+
+@pytest.fixture
+def image(rng):
+    """Patches of several colours with noise."""
+    patches = rng.integers(0, 256, (6, 8, 3)).repeat(15, axis=0).repeat(17, axis=1)[:HEIGHT, :WIDTH]
+    return np.clip(patches + rng.normal(0, 6, (HEIGHT, WIDTH, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def logits(rng):
+    coarse = rng.normal(0, 2, (CLASSES, 10, 14)).repeat(9, axis=1).repeat(10, axis=2)[:, :HEIGHT, :WIDTH]
+    return (coarse + rng.normal(0, 1, (CLASSES, HEIGHT, WIDTH))).astype(np.float32)
+
+
+def tiled_probabilities(logits, image, *arguments, **options):
+    output = np.full(logits.shape, np.nan, np.float32)
+    assert refine_tiled(logits, image, *arguments, output=output, **options) is output
+    return output
+
+
+# The result.
+
+
+def test_one_tile_is_the_whole_image_to_the_bit(logits, image):
+    whole = crfrnn.refine(logits, image, SHORT)
+    np.testing.assert_array_equal(tiled_probabilities(logits, image, SHORT, tile=1000), whole)
+    np.testing.assert_array_equal(tiled_probabilities(logits, image, SHORT), whole)
+    labels = refine_tiled(logits, image, SHORT, tile=1000)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, whole.argmax(axis=0))
+
+
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+def test_seams_are_invisible(logits, image, spatial):
+    parameters = replace(SHORT, spatial=spatial)
+    whole = crfrnn.refine(logits, image, parameters)
+    differences = {
+        overlap: np.abs(tiled_probabilities(logits, image, parameters, tile=45, overlap=overlap) - whole)
+        for overlap in (0, 8, 24)
+    }
+    assert differences[0].max() > 0.1
+    assert differences[24].max() < 0.02
+    assert differences[24].mean() < 1e-4
+    assert differences[0].mean() > 4 * differences[8].mean() > 4 * differences[24].mean()
+    # Cuts lie at row 45 and at columns 43 and 86.
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    far = np.minimum(np.abs(rows - 45), np.minimum(np.abs(columns - 43), np.abs(columns - 86))) > 12
+    assert differences[24][:, far].max() < 2e-3
+    tiled = tiled_probabilities(logits, image, parameters, tile=45, overlap=24)
+    assert np.mean(tiled.argmax(axis=0) != whole.argmax(axis=0)) < 1e-3
+
+
+def test_tiles_see_the_lattice_of_the_whole_image(logits, image):
+    """Further from a cut than messages reach, nothing is different: that takes a lattice at the same place."""
+    parameters = replace(SHORT, theta_alpha=3, theta_gamma=1, iterations=1)
+    whole = crfrnn.refine(logits, image, parameters)
+    tiled = tiled_probabilities(logits, image, parameters, tile=65, overlap=20)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+    assert np.abs(crfrnn.refine(logits[:, 25:], image[25:], parameters) - whole[:, 25:])[:, 30:].max() > 1e-3
+    shifted = crfrnn.refine(logits[:, 25:], image[25:], parameters, origin=(0, 25))
+    np.testing.assert_allclose(shifted[:, 30:], whole[:, 55:], atol=1e-6)
+
+
+def test_an_origin_has_all_axes(logits, image):
+    with raises_saying(ValueError, "origin=(3,) has 1 values", "2 spatial axes"):
+        crfrnn.refine(logits, image, SHORT, origin=(3,))
+
+
+def test_default_margins_suffice(logits, image):
+    parameters = replace(SHORT, theta_alpha=6, theta_gamma=1)
+    tiles = []
+    tiled = tiled_probabilities(logits, image, parameters, tile=45, progress=lambda some: tiles.extend(some) or some)
+    assert len(tiles) == 6
+    np.testing.assert_allclose(tiled, crfrnn.refine(logits, image, parameters), atol=0.02)
+
+
+@pytest.mark.parametrize("num_classes", [None, 4])
+def test_labels(logits, image, num_classes):
+    labels = logits.argmax(axis=0)
+    labels[:50, :60] = 255
+    whole = crfrnn.refine(labels, image, SHORT, input="labels", num_classes=num_classes).argmax(axis=0)
+    tiled = refine_tiled(labels, image, SHORT, input="labels", num_classes=num_classes, tile=45, overlap=30)
+    assert np.mean(tiled != whole) < 1e-3
+
+
+def test_binary_scores(logits, image):
+    whole = crfrnn.refine(logits[:1], image, SHORT)
+    assert whole.shape == (1, HEIGHT, WIDTH)
+    tiled = refine_tiled(logits[:1], image, SHORT, tile=45, overlap=30)
+    assert np.mean(tiled != (whole[0] > 0.5)) < 1e-3
+    assert 0 < tiled.mean() < 1
+    np.testing.assert_allclose(tiled_probabilities(logits[:1], image, SHORT, tile=45, overlap=30), whole, atol=0.02)
+
+
+def test_a_single_class_of_labels_is_no_foreground(image):
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    assert not refine_tiled(labels, image, SHORT, input="labels", tile=60).any()
+
+
+def test_volumes_with_spacing(rng):
+    shape = (12, 60, 56)
+    image, logits = rng.normal(100, 30, shape), rng.normal(size=(2, *shape))
+    parameters = replace(SHORT, theta_alpha=(3, 3, 6), theta_gamma=2)
+    whole = crfrnn.refine(logits, image, parameters, spacing=(1, 1, 3))
+    output = np.empty((2, *shape))
+    tiles = []
+    refine_tiled(
+        logits,
+        image,
+        parameters,
+        output=output,
+        tile=32,
+        spacing=(1, 1, 3),
+        progress=lambda some: tiles.extend(some) or some,
+    )
+    assert len(tiles) == 4
+    assert np.abs(output - whole).max() < 0.02
+
+
+def test_anything_that_takes_slices(logits, image):
+    class Stored:
+        """Neither an array nor a memory map."""
+
+        def __init__(self, array):
+            self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+        def __getitem__(self, index):
+            return self.array[index].tolist()
+
+        def __setitem__(self, index, values):
+            self.array[index] = values
+
+    labels = np.zeros((HEIGHT, WIDTH), np.int16)
+    refine_tiled(Stored(logits), Stored(image), SHORT, output=Stored(labels), tile=45)
+    np.testing.assert_array_equal(labels, refine_tiled(logits, image, SHORT, tile=45))
+
+
+# The plan.
+
+
+@pytest.mark.parametrize("shape", [(100,), (100, 37), (1000, 513), (7, 90, 33)])
+@pytest.mark.parametrize("tile", [1, 10, 33, 5000])
+def test_cores_share_the_grid_out_evenly(shape, tile):
+    if tile == 1 and math.prod(shape) > 5000:
+        pytest.skip("as many tiles as pixels")
+    margins = tuple(range(3, 3 + len(shape)))
+    counts = np.zeros(shape, int)
+    tiles = tile_grid(shape, margins, tile)
+    for each in tiles:
+        counts[each.core] += 1
+        inside = counts[each.context][each.inner]
+        assert inside.shape == counts[each.core].shape
+        for core, context, margin, length in zip(each.core, each.context, margins, shape, strict=True):
+            assert context == slice(max(0, core.start - margin), min(length, core.stop + margin))
+    assert (counts == 1).all()
+    sides = {tuple(part.stop - part.start for part in each.core) for each in tiles}
+    for lengths in zip(*sides, strict=True):
+        assert max(lengths) - min(lengths) <= 1
+        assert max(lengths) <= tile
+    assert len(tiles) == math.prod(-(-length // tile) for length in shape)
+
+
+@pytest.mark.parametrize(("shape", "memory"), [((2000, 3000), 10**6), ((500, 50000), 10**6), ((300, 300, 300), 10**6)])
+def test_contexts_stay_within_memory(shape, memory):
+    tiles = tile_grid(shape, (40,) * len(shape) if len(shape) == 2 else (10,) * 3, memory=memory, bytes_per_point=7)
+    assert max(tile.num_points for tile in tiles) * 7 <= memory
+    assert sum(tile.num_points for tile in tiles) < (3 if len(shape) == 2 else 5) * math.prod(shape)
+
+
+def test_a_tile_knows_where_it_is():
+    tile = Tile((slice(10, 20), slice(30, 50)), (slice(5, 25), slice(24, 56)))
+    assert tile.origin == (24, 5)
+    assert tile.inner == (slice(5, 15), slice(6, 26))
+    assert tile.num_points == 20 * 32
+
+
+def test_margins():
+    parameters = CRFParameters(theta_alpha=(10, 20), theta_gamma=2)
+    assert margins_of(parameters, 2) == (60, 30)
+    assert margins_of(parameters, 2, spacing=(0.5, 2)) == (30, 60)
+    assert margins_of(replace(parameters, bilateral_weight=0), 2) == (16, 16)
+    assert margins_of(replace(parameters, spatial_weight=0), 2) == (60, 30)
+    assert margins_of(replace(parameters, bilateral_weight=0, spatial_weight=0), 2) == (1, 1)
+
+
+# Memory maps.
+
+
+def test_pages_of_memory_maps(tmp_path):
+    content = np.arange(10000, dtype=np.int32).reshape(100, 100)
+    np.save(tmp_path / "a.npy", content)
+    for mode in ("r", "r+", "c"):
+        mapped = np.load(tmp_path / "a.npy", mmap_mode=mode)
+        if mode != "r":
+            mapped[3] = 7
+        expected = mapped.copy()
+        release_pages(mapped)
+        release_pages(np.moveaxis(mapped, 0, -1)[:, 3:])
+        np.testing.assert_array_equal(mapped, expected)
+    release_pages(content)
+    release_pages(None)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "facts"),
+    [
+        ({"tile": 0}, ValueError, ["tile=0", "at least 1"]),
+        ({"tile": 1.5}, TypeError, ["tile=1.5", "integer"]),
+        ({"overlap": -1}, ValueError, ["overlap=-1"]),
+        ({"memory": 0}, ValueError, ["memory=0", "positive"]),
+        ({"memory": 10**6}, MemoryError, ["a margin of 24 × 24", "0.001 GB", "give more memory or a smaller overlap"]),
+        ({"tile": 60, "memory": 10**6}, MemoryError, ["a tile of 45 × 44 pixels", "0.001 GB"]),
+        ({"output": np.empty((HEIGHT, WIDTH))}, ValueError, ["output is float64", "uint8 (90, 130)", "(3, 90, 130)"]),
+        ({"output": np.empty((2, HEIGHT, WIDTH))}, ValueError, ["output is float64 of shape (2, 90, 130)"]),
+        ({"input": "scores"}, ValueError, ["input='scores'"]),
+    ],
+)
+def test_bad_arguments(logits, image, options, error, facts):
+    with raises_saying(error, *facts):
+        refine_tiled(logits, image, SHORT, **options)
+
+
+def test_shapes_that_do_not_match(logits, image):
+    with raises_saying(ValueError, "image has shape (90, 129, 3)", "(90, 130) or (90, 130, channels)"):
+        refine_tiled(logits, image[:, 1:], SHORT)
+    with raises_saying(ValueError, "scores have shape (3, 0, 130)"):
+        refine_tiled(logits[:, :0], image[:0], SHORT)
+
+
+def test_values_are_checked_tile_by_tile(logits, image):
+    logits[1, 80, 120] = np.nan
+    written = np.full((HEIGHT, WIDTH), 9, np.uint8)
+    with raises_saying(ValueError, "in the part [21:90, 62:130] of the image", "1 NaN among", "[1, 59, 58]"):
+        refine_tiled(logits, image, SHORT, output=written, tile=45, overlap=24)
+    assert (written[:45, :86] != 9).all()
+
+
+def test_labels_of_which_none_is_known(image):
+    with raises_saying(ValueError, "labels hold no known label"):
+        refine_tiled(np.full((HEIGHT, WIDTH), -1), image, SHORT, input="labels", tile=45)
+    with raises_saying(ValueError, "labels hold only 0 and 255"):
+        refine_tiled(np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255, image, SHORT, input="labels", tile=45)
+
+
+# The command.
+
+OPTIONS = "--theta-alpha 8 --theta-beta 20 --theta-gamma 2 --normalization symmetric --iterations 4"
+
+
+@pytest.fixture
+def files(tmp_path: Path, logits, image, monkeypatch):
+    np.save(tmp_path / "scores.npy", logits)
+    np.save(tmp_path / "image.npy", image)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str) -> int:
+    return main(f"refine {command} {OPTIONS}".split())
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.npy", "out.npy --format labels", "out.npz"])
+@pytest.mark.parametrize("photo", ["image.npy", "image.png"])
+def test_the_command_is_the_function(files, logits, image, name, photo, capsys):
+    assert run(f"scores.npy {photo} --tile 45 -o {name}") == 0
+    assert f"{name.split()[0]}: 130×90, 3 classes, 6 tiles of up to 91×69 pixels, " in capsys.readouterr().out
+    path = files / name.split()[0]
+    expected = tiled_probabilities(logits, image, SHORT, tile=45)
+    if name == "out.npz":
+        np.testing.assert_array_equal(np.load(path)["probabilities"], expected)
+    elif name == "out.npy":
+        np.testing.assert_array_equal(np.load(path), expected)
+    else:
+        labels = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path))
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, expected.argmax(axis=0))
+    assert sorted(each.name for each in files.iterdir()) == sorted(["image.npy", "image.png", path.name, "scores.npy"])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"compression": "zlib", "tile": (32, 48)},
+        {"compression": "zlib", "rowsperstrip": 7},
+        {"compression": "zlib", "planarconfig": "separate", "tile": (16, 16)},
+        {"tile": (32, 48)},
+    ],
+)
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_tiffs_are_read_a_part_at_a_time(files, logits, image, layout, depth):
+    tifffile = pytest.importorskip("tifffile")
+    scale = 1 if depth == np.uint8 else 100
+    levels = image.astype(depth) * depth(scale)
+    planar = layout.get("planarconfig") == "separate"
+    tifffile.imwrite("image.tif", np.moveaxis(levels, -1, 0) if planar else levels, photometric="rgb", **layout)
+    assert main(f"refine scores.npy image.tif {OPTIONS} --theta-beta {20 * scale} --tile 45 -o out.tif".split()) == 0
+    expected = refine_tiled(logits, levels, replace(SHORT, theta_beta=20 * scale), tile=45)
+    with tifffile.TiffFile("out.tif") as written:
+        assert written.series[0].axes == "YX"
+        np.testing.assert_array_equal(written.asarray(), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_grey_photos_are_read_as_untiled(files, logits, image, compression):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite("grey.tif", image[..., 0], compression=compression)
+    assert run("scores.npy grey.tif --tile 1000 -o tiled.npy") == 0
+    assert run("scores.npy grey.tif -o whole.npy") == 0
+    np.testing.assert_array_equal(np.load("tiled.npy"), np.load("whole.npy"))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_multispectral_tiffs(files, logits, image, rng, compression):
+    tifffile = pytest.importorskip("tifffile")
+    bands = np.concatenate([image, image[..., ::-1] // 2], axis=-1).astype(np.uint16)
+    tifffile.imwrite("pages.tif", np.moveaxis(bands, -1, 0), photometric="minisblack", compression=compression)
+    tifffile.imwrite("samples.tif", bands, photometric="minisblack", planarconfig="contig", compression=compression)
+    expected = crfrnn.refine(logits, bands, SHORT)
+    for name in ("pages.tif", "samples.tif"):
+        for tiling in ("--tile 1000", ""):
+            assert run(f"scores.npy {name} {tiling} -o out.npy") == 0
+            np.testing.assert_array_equal(np.load("out.npy"), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_label_tiffs(files, logits, image, compression):
+    tifffile = pytest.importorskip("tifffile")
+    labels = logits.argmax(axis=0).astype(np.uint8)
+    tifffile.imwrite("labels.tif", labels, compression=compression)
+    assert run("labels.tif image.npy --tile 45 -o out.npy --format labels") == 0
+    np.testing.assert_array_equal(np.load("out.npy"), refine_tiled(labels, image, SHORT, input="labels", tile=45))
+
+
+def test_an_overlay_by_tiles(files, capsys):
+    assert run("scores.npy image.npy --tile 1000 -o tiled.png --format overlay") == 0
+    assert run("scores.npy image.png -o whole.png --format overlay") == 0
+    with Image.open("tiled.png") as tiled, Image.open("whole.png") as whole:
+        np.testing.assert_array_equal(np.asarray(tiled), np.asarray(whole))
+
+
+def test_contrast_is_that_of_the_image(files, logits, image, capsys):
+    assert (
+        main(["refine", "scores.npy", "image.npy", "--theta-beta", "contrast", "--tile", "1000", "-o", "out.npy"]) == 0
+    )
+    levels = contrast_theta_beta(image)
+    assert f"(θ_β {levels[0]:.3g}, {levels[1]:.3g}, {levels[2]:.3g})" in capsys.readouterr().out
+    expected = crfrnn.refine(logits, image, CRFParameters(theta_beta=levels))
+    np.testing.assert_array_equal(np.load("out.npy"), expected)
+
+
+def test_memory_decides_the_tiles(files, capsys):
+    assert run("scores.npy image.npy --memory 4GB -o out.npy") == 0
+    assert "1 tiles of up to 130×90 pixels" in capsys.readouterr().out
+    assert run("scores.npy image.npy --memory 122MB --overlap 10 -o out.npy") == 0
+    assert "1 tiles" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "facts"),
+    [
+        ("--tile 0", 2, ["--tile must be at least 1"]),
+        ("--overlap=-1", 2, ["--overlap must be at least 0"]),
+        ("--memory 4", 2, ["'4' is no amount of memory", "such as 4GB"]),
+        ("--memory plenty", 2, ["'plenty' is no amount"]),
+        ("--memory 50MB", 2, ["--memory must be above 120 MB"]),
+        ("--memory 120.01MB", 1, ["takes 4.68e-05 GB", "use .npy or TIFF"]),
+        ("--memory 121MB", 1, ["a margin of 24 × 24", "give more memory or a smaller overlap"]),
+    ],
+)
+def test_tiles_that_cannot_be(files, capsys, options, status, facts):
+    ended = None
+    output = "out.png --array x" if "120.01" in options else "out.npy"
+    try:
+        ended = run(f"scores.npy image.png {options} -o {output}")
+    except SystemExit as end:
+        ended = end.code
+    said = capsys.readouterr().err
+    assert ended == status, said
+    assert all(fact in said for fact in facts), said
+    assert not (files / output.split()[0]).exists()
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.tif"])
+def test_an_interrupted_run_leaves_the_old_file(files, monkeypatch, name):
+    if name == "out.tif":
+        pytest.importorskip("tifffile")
+    (files / name).write_bytes(b"old")
+    before = sorted(path.name for path in files.iterdir())
+    refine = crfrnn.tiles.refine
+    calls = []
+
+    def interrupted(*arguments, **options):
+        calls.append(options["origin"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return refine(*arguments, **options)
+
+    monkeypatch.setattr("crfrnn.tiles.refine", interrupted)
+    assert run(f"scores.npy image.npy --tile 45 -o {name}") == 130
+    assert len(calls) == 3
+    assert (files / name).read_bytes() == b"old"
+    assert sorted(path.name for path in files.iterdir()) == before
+
+
+def test_a_damaged_compressed_tiff(files, image, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite("image.tif", image, photometric="rgb", compression="zlib", rowsperstrip=7)
+    content = bytearray((files / "image.tif").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 300] = bytes(300)
+    (files / "image.tif").write_bytes(content)
+    assert run("scores.npy image.tif --tile 45 -o out.tif") == 1
+    assert "cannot read image.tif as TIFF" in capsys.readouterr().err
+    assert not (files / "out.tif").exists()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages cannot be given back here")
+def test_scores_are_not_kept_in_memory(files, logits, image):
+    """The resident size of the maps, which the system counts by the page, is nothing between tiles."""
+    np.save("large.npy", logits.repeat(20, axis=0))
+    mapped = np.load("large.npy", mmap_mode="r")
+    resident = []
+
+    def watched(tiles):
+        for tile in tiles:
+            yield tile
+            resident.append(resident_kilobytes("large.npy"))
+
+    refine_tiled(mapped, image, SHORT, tile=45, progress=watched)
+    assert len(resident) == 6
+    assert max(resident) == 0
+
+
+def resident_kilobytes(name: str) -> int:
+    found = 0
+    mapped = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0] and not line.split()[0].endswith(":"):
+            mapped = line.endswith(name)
+        elif mapped and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
