@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .folder import throughput
 from .measure import Workbench, interleaved, medians, model_settings, ratio
 from .photos import MEDIAN, SMOOTH, TEXTURED
 
@@ -195,6 +196,19 @@ CASES = (
         options={"class_threshold": 0.01},
         note="crfrnn with `class_threshold=0.01`: a class is filtered until its probability is nowhere above 0.01. "
         "“changed” is the share of labels that this moves against filtering them all.",
+    ),
+    Case(
+        "folder",
+        "A folder of 222 photos: 21 classes, T = 10, two cores",
+        throughput,
+        sides=("pydensecrf", "compat", "refine", "refine-likely"),
+        cores=2,
+        repeats=3,
+        note="Whole programs, from files to label images; photos and scores are read, and scores stretched to the size "
+        "of the photo. pydensecrf2 runs in a pool of two processes; “compat” is that script with crfrnn's modules in "
+        "its place, “refine” is `crfrnn refine`, then with `--class-threshold 0.01`. Labels off is the share of labels "
+        "that differ from those of “refine”. pydensecrf2 normalises symmetrically and has both kernels on a lattice; "
+        "on that model the labels of `crfrnn refine` differ from its labels in the share “max Δ”.",
     ),
     Case(
         "layer",

@@ -16,6 +16,9 @@ NAMES = {
     "segmenter": "whole",
     "segmenter_network": "network",
     "segmenter_kernels": "kernels",
+    "compat": "compat",
+    "refine": "refine",
+    "refine-likely": "refine, 0.01",
     "step": "network alone",
     "step_crf": "with CRF-RNN",
 }
@@ -163,6 +166,24 @@ def parts_table(rows: list[dict]) -> str:
     return table(["photo", "θ", *names, f"{names[-1]} of {names[0]}"], lines)
 
 
+def folder_table(rows: list[dict]) -> str:
+    sides = list(rows[0]["seconds"])
+    lines = [
+        [
+            thetas(row),
+            *(
+                f"{row['seconds'][side]:.1f} s"
+                + (f", **{row['ratios'][side]:.2f}×**" if side in row["ratios"] and side != "pydensecrf" else "")
+                + ("" if side == "refine" else f" ({100 * row['changed'][side]:.2f} % of labels off)")
+                for side in sides
+            ),
+            f"{100 * row['difference']:.3f} %" if "difference" in row else "",
+        ]
+        for row in rows
+    ]
+    return table(["θ", *(NAMES[side] for side in sides), "max Δ"], lines)
+
+
 def scaling_table(rows: list[dict]) -> str:
     sides = list(rows[0]["seconds"])
     times = [[milliseconds(row["seconds"][side]) for side in sides] for row in rows]
@@ -172,7 +193,9 @@ def scaling_table(rows: list[dict]) -> str:
 
 def case_text(case: dict) -> str:
     rows = case["rows"]
-    if "bytes" in rows[0]:
+    if "photos" in rows[0]:
+        body = folder_table([row for row in rows if "seconds" in row])
+    elif "bytes" in rows[0]:
         body = memory_table(rows)
     elif "neighbour_rounds" in rows[0]:
         body = added_vertices_table(rows)
