@@ -203,7 +203,7 @@ CASES = (
         throughput,
         sides=("pydensecrf", "compat", "refine", "refine-likely"),
         cores=2,
-        repeats=3,
+        repeats=2,
         note="Whole programs, from files to label images; photos and scores are read, and scores stretched to the size "
         "of the photo. pydensecrf2 runs in a pool of two processes; “compat” is that script with crfrnn's modules in "
         "its place, “refine” is `crfrnn refine`, then with `--class-threshold 0.01`. Labels off is the share of labels "

@@ -42,6 +42,10 @@ differs from a mean field with exact Gaussian filters, and "mean Δ" the mean di
 the photo at half its size with θ_α and θ_γ halved, because exact filters cost O(N²). A ratio under 1× is a loss.
 
 ![Time against pixels, classes and lattice vertices](benchmarks.png)
+
+[accuracy.md](accuracy.md) has the error of every setting against its time, exact filters included:
+
+![Error of lattice, added vertices, grid and exact filter against time](accuracy.png)
 """
 FOOT = """
 ## Reproduce

@@ -74,7 +74,8 @@ class CRF(nn.Module):
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
-        compatibility = _on_cpu(self.update_factor) * -1
+        there = input_tensor.device
+        compatibility = _on(there, self.update_factor) * -1
         if self.compatibility_matrix is not None:
             classes = num_classes_of(input_tensor.shape[1])
             if self.compatibility_matrix.shape != (classes, classes):
@@ -82,19 +83,19 @@ class CRF(nn.Module):
                     f"compatibility_matrix has shape {tuple(self.compatibility_matrix.shape)}; expected "
                     f"{(classes, classes)} for input_tensor of shape {tuple(input_tensor.shape)}"
                 )
-            compatibility = compatibility * _on_cpu(self.compatibility_matrix).T
+            compatibility = compatibility * _on(there, self.compatibility_matrix).T
         # MONAI's features run along the axes in their order, ours from the last axis to the first.
         refined = mean_field(
-            _turned(input_tensor).cpu(),
-            _turned(reference_tensor).cpu(),
+            _turned(input_tensor),
+            _turned(reference_tensor).to(there),
             None,
             self._parameters_of_kernels(),
-            spatial_weight=_on_cpu(self.gaussian_weight),
-            bilateral_weight=_on_cpu(self.bilateral_weight),
+            spatial_weight=_on(there, self.gaussian_weight),
+            bilateral_weight=_on(there, self.bilateral_weight),
             compatibility=compatibility,
             return_probabilities=True,
         )
-        return _turned(refined).contiguous().to(input_tensor.device)
+        return _turned(refined).contiguous()
 
     def _parameters_of_kernels(self) -> CRFParameters:
         return CRFParameters(
@@ -156,7 +157,7 @@ class PHLFilter:
             if divisors.shape != features.shape[1:2] or not (divisors > 0).all():
                 raise ValueError(f"sigmas={sigmas!r} must be {features.shape[1]} numbers above 0, one for each feature")
             scaled = features / divisors.reshape(-1, *[1] * (features.ndim - 2))
-        return gaussian_filter(input.cpu(), scaled.cpu()).to(input.device)
+        return gaussian_filter(input, scaled.to(input.device))
 
 
 def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> None:
@@ -182,5 +183,5 @@ def _turned(tensor: Tensor) -> Tensor:
     return tensor.permute(0, 1, *range(tensor.ndim - 1, 1, -1))
 
 
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

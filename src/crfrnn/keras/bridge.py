@@ -94,14 +94,13 @@ class Pass:
 
 
 def _torch(logits: Any, image: Any, mask: Any, weights: Sequence[Any], settings: Settings, layout: Layout) -> Any:
-    """By the operators of `crfrnn.torch`, which run on the CPU."""
+    """By the operators of `crfrnn.torch`, where the tensors lie."""
     from crfrnn.torch.functional import run
 
-    scores, colours = (tensor.cpu().movedim(layout.channel_axis, 1) for tensor in (logits, image))
-    spatial, bilateral, compatibility = (weight.cpu() for weight in weights)
-    weight = None if mask is None else mask.cpu()
-    refined = run(scores, colours, weight, spatial, bilateral, compatibility, settings, False)
-    return refined.movedim(1, layout.channel_axis).to(logits.device)
+    scores, colours = (tensor.movedim(layout.channel_axis, 1) for tensor in (logits, image))
+    spatial, bilateral, compatibility = weights
+    refined = run(scores, colours, mask, spatial, bilateral, compatibility, settings, False)
+    return refined.movedim(1, layout.channel_axis)
 
 
 @lru_cache(maxsize=64)

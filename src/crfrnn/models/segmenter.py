@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from crfrnn.torch import CrfRnn
@@ -55,7 +54,7 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, C, H, W), after the CRF if there is one.
 
-        The network runs where it lies, the CRF on the CPU; gradients go through to both.
+        Network and CRF run where they lie, on one device; gradients go through to both.
 
         Args:
             images: (B, 3, H, W) RGB, 0 to 255.
@@ -66,7 +65,7 @@ class Segmenter(nn.Module):
         return logits if self.crf is None else self.refined(logits, images, mask)
 
     def refined(self, logits: Tensor, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits of `unary` after the CRF, on the device of the logits; see `forward` for images and mask.
+        """Logits of `unary` after the CRF; see `forward` for images and mask.
 
         Raises: ValueError: if there is no CRF, or it was made for another number of classes.
         """
@@ -77,10 +76,8 @@ class Segmenter(nn.Module):
                 f"the network returns logits of {logits.shape[1]} classes, but its CRF-RNN was made for "
                 f"{self.crf.num_classes}: give both the same number of classes"
             )
-        parameters = {name: parameter.cpu() for name, parameter in self.crf.named_parameters()}
-        tensors = (logits.cpu(), images.cpu(), None if mask is None else mask.cpu())
-        refined: Tensor = functional_call(self.crf, parameters, tensors)
-        return refined.to(logits.device)
+        refined: Tensor = self.crf(logits, images, mask)
+        return refined
 
     def unary(self, images: Tensor) -> Tensor:
         """The network's own logits (B, C, H, W) at the size of the images (B, 3, H, W)."""
