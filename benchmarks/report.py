@@ -178,10 +178,10 @@ def folder_table(rows: list[dict]) -> str:
             *(
                 f"{row['seconds'][side]:.1f} s"
                 + (f", **{row['ratios'][side]:.2f}×**" if side in row["ratios"] and side != "pydensecrf" else "")
-                + ("" if side == "refine" else f" ({100 * row['changed'][side]:.2f} % of labels off)")
+                + ("" if side == "refine" else f" ({100 * row['changed'][side]:.2g} % of labels off)")
                 for side in sides
             ),
-            f"{100 * row['difference']:.3f} %" if "difference" in row else "",
+            f"{100 * row['difference']:.2g} %" if "difference" in row else "",
         ]
         for row in rows
     ]
