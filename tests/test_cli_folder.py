@@ -38,7 +38,7 @@ def expected_labels(index: int) -> np.ndarray:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("share", [1, 10**9], ids=["little memory", "plenty"])
 def test_every_photo_gets_its_own_labels(folders: Path, threads: int, share: int, monkeypatch) -> None:
-    monkeypatch.setattr(folder_module, "available_memory", lambda: 2 * share)
+    monkeypatch.setattr(folder_module, "half_of_memory", lambda: share)
     assert main(["refine", "scores", "photos", "-o", "out", "--threads", str(threads)]) == 0
     for index in range(len(SHAPES)):
         np.testing.assert_array_equal(np.asarray(Image.open(f"out/{index}.png")), expected_labels(index))
@@ -63,7 +63,7 @@ def test_photos_are_refined_at_the_same_time(folders: Path, monkeypatch) -> None
     assert {threads for _, threads in seen} == {1}
     assert max(at_once for at_once, _ in seen) == 3
     seen.clear()
-    monkeypatch.setattr(folder_module, "available_memory", lambda: 2)
+    monkeypatch.setattr(folder_module, "half_of_memory", lambda: 1)
     assert main(["refine", "scores", "photos", "-o", "out", "--threads", "3", "--overwrite"]) == 0
     assert set(seen) == {(1, 3)}
 

@@ -4,12 +4,19 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+UNKNOWN_MEMORY = 4_000_000_000
+"""Bytes taken to be half of what is there, where the system does not say."""
 
 
 def available_memory() -> int | None:
     """Bytes this process can still allocate without swapping; None where the system does not say."""
     known = [amount for amount in (_system_memory(), _cgroup_memory()) if amount is not None]
     return min(known, default=None)
+
+
+def half_of_memory() -> int:
+    """Half of the bytes available, for work that decides itself how much it takes."""
+    return (available_memory() or 2 * UNKNOWN_MEMORY) // 2
 
 
 def require_memory(needed: int, what: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape, label_array
-from crfrnn.memory import available_memory, tile_bytes
+from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.parameters import CRFParameters, chosen, one_of, whole_number
 from crfrnn.refine import Input, label_count, label_dtype, refine
 
@@ -22,8 +22,6 @@ REACH = 3
 """Deviations θ_α of margin around a tile; docs/large-images.md has the error at others."""
 SPATIAL_REACH = 8
 """Deviations θ_γ of margin: that kernel is short, and its messages travel on with every iteration."""
-UNKNOWN_MEMORY = 4_000_000_000
-"""Bytes taken to be there where the system does not say."""
 MOST_WORK = 25
 """How much larger than its core a context may be before `memory` counts as too little."""
 BLOCK = 4096
@@ -172,7 +170,7 @@ def tile_grid(
     if memory is not None and not memory > 0:
         raise ValueError(f"memory={memory} must be a positive number of bytes")
     if memory is None and tile is None:
-        memory = (available_memory() or 2 * UNKNOWN_MEMORY) // 2
+        memory = half_of_memory()
     counts = [1 if tile is None else -(-length // tile) for length in shape]
     most = math.inf if memory is None else memory / bytes_per_point
     while (largest := _largest_context(shape, margins, counts)) > most:

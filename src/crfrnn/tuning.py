@@ -244,10 +244,7 @@ def photo_confusions(photos: ScoredPhotos, crfs: Sequence[CRFParameters | None],
     kinds = [truth, torch.where(edge_band(truth), truth, VOID)] if edges else [truth]
     found = []
     for crf in crfs:
-        if crf is None:
-            ids = logits.argmax(axis=0)
-        else:
-            ids = refine(logits, sample.image, crf, return_labels=True, threads=1)
+        ids = logits.argmax(axis=0) if crf is None else refine(logits, sample.image, crf, return_labels=True, threads=1)
         labels = torch.from_numpy(ids.astype(np.int64))
         found.append(torch.stack([confusion_matrix(labels, kind, len(logits)) for kind in kinds]))
     return torch.stack(found)

@@ -14,12 +14,9 @@ from crfrnn.cli.inputs import INPUT_SUFFIXES
 from crfrnn.cli.outputs import folder_suffix, folder_suffixes
 from crfrnn.cli.refine import Refinement, UsageError
 from crfrnn.files import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
-from crfrnn.memory import available_memory
+from crfrnn.memory import half_of_memory
 from crfrnn.progress import progress
 from crfrnn.threads import thread_count
-
-UNKNOWN_MEMORY = 4_000_000_000
-"""Bytes taken to be there where the system does not say."""
 
 Files = dict[str, tuple[list[Path], list[Path]]]
 
@@ -42,7 +39,7 @@ def refine_folder(
     todo = [stem for stem in files if overwrite or not any((output / (stem + end)).exists() for end in suffixes)]
     alone = refinement.tiling is not None or refinement.device is not None
     threads = 1 if alone else thread_count(refinement.threads)
-    memory = Memory((available_memory() or 2 * UNKNOWN_MEMORY) // 2)
+    memory = Memory(half_of_memory())
 
     def work(stem: str) -> None:
         scores_paths, image_paths = files[stem]
