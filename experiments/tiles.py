@@ -37,8 +37,6 @@ with open("/proc/self/status") as facts:
     print(next(line.strip() for line in facts if line.startswith("VmHWM")))
 sys.exit(status)
 """
-SIZES = ((2000, 3000), (4000, 6000))
-"""Of the images that memory is measured on."""
 
 
 def main() -> None:
@@ -47,14 +45,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default_data, help="PASCAL VOC photos (default: %(default)s)")
     parser.add_argument("--presets", default="crfrnn,deeplab,pydensecrf", help="whose seams (default: %(default)s)")
     parser.add_argument("--memory", default="1GB", help="of the runs on large images (default: %(default)s)")
-    parser.add_argument("--skip-memory", action="store_true", help="only the seams")
+    parser.add_argument(
+        "--sizes",
+        default="3000x2000,6000x4000",
+        help="of the images that memory is measured on; 24 bytes a pixel on disk (default: %(default)s)",
+    )
     options = parser.parse_args()
     image, logits = mosaic(options.data, 4, 3)
     for name in filter(None, options.presets.split(",")):
         seams(name, image, logits)
-    if not options.skip_memory:
-        for size in SIZES:
-            memory(size, image, logits, options.memory)
+    for size in filter(None, options.sizes.split(",")):
+        width, height = map(int, size.split("x"))
+        memory((height, width), image, logits, options.memory)
 
 
 def seams(name: str, image: NDArray[Any], logits: NDArray[Any]) -> None:
@@ -88,10 +90,16 @@ def seams(name: str, image: NDArray[Any], logits: NDArray[Any]) -> None:
 
 def memory(size: tuple[int, int], image: NDArray[Any], logits: NDArray[Any], amount: str) -> None:
     """Print what the command says of an image of this size, and the peak of its memory."""
-    more = [(0, length - had) for length, had in zip(size, image.shape[:2], strict=True)]
     with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/scores.npy", np.pad(logits, [(0, 0), *more], mode="wrap"))
-        np.save(f"{folder}/image.npy", np.pad(image, [*more, (0, 0)], mode="wrap"))
+        scores = np.lib.format.open_memmap(f"{folder}/scores.npy", "w+", np.float32, (len(logits), *size))
+        levels = np.lib.format.open_memmap(f"{folder}/image.npy", "w+", np.uint8, (*size, 3))
+        for tile in tile_grid(size, (0, 0), 1000):
+            rows, columns = tile.core
+            parts = zip(tile.core, image.shape[:2], strict=True)
+            cells = np.ix_(*(np.arange(part.start, part.stop) % length for part, length in parts))
+            scores[:, rows, columns] = logits[:, *cells]
+            levels[rows, columns] = image[cells]
+        del scores, levels
         command = [
             "refine",
             "scores.npy",
