@@ -13,11 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from crfrnn.torch import CrfRnn, device, gaussian_filter, mean_field, ops, tape  # noqa: E402
 from crfrnn.torch.device import twin  # noqa: E402
+from crfrnn.torch.device.pairwise import fixed_order  # noqa: E402
+from errors import raises_saying  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 OPERATORS = (ops.mean_field, ops.mean_field_vjp, ops.lattice, ops.gaussian_filter)
-NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None)
+NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None, True, None)
+STORED = (*NUMBERS[:-2], False, torch.bfloat16)
 
 
 @pytest.fixture
@@ -76,6 +79,42 @@ def test_the_layer_and_its_gradients(rng, monkeypatch):
         assert_same(gradients(crf, logits, lambda given: crf(given, image)), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_modes_of_the_layer(rng, monkeypatch):
+    crf = layer(deterministic=False, storage=torch.bfloat16)
+    logits, image = inputs(rng)
+    expected = layer()(logits, image)
+    assert torch.equal(crf(logits, image), expected)  # the CPU has one mode
+    seen = []
+    compute = device.meanfield.mean_field
+    monkeypatch.setattr(device.meanfield, "mean_field", lambda *given: seen.append(compute(*given)) or seen[-1])
+    for operator in OPERATORS:
+        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+    refined = crf(logits, image)
+    assert refined.dtype == torch.float32
+    torch.testing.assert_close(refined, expected, rtol=0, atol=0.1)
+    assert not torch.equal(refined, expected)
+    assert all(marginals.dtype == torch.bfloat16 for marginals in seen.pop()[1].marginals)
+
+
+def test_torch_overrules_any_order():
+    assert fixed_order(True)
+    assert not fixed_order(False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert fixed_order(False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_bad_storage_is_named():
+    with raises_saying(ValueError, "storage=torch.float32", "torch.float16, torch.bfloat16 or None"):
+        layer(storage=torch.float32)
+    with raises_saying(ValueError, "filter='exact'", "torch.bfloat16", "leave out storage"):
+        layer(storage=torch.bfloat16, filter="exact")
+    with raises_saying(ValueError, "storage='bfloat16'", "torch.bfloat16"):
+        mean_field(torch.zeros(1, 2, 3), torch.zeros(1, 1, 3), storage="bfloat16")
+
+
 def test_gradcheck(rng, elsewhere):
     crf = layer(damping=0.1).double()
     logits, image = inputs(rng, (3, 4), torch.float64)
@@ -105,10 +144,11 @@ def test_opcheck(rng, elsewhere):
     couplings = [torch.rand(4, 4, requires_grad=True), torch.rand((), requires_grad=True)]
     arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), *couplings)
     torch.library.opcheck(ops.mean_field, (*arguments, True, *NUMBERS))
+    torch.library.opcheck(ops.mean_field, (*arguments, True, *STORED))
     plain = [each.detach() for each in arguments]
     refined, handle = ops.mean_field(*plain, True, *NUMBERS)
     torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *plain, *NUMBERS))
-    lattice = (plain[1], None, "after", 0, None)
+    lattice = (plain[1], None, "after", 0, True, None)
     torch.library.opcheck(ops.lattice, lattice)
     torch.library.opcheck(ops.gaussian_filter, (logits, ops.lattice(*lattice), False, *lattice))
 
@@ -151,7 +191,7 @@ def test_shapes_and_devices_are_known_without_a_gpu():
         refined, handle = ops.mean_field(*model, True, *NUMBERS)
         gradients = ops.mean_field_vjp(refined, handle, *model, *NUMBERS)
         filtered = ops.gaussian_filter(
-            logits, ops.lattice(image, None, "after", 0, None), False, image, None, "after", 0, None
+            logits, ops.lattice(image, None, "after", 0, True, None), False, image, None, "after", 0, True, None
         )
         for result, like in (
             (refined, logits),
@@ -217,8 +257,9 @@ def test_a_gpu_gives_what_the_cpu_gives(rng, card, dtype):
     assert all(torch.equal(a, b) for a, b in zip(actual, again, strict=True))
 
 
-def test_a_gpu_is_never_waited_for(rng, card):
-    crf = layer().to(card)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_gpu_is_never_waited_for(rng, card, deterministic):
+    crf = layer(deterministic=deterministic).to(card)
     logits, image = on(card, *inputs(rng))
     gradients(crf, logits, lambda given: crf(given, image))
     torch.cuda.synchronize(card)

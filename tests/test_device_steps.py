@@ -13,10 +13,10 @@ import pytest
 
 from crfrnn import PermutohedralLattice, batch, reference
 from errors import raises_saying
-from tolerances import assert_close, tolerance
+from tolerances import Tolerance, assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch.device import meanfield, twin  # noqa: E402
+from crfrnn.torch.device import meanfield, pairwise, twin  # noqa: E402
 from crfrnn.torch.device.grid import build_grid  # noqa: E402
 from crfrnn.torch.device.lattice import build_lattice  # noqa: E402
 
@@ -45,9 +45,9 @@ class Place(NamedTuple):
     def tensor(self, array):
         return torch.from_numpy(np.array(array)).to(self.device)
 
-    def lattice(self, features, images=1):
+    def lattice(self, features, images=1, **options):
         """Of features (P, d)."""
-        return build_lattice(self.tensor(np.ascontiguousarray(features.T)), images, self.steps)
+        return build_lattice(self.tensor(np.ascontiguousarray(features.T)), images, self.steps, **options)
 
     def filter(self, kernel, values, transpose=False, before=None, after=None):
         """Of values (P, channels)."""
@@ -143,6 +143,35 @@ def test_the_grid_filters_like_the_oracle(rng, place, shape, channels):
     assert_close(place.filter(kernel, values, False, before, after), expected, tolerance(np.float64).filter)
 
 
+@pytest.mark.parametrize("rounds", cases(1, 2, few=[1]))
+@pytest.mark.parametrize("d", cases(1, 3, 5, few=[2]))
+def test_added_vertices(rng, place, d, rounds):
+    features, values = rng.uniform(0, 3, size=(30, d)), rng.normal(size=(30, 4))
+    images = [reference.Lattice(half, neighbour_rounds=rounds) for half in (features[:15], features[15:])]
+    lattice = place.lattice(features, images=2, neighbour_rounds=rounds)
+    native = PermutohedralLattice(features, batch=np.arange(30) // 15, neighbour_rounds=rounds)
+    assert int(lattice.num_vertices) == native.num_vertices
+    for transpose in (False, True):
+        halves = [
+            oracle.filter(half, transpose) for oracle, half in zip(images, (values[:15], values[15:]), strict=True)
+        ]
+        filtered = place.filter(lattice, values, transpose)
+        assert_close(filtered, np.concatenate(halves), tolerance(np.float64).filter)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rounds", cases(0, 1, few=[0]))
+def test_sums_in_any_order(rng, place, rounds, dtype):
+    features = np.concatenate([np.full((300, 2), 0.1), rng.uniform(0, 40, size=(20, 2))]).astype(dtype)
+    values, before = rng.normal(size=(320, 5)).astype(dtype), rng.uniform(size=320).astype(dtype)
+    lattice = place.lattice(features, neighbour_rounds=rounds, deterministic=False)
+    assert lattice.runs is None
+    native = PermutohedralLattice(features, neighbour_rounds=rounds)
+    for transpose in (False, True):
+        expected = native.filter(before[:, None] * values, transpose)
+        assert_close(place.filter(lattice, values, transpose, before), expected, tolerance(dtype).filter)
+
+
 @pytest.mark.parametrize("d", cases(2, 5, few=[3]))
 def test_the_transpose_is_the_adjoint(rng, place, d):
     lattice = place.lattice(rng.uniform(0, 4, size=(80, d)))
@@ -183,9 +212,9 @@ def images(rng, spatial, dtype, channels=3, classes=5, size=2):
     return logits, rng.uniform(0, 255, size=(size, channels, *spatial)).astype(dtype)
 
 
-def assert_like_native(rng, place, logits, image, mask, couplings, numbers):
+def assert_like_native(rng, place, logits, image, mask, couplings, numbers, bounds=None):
     """Logits and gradients, by the native core and by the device's steps."""
-    bounds = tolerance(logits.dtype)
+    bounds = bounds or tolerance(logits.dtype)
     cotangent = rng.normal(size=logits.shape).astype(logits.dtype)
     expected, records = batch.mean_field(logits, image, mask, couplings, numbers, keep=True)
     expected_gradients = batch.mean_field_vjp(cotangent, records, couplings, numbers)
@@ -195,7 +224,7 @@ def assert_like_native(rng, place, logits, image, mask, couplings, numbers):
     refined, record = meanfield.mean_field(*given, tensors, numbers, True, place.steps)
     assert_close(refined.cpu(), expected, bounds.mean_field)
     without, _ = meanfield.mean_field(*given, tensors, numbers, False, place.steps)
-    assert torch.equal(refined, without)
+    assert torch.equal(refined, without) or not numbers.deterministic
     to_logits, to_couplings = meanfield.mean_field_vjp(place.tensor(cotangent), record, tensors, numbers, place.steps)
     assert_close(to_logits.cpu(), expected_gradients[0], bounds.gradient)
     for ours, theirs in zip(to_couplings, expected_gradients[1], strict=True):
@@ -229,6 +258,47 @@ def test_mean_field_and_gradients_in_every_dimension(rng, place, shape, channels
     couplings = [rng.normal(size=(5, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)]
     numbers = settings(spatial=spatial, theta_alpha=[5.13, 4.2, 3.3][: len(shape)], damping=0.1)
     assert_like_native(rng, place, logits, image, None, couplings, numbers)
+
+
+@pytest.mark.parametrize("spatial", cases("grid", "lattice", few=["lattice"]))
+def test_mean_field_and_gradients_with_added_vertices(rng, place, spatial):
+    logits, image = images(rng, (4, 5), np.float32)
+    couplings = [rng.normal(size=(5, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)]
+    numbers = settings(spatial=spatial, neighbour_rounds=1)
+    assert_like_native(rng, place, logits, image, None, couplings, numbers)
+
+
+def test_mean_field_and_gradients_with_sums_in_any_order(rng, place, monkeypatch):
+    monkeypatch.setattr(pairwise, "fixed_order", lambda deterministic: deterministic)
+    logits, image = images(rng, (4, 5), np.float32)
+    couplings = [np.float32(-0.3), rng.normal(size=(5, 5)).astype(np.float32)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(deterministic=False))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("storage", [torch.bfloat16, torch.float16])
+def test_mean_field_and_gradients_stored_in_16_bits(rng, place, monkeypatch, storage, deterministic):
+    """Off by some roundings of 2^-9, and not by fewer than one."""
+    monkeypatch.setattr(pairwise, "fixed_order", lambda deterministic: deterministic)
+    logits, image = images(rng, (4, 5) if INTERPRETED else (9, 12), np.float32)
+    couplings = [np.float32(-0.3), rng.normal(size=(5, 5)).astype(np.float32)]
+    numbers = settings(damping=0.25, storage=storage, deterministic=deterministic)
+    bounds = Tolerance(filter=2e-2, mean_field=2e-2, gradient=4e-2, adjoint=0)
+    assert_like_native(rng, place, logits, image, None, couplings, numbers, bounds)
+    with pytest.raises(AssertionError, match="max"):
+        assert_like_native(rng, place, logits, image, None, couplings, numbers)
+
+
+def test_sums_beyond_float16(rng, place):
+    """100 points of weight 10 000 at one place."""
+    rows = rng.uniform(size=(100, 4))
+    lattice = place.lattice(np.full((100, 2), 0.1, np.float32))
+    scale = place.tensor(np.full(100, 1e4, np.float32))
+    filtered = lattice.filter(place.tensor(rows.astype(np.float16)), scale, None, False, place.steps)
+    expected = PermutohedralLattice(np.full((100, 2), 0.1)).filter(1e4 * rows)
+    assert expected.min() > np.finfo(np.float16).max
+    assert filtered.dtype == torch.bfloat16
+    assert_close(filtered.float().cpu(), expected, 2e-2)
 
 
 @pytest.mark.parametrize("iterations", cases(0, 1, few=[1]))
@@ -306,13 +376,13 @@ def test_values_that_the_cpu_refuses_give_nan(rng, place, value):
     assert np.isnan(refined(logits, image, mask)[1]).any()
 
 
-def test_what_is_not_available_is_named(place):
+def test_settings_that_do_not_fit_are_named(place):
     logits, image = place.tensor(np.zeros((1, 2, 3, 4), np.float32)), place.tensor(np.zeros((1, 3, 3, 4), np.float32))
     couplings = [logits.new_ones(()), logits.new_ones(())]
-    with raises_saying(ValueError, "neighbour_rounds=1", "set it to 0", "CPU"):
-        meanfield.mean_field(logits, image, None, couplings, settings(neighbour_rounds=1), False, place.steps)
+    with raises_saying(ValueError, "neighbour_rounds=4", "at most 3"):
+        meanfield.lattices(image, None, "after", 4, True, place.steps)
     with raises_saying(ValueError, "17 features", "at most 16"):
-        meanfield.lattices(place.tensor(np.zeros((1, 17, 3, 4), np.float32)), None, "after", 0, place.steps)
+        meanfield.lattices(place.tensor(np.zeros((1, 17, 3, 4), np.float32)), None, "after", 0, True, place.steps)
     with raises_saying(ValueError, "theta_beta=(1.0, 2.0) has 2 values", "3 image channels"):
         meanfield.mean_field(logits, image, None, couplings, settings(theta_beta=[1.0, 2.0]), False, place.steps)
 

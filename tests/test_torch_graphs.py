@@ -15,7 +15,7 @@ from crfrnn.torch import CrfRnn, gaussian_filter, ops, tape  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None)
+NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None, True, None)
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_opcheck_of_the_mean_field(rng, dtype, shape):
 def test_opcheck_of_the_filter(rng, transpose):
     values, features = inputs(rng)
     features = features / 61.7
-    torch.library.opcheck(ops.lattice, (features, None, "after", 0, None))
-    handle = ops.lattice(features, None, "after", 0, None)
-    arguments = (values.requires_grad_(), handle, transpose, features, None, "after", 0, None)
+    torch.library.opcheck(ops.lattice, (features, None, "after", 0, True, None))
+    handle = ops.lattice(features, None, "after", 0, True, None)
+    arguments = (values.requires_grad_(), handle, transpose, features, None, "after", 0, True, None)
     torch.library.opcheck(ops.gaussian_filter, arguments)
 
 

@@ -50,14 +50,15 @@ def compile_all(capability):
     JITFunction.__getitem__ = compile_only
     embed = fused.embed
     fused.embed = lambda *arguments: [result.zero_() for result in embed(*arguments)]
-    for dtype, spatial, axes, damping, masked in (
-        (torch.float32, "grid", 2, 0.0, False),
-        (torch.float32, "lattice", 1, 0.25, True),
-        (torch.float64, "grid", 2, 0.25, True),
+    for dtype, spatial, axes, damping, masked, storage in (
+        (torch.float32, "grid", 2, 0.0, False, None),
+        (torch.float32, "lattice", 1, 0.25, True, torch.bfloat16),
+        (torch.float32, "grid", 1, 0.0, False, torch.float16),
+        (torch.float64, "grid", 2, 0.25, True, None),
     ):
         logits, image = torch.zeros(1, CLASSES, 6, 7, dtype=dtype), torch.zeros(1, 3, 6, 7)
         couplings = [torch.ones((CLASSES,) * axes, dtype=dtype)] * 2
-        numbers = Settings([160.0], [3.0], [3.0], "after", spatial, "lattice", 0, 2, damping, None)
+        numbers = Settings([160.0], [3.0], [3.0], "after", spatial, "lattice", 0, 2, damping, None, not masked, storage)
         mask = torch.ones(1, 6, 7) if masked else None
         _, record = meanfield.mean_field(logits, image, mask, couplings, numbers, True, fused)
         meanfield.mean_field_vjp(logits, record, couplings, numbers, fused)

@@ -26,7 +26,11 @@ Array = NDArray[Any]
 
 
 class Settings(NamedTuple):
-    """The numbers of a mean field. A θ holds one number, or one for each axis or channel."""
+    """The numbers of a mean field. A θ holds one number, or one for each axis or channel.
+
+    The last two are for torch on other devices than the CPU: whether sums have a fixed order, and the dtype of 16 bits
+    that marginals are stored in, None for that of the logits.
+    """
 
     theta_alpha: Sequence[float]
     theta_beta: Sequence[float]
@@ -38,11 +42,13 @@ class Settings(NamedTuple):
     iterations: int
     damping: float
     threads: int | None
+    deterministic: bool = True
+    storage: Any = None
 
     def parameters(self) -> CRFParameters:
         """The same, validated. Weights are the default ones: the real ones come as couplings."""
         thetas = map(tuple, self[:3])
-        return _parameters(*thetas, *self[3:-1])
+        return _parameters(*thetas, *self[3:9])
 
 
 class Record(NamedTuple):

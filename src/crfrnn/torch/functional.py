@@ -31,6 +31,8 @@ def mean_field(
     theta_gamma: Tensor | None = None,
     spacing: float | Sequence[float] | None = None,
     return_probabilities: bool = False,
+    deterministic: bool = True,
+    storage: torch.dtype | None = None,
     threads: int | None = None,
 ) -> Tensor:
     """Refine a batch of logits by mean-field iterations of a dense CRF, differentiably.
@@ -55,7 +57,12 @@ def mean_field(
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
         return_probabilities: Return softmax(a) instead of the logits a.
-        threads: Threads to use; None takes torch.get_num_threads().
+        deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
+            (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
+        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on other devices than the
+            CPU, at half the memory and a rounding of 2^-9; numbers are computed as without. None keeps them as
+            computed. Not for filter="exact".
+        threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: (B, C, *spatial) logits, or probabilities that sum to 1 over classes; of one channel, log-odds or
         probabilities of the foreground.
     Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
@@ -82,6 +89,8 @@ def mean_field(
             given.iterations,
             given.damping,
             threads,
+            deterministic,
+            check_storage(storage, given.filter),
         ),
         return_probabilities,
         spacing,
@@ -135,6 +144,7 @@ def gaussian_filter(
     normalization: str = "after",
     neighbour_rounds: int = 0,
     filter: Filter = "lattice",
+    deterministic: bool = True,
     threads: int | None = None,
 ) -> Tensor:
     """Filter values by the Gaussian exp(-½ |f_i - f_j|²) of any features.
@@ -149,7 +159,8 @@ def gaussian_filter(
         normalization: "after" (weighted means), "before", "symmetric" or "none".
         neighbour_rounds: Rounds of vertices added that no point touches: more exact, several times the cost.
         filter: On the permutohedral "lattice", in time linear in the points, or "exact", over all pairs of them.
-        threads: Threads to use; None takes torch.get_num_threads().
+        deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster.
+        threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: Filtered values in their own dtype; computed in float64 for float64 values, else in float32.
     Raises: ValueError: if shapes do not fit, features on the CPU are not finite, features
         require a gradient from a lattice, or tensors are on several devices.
@@ -169,10 +180,19 @@ def gaussian_filter(
         return exact.gaussian_filter(values.to(dtype), features.to(dtype), weights, normalization, threads).to(
             values.dtype
         )
-    arguments = (features.to(dtype), weights, normalization, neighbour_rounds, threads)
+    arguments = (features.to(dtype), weights, normalization, neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)
+
+
+def check_storage(storage: torch.dtype | None, filter: Filter) -> torch.dtype | None:
+    """A dtype of 16 bits, or None."""
+    if storage not in (None, torch.float16, torch.bfloat16):
+        raise ValueError(f"storage={storage!r} must be torch.float16, torch.bfloat16 or None")
+    if storage is not None and filter == "exact":
+        raise ValueError(f"filter='exact' has no lattice to keep in {storage}; leave out storage")
+    return storage
 
 
 def _theta(name: str, tensor: Tensor | None, given: CRFParameters) -> list[Any]:
@@ -225,8 +245,8 @@ def _product(M: Tensor, W: Tensor) -> Tensor:
     if len(M) <= SMALL:
         # A BLAS starts its threads for even 21×21 numbers, and on a busy machine waits tens of milliseconds for them.
         return (M[:, :, None] * W).sum(dim=1)
-    # Autocast takes float32 products down to 16 bits, but leaves float64 alone.
-    return (M.double() @ W.double()).to(M.dtype)
+    with torch.autocast(M.device.type, enabled=False):
+        return M @ W
 
 
 def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from crfrnn.batch import Settings, as_list
 from crfrnn.parameters import CRFParameters, Filter, Normalization, SpatialKernel, finite_number, one_of, whole_number
 from crfrnn.threads import thread_count
-from crfrnn.torch.functional import run
+from crfrnn.torch.functional import check_storage, run
 from crfrnn.unary import num_classes_of
 
 Trained: TypeAlias = Literal["full", "per-class", "scalar"]
@@ -41,7 +41,12 @@ class CrfRnn(nn.Module):
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
-        threads: Threads of a call; None takes torch.get_num_threads().
+        deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
+            (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
+        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on other devices than the
+            CPU, at half the memory and a rounding of 2^-9; numbers are computed as without. None keeps them as
+            computed. Not for filter="exact".
+        threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
         spatial_ker_weights: W_s, trainable.
         bilateral_ker_weights: W_b, trainable.
@@ -66,6 +71,8 @@ class CrfRnn(nn.Module):
         damping: float = 0.0,
         filter: Filter = "lattice",
         return_probabilities: bool = False,
+        deterministic: bool = True,
+        storage: torch.dtype | None = None,
         threads: int | None = None,
     ) -> None:
         super().__init__()
@@ -95,6 +102,8 @@ class CrfRnn(nn.Module):
         self.damping = checked.damping
         self.filter = filter
         self.return_probabilities = return_probabilities
+        self.deterministic = deterministic
+        self.storage = check_storage(storage, filter)
         self.threads = threads
         classes = num_classes_of(num_classes)
         self.spatial_ker_weights = nn.Parameter(
@@ -147,6 +156,8 @@ class CrfRnn(nn.Module):
                 self.num_iterations,
                 self.damping,
                 self.threads,
+                self.deterministic,
+                self.storage,
             ),
             self.return_probabilities,
             spacing,

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from crfrnn import batch
 from crfrnn.batch import Array, Settings
+from crfrnn.pairwise import PairwiseTerm
+from crfrnn.parameters import Normalization
 from crfrnn.torch import device, tape
 
 MODEL = "Tensor logits, Tensor image, Tensor? mask, Tensor spatial_coupling, Tensor bilateral_coupling"
 SETTINGS = (
     "float[] theta_alpha, float[] theta_beta, float[] theta_gamma, str normalization, str spatial, "
-    "str filter, int neighbour_rounds, int iterations, float damping, int? threads"
+    "str filter, int neighbour_rounds, int iterations, float damping, int? threads, bool deterministic, "
+    "ScalarType? storage"
 )
-LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, int? threads"
+LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, bool deterministic, int? threads"
 
 
 @torch.library.custom_op(
@@ -41,7 +44,7 @@ def mean_field(
     """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
     couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
     refined, records = batch.mean_field(
-        _array(_dense(logits)), _array(image), _optional(mask), couplings, Settings(*_resolved(settings)), keep
+        _array(_dense(logits)), _array(image), _optional(mask), couplings, _native(settings), keep
     )
     return torch.from_numpy(refined), tape.keep(records) if keep else tape.blank_handle()
 
@@ -64,7 +67,7 @@ def mean_field_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to the logits and to the two couplings."""
     couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
-    numbers = Settings(*_resolved(settings))
+    numbers = _native(settings)
     records = tape.find(handle)
     if records is None:
         _, records = batch.mean_field(_array(logits), _array(image), _optional(mask), couplings, numbers, keep=True)
@@ -138,7 +141,7 @@ mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_fiel
 @torch.library.custom_op("crfrnn::lattice", mutates_args=(), device_types="cpu", schema=f"({LATTICE}) -> Tensor")
 def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     """The handle of the normalised lattices over features."""
-    return tape.keep(batch.lattices(_array(features), _optional(mask), *_resolved(settings)))
+    return tape.keep(_native_lattices(features, mask, *settings))
 
 
 @torch.library.custom_op(
@@ -153,20 +156,20 @@ def gaussian_filter(
     """Values filtered by the lattices under the handle, or by their transposes."""
     terms = tape.find(handle)
     if terms is None:
-        terms = batch.lattices(_array(features), _optional(mask), *_resolved(settings))
-    return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _resolved(settings)[-1]))
+        terms = _native_lattices(features, mask, *settings)
+    return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _thread_count(settings[-1])))
 
 
 @lattice.register_kernel(None)
-def _(features: Tensor, mask: Tensor | None, normalization: str, neighbour_rounds: int, threads: int | None) -> Tensor:
-    return tape.keep(device.lattices(features, mask, normalization, neighbour_rounds))
+def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+    return tape.keep(device.lattices(features, mask, *settings[:3]))
 
 
 @gaussian_filter.register_kernel(None)
 def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     term = tape.find(handle)
     if term is None:
-        term = device.lattices(features, mask, *settings[:2])
+        term = device.lattices(features, mask, *settings[:3])
     return device.filtered(values.contiguous(), term, transpose)
 
 
@@ -214,7 +217,24 @@ def _optional(tensor: Tensor | None) -> Array | None:
     return None if tensor is None else _array(tensor)
 
 
-def _resolved(settings: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Settings, of which the last is the number of threads, with torch's own number in the place of None."""
-    *others, threads = settings
-    return (*others, torch.get_num_threads() if threads is None else threads)
+def _native(settings: tuple[Any, ...]) -> Settings:
+    """Settings for the CPU."""
+    numbers = Settings(*settings)
+    return numbers._replace(threads=_thread_count(numbers.threads))
+
+
+def _native_lattices(
+    features: Tensor,
+    mask: Tensor | None,
+    normalization: Normalization,
+    neighbour_rounds: int,
+    deterministic: bool,
+    threads: int | None,
+) -> list[PairwiseTerm]:
+    count = _thread_count(threads)
+    return batch.lattices(_array(features), _optional(mask), normalization, neighbour_rounds, count)
+
+
+def _thread_count(threads: int | None) -> int:
+    """The number given, or torch's own."""
+    return torch.get_num_threads() if threads is None else threads

@@ -39,10 +39,12 @@ def mean_field_vjp(
         return meanfield.mean_field_vjp(cotangent, record, couplings, settings, steps)
 
 
-def lattices(features: Tensor, mask: Tensor | None, normalization: str, neighbour_rounds: int) -> Term[Lattice]:
+def lattices(
+    features: Tensor, mask: Tensor | None, normalization: str, neighbour_rounds: int, deterministic: bool
+) -> Term[Lattice]:
     """`meanfield.lattices` by the steps of the tensors' device."""
     with _at(features.device) as steps:
-        return meanfield.lattices(features, mask, normalization, neighbour_rounds, steps)
+        return meanfield.lattices(features, mask, normalization, neighbour_rounds, deterministic, steps)
 
 
 def filtered(values: Tensor, term: Term[Lattice], transpose: bool) -> Tensor:

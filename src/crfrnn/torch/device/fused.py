@@ -1,7 +1,8 @@
 """The steps of `twin` as Triton kernels, for CUDA devices; with TRITON_INTERPRET=1 on the CPU, for tests.
 
 Nothing here waits for the device, and no size depends on data: what is not known in advance, the number of vertices,
-has room for the most there can be. Sums have a fixed order, so results are the same in every run.
+has room for the most there can be. Sums have a fixed order, so results are the same in every run, but for splats on
+lattices without runs, which add by atomics.
 """
 
 from functools import lru_cache
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.torch.device import kernels
-from crfrnn.torch.device.lattice import Lattice, Runs, starts
+from crfrnn.torch.device.lattice import Lattice, Runs, starts, type_of_sums
 
 TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
@@ -71,35 +72,58 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
 
 def sort_runs(entry: Tensor, first: Tensor, start: Tensor, weight: Tensor) -> Runs:
     """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone."""
-    size, points = len(entry), weight.shape[1]
+    size, points, room = len(entry), weight.shape[1], len(start) - 1
     begins = first | (torch.arange(size, device=entry.device) % RUN == 0)
     number = torch.cumsum(begins, 0, dtype=torch.int32) - 1
     count = number[-1] + 1
     of_vertex = torch.cat([number, count[None]]).index_select(0, start)
+    # The last place takes what is written for vertices of several runs, and is cut off.
+    place = torch.where(of_vertex.diff() == 1, of_vertex[:-1], size).long()
+    whole = torch.full((size + 1,), -1, dtype=torch.int32, device=entry.device)
+    whole.scatter_(0, place, torch.arange(room, dtype=torch.int32, device=entry.device))
     point = (entry % points).to(torch.int32)
-    return Runs(point, weight.view(-1)[entry], starts(begins, number, size), of_vertex, count)
+    return Runs(point, weight.view(-1)[entry], starts(begins, number, size), whole[:size], of_vertex, count)
 
 
 def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
-    runs = lattice.runs
+    runs, weight, count = lattice.runs, lattice.weight, lattice.num_vertices
+    channels, room, device = rows.shape[1], lattice.neighbours.shape[2], rows.device
+    corners, points = weight.shape
     if runs is None:
-        raise ValueError("this lattice was built by the steps of another device; build it by those it is used with")
-    channels, room = rows.shape[1], lattice.neighbours.shape[2]
-    partial = rows.new_empty(len(runs.point), channels)
-    values = rows.new_empty(room, channels)
+        values = weight.new_empty(room, channels)
+        tile = _tile(channels)
+        kernels.clear[(_programs(room, tile["BLOCK"], device),)](values, count, **tile)
+        kernels.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
+            rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
+        )
+        return values
+    values = rows.new_empty(room, channels, dtype=type_of_sums(rows))
+    parts = weight.new_empty(2 * _ceil_div(corners * points, RUN), channels)
     tile = _tile(channels, NARROW_TILE)
-    for given, point, weight, factor, start, count, out in (
-        (rows, runs.point, runs.weight, scale, runs.start, runs.num_runs, partial),
-        (partial, None, None, None, runs.of_vertex, lattice.num_vertices, values),
-    ):
-        grid = (_programs(len(out), tile["BLOCK"], rows.device),)
-        kernels.sum_runs[grid](given, point, weight, factor, start, count, out, **tile, UNROLL=UNROLL, num_warps=1)
+    kernels.sum_runs[(_programs(corners * points, tile["BLOCK"], device),)](
+        rows,
+        runs.point,
+        runs.weight,
+        scale,
+        runs.start,
+        runs.whole,
+        runs.num_runs,
+        values,
+        parts,
+        **tile,
+        RUN=RUN,
+        UNROLL=UNROLL,
+        num_warps=1,
+    )
+    kernels.join_runs[(_programs(room, tile["BLOCK"], device),)](
+        parts, runs.start, runs.of_vertex, count, values, **tile, RUN=RUN, num_warps=1
+    )
     return values
 
 
-def blur(lattice: Lattice, values: Tensor, direction: int) -> Tensor:
+def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
     room, channels = values.shape
-    blurred = torch.empty_like(values)
+    blurred = torch.empty_like(values, dtype=dtype)
     tile = _tile(channels)
     grid = (_programs(room, tile["BLOCK"], values.device),)
     kernels.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
@@ -119,7 +143,7 @@ def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tens
 def convolve(
     rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
 ) -> Tensor:
-    received = torch.empty_like(rows)
+    received = torch.empty_like(rows, dtype=type_of_sums(rows))
     tile = _tile(rows.shape[1])
     kernels.convolve[(_ceil_div(len(rows), tile["BLOCK"]),)](
         rows, taps, before, after, received, len(rows), length, inside, RADIUS=len(taps) // 2, **tile
@@ -136,7 +160,7 @@ def update(
     scale: Tensor | None,
     couplings: tuple[Tensor, Tensor],
     damping: float,
-    last: bool,
+    dtype: torch.dtype | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     points, channels = unary.shape
     spatial, bilateral = couplings
@@ -144,8 +168,8 @@ def update(
     if bilateral.ndim == 2:
         # Filters act on points and couplings on classes, so the order does not matter; vertices are mostly fewer.
         values, diagonal = _couple_values(lattice, values, bilateral), None
-    logits = torch.empty_like(unary) if last or damping else None
-    marginals = None if last else torch.empty_like(unary)
+    logits = torch.empty_like(unary) if dtype is None or damping else None
+    marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
     tile = _tile(channels)
     kernels.update[(_ceil_div(points, tile["BLOCK"]),)](
         unary,

@@ -4,7 +4,7 @@
 
 Rows and values have CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is BLOCK rows. The
 number of vertices is known to the device only: kernels over vertices read it, and a fixed number of programs share
-them. Offsets of rows are 64 bits wide.
+them. Offsets of rows are 64 bits wide. Rows and values may be stored in 16 bits; numbers are at least float32.
 """
 
 import triton
@@ -121,45 +121,119 @@ def sum_runs(
     weight,
     scale,
     start,
+    whole,
     count,
-    out,
+    values,
+    parts,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
+    RUN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    # out[r] = Σ of weight · scale[point] · rows[point] over entries from start[r] to start[r + 1]; without points and
-    # weights, Σ of rows[entry].
-    T: tl.constexpr = rows.dtype.element_ty
+    # Σ of weight · scale[point] · rows[point] over entries from start[r] to start[r + 1].
+    T: tl.constexpr = weight.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     runs = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, runs, tl.num_programs(0) * BLOCK):
         r = begin + tl.arange(0, BLOCK)
         inside = r < runs
-        entry = tl.load(start + r, mask=inside, other=0)
+        first = tl.load(start + r, mask=inside, other=0)
         end = tl.load(start + r + 1, mask=inside, other=0)
         total = tl.zeros([BLOCK, BLOCK_C], T)
+        entry = first
         for _ in range(0, tl.max(end - entry, axis=0), UNROLL):
             for u in tl.static_range(UNROLL):
                 e = entry + u
                 more = e < end
-                if point is not None:
-                    p = tl.load(point + e, mask=more, other=0).to(tl.int64)
-                    w = tl.load(weight + e, mask=more, other=0)
-                    if scale is not None:
-                        w *= tl.load(scale + p, mask=more, other=0)
-                    row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
-                    total += w[:, None] * row
-                else:
-                    at = e.to(tl.int64)[:, None] * CHANNELS + c[None, :]
-                    total += tl.load(rows + at, mask=more[:, None] & channel, other=0)
+                p = tl.load(point + e, mask=more, other=0).to(tl.int64)
+                w = tl.load(weight + e, mask=more, other=0)
+                if scale is not None:
+                    w *= tl.load(scale + p, mask=more, other=0)
+                row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
+                total += w[:, None] * row.to(T)
             entry += UNROLL
-        tl.store(out + r.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=inside[:, None] & channel)
+        v = tl.load(whole + r, mask=inside, other=-1)
+        alone, part = inside & (v >= 0), inside & (v < 0)
+        tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=alone[:, None] & channel)
+        at = _part(first, RUN)[:, None] * CHANNELS + c[None, :]
+        tl.store(parts + at, total, mask=part[:, None] & channel)
+
+
+@triton.jit
+def join_runs(
+    parts,
+    start,
+    of_vertex,
+    count,
+    values,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    # values[v] = Σ of the parts of v, where there are none or several; an added vertex has none.
+    T: tl.constexpr = parts.dtype.element_ty
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    vertices = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        inside = v < vertices
+        r = tl.load(of_vertex + v, mask=inside, other=0)
+        end = tl.load(of_vertex + v + 1, mask=inside, other=0)
+        inside &= end - r != 1
+        end = tl.where(inside, end, r)
+        total = tl.zeros([BLOCK, BLOCK_C], T)
+        for _ in range(0, tl.max(end - r, axis=0)):
+            more = r < end
+            at = _part(tl.load(start + r, mask=more, other=0), RUN)[:, None] * CHANNELS + c[None, :]
+            total += tl.load(parts + at, mask=more[:, None] & channel, other=0)
+            r += 1
+        tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=inside[:, None] & channel)
+
+
+@triton.jit
+def clear(values, count, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    c = tl.arange(0, BLOCK_C)
+    vertices = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+        tl.store(values + at, 0.0, mask=(v < vertices)[:, None] & (c[None, :] < CHANNELS))
+
+
+@triton.jit
+def add_corners(
+    rows,
+    vertex,
+    weight,
+    scale,
+    values,
+    points,
+    CORNERS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=tile, other=0).to(weight.dtype.element_ty)
+    if scale is not None:
+        row *= tl.load(scale + p, mask=inside, other=0)[:, None]
+    for k in tl.static_range(CORNERS):
+        at = k * points + p
+        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
+        w = tl.load(weight + at, mask=inside, other=0)
+        tl.atomic_add(values + v[:, None] * CHANNELS + c[None, :], w[:, None] * row, mask=tile, sem="relaxed")
 
 
 @triton.jit
 def blur(values, neighbours, count, out, room, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    T: tl.constexpr = tl.float64 if values.dtype.element_ty == tl.float64 else tl.float32
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     vertices = tl.load(count)
@@ -170,10 +244,10 @@ def blur(values, neighbours, count, out, room, CHANNELS: tl.constexpr, BLOCK_C: 
         after = tl.load(neighbours + room + v, mask=inside, other=-1)[:, None]
         at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
         tile = inside[:, None] & channel
-        value = tl.load(values + at, mask=tile, other=0)
-        sides = tl.load(values + before.to(tl.int64) * CHANNELS + c[None, :], mask=(before >= 0) & channel, other=0)
-        sides += tl.load(values + after.to(tl.int64) * CHANNELS + c[None, :], mask=(after >= 0) & channel, other=0)
-        tl.store(out + at, value + 0.5 * sides, mask=tile)
+        value = tl.load(values + at, mask=tile, other=0).to(T)
+        left = tl.load(values + before.to(tl.int64) * CHANNELS + c[None, :], mask=(before >= 0) & channel, other=0)
+        right = tl.load(values + after.to(tl.int64) * CHANNELS + c[None, :], mask=(after >= 0) & channel, other=0)
+        tl.store(out + at, value + 0.5 * (left.to(T) + right.to(T)), mask=tile)
 
 
 @triton.jit
@@ -226,7 +300,7 @@ def convolve(
     BLOCK: tl.constexpr,
 ):
     # A program goes along the axis, line after line: its taps read the same rows again, from the nearest cache.
-    T: tl.constexpr = rows.dtype.element_ty
+    T: tl.constexpr = taps.dtype.element_ty
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < points
     line = place // length
@@ -240,7 +314,7 @@ def convolve(
         exists = inside & (there >= 0) & (there < length)
         p = first + there.to(tl.int64) * inside_points
         tap = tl.load(taps + k)
-        row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=exists[:, None] & channel, other=0)
+        row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=exists[:, None] & channel, other=0).to(T)
         if before is not None:
             row *= tl.load(before + p, mask=exists, other=0)[:, None]
         total += tap * row
@@ -317,12 +391,13 @@ def backstep(
     inside = p < points
     tile = inside[:, None] & (c[None, :] < CHANNELS)
     at = p[:, None] * CHANNELS + c[None, :]
+    T: tl.constexpr = total.dtype.element_ty
     v = -_coupled(spatial, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
     v -= _coupled(bilateral, p, inside, bilateral_coupling, c, CHANNELS, BILATERAL_MATRIX)
-    q = tl.load(marginals + at, mask=tile, other=0)
+    q = tl.load(marginals + at, mask=tile, other=0).to(T)
     result = q * (v - tl.sum(q * v, axis=1)[:, None])
     if DAMPING > 0:
-        result += DAMPING * tl.load(g + at, mask=tile, other=0)
+        result += DAMPING * tl.load(g + at, mask=tile, other=0).to(T)
     tl.store(out + at, result, mask=tile)
     tl.store(total + at, tl.load(total + at, mask=tile, other=0) + SHARE * result, mask=tile)
 
@@ -341,14 +416,15 @@ def _sliced(
     FACTOR: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    T: tl.constexpr = values.dtype.element_ty
+    T: tl.constexpr = weight.dtype.element_ty
     tile = inside[:, None] & (c[None, :] < CHANNELS)
     total = tl.zeros([p.shape[0], c.shape[0]], T)
     for k in tl.static_range(CORNERS):
         at = k * points + p
         v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
         w = tl.load(weight + at, mask=inside, other=0)
-        total += w[:, None] * tl.load(values + v[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+        value = tl.load(values + v[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+        total += w[:, None] * value.to(T)
     total *= FACTOR
     if scale is not None:
         total *= tl.load(scale + p, mask=inside, other=0)[:, None]
@@ -357,14 +433,21 @@ def _sliced(
 
 @triton.jit
 def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr):
-    T: tl.constexpr = rows.dtype.element_ty
+    T: tl.constexpr = coupling.dtype.element_ty
     channel = c < CHANNELS
     if MATRIX:
         coupled = tl.zeros([r.shape[0], c.shape[0]], T)
         for j in range(CHANNELS):
-            column = tl.load(rows + r * CHANNELS + j, mask=inside, other=0)
+            column = tl.load(rows + r * CHANNELS + j, mask=inside, other=0).to(T)
             coupled += column[:, None] * tl.load(coupling + j * CHANNELS + c, mask=channel, other=0)[None, :]
     else:
-        coupled = tl.load(rows + r[:, None] * CHANNELS + c[None, :], mask=inside[:, None] & channel[None, :], other=0)
-        coupled *= tl.load(coupling + c, mask=channel, other=0)[None, :]
+        row = tl.load(rows + r[:, None] * CHANNELS + c[None, :], mask=inside[:, None] & channel[None, :], other=0)
+        coupled = row.to(T) * tl.load(coupling + c, mask=channel, other=0)[None, :]
     return coupled
+
+
+@triton.jit
+def _part(first, RUN: tl.constexpr):
+    # Where the sum of a run goes that begins at this entry and is not the only one of its vertex: of all RUN entries
+    # from a multiple of RUN, only the run at the beginning and the last one can be such.
+    return ((first // RUN) * 2 + (first % RUN != 0).to(tl.int32)).to(tl.int64)

@@ -1,4 +1,7 @@
-"""The permutohedral lattice as tensors, built and used without waiting for the device (docs/algorithm.md, eq. 9)."""
+"""The permutohedral lattice as tensors, built and used without waiting for the device (docs/algorithm.md, eq. 9).
+
+Only added vertices, `neighbour_rounds` above 0, are counted on the host.
+"""
 
 import math
 from functools import lru_cache
@@ -27,6 +30,7 @@ class Runs(NamedTuple):
         point: (E,) int32.
         weight: (E,).
         start: (E + 1,) int32, where each run begins, and E after the last.
+        whole: (E,) int32, the vertex of each run that is the only one of its vertex, -1 for the others.
         of_vertex: (V + 1,) int32, the first run of each vertex, and the number of runs after the last vertex.
         num_runs: () int32, how many runs there are.
     """
@@ -34,6 +38,7 @@ class Runs(NamedTuple):
     point: Tensor
     weight: Tensor
     start: Tensor
+    whole: Tensor
     of_vertex: Tensor
     num_runs: Tensor
 
@@ -46,7 +51,7 @@ class Lattice(NamedTuple):
         weight: (d + 1, P), barycentric weights.
         neighbours: (d + 1, 2, V) int32, the vertices before and after each one; -1 where there is none.
         num_vertices: () int32, how many of the V vertices there are.
-        runs: For a splat in a fixed order without atomics; None where the device's steps need none.
+        runs: For a splat in a fixed order; None for one by atomics, and where the device's steps need none.
     """
 
     vertex: Tensor
@@ -65,7 +70,7 @@ class Lattice(NamedTuple):
         values: Tensor = steps.splat(self, rows, scale)
         directions = range(len(self.vertex))
         for direction in reversed(directions) if transpose else directions:
-            values = steps.blur(self, values, direction)
+            values = steps.blur(self, values, direction, type_of_sums(rows))
         return values
 
     def filter(
@@ -77,13 +82,17 @@ class Lattice(NamedTuple):
         return filtered
 
 
-def build_lattice(features: Tensor, images: int, steps: ModuleType) -> Lattice:
+def build_lattice(
+    features: Tensor, images: int, steps: ModuleType, neighbour_rounds: int = 0, deterministic: bool = True
+) -> Lattice:
     """The lattices over a batch of images, as one.
 
     Args:
         features: (d, P), the points of one image after the other; float32 or float64. Where they are not finite or
             too large to tell cells apart, everything that the point takes part in becomes NaN.
         images: How many images there are, of as many points each.
+        neighbour_rounds: How many times to add all neighbours of all vertices.
+        deterministic: Whether sums have a fixed order.
     Raises: ValueError: if there are too many features or points.
     """
     d, points = features.shape
@@ -100,7 +109,7 @@ def build_lattice(features: Tensor, images: int, steps: ModuleType) -> Lattice:
     cell, order, weight = steps.embed(scaled, CELL_LIMIT[features.dtype])
 
     # A corner's key is linear in its cells, remainder and image, so that steps to neighbours add the same to all.
-    unit = _units(cell, images)
+    unit = _units(cell, images, MARGIN + 2 * neighbour_rounds)
     along, up, image = pad(unit[:d], (0, 1)), unit[d], unit[d + 1]  # the last coordinate follows from the others
     key = torch.empty(d + 1, points, dtype=torch.int64, device=device)
     torch.sum(cell * along[:d, None], dim=0, out=key[0])
@@ -117,11 +126,41 @@ def build_lattice(features: Tensor, images: int, steps: ModuleType) -> Lattice:
     room = steps.capacity(num_vertices, corners)
     start = starts(first, number, room)
     at = start[:room].clamp(max=corners - 1)
+    vertex_key = key.index_select(0, at)
     remainder = (entry.index_select(0, at) // points).to(torch.int32)
     # From remainder d the next one is 0, one cell further along every coordinate; along the direction it stays.
     step = torch.stack([up - along, along.sum() - along - d * up])
-    neighbours = steps.find_neighbours(key.index_select(0, at), remainder, step, num_vertices)
-    return Lattice(vertex, weight, neighbours, num_vertices, steps.sort_runs(entry, first, start, weight))
+    if neighbour_rounds:
+        present = slice(int(num_vertices))
+        old, vertex_key, remainder = vertex_key[present], vertex_key[present], remainder[present]
+        for _ in range(neighbour_rounds):
+            vertex_key, remainder = _with_neighbours(vertex_key, remainder, step)
+        vertex = torch.searchsorted(vertex_key, old, out_int32=True)[vertex]
+        start = torch.searchsorted(key, vertex_key, out_int32=True)
+        start = torch.cat([start, torch.full_like(start[:1], corners)])
+        num_vertices = torch.full_like(num_vertices, len(vertex_key))
+    neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
+    runs = steps.sort_runs(entry, first, start, weight) if deterministic else None
+    return Lattice(vertex, weight, neighbours, num_vertices, runs)
+
+
+def type_of_sums(rows: Tensor) -> torch.dtype:
+    """What messages and lattice values of such rows are stored in: sums may exceed the 65504 of float16."""
+    return torch.bfloat16 if rows.dtype == torch.float16 else rows.dtype
+
+
+def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and remainders of the vertices of rising keys and of all their neighbours, which waits for the device."""
+    directions = step.shape[1]
+    keys, remainders = [key], [remainder]
+    for low, wrap in step.unbind(1):
+        keys += [
+            key - torch.where(remainder == 0, wrap, low),
+            key + torch.where(remainder == directions - 1, wrap, low),
+        ]
+        remainders += [(remainder - 1) % directions, (remainder + 1) % directions]
+    found, place = torch.unique(torch.cat(keys), return_inverse=True)
+    return found, remainder.new_empty(found.shape).scatter_(0, place, torch.cat(remainders))
 
 
 def starts(first: Tensor, number: Tensor, room: int) -> Tensor:
@@ -139,7 +178,7 @@ def starts(first: Tensor, number: Tensor, room: int) -> Tensor:
     return start[: room + 1]
 
 
-def _units(cell: Tensor, images: int) -> Tensor:
+def _units(cell: Tensor, images: int, margin: int) -> Tensor:
     """What one cell along each coordinate, one remainder and one image add to a key, (d + 2,) int64.
 
     Where keys fit 64 bits, they are the digits of a number, and no two vertices share one. Otherwise each unit is an
@@ -148,7 +187,7 @@ def _units(cell: Tensor, images: int) -> Tensor:
     d = len(cell)
     low, high = torch.aminmax(cell, dim=1)
     sizes = torch.ones(d + 3, dtype=torch.int64, device=cell.device)
-    sizes[1 : d + 1] = high.long() - low + MARGIN
+    sizes[1 : d + 1] = high.long() - low + margin
     sizes[d + 1], sizes[d + 2] = d + 1, images
     fits = sizes.float().prod() < 2.0**62
     return torch.where(fits, sizes.cumprod(0)[:-1], constants(_arbitrary(d + 2), torch.int64, cell.device))

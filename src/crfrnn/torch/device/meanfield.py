@@ -1,7 +1,7 @@
 """A batch of images through the mean field and back, on any device (docs/algorithm.md, eq. 4 and 8).
 
-The functions are those of `crfrnn.batch`, with tensors in the place of arrays and without threads. They never wait for
-the device where `steps` is `fused`.
+The functions are those of `crfrnn.batch`, with tensors in the place of arrays and without threads. Where `steps` is
+`fused`, they wait for the device only to add vertices (lattice.py).
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from crfrnn.batch import Settings
+from crfrnn.parameters import MOST_NEIGHBOUR_ROUNDS, whole_number
 from crfrnn.torch.device.grid import Grid
-from crfrnn.torch.device.lattice import Lattice, build_lattice
+from crfrnn.torch.device.lattice import Lattice, build_lattice, type_of_sums
 from crfrnn.torch.device.pairwise import (
     Term,
+    fixed_order,
     mask_factors,
     normalised,
     padded_channels,
@@ -51,7 +53,6 @@ def mean_field(
     Raises: ValueError: if the settings do not fit.
     """
     numbers = settings.parameters()
-    _refuse_rounds(settings.neighbour_rounds, logits.device)
     classes = logits.shape[1]
     channels = padded_channels(classes)
     spatial, bilateral = pairwise_terms(image, mask, settings, logits.dtype, steps)
@@ -59,14 +60,15 @@ def mean_field(
     padded = tuple(_padded(coupling, classes, channels, transpose=True) for coupling in couplings)
     unary = rows_of(logits, channels, -torch.inf)
     kept: list[Tensor] = []
-    scores, q = unary, torch.softmax(unary, dim=1)
+    storage = settings.storage or logits.dtype
+    scores, q = unary, torch.softmax(unary, dim=1).to(storage)
     for iteration in range(numbers.iterations):
         if keep:
             kept.append(q)
         message = spatial.filter(q, False, steps)
         values = lattice.spread(q, bilateral.pre, False, steps)
-        last = iteration + 1 == numbers.iterations
-        scores, q = steps.update(unary, scores, message, lattice, values, bilateral.post, padded, numbers.damping, last)
+        kind = None if iteration + 1 == numbers.iterations else storage
+        scores, q = steps.update(unary, scores, message, lattice, values, bilateral.post, padded, numbers.damping, kind)
     return planes_of(scores, logits), Record(spatial, bilateral, kept)
 
 
@@ -82,11 +84,13 @@ def mean_field_vjp(
     products = [cotangent.new_zeros(channels, channels) for _ in couplings]
     g = rows_of(cotangent, channels, 0.0)
     total = g * kept if record.marginals else g
+    if record.marginals:
+        g = g.to(type_of_sums(record.marginals[0]))
     for iteration in reversed(range(len(record.marginals))):
         q = record.marginals[iteration]
         messages = tuple(term.filter(g, True, steps) for term in (record.spatial, record.bilateral))
         for product, message in zip(products, messages, strict=True):
-            product.addmm_(message.mT, q, alpha=-kept)
+            product.addmm_(message.to(product.dtype).mT, q.to(product.dtype), alpha=-kept)
         g = steps.backstep(g, total, q, messages, padded, damping, kept if iteration else 1.0)
     gradients = [
         _shaped_like(coupling, product[:classes, :classes])
@@ -96,12 +100,17 @@ def mean_field_vjp(
 
 
 def lattices(
-    features: Tensor, mask: Tensor | None, normalization: str, neighbour_rounds: int, steps: ModuleType
+    features: Tensor,
+    mask: Tensor | None,
+    normalization: str,
+    neighbour_rounds: int,
+    deterministic: bool,
+    steps: ModuleType,
 ) -> Term[Lattice]:
     """The normalised lattice over the features (B, d, *spatial) of every image."""
-    _refuse_rounds(neighbour_rounds, features.device)
+    rounds = whole_number(neighbour_rounds, "neighbour_rounds", MOST_NEIGHBOUR_ROUNDS)
     images, d = features.shape[:2]
-    lattice = build_lattice(features.movedim(1, 0).reshape(d, -1), images, steps)
+    lattice = build_lattice(features.movedim(1, 0).reshape(d, -1), images, steps, rounds, fixed_order(deterministic))
     factors = None if mask is None else mask_factors(mask, features.dtype)
     points = lattice.vertex.shape[1]
     return normalised(lattice, normalization, factors, points, features.dtype, features.device, steps)
@@ -127,10 +136,3 @@ def _shaped_like(coupling: Tensor, gradient: Tensor) -> Tensor:
         return gradient.contiguous()
     diagonal = gradient.diagonal()
     return diagonal.clone() if coupling.ndim else diagonal.sum()
-
-
-def _refuse_rounds(neighbour_rounds: int, device: torch.device) -> None:
-    if neighbour_rounds:
-        raise ValueError(
-            f"neighbour_rounds={neighbour_rounds} is not available on {device}; set it to 0, or compute on the CPU"
-        )

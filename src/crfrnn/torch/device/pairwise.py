@@ -1,6 +1,7 @@
 """The two kernels of a batch of images, normalised, and how tensors become rows of points and back."""
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Generic, NamedTuple, TypeVar
 
@@ -44,22 +45,34 @@ def pairwise_terms(
     alphas = per_axis(settings.theta_alpha, len(shape), "theta_alpha", "spatial axes")
     betas = per_axis(settings.theta_beta, channels, "theta_beta", "image channels")
     gammas = per_axis(settings.theta_gamma, len(shape), "theta_gamma", "spatial axes")
+    lattice = partial(
+        build_lattice,
+        images=images,
+        steps=steps,
+        neighbour_rounds=settings.neighbour_rounds,
+        deterministic=fixed_order(settings.deterministic),
+    )
     spatial: Grid | Lattice
     if settings.spatial == "lattice":
-        spatial = build_lattice(torch.stack(_coordinates(images, shape, gammas, dtype, device)), images, steps)
+        spatial = lattice(torch.stack(_coordinates(images, shape, gammas, dtype, device)))
     else:
         spatial = build_grid(shape, gammas[::-1], dtype, device)
     features = _coordinates(images, shape, alphas, dtype, device)
     given = image if image.dtype == torch.float64 else image.to(dtype)
     for channel, theta in enumerate(betas):
         features.append(_divided(given[:, channel], theta, dtype).reshape(-1))
-    bilateral = build_lattice(torch.stack(features), images, steps)
+    bilateral = lattice(torch.stack(features))
     factors = None if mask is None else mask_factors(mask, dtype)
     points = len(features[0])
     return (
         normalised(spatial, settings.normalization, factors, points, dtype, device, steps),
         normalised(bilateral, settings.normalization, factors, points, dtype, device, steps),
     )
+
+
+def fixed_order(deterministic: bool) -> bool:
+    """Whether sums must have a fixed order: if asked for here, or of all of torch."""
+    return deterministic or torch.are_deterministic_algorithms_enabled()
 
 
 def normalised(

@@ -2,16 +2,13 @@
 
 Read these to know what the kernels compute. Rows are (P, channels): a point of the batch each, images one after the
 other, channels padded (pairwise.py). Values are (V, channels), a lattice vertex each. Of V rows, those after
-`lattice.num_vertices` are not used.
+`lattice.num_vertices` are not used. Both may be stored in 16 bits; numbers are those of the lattice's weights.
 """
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from crfrnn.torch.device.lattice import Lattice, Runs
+from crfrnn.torch.device.lattice import Lattice, Runs, type_of_sums
 
 
 def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,36 +83,36 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def sort_runs(entry: Tensor, first: Tensor, start: Tensor, weight: Tensor) -> "Runs | None":
+def sort_runs(entry: Tensor, first: Tensor, start: Tensor, weight: Tensor) -> Runs | None:
     """What a splat without atomics needs: nothing here."""
     return None
 
 
-def splat(lattice: "Lattice", rows: Tensor, scale: Tensor | None) -> Tensor:
+def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     """values[v] = Σ weight · scale · row over the corners that are vertex v; no scale is 1."""
-    values = rows.new_zeros(lattice.neighbours.shape[2], rows.shape[1])
+    values = lattice.weight.new_zeros(lattice.neighbours.shape[2], rows.shape[1])
     for vertex, weight in zip(lattice.vertex, lattice.weight, strict=True):
         factor = weight if scale is None else weight * scale
         values.index_add_(0, vertex, factor[:, None] * rows)
     return values
 
 
-def blur(lattice: "Lattice", values: Tensor, direction: int) -> Tensor:
-    """[½ 1 ½] along one direction; 0 beyond the vertices that exist."""
-    blurred = values.clone()
+def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
+    """[½ 1 ½] along one direction, 0 beyond the vertices that exist; stored as `dtype`."""
+    blurred = values.to(lattice.weight.dtype, copy=True)
     for side in lattice.neighbours[direction]:
         value = values.index_select(0, side.clamp(min=0))
         blurred += 0.5 * torch.where(side[:, None] >= 0, value, 0)
-    return blurred
+    return blurred.to(dtype)
 
 
-def slice_values(lattice: "Lattice", values: Tensor, scale: Tensor | None) -> Tensor:
+def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
     """row = scale · Σ weight · values[vertex] / (1 + 2^-d)."""
-    rows = values.new_zeros(lattice.vertex.shape[1], values.shape[1])
+    rows = lattice.weight.new_zeros(lattice.vertex.shape[1], values.shape[1])
     for vertex, weight in zip(lattice.vertex, lattice.weight, strict=True):
         rows += weight[:, None] * values.index_select(0, vertex)
     rows *= lattice.factor
-    return rows if scale is None else rows * scale[:, None]
+    return (rows if scale is None else rows * scale[:, None]).to(values.dtype)
 
 
 def convolve(
@@ -129,7 +126,7 @@ def convolve(
         taps: (2·radius + 1,), symmetric.
         before: (P,) factors, or None for ones; after the same.
     """
-    sent = rows if before is None else rows * before[:, None]
+    sent = rows.to(taps.dtype) if before is None else rows * before[:, None]
     lines = sent.view(-1, length, inside * rows.shape[1])
     received = torch.zeros_like(lines)
     radius = len(taps) // 2
@@ -137,19 +134,19 @@ def convolve(
         count = length - abs(k)
         received.narrow(1, max(-k, 0), count).addcmul_(lines.narrow(1, max(k, 0), count), taps[radius + k])
     received = received.view_as(rows)
-    return received if after is None else received * after[:, None]
+    return (received if after is None else received * after[:, None]).to(type_of_sums(rows))
 
 
 def update(
     unary: Tensor,
     previous: Tensor,
     message: Tensor,
-    lattice: "Lattice",
+    lattice: Lattice,
     values: Tensor,
     scale: Tensor | None,
     couplings: tuple[Tensor, Tensor],
     damping: float,
-    last: bool,
+    dtype: torch.dtype | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One update of the logits, a = (1 - λ) (U - Σ_k E_k (N_k q)) + λ a, and their softmax (docs/algorithm.md, eq. 4).
 
@@ -159,14 +156,15 @@ def update(
         values: Of the lattice, whose slice, scaled, is the bilateral N q.
         couplings: E of the spatial and of the bilateral kernel: (channels,) or transposed (channels, channels).
         damping: λ.
-        last: Leave out the softmax. Otherwise the logits are left out where no damping needs them.
+        dtype: What the softmax is stored in; None leaves it out, for the last iteration. Otherwise the logits are left
+            out where no damping needs them.
     """
     logits = unary - couple(message, couplings[0]) - couple(slice_values(lattice, values, scale), couplings[1])
     if damping:
         logits = (1 - damping) * logits + damping * previous
-    if last:
+    if dtype is None:
         return logits, None
-    return logits if damping else None, torch.softmax(logits, dim=1)
+    return logits if damping else None, torch.softmax(logits, dim=1).to(dtype)
 
 
 def backstep(
@@ -185,11 +183,12 @@ def backstep(
         couplings: (1 - λ) E_k: (channels,), or (channels, channels), not transposed.
     """
     v = -couple(messages[0], couplings[0]) - couple(messages[1], couplings[1])
-    g = damping * g + marginals * (v - (v * marginals).sum(dim=1, keepdim=True))
-    total += share * g
-    return g
+    result = damping * g + marginals * (v - (v * marginals).sum(dim=1, keepdim=True))
+    total += share * result
+    return result.to(g.dtype)
 
 
 def couple(rows: Tensor, coupling: Tensor) -> Tensor:
     """Rows times a number per channel, or times a matrix."""
+    rows = rows.to(coupling.dtype)
     return rows @ coupling if coupling.ndim == 2 else rows * coupling
