@@ -1,12 +1,17 @@
-"""What differs between Keras' backends for those who test on all of them, and the truth they compare with."""
+"""What differs between Keras' backends for those who test on all of them, the truth they compare with, and fixtures.
+
+A plugin of pytest (`-p keras_calls`).
+"""
 
 from contextlib import nullcontext
 
 import keras
 import numpy as np
+import pytest
 
+from crfrnn import batch as native_batch
 from crfrnn import reference
-from crfrnn.keras import CrfRnnLayer
+from crfrnn.keras import CrfRnnLayer, bridge
 
 BACKEND = keras.backend.backend()
 COMPILED = {"tensorflow": [False, True], "jax": [False, True], "torch": [False]}[BACKEND]
@@ -126,3 +131,28 @@ def _torch(crf, logits, image, cotangent, mask, compiled):
     refined = crf([given, torch.tensor(image)], mask=mask)
     inputs = [given, *(weight.value for weight in crf.trainable_variables)]
     return [refined.detach(), *torch.autograd.grad(refined, inputs, torch.tensor(cotangent))]
+
+
+@pytest.fixture
+def crossings(monkeypatch):
+    """How often native code was entered so far: forward, backward."""
+    counts = {"mean_field": 0, "mean_field_vjp": 0}
+
+    def counted(name):
+        function = getattr(native_batch, name)
+
+        def count(*arguments, **more):
+            counts[name] += 1
+            return function(*arguments, **more)
+
+        monkeypatch.setattr(native_batch, name, count)
+
+    counted("mean_field")
+    counted("mean_field_vjp")
+    return lambda: tuple(counts.values())
+
+
+@pytest.fixture
+def nothing_stays_behind():
+    yield
+    assert len(bridge.kept) == 0

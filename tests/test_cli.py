@@ -2,7 +2,6 @@
 
 import io
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -381,39 +380,3 @@ def test_failures(
     np.save("many.npy", many)
     assert words in error_of(command, 1, capsys)
     assert not (files / "out.png").exists()
-
-
-# The other commands.
-
-
-def test_info(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status("info") == 0
-    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert facts["crfrnn"] == crfrnn.__version__
-    assert facts["numpy"] == np.__version__
-    assert {"python", "pillow", "torch", "compiler", "simd", "default-threads"} <= set(facts)
-
-
-def test_info_names_the_extra_that_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from importlib import metadata
-
-    def version(package: str) -> str:
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(metadata, "version", version)
-    assert status("info") == 0
-    assert "pip install 'crfrnn[torch]'" in capsys.readouterr().out
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status("--version") == 0
-    assert capsys.readouterr().out == f"crfrnn {crfrnn.__version__}\n"
-
-
-def test_as_a_module(files: Path) -> None:
-    command = [sys.executable, "-m", "crfrnn", "refine", "scores.npy", "missing.png", "-o", "out.png"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert process.returncode == 1
-    assert process.stderr == "crfrnn refine: error: cannot read missing.png: there is no such file\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-SUITES = ("keras_layer_suite.py", "keras_training_suite.py", "keras_model_suite.py")
+SUITES = ("keras_layer_suite.py", "keras_training_suite.py", "keras_backend_suite.py", "keras_model_suite.py")
 BACKENDS = ("tensorflow", "jax", "torch")
 TIMEOUT = 900
 
@@ -57,7 +57,7 @@ def need(*modules: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_suites(backend: str) -> None:
     need("keras", "h5py", backend)
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *SUITES]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "keras_calls", "--tb=short", *SUITES]
     process = run(backend, command, TIMEOUT)
     assert process.returncode == 0, f"{process.stdout[-20_000:]}\n{process.stderr[-5_000:]}"
 
