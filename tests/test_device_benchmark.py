@@ -27,9 +27,10 @@ def test_smoke(tmp_path: Path) -> None:
     process = run("--smoke", "--output", str(output))
     assert process.returncode == 0, process.stderr
     results = json.loads(output.read_text())
-    assert set(results) == {"machine", "check", "copy", "kernels", "calls", "exact_iteration"}
+    assert set(results) == {"machine", "check", "copy", "kernels", "calls", "exact_error", "exact"}
     exact = [row for row in results["check"] if row["mode"].endswith("float32")]
     assert all(row["probabilities"] < 1e-4 and row["gradients"] < 1e-3 for row in exact)
+    assert results["exact_error"] < 1e-5
     modes = {f"{order} order, {storage}" for order in ("fixed", "any") for storage in ("float32", "bfloat16")}
     assert {row["mode"] for row in results["check"]} == {*modes, "fixed order, float16"}
     steps = {row["step"].split(",")[0] for row in results["kernels"]}

@@ -1,6 +1,7 @@
 """`filter="exact"` in crfrnn.torch: values against dense float64, gradients against finite differences, Triton."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,28 +269,82 @@ def test_the_triton_kernel_in_the_interpreter():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32x3"])
-def test_the_triton_kernel_compiles_for_a_gpu(precision, tmp_path, monkeypatch):
-    """To PTX for compute capability 9.0, which takes no GPU; the interpreter accepts what the compiler does not."""
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """A Triton kernel for compute capability 9.0, which takes no GPU, its registers, and bytes spilled from them."""
     triton = pytest.importorskip("triton", reason="needs triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from triton.backends.compiler import GPUTarget
 
     from crfrnn.torch import exact_triton
 
-    pointers = dict.fromkeys(("values", "features", "result"), "*fp32")
-    constants = {
-        "DIMENSIONS": 5,
-        "ROWS": exact_triton.ROWS,
-        "COLUMNS": exact_triton.COLUMNS,
-        "CHANNELS": 32,
-        "PRECISION": precision,
-    }
-    signature = {**pointers, "points": "i32", "channels": "i32", **dict.fromkeys(constants, "constexpr")}
-    source = triton.compiler.ASTSource(exact_triton._filter, signature, constexprs=constants)
-    options = {"num_warps": exact_triton.WARPS, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert ("wgmma" in compiled.asm["ptx"]) == (precision == "tf32x3")
+    other = {"points": "i32", "blocks": "i32", "channels": "i32", "reach": "fp32", "order": "*i64", "code": "*i64"}
+
+    def compile_kernel(name, **constants):
+        kernel = getattr(exact_triton, name)
+        types = {argument: other.get(argument, "*fp32") for argument in kernel.arg_names}
+        signature = types | dict.fromkeys(constants, "constexpr")
+        aligned = {(i,): [["tt.divisibility", 16]] for i, each in enumerate(signature.values()) if each[0] == "*"}
+        source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
+        options = {"num_warps": exact_triton.WARPS, "enable_fp_fusion": True}
+        built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        binary = tmp_path / "kernel.cubin"
+        binary.write_bytes(built.asm["cubin"])
+        tool = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(binary)]
+        usage = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+        return built, *(int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
+
+    return compile_kernel
+
+
+@pytest.mark.parametrize(("features", "channels"), [(3, 16), (4, 32), (5, 16), (5, 32), (5, 64), (20, 32)])
+def test_the_triton_filter_compiles_for_a_gpu(compiled, features, channels):
+    """To products on the matrix units, each block's from 0, and without weights in memory.
+
+    The interpreter accepts what the compiler does not.
+    """
+    from crfrnn.torch import exact_triton
+
+    sizes = {"SIDE": exact_triton.SIDE, "SPAN": exact_triton.SPAN, "CHANNELS": channels}
+    built, registers, spilled = compiled("_filter", DIMENSIONS=features, **sizes)
+    assert f"wgmma.mma_async.sync.aligned.m64n{channels}k8.f32.tf32.tf32" in built.asm["ptx"]
+    started_from = re.findall(r"warp_group_dot %[\w#]+, %[\w#]+, %(\w+)", built.asm["ttgir"])
+    assert len(started_from) == 3
+    assert started_from[0].startswith("cst")
+    assert spilled == 0
+    if (features, channels) == (5, 32):
+        assert registers <= 168, "three programs of 128 threads no longer fit in the 65536 registers"
+
+
+@pytest.mark.parametrize(("given", "used", "bits"), [(1, 1, 16), (5, 5, 12), (70, 63, 1)])
+def test_the_order_of_points_compiles_for_a_gpu(compiled, given, used, bits):
+    _, _, spilled = compiled("_trace", GIVEN=given, DIMENSIONS=used, BITS=bits, BLOCK=256)
+    assert spilled == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_agrees_with_the_native_kernel(rng):
+    """Photo-like features of thousands of points, launched and recorded in a CUDA graph: nothing waits."""
+    features = torch.from_numpy(rng.normal(size=(2, 5, 9000)).astype(np.float32)) * 8
+    values = torch.from_numpy(rng.random((2, 21, 9000)).astype(np.float32))
+    expected = exact.exact_filter(values.double(), features.double(), None)
+    given = values.cuda(), features.cuda()
+    bound = tolerance(np.float32).filter
+    assert_close(exact.exact_filter(*given, None).cpu(), expected, bound)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        exact.exact_filter(*given, None)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = exact.exact_filter(*given, None)
+    given[0].mul_(2)
+    given[1].copy_(features.flip(2))
+    graph.replay()
+    again = exact.exact_filter(2 * values.double(), features.flip(2).double(), None)
+    assert_close(recorded.cpu(), again, bound)
 
 
 def test_triton_is_imported_only_for_a_gpu():

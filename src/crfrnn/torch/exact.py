@@ -7,8 +7,7 @@ in Triton on a GPU in float32, in blocks of plain torch elsewhere. Autograd does
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
-from importlib.util import find_spec
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -22,6 +21,7 @@ from crfrnn.batch import Settings
 from crfrnn.grid import CUTOFF
 from crfrnn.pairwise import EPSILON
 from crfrnn.parameters import for_each
+from crfrnn.torch.device import steps_of, twin
 
 Kernel = Callable[[Tensor], Tensor]
 # Weights in memory at once, for all images: what stays in a CPU's cache, and 64 MiB of float32 elsewhere.
@@ -107,7 +107,7 @@ def exact_filter(values: Tensor, features: Tensor, threads: int | None) -> Tenso
     if values.device.type == "cpu":
         count = torch.get_num_threads() if threads is None else threads
         return torch.from_numpy(batch.exact_filtered(values.detach().numpy(), features.detach().numpy(), count))
-    if values.dtype == torch.float32 and _has_triton(values.device):
+    if values.dtype == torch.float32 and steps_of(values.device) is not twin:
         from crfrnn.torch import exact_triton
 
         return exact_triton.exact_filter(values, features)
@@ -235,14 +235,6 @@ def _blocks(features: Tensor) -> Iterator[tuple[slice, slice]]:
 def _full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Autocast would take products down to 16 bits."""
     return torch.autocast(device.type, enabled=False)
-
-
-@lru_cache
-def _has_triton(device: torch.device) -> bool:
-    """Whether Triton is there and compiles for the device."""
-    return (
-        device.type == "cuda" and find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (7, 0)
-    )
 
 
 def _check_values(tensors: dict[str, Tensor], mask: Tensor | None) -> None:
