@@ -155,8 +155,9 @@ def test_opcheck(rng, elsewhere):
     torch.library.opcheck(ops.gaussian_filter, (logits, ops.lattice(*lattice), False, *lattice))
 
 
-def test_compiled_and_exported(rng, elsewhere):
-    crf = layer()
+@pytest.mark.parametrize("mode", [{}, {"deterministic": False, "storage": torch.float16}])
+def test_compiled_and_exported(rng, elsewhere, mode):
+    crf = layer(**mode)
     logits, image = inputs(rng)
     expected = gradients(crf, logits, lambda given: crf(given, image))
     compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
@@ -270,6 +271,8 @@ def test_which_cards_take_triton(monkeypatch, capability, version, expected):
     monkeypatch.setattr(triton, "__version__", version)
     steps = device.steps_of.__wrapped__(torch.device("cuda", 0))
     assert steps.__name__ == f"crfrnn.torch.device.{expected}"
+    monkeypatch.setattr(torch.version, "hip", "7.0")  # AMD's, which torch calls cuda too
+    assert device.steps_of.__wrapped__(torch.device("cuda", 0)) is twin
 
 
 def on(card, *tensors):

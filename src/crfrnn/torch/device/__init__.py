@@ -55,8 +55,10 @@ def filtered(values: Tensor, term: Term[Lattice], transpose: bool) -> Tensor:
 
 @lru_cache
 def steps_of(device: torch.device) -> ModuleType:
-    """`fused` for a CUDA device of compute capability 8.0 and above with Triton 3.5 and above, else `twin`."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+    """`fused` for an NVIDIA GPU of compute capability 8.0 and above with Triton 3.5 and above, else `twin`."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return twin
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return twin
     try:
         major, minor = import_module("triton").__version__.split(".")[:2]
