@@ -89,6 +89,7 @@ class TestJax:
             assert_close(array, expected, BOUNDS.gradient)
 
     def test_nothing_can_be_exported(self, rng, tmp_path):
+        pytest.importorskip("tensorflow", reason="Keras exports by TensorFlow")
         made = model(layer(rng))
         made(list(batch(rng)))
         with pytest.raises(NotImplementedError, match="serialization of host_callbacks is not yet implemented"):

@@ -35,6 +35,13 @@ def test_it_draws_one_picture_and_says_what_changed(tmp_path: Path, capsys: pyte
     np.testing.assert_allclose(cell.mean(axis=(0, 1)), photo.mean(axis=(0, 1)), atol=1)
 
 
+def test_a_picture_of_another_format_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.gif"
+    assert main(["demo", "-o", str(path)]) == 1
+    assert f"cannot write {path}: end its name in one of .png" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_the_model_knows_what_the_photos_show() -> None:
     names = class_set("voc").names
     for photo, shown in (("chelsea", "cat"), ("astronaut", "person")):
