@@ -259,7 +259,7 @@ void Lattice<T>::chain_up(std::vector<Buffer<int32_t>>& next, Team& team) {
       int64_t count = 0;
       for (int64_t v = slabs_[slab - 1]; v < slabs_[slab]; ++v) {
         heads[count] = static_cast<int32_t>(v);
-        count += (after[v] >= 0) & (has_before[v + 1] == 0);
+        count += int64_t(after[v] >= 0) & int64_t(has_before[v + 1] == 0);
       }
       for (int64_t i = 0; i < count; ++i) {
         for (int32_t v = heads[i]; v >= 0; v = after[v]) chains.list[end++] = v;
