@@ -17,6 +17,7 @@ from crfrnn.torch.device.lattice import Lattice, Runs, starts, type_of_sums
 TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
 POINTS = 128  # points or vertices of a program that holds single numbers of each
+JOINT_TILE = 2048  # the same of parts of a vertex
 RUN = 32  # corners one program sums before it hands over
 UNROLL = 4
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
@@ -70,29 +71,44 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def sort_runs(entry: Tensor, first: Tensor, start: Tensor, weight: Tensor) -> Runs:
-    """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone."""
-    size, points, room = len(entry), weight.shape[1], len(start) - 1
-    begins = first | (torch.arange(size, device=entry.device) % RUN == 0)
-    number = torch.cumsum(begins, 0, dtype=torch.int32) - 1
-    count = number[-1] + 1
-    of_vertex = torch.cat([number, count[None]]).index_select(0, start)
-    # The last place takes what is written for vertices of several runs, and is cut off.
-    place = torch.where(of_vertex.diff() == 1, of_vertex[:-1], size).long()
-    whole = torch.full((size + 1,), -1, dtype=torch.int32, device=entry.device)
-    whole.scatter_(0, place, torch.arange(room, dtype=torch.int32, device=entry.device))
-    point = (entry % points).to(torch.int32)
-    return Runs(point, weight.view(-1)[entry], starts(begins, number, size), whole[:size], of_vertex, count)
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs:
+    """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone.
+
+    Args:
+        entry: (E,) sorted corners, as places in `weight`.
+        vertex: (E,) int32 of each.
+        start: (V + 1,) int32, where each vertex begins among them.
+        count: () int32, how many of the V vertices there are.
+        weight: (d + 1, P).
+    """
+    size, room = len(entry), len(start) - 1
+    place = torch.arange(size, dtype=torch.int32, device=entry.device)
+    begins = (place - start.index_select(0, vertex)) % RUN == 0
+    number = torch.cumsum(begins, 0, dtype=torch.int32)
+    length = start.diff()
+    joined = ((length == 0) | (length > RUN)) & (torch.arange(room, device=entry.device) < count)
+    joint = torch.cumsum(joined, 0, dtype=torch.int32)
+    point = (entry % weight.shape[1]).to(torch.int32)
+    return Runs(
+        point=point,
+        weight=weight.view(-1)[entry],
+        vertex=vertex,
+        of_vertex=start,
+        start=starts(begins, number - 1, size),
+        num_runs=number[-1],
+        joined=starts(joined, joint - 1, room),
+        num_joined=joint[-1],
+    )
 
 
 def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
-    runs, weight, count = lattice.runs, lattice.weight, lattice.num_vertices
+    runs, weight = lattice.runs, lattice.weight
     channels, room, device = rows.shape[1], lattice.neighbours.shape[2], rows.device
     corners, points = weight.shape
     if runs is None:
         values = weight.new_empty(room, channels)
         tile = _tile(channels)
-        kernels.clear[(_programs(room, tile["BLOCK"], device),)](values, count, **tile)
+        kernels.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
         kernels.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
             rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
         )
@@ -105,8 +121,9 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         runs.point,
         runs.weight,
         scale,
+        runs.vertex,
+        runs.of_vertex,
         runs.start,
-        runs.whole,
         runs.num_runs,
         values,
         parts,
@@ -115,8 +132,8 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         UNROLL=UNROLL,
         num_warps=1,
     )
-    kernels.join_runs[(_programs(room, tile["BLOCK"], device),)](
-        parts, runs.start, runs.of_vertex, count, values, **tile, RUN=RUN, num_warps=1
+    kernels.join_runs[(_programs(room, 1, device),)](
+        parts, runs.of_vertex, runs.joined, runs.num_joined, values, **_tile(channels, JOINT_TILE), RUN=RUN
     )
     return values
 

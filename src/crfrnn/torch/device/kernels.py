@@ -120,8 +120,9 @@ def sum_runs(
     point,
     weight,
     scale,
+    vertex,
+    of_vertex,
     start,
-    whole,
     count,
     values,
     parts,
@@ -131,7 +132,7 @@ def sum_runs(
     RUN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    # Σ of weight · scale[point] · rows[point] over entries from start[r] to start[r + 1].
+    # Σ of weight · scale[point] · rows[point] over each run: the value of a vertex that has no other, or a part of it.
     T: tl.constexpr = weight.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
@@ -140,10 +141,13 @@ def sum_runs(
         r = begin + tl.arange(0, BLOCK)
         inside = r < runs
         first = tl.load(start + r, mask=inside, other=0)
-        end = tl.load(start + r + 1, mask=inside, other=0)
+        v = tl.load(vertex + first, mask=inside, other=0)
+        low = tl.load(of_vertex + v, mask=inside, other=0)
+        high = tl.load(of_vertex + v + 1, mask=inside, other=0)
+        end = tl.minimum(first + RUN, high)
         total = tl.zeros([BLOCK, BLOCK_C], T)
         entry = first
-        for _ in range(0, tl.max(end - entry, axis=0), UNROLL):
+        for _ in range(0, tl.max(end - first, axis=0), UNROLL):
             for u in tl.static_range(UNROLL):
                 e = entry + u
                 more = e < end
@@ -154,18 +158,17 @@ def sum_runs(
                 row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
                 total += w[:, None] * row.to(T)
             entry += UNROLL
-        v = tl.load(whole + r, mask=inside, other=-1)
-        alone, part = inside & (v >= 0), inside & (v < 0)
+        alone, part = inside & (high - low <= RUN), inside & (high - low > RUN)
         tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=alone[:, None] & channel)
-        at = _part(first, RUN)[:, None] * CHANNELS + c[None, :]
-        tl.store(parts + at, total, mask=part[:, None] & channel)
+        at = (_first_part(low, RUN) + (first - low) // RUN).to(tl.int64)
+        tl.store(parts + at[:, None] * CHANNELS + c[None, :], total, mask=part[:, None] & channel)
 
 
 @triton.jit
 def join_runs(
     parts,
-    start,
     of_vertex,
+    joined,
     count,
     values,
     CHANNELS: tl.constexpr,
@@ -173,25 +176,21 @@ def join_runs(
     BLOCK: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    # values[v] = Σ of the parts of v, where there are none or several; an added vertex has none.
+    # values[v] = Σ of the parts of v, a tile of them at a time; one program for each of the vertices to join.
     T: tl.constexpr = parts.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
-    channel = c[None, :] < CHANNELS
+    channel = c < CHANNELS
     vertices = tl.load(count)
-    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
-        v = begin + tl.arange(0, BLOCK)
-        inside = v < vertices
-        r = tl.load(of_vertex + v, mask=inside, other=0)
-        end = tl.load(of_vertex + v + 1, mask=inside, other=0)
-        inside &= end - r != 1
-        end = tl.where(inside, end, r)
+    for j in range(tl.program_id(0), vertices, tl.num_programs(0)):
+        v = tl.load(joined + j)
+        low = tl.load(of_vertex + v)
+        runs = (tl.load(of_vertex + v + 1) - low + (RUN - 1)) // RUN
         total = tl.zeros([BLOCK, BLOCK_C], T)
-        for _ in range(0, tl.max(end - r, axis=0)):
-            more = r < end
-            at = _part(tl.load(start + r, mask=more, other=0), RUN)[:, None] * CHANNELS + c[None, :]
-            total += tl.load(parts + at, mask=more[:, None] & channel, other=0)
-            r += 1
-        tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=inside[:, None] & channel)
+        for k in range(0, runs, BLOCK):
+            r = k + tl.arange(0, BLOCK)
+            at = (_first_part(low, RUN) + r).to(tl.int64)[:, None] * CHANNELS + c[None, :]
+            total += tl.load(parts + at, mask=(r < runs)[:, None] & channel[None, :], other=0)
+        tl.store(values + v.to(tl.int64) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)
 
 
 @triton.jit
@@ -447,7 +446,7 @@ def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.co
 
 
 @triton.jit
-def _part(first, RUN: tl.constexpr):
-    # Where the sum of a run goes that begins at this entry and is not the only one of its vertex: of all RUN entries
-    # from a multiple of RUN, only the run at the beginning and the last one can be such.
-    return ((first // RUN) * 2 + (first % RUN != 0).to(tl.int32)).to(tl.int64)
+def _first_part(low, RUN: tl.constexpr):
+    # Where the parts of a vertex of more than RUN corners begin, of which the first is `low`: the next such vertex
+    # begins at least RUN corners on, and has its own beyond them.
+    return (low // RUN) * 2

@@ -24,23 +24,27 @@ _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
 
 
 class Runs(NamedTuple):
-    """The corners of all points, sorted by vertex and cut into runs of one vertex.
+    """The corners of all points, sorted by vertex, and each vertex's cut into runs.
 
     Attributes:
         point: (E,) int32.
         weight: (E,).
-        start: (E + 1,) int32, where each run begins, and E after the last.
-        whole: (E,) int32, the vertex of each run that is the only one of its vertex, -1 for the others.
-        of_vertex: (V + 1,) int32, the first run of each vertex, and the number of runs after the last vertex.
+        vertex: (E,) int32.
+        of_vertex: (V + 1,) int32, the first corner of each vertex, and E after the last.
+        start: (E + 1,) int32, the first corner of each run.
         num_runs: () int32, how many runs there are.
+        joined: (V + 1,) int32, the vertices that have several runs, or none.
+        num_joined: () int32, how many of these there are.
     """
 
     point: Tensor
     weight: Tensor
-    start: Tensor
-    whole: Tensor
+    vertex: Tensor
     of_vertex: Tensor
+    start: Tensor
     num_runs: Tensor
+    joined: Tensor
+    num_joined: Tensor
 
 
 class Lattice(NamedTuple):
@@ -122,7 +126,6 @@ def build_lattice(
     torch.ne(key[1:], key[:-1], out=first[1:])
     number = torch.cumsum(first, 0, dtype=torch.int32) - 1
     num_vertices = number[-1] + 1
-    vertex = torch.empty_like(number).scatter_(0, entry, number).view(d + 1, points)
     room = steps.capacity(num_vertices, corners)
     start = starts(first, number, room)
     at = start[:room].clamp(max=corners - 1)
@@ -135,12 +138,13 @@ def build_lattice(
         old, vertex_key, remainder = vertex_key[present], vertex_key[present], remainder[present]
         for _ in range(neighbour_rounds):
             vertex_key, remainder = _with_neighbours(vertex_key, remainder, step)
-        vertex = torch.searchsorted(vertex_key, old, out_int32=True)[vertex]
+        number = torch.searchsorted(vertex_key, old, out_int32=True)[number]
         start = torch.searchsorted(key, vertex_key, out_int32=True)
         start = torch.cat([start, torch.full_like(start[:1], corners)])
         num_vertices = torch.full_like(num_vertices, len(vertex_key))
+    vertex = torch.empty_like(number).scatter_(0, entry, number).view(d + 1, points)
     neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
-    runs = steps.sort_runs(entry, first, start, weight) if deterministic else None
+    runs = steps.cut_runs(entry, number, start, num_vertices, weight) if deterministic else None
     return Lattice(vertex, weight, neighbours, num_vertices, runs)
 
 
@@ -164,7 +168,7 @@ def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tens
 
 
 def starts(first: Tensor, number: Tensor, room: int) -> Tensor:
-    """Where each of the numbered groups of a sorted list begins, (room + 1,) int32, and its length after the last.
+    """Where each of the numbered groups of a list begins, (room + 1,) int32, and its length after the last.
 
     Args:
         first: (E,) whether a group begins here.

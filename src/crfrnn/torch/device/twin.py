@@ -83,7 +83,7 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def sort_runs(entry: Tensor, first: Tensor, start: Tensor, weight: Tensor) -> Runs | None:
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs | None:
     """What a splat without atomics needs: nothing here."""
     return None
 
