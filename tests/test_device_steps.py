@@ -251,6 +251,13 @@ def test_mean_field_and_gradients_by_coupling(rng, place, classes, spatial_axes,
     assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=2))
 
 
+def test_gradients_of_couplings_in_parts(rng, place, monkeypatch):
+    monkeypatch.setattr(meanfield, "PART", 7)
+    logits, image = images(rng, (4, 5), np.float32)
+    couplings = [rng.normal(size=(5, 5)).astype(np.float32) for _ in range(2)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=1))
+
+
 @pytest.mark.parametrize("spatial", ["grid", "lattice"])
 @pytest.mark.parametrize(("shape", "channels"), cases(((23,), 1), ((5, 7), 3), ((3, 4, 2), 2), few=[((3, 4, 2), 2)]))
 def test_mean_field_and_gradients_in_every_dimension(rng, place, shape, channels, spatial):

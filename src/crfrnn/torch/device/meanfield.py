@@ -26,6 +26,8 @@ from crfrnn.torch.device.pairwise import (
     rows_of,
 )
 
+PART = 1024  # rows of a product that are summed together
+
 
 class Record(NamedTuple):
     """What a forward pass leaves for its backward pass: terms, and the marginals (P, channels) of each iteration."""
@@ -90,7 +92,7 @@ def mean_field_vjp(
         q = record.marginals[iteration]
         messages = tuple(term.filter(g, True, steps) for term in (record.spatial, record.bilateral))
         for product, message in zip(products, messages, strict=True):
-            product.addmm_(message.to(product.dtype).mT, q.to(product.dtype), alpha=-kept)
+            product.sub_(_product(message.to(product.dtype), q.to(product.dtype)), alpha=kept)
         g = steps.backstep(g, total, q, messages, padded, damping, kept if iteration else 1.0)
     gradients = [
         _shaped_like(coupling, product[:classes, :classes])
@@ -120,6 +122,13 @@ def filtered(values: Tensor, term: Term[Lattice], transpose: bool, steps: Module
     """Values (B, C, *spatial) under the filter, or under its transpose."""
     rows = rows_of(values, padded_channels(values.shape[1]), 0.0)
     return planes_of(term.filter(rows, transpose, steps), values)
+
+
+def _product(rows: Tensor, others: Tensor) -> Tensor:
+    """rowsᵀ others, (channels, channels), in parts: a GPU would leave a single one to few of its multiprocessors."""
+    split = len(rows) // PART * PART
+    whole, other = (each[:split].view(-1, PART, each.shape[1]) for each in (rows, others))
+    return torch.bmm(whole.mT, other).sum(dim=0) + rows[split:].mT @ others[split:]
 
 
 def _padded(coupling: Tensor, classes: int, channels: int, transpose: bool) -> Tensor:
