@@ -1,4 +1,4 @@
-"""The dense CRF as operators of torch: the only file that knows torch.library.
+"""The dense CRF as operators of torch; those of exact filters are in exact.py.
 
 Tensors on the CPU go to the native core, those on any other device to `device`. Around the operators autograd does the
 rest: couplings from weights and compatibility, softmax, conversions. What the backward pass needs besides its inputs,

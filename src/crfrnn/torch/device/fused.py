@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.torch.device import kernels
+from crfrnn.torch.device import lattice_kernels, meanfield_kernels
 from crfrnn.torch.device.lattice import Lattice, Runs, starts, type_of_sums
 
 TILE = 1024  # numbers a program holds
@@ -31,7 +31,7 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     order = torch.empty_like(cell)
     weight = features.new_empty(d + 1, points)
     # Fused multiply-adds would put points on the border of two simplices elsewhere than the CPU does.
-    kernels.embed[(_ceil_div(points, POINTS),)](
+    lattice_kernels.embed[(_ceil_div(points, POINTS),)](
         features,
         cell,
         order,
@@ -56,7 +56,7 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     room, directions = len(key), step.shape[1]
     found = torch.empty(directions, 2, room, dtype=torch.int32, device=key.device)
     grid = (_programs(room, POINTS, key.device), directions)
-    kernels.find_neighbours[grid](
+    lattice_kernels.find_neighbours[grid](
         key,
         remainder,
         step,
@@ -108,15 +108,15 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     if runs is None:
         values = weight.new_empty(room, channels)
         tile = _tile(channels)
-        kernels.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
-        kernels.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
+        lattice_kernels.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
+        lattice_kernels.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
             rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
         )
         return values
     values = rows.new_empty(room, channels, dtype=type_of_sums(rows))
     parts = weight.new_empty(2 * _ceil_div(corners * points, RUN), channels)
     tile = _tile(channels, NARROW_TILE)
-    kernels.sum_runs[(_programs(corners * points, tile["BLOCK"], device),)](
+    lattice_kernels.sum_runs[(_programs(corners * points, tile["BLOCK"], device),)](
         rows,
         runs.point,
         runs.weight,
@@ -132,7 +132,7 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         UNROLL=UNROLL,
         num_warps=1,
     )
-    kernels.join_runs[(_programs(room, 1, device),)](
+    lattice_kernels.join_runs[(_programs(room, 1, device),)](
         parts, runs.of_vertex, runs.joined, runs.num_joined, values, **_tile(channels, JOINT_TILE), RUN=RUN
     )
     return values
@@ -143,7 +143,7 @@ def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -
     blurred = torch.empty_like(values, dtype=dtype)
     tile = _tile(channels)
     grid = (_programs(room, tile["BLOCK"], values.device),)
-    kernels.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
+    lattice_kernels.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
     return blurred
 
 
@@ -151,7 +151,7 @@ def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tens
     corners, points = lattice.vertex.shape
     rows = values.new_empty(points, values.shape[1])
     tile = _tile(values.shape[1])
-    kernels.slice_values[(_ceil_div(points, tile["BLOCK"]),)](
+    lattice_kernels.slice_values[(_ceil_div(points, tile["BLOCK"]),)](
         values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
     )
     return rows
@@ -162,7 +162,7 @@ def convolve(
 ) -> Tensor:
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
     tile = _tile(rows.shape[1])
-    kernels.convolve[(_ceil_div(len(rows), tile["BLOCK"]),)](
+    meanfield_kernels.convolve[(_ceil_div(len(rows), tile["BLOCK"]),)](
         rows, taps, before, after, received, len(rows), length, inside, RADIUS=len(taps) // 2, **tile
     )
     return received
@@ -188,7 +188,7 @@ def update(
     logits = torch.empty_like(unary) if dtype is None or damping else None
     marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
     tile = _tile(channels)
-    kernels.update[(_ceil_div(points, tile["BLOCK"]),)](
+    meanfield_kernels.update[(_ceil_div(points, tile["BLOCK"]),)](
         unary,
         previous,
         message,
@@ -222,7 +222,7 @@ def backstep(
     points, channels = g.shape
     result = torch.empty_like(g)
     tile = _tile(channels)
-    kernels.backstep[(_ceil_div(points, tile["BLOCK"]),)](
+    meanfield_kernels.backstep[(_ceil_div(points, tile["BLOCK"]),)](
         g,
         total,
         marginals,
@@ -245,7 +245,7 @@ def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor
     coupled = torch.empty_like(values)
     tile = _tile(values.shape[1])
     grid = (_programs(len(values), tile["BLOCK"], values.device),)
-    kernels.couple_values[grid](values, coupling, lattice.num_vertices, coupled, **tile)
+    meanfield_kernels.couple_values[grid](values, coupling, lattice.num_vertices, coupled, **tile)
     return coupled
 
 
