@@ -9,6 +9,7 @@ from PIL import Image
 from crfrnn import CRFParameters, PermutohedralLattice, bilateral_features, reference, refine
 from crfrnn.accuracy import SETTINGS, filter_accuracy, shrunk
 from crfrnn.cli import main
+from crfrnn.resize import resize_scores
 from errors import raises_saying
 
 PARAMETERS = CRFParameters(theta_alpha=6, theta_beta=40, iterations=3)
@@ -149,3 +150,20 @@ def test_bad_options_are_named(files, capsys, options, status, facts):
     assert found == status
     error = capsys.readouterr().err
     assert all(fact in error for fact in facts), error
+
+
+def test_scores_of_a_padded_square(rng, tmp_path, capsys):
+    """The advice that is given can be followed."""
+    photo, _ = photo_and_scores(rng, (12, 18))
+    square = rng.normal(size=(4, 9, 9)).astype(np.float32)
+    image, padded, stretched = tmp_path / "photo.png", tmp_path / "square.npy", tmp_path / "stretched.npy"
+    Image.fromarray(photo).save(image)
+    np.save(padded, square)
+    np.save(stretched, resize_scores(square, (12, 18), square=True))
+    results = []
+    for path, *options in ((stretched,), (padded, "--square-scores"), (padded,)):
+        output = tmp_path / "accuracy.json"
+        assert main(["accuracy", str(image), str(path), "-o", str(output), "--iterations", "2", *options]) == 0
+        results.append([each["mean_change"] for each in json.loads(output.read_text())["settings"]])
+        assert ("give --square-scores" in capsys.readouterr().out) == (path == padded and not options)
+    assert results[0] == results[1] != results[2]

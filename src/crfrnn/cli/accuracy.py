@@ -46,6 +46,11 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--array", metavar="NAME", help="the array of an .npz file to use; the first when not given")
     parser.add_argument(
+        "--square-scores",
+        action="store_true",
+        help="smaller scores cover a square with the photo at its top left, as of networks that see photos padded so",
+    )
+    parser.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"
     )
     parser.add_argument(
@@ -74,7 +79,7 @@ def run_accuracy(options: argparse.Namespace) -> int:
         parameters = chosen_parameters(options)
     except UsageError as error:
         parser.error(str(error))
-    pair = read_pair(options.scores, options.image, options.input, options.array)
+    pair = read_pair(options.scores, options.image, options.input, options.array, options.square_scores)
     scores, image, spacing = pair.scores, pair.image, options.spacing
     if spacing is None and pair.geometry is not None:
         spacing = pair.geometry.spacing
