@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn import batch
-from crfrnn.torch import exact
-from crfrnn.torch.device import meanfield, twin
-from crfrnn.torch.device.lattice import CELL_LIMIT, Lattice
-from crfrnn.torch.device.pairwise import padded_channels, pairwise_terms, rows_of
+from crfrnn.inference import batch
+from crfrnn.torch import exact_filter as exact
+from crfrnn.torch.gpu import meanfield, plain
+from crfrnn.torch.gpu.lattice import CELL_LIMIT, Lattice
+from crfrnn.torch.gpu.terms import padded_channels, pairwise_terms, rows_of
 
 from .__main__ import commit, cpu_model
 from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, make_case, settings
@@ -177,7 +177,7 @@ def whole_calls(bench: Bench) -> list[dict]:
                 add(name, f"crfrnn, {mode.name}", images, forward, memory=True)
                 add(name, f"crfrnn, {mode.name}, CUDA graph", images, bench.graph(forward))
             if not matrices:
-                add(name, "plain torch", images, lambda call=forward: call(mode=MODES[0], steps=twin), memory=True)
+                add(name, "plain torch", images, lambda call=forward: call(mode=MODES[0], steps=plain), memory=True)
     case = make_case(bench, sizes.photo, 1, False)
     arrays = [tensor.cpu().numpy() for tensor in (case.logits, case.image, *case.couplings)]
     core = Bench(torch.device("cpu"), sizes)
@@ -191,7 +191,7 @@ def whole_calls(bench: Bench) -> list[dict]:
     for mode in MODES:
         both = partial(case.both_ways, bench.steps, sizes.trained, mode)
         add(name, f"crfrnn, {mode.name}", sizes.images, both, memory=True)
-    add(name, "plain torch", sizes.images, partial(case.both_ways, twin, sizes.trained, MODES[0]), memory=True)
+    add(name, "plain torch", sizes.images, partial(case.both_ways, plain, sizes.trained, MODES[0]), memory=True)
     return results
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from crfrnn import CRFParameters, batch
+from crfrnn import CRFParameters
 from crfrnn.demo import EXAMPLES, read_example
-from crfrnn.torch.device import meanfield, steps_of
+from crfrnn.inference import batch
+from crfrnn.torch.gpu import meanfield, steps_of
 
 CLASSES = 21
 THETAS = ((160.0, 3.0, 3.0), (80.0, 13.0, 3.0))

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crfrnn.palette import voc_palette
-from crfrnn.resize import resize_scores
+from crfrnn.files.palette import voc_palette
+from crfrnn.files.resize import resize_scores
 
 
 def refine(path: Path, photos: Path, output: Path, thetas: tuple[float, ...], iterations: int) -> None:

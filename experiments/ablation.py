@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from crfrnn import CRFParameters, refine
-from crfrnn.classes import class_set
 from crfrnn.data import SegmentationData
 from crfrnn.evaluation import confusion_matrix, evaluate, iou_of_classes
-from crfrnn.files import replacing
+from crfrnn.files.classes import class_set
+from crfrnn.files.photos import replacing
 from crfrnn.models import Segmenter, load_model
 from crfrnn.segment import image_batch
 from crfrnn.torch import CrfRnn

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn import CRFParameters, contrast_theta_beta, refine
-from crfrnn.classes import VOID, class_set
 from crfrnn.data import SegmentationData
 from crfrnn.data.scored import ScoredPhotos
 from crfrnn.evaluation import confusion_matrix, scores_of
 from crfrnn.evaluation.metrics import edge_band
-from crfrnn.progress import progress
+from crfrnn.files.classes import VOID, class_set
+from crfrnn.files.progress import progress
 
 CLASSES = class_set("voc")
 FIRST, STEP = 2, 4  # the constant of `contrast_theta_beta` was chosen on other photos: 0, 4, 8, …

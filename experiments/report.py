@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.files import replacing
+from crfrnn.files.photos import replacing
 from crfrnn.models import load_model
 
 if TYPE_CHECKING:

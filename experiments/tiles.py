@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import crfrnn
-from crfrnn.files import read_photo
-from crfrnn.resize import resize_scores
+from crfrnn.files.photos import read_photo
+from crfrnn.files.resize import resize_scores
 from crfrnn.tiles import refine_tiled, tile_grid
 
 CELL = (330, 500)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import crfrnn
-from crfrnn.files import replacing
-from crfrnn.volumes import read_nifti
+from crfrnn.files.photos import replacing
+from crfrnn.files.volumes import read_nifti
 
 PARAMETERS = crfrnn.CRFParameters(
     theta_alpha=5,

@@ -1,4 +1,4 @@
-"""Data that several rooms' tests share. Golden files lie in tests/data; larger real data is used where it is there."""
+"""Data that several rooms' tests share. Golden files lie in tests/golden; larger real data is used where it is there."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from repository import ROOT
+
 settings.register_profile("crfrnn", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("crfrnn")
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(ROOT / "tests" / "data" / f"{name}.npz") as archive:
+    with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as archive:
         return dict(archive)
 
 

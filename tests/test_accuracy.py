@@ -9,7 +9,7 @@ from PIL import Image
 from crfrnn import CRFParameters, PermutohedralLattice, bilateral_features, reference, refine
 from crfrnn.accuracy import SETTINGS, filter_accuracy, shrunk
 from crfrnn.cli import main
-from crfrnn.resize import resize_scores
+from crfrnn.files.resize import resize_scores
 from errors import raises_saying
 
 PARAMETERS = CRFParameters(theta_alpha=6, theta_beta=40, iterations=3)

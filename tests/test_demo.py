@@ -10,8 +10,8 @@ pytest.importorskip("torch", reason="needs the models extra")
 pytest.importorskip("safetensors", reason="needs the models extra")
 
 from crfrnn import demo
-from crfrnn.classes import class_set
 from crfrnn.cli import main
+from crfrnn.files.classes import class_set
 from crfrnn.segment import segment
 
 pytestmark = pytest.mark.torch

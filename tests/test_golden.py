@@ -1,4 +1,4 @@
-"""Our outputs beside those of the tools that users come from, kept in tests/data (see tests/data/README.md)."""
+"""Our outputs beside those of the tools that users come from, kept in tests/golden (see tests/golden/README.md)."""
 
 import numpy as np
 import pytest

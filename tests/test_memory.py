@@ -17,7 +17,7 @@ from crfrnn import (
     refine,
     unary_from_labels,
 )
-from crfrnn.resize import resize_scores
+from crfrnn.files.resize import resize_scores
 from errors import raises_saying
 
 

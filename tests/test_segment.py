@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crfrnn.classes import named_classes
-from crfrnn.legend import LINE_HEIGHT
+from crfrnn.files.classes import named_classes
+from crfrnn.files.legend import LINE_HEIGHT
 from errors import raises_saying
 
 torch = pytest.importorskip("torch", reason="needs the models extra")

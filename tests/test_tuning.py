@@ -12,10 +12,10 @@ from PIL import Image
 
 import crfrnn
 from crfrnn import CRFParameters
-from crfrnn.classes import named_classes
 from crfrnn.data import SegmentationData
 from crfrnn.data.scored import ScoredPhotos
-from crfrnn.resize import resize_scores
+from crfrnn.files.classes import named_classes
+from crfrnn.files.resize import resize_scores
 from errors import raises_saying
 
 pytest.importorskip("torch", reason="needs the tune extra")

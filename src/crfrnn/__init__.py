@@ -21,19 +21,19 @@ except ImportError as error:
     ) from error
 
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.energy import energy, kl_divergence, mean_field_trace
-from crfrnn.exact import ExactGaussian
-from crfrnn.features import bilateral_features, spatial_features
-from crfrnn.grid import GridGaussian
-from crfrnn.lattice import PermutohedralLattice
-from crfrnn.meanfield import (
+from crfrnn.files.parameter_files import load_parameters, save_parameters
+from crfrnn.inference.energy import energy, kl_divergence, mean_field_trace
+from crfrnn.inference.meanfield import (
     MeanFieldGradients,
     mean_field,
     mean_field_vjp,
     mean_field_with_marginals,
 )
-from crfrnn.pairwise import PairwiseTerm, pairwise_terms
-from crfrnn.parameter_files import load_parameters, save_parameters
+from crfrnn.inference.terms import PairwiseTerm, pairwise_terms
+from crfrnn.kernels.exact import ExactGaussian
+from crfrnn.kernels.features import bilateral_features, spatial_features
+from crfrnn.kernels.grid import GridGaussian
+from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.parameters import PRESETS, CRFParameters, preset
 from crfrnn.refine import refine
 from crfrnn.threads import default_threads

@@ -5,27 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, image_array
-from crfrnn.pairwise import pairwise_terms
-from crfrnn.parameters import CRFParameters, chosen
+from crfrnn.crf import CRF, Exact, Grid, Lattice, MeanField, Spatial
+from crfrnn.files.parameter_files import crf_of
+from crfrnn.files.resize import resize_scores
+from crfrnn.inference.terms import pairwise_terms
+from crfrnn.parameters import CRFParameters
 from crfrnn.refine import Input, refine
-from crfrnn.resize import resize_scores
 
 Result = TypeVar("Result")
 EXACT = "exact"
-SETTINGS: dict[str, dict[str, Any]] = {
-    "lattice": {},
-    "lattice, neighbour_rounds=1": {"neighbour_rounds": 1},
-    "lattice, spatial=lattice": {"spatial": "lattice"},
-    "lattice, class_threshold=0.01": {"class_threshold": 0.01},
-    EXACT: {"filter": "exact"},
+
+
+class Way(NamedTuple):
+    """A way to filter: the filter of spatial kernels and that of all others, and the classes left out."""
+
+    spatial: Grid | Lattice = Grid()
+    others: Lattice | Exact = Lattice()
+    class_threshold: float = 0.0
+
+
+WAYS = {
+    "lattice": Way(),
+    "lattice, neighbour_rounds=1": Way(others=Lattice(1)),
+    "lattice, spatial=lattice": Way(spatial=Lattice()),
+    "lattice, class_threshold=0.01": Way(class_threshold=0.01),
+    EXACT: Way(others=Exact()),
 }
-"""The ways to filter, and how each differs from the bilateral lattice beside the spatial grid with all classes."""
 REPEATS = 3
 QUICK = 2.0  # seconds above which a call is timed once
 
@@ -35,7 +47,7 @@ class FilterAccuracy:
     """How far one way to filter is from the exact one, on one image.
 
     Attributes:
-        setting: A key of `SETTINGS`.
+        setting: A key of `WAYS`.
         message_error: Of the bilateral message of the first iteration, without the mean of each class: relative error
             to the exact message in float64, as the ratio of root mean squares.
         mean_change: Of the probabilities after all iterations, mean absolute difference to the exact filter's.
@@ -55,44 +67,45 @@ class FilterAccuracy:
 def filter_accuracy(
     scores: ArrayLike,
     image: ArrayLike,
-    parameters: CRFParameters | str = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = "crfrnn",
     *,
     input: Input = "logits",
     num_classes: int | None = None,
     spacing: float | Sequence[float] | None = None,
     threads: int | None = None,
 ) -> list[FilterAccuracy]:
-    """Refine an image in every way of `SETTINGS` and compare each with the exact filter.
+    """Refine an image in every way of `WAYS` and compare each with the exact filter.
 
     Takes O(N²) time: seconds to minutes an iteration for a photo of 500×366 (docs/accuracy.md). `shrunk` makes it less.
 
     Args:
         scores: As for `refine`, like what follows.
-        parameters: Whose filter, spatial, neighbour_rounds and class_threshold count for nothing.
-    Returns: One entry for each setting, in their order.
-    Raises: ValueError: if the bilateral weight is 0; and what `refine` raises.
+        parameters: Whose filters and class_threshold count for nothing.
+    Returns: One entry for each way, in their order.
+    Raises: ValueError: if all kernels are spatial; and what `refine` raises.
     """
-    given = chosen(parameters)
-    if not np.any(given.bilateral_weight):
+    given = crf_of(parameters).active
+    compared = [kernel for kernel in given.kernels if not isinstance(kernel.features, Spatial)]
+    if not compared:
         raise ValueError("bilateral_weight=0 leaves no bilateral filter to compare")
-    plain = replace(given, filter="lattice", spatial="grid", neighbour_rounds=0, class_threshold=0.0)
 
-    def refined(chosen_way: CRFParameters) -> Array:
-        return refine(scores, image, chosen_way, input=input, num_classes=num_classes, spacing=spacing, threads=threads)
+    def refined(crf: CRF) -> Array:
+        return refine(scores, image, crf, input=input, num_classes=num_classes, spacing=spacing, threads=threads)
 
-    start = refined(replace(plain, iterations=0))
+    start = refined(replace(given, solver=MeanField(iterations=0)))
     shape = start.shape[1:]
     marginals = (np.concatenate([1 - start, start]) if len(start) == 1 else start).reshape(max(2, len(start)), -1).T
 
-    def message(chosen_way: CRFParameters, dtype: type[np.floating[Any]]) -> NDArray[np.float64]:
+    def message(crf: CRF, dtype: type[np.floating[Any]]) -> NDArray[np.float64]:
+        first = [kernel for kernel in crf.kernels if not isinstance(kernel.features, Spatial)][:1]
         (term,) = pairwise_terms(
-            image, replace(chosen_way, spatial_weight=0), shape=shape, spacing=spacing, threads=threads, dtype=dtype
+            image, replace(crf, kernels=first), shape=shape, spacing=spacing, threads=threads, dtype=dtype
         )
         filtered = term.filter(marginals.astype(dtype), threads=threads).astype(np.float64)
         centred: NDArray[np.float64] = filtered - filtered.mean(axis=0)
         return centred
 
-    ways = {name: replace(plain, **changes) for name, changes in SETTINGS.items()}
+    ways = {name: _filtered(given, way) for name, way in WAYS.items()}
     true_message = message(ways[EXACT], np.float64)
     results = {name: _timed(lambda way=way: refined(way)) for name, way in ways.items()}  # type: ignore[misc]
     true_result, _ = results[EXACT]
@@ -110,8 +123,8 @@ def filter_accuracy(
 
 
 def shrunk(
-    scores: Any, image: Any, parameters: CRFParameters, longest_side: int, input: Input = "logits"
-) -> tuple[Any, NDArray[Any], CRFParameters]:
+    scores: Any, image: Any, parameters: CRFParameters | CRF, longest_side: int, input: Input = "logits"
+) -> tuple[Any, NDArray[Any], CRFParameters | CRF]:
     """A photo and its scores made smaller, with θ_α and θ_γ as much smaller; as they are if they are small enough.
 
     Args:
@@ -140,6 +153,15 @@ def shrunk(
         smaller = resize_scores(given, (height, width))
     # A pixel is now 1/factor of what it was.
     return smaller, np.moveaxis(planes, 0, -1), parameters.in_pixels(1 / factor, 2)
+
+
+def _filtered(crf: CRF, way: Way) -> CRF:
+    """The CRF with the filters and the class threshold of a way."""
+    kernels = [
+        replace(kernel, filter=way.spatial if isinstance(kernel.features, Spatial) else way.others)
+        for kernel in crf.kernels
+    ]
+    return replace(crf, kernels=kernels, solver=replace(crf.solver, class_threshold=way.class_threshold))
 
 
 def _labels(probabilities: Array) -> NDArray[Any]:

@@ -177,6 +177,11 @@ def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
     return shape
 
 
+def padded_channels(channels: int) -> int:
+    """How many numbers a row of so many channels takes in memory, as in the native core: 1, 2, 4, 8, 16, 24, …"""
+    return channels if channels <= 2 else 4 if channels <= 4 else -(-channels // 8) * 8
+
+
 def num_points(shape: Shape) -> int:
     """How many points a grid has."""
     return math.prod(shape)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from crfrnn.classes import ClassSet
-from crfrnn.files import read_photo, write_picture
-from crfrnn.legend import INK, PAPER, draw_legend, tinted_photo
-from crfrnn.progress import progress
+from crfrnn.files.classes import ClassSet
+from crfrnn.files.legend import INK, PAPER, draw_legend, tinted_photo
+from crfrnn.files.photos import read_photo, write_picture
+from crfrnn.files.progress import progress
 
 EXAMPLES = ("chelsea", "astronaut", "coffee")
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")

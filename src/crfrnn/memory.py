@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from crfrnn.arrays import padded_channels
+
 CGROUP = Path("/sys/fs/cgroup")
 UNKNOWN_MEMORY = 4_000_000_000
 """Bytes taken to be half of what is there, where the system does not say."""
@@ -41,8 +43,7 @@ def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
 
 def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0) -> int:
     """About what a mean field takes over its inputs: marginals, messages, lattice values, result and what is kept."""
-    padded = -(-num_classes // 8) * 8
-    return num_points * padded * itemsize * (6 + kept_iterations)
+    return num_points * padded_channels(num_classes) * itemsize * (6 + kept_iterations)
 
 
 def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int) -> int:
@@ -51,8 +52,7 @@ def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: i
     A lattice is taken to have two vertices for every pixel, as many as the roughest photos have; noise has up to
     d + 1.
     """
-    padded = -(-num_classes // 8) * 8
-    vertices = 2 * num_points * (2 * padded * itemsize + 20)
+    vertices = 2 * num_points * (2 * padded_channels(num_classes) * itemsize + 20)
     inputs = num_points * (2 * num_classes + 2 * num_features) * itemsize
     return (
         lattice_bytes(num_points, num_features, itemsize)

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crfrnn.crf import CUTOFF, EPSILON
+
 Array = NDArray[np.float64]
 DENSE_LIMIT = 20_000
 LABELLINGS_LIMIT = 5_000_000
-EPSILON = 1e-20
-GRID_CUTOFF = 4  # in σ; what lies beyond is 6e-5 of the mass of an axis
 
 
 class Kernel(Protocol):
@@ -87,7 +87,7 @@ class GridGaussian(Kernel):
                 self._axes.append(np.eye(length))
             else:
                 gaussian = np.exp(-0.5 * (distance / deviation) ** 2)
-                self._axes.append(np.where(distance <= np.ceil(GRID_CUTOFF * deviation), gaussian, 0.0))
+                self._axes.append(np.where(distance <= np.ceil(CUTOFF * deviation), gaussian, 0.0))
 
     def filter(self, values: Array, transpose: bool = False) -> Array:
         """K values; K is symmetric, so `transpose` changes nothing."""

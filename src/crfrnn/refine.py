@@ -1,17 +1,23 @@
 """From the scores of a network and the image it saw to refined probabilities, in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, score_array
-from crfrnn.meanfield import solve, solve_labels
-from crfrnn.memory import exact_bytes, lattice_bytes, mean_field_bytes, require_memory
-from crfrnn.pairwise import pairwise_terms
-from crfrnn.parameters import CRFParameters, chosen, one_of, whole_number
+from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, mask_array, score_array
+from crfrnn.crf import CRF
+from crfrnn.files.parameter_files import crf_of
+from crfrnn.inference.coupling import simplest
+from crfrnn.inference.solver import solver_for
+from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
+from crfrnn.kernels.build import Guide
+from crfrnn.kernels.native import Output
+from crfrnn.memory import mean_field_bytes, require_memory
+from crfrnn.numbers import one_of, whole_number
+from crfrnn.parameters import CRFParameters
 from crfrnn.threads import thread_count
 from crfrnn.unary import UNKNOWN_LABEL, unary_from_labels, unary_from_probabilities, unknown_labels
 
@@ -21,11 +27,12 @@ Input = Literal["logits", "probabilities", "labels"]
 def refine(
     scores: ArrayLike,
     image: ArrayLike | None,
-    parameters: CRFParameters | str | Path = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = "crfrnn",
     *,
     input: Input = "logits",
     num_classes: int | None = None,
     mask: ArrayLike | None = None,
+    given: Mapping[str, Any] | None = None,
     spacing: float | Sequence[float] | None = None,
     origin: Sequence[int] | None = None,
     return_labels: bool = False,
@@ -42,10 +49,12 @@ def refine(
             is then for two, background first.
         image: (*spatial, K) with any number of channels, or (*spatial,) if grey; deviations in `parameters` are in
             its levels, 0-255 in the presets. None if the bilateral weight is 0.
-        parameters: `CRFParameters`, the name of a preset, or a parameters file.
+        parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         input: What scores are: "logits", "probabilities" or "labels".
         num_classes: C; needed for labels in which the last class does not occur.
         mask: (*spatial,) weights ≥ 0; pixels of weight 0 are neither changed nor listened to.
+        given: For kernels over `Given(name)`, by name: features (*spatial, d), divided by their deviations, or a
+            kernel, an object with `filter(values, transpose)` for values (N, C).
         spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is a part of a larger image; `refine_tiled` needs it.
@@ -61,72 +70,57 @@ def refine(
             device is not there.
         MemoryError: if there is not enough memory.
     """
-    parameters = chosen(parameters)
+    crf = crf_of(parameters).active
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
-    given = _unary(scores, input, num_classes)
-    binary = len(given) == 1 and input != "labels"
-    unary = np.concatenate([np.zeros_like(given), given]) if binary else given
+    unary = _unary(scores, input, num_classes)
+    binary = len(unary) == 1 and input != "labels"
+    if binary:
+        unary = np.concatenate([np.zeros_like(unary), unary])
     classes, *spatial = unary.shape
-    for name in ("spatial_weight", "bilateral_weight", "compatibility"):
-        if getattr(parameters, name) is not None:
-            check_classes(class_weights(getattr(parameters, name), name), classes, name)
-    shape = tuple(spatial)
-    channels = None if image is None else image_array(image, shape, np.shape(scores))
-    points, features = unary[0].size, len(shape) + (0 if channels is None else channels.shape[-1])
+    _check_weights(crf, classes)
+    grid = tuple(spatial)
+    guide = Guide(
+        grid,
+        None if image is None else image_array(image, grid, np.shape(scores)),
+        None if mask is None else mask_array(mask, grid),
+        given or {},
+        origin,
+    )
     if device is not None:
-        return _refine_on(device, unary, channels, parameters, mask, spacing, origin, binary, return_labels)
-    kernel_bytes = exact_bytes if parameters.filter == "exact" else lattice_bytes
-    require_memory(
-        kernel_bytes(points, features, unary.itemsize) + mean_field_bytes(points, classes, unary.itemsize),
-        f"refining {classes} classes on {' × '.join(map(str, shape))} pixels",
-    )
-    pairwise = pairwise_terms(
-        channels,
-        parameters,
-        shape=shape,
-        mask=mask,
-        spacing=spacing,
-        origin=origin,
-        threads=count,
-        dtype=unary.dtype,
-    )
+        from crfrnn.torch.arrays import refine_on
+
+        result = refine_on(device, unary, crf, guide, spacing, "labels" if return_labels else "probabilities")
+    else:
+        result = _refined(unary, crf, guide, spacing, "labels" if return_labels else "probabilities", count)
     if return_labels:
-        return solve_labels(unary, pairwise, parameters, count).astype(label_dtype(classes))
-    probabilities = solve(
-        unary,
-        pairwise,
-        iterations=parameters.iterations,
-        compatibility=parameters.compatibility,
-        damping=parameters.damping,
-        class_threshold=parameters.class_threshold,
-        return_probabilities=True,
-        threads=count,
-    )
-    return probabilities[1:] if binary else probabilities
+        return result.astype(label_dtype(classes))
+    return result[1:] if binary else result
 
 
-def _refine_on(
-    device: str,
-    unary: Array,
-    image: NDArray[Any] | None,
-    parameters: CRFParameters,
-    mask: ArrayLike | None,
-    spacing: float | Sequence[float] | None,
-    origin: Sequence[int] | None,
-    binary: bool,
-    return_labels: bool,
+def _refined(
+    unary: Array, crf: CRF, guide: Guide, spacing: float | Sequence[float] | None, output: Output, threads: int
 ) -> NDArray[Any]:
-    """`refine` on a device of torch."""
-    if origin is not None and any(origin):
-        raise ValueError(f"origin={tuple(origin)} is for the native core: leave out device={device!r}")
-    from crfrnn.torch.arrays import refine_on
+    """`refine` by the native core."""
+    classes, points = len(unary), unary[0].size
+    require_memory(
+        terms_bytes(crf, guide, unary.itemsize) + mean_field_bytes(points, classes, unary.itemsize),
+        f"refining {classes} classes on {' × '.join(map(str, guide.grid))} pixels",
+    )
+    terms = build_terms(crf, guide, spacing, unary.dtype, threads)
+    couplings = [simplest(matrix) for matrix in checked_couplings(unary.shape, terms, crf.compatibility)[0]]
+    solver = solver_for(crf.solver)
+    rows = unary.reshape(classes, points)
+    result, _ = solver.forward(crf.solver, rows, terms, couplings, output, False, threads)
+    return result.reshape(guide.grid if output == "labels" else unary.shape)
 
-    probabilities = refine_on(device, unary, image, parameters, mask, spacing)
-    if return_labels:
-        labels: NDArray[Any] = probabilities.argmax(axis=0).astype(label_dtype(len(probabilities)))
-        return labels
-    return probabilities[1:] if binary else probabilities
+
+def _check_weights(crf: CRF, classes: int) -> None:
+    """Raise a ValueError if weights or compatibility are for another number of classes."""
+    for name, kernel in zip(crf.names, crf.kernels, strict=True):
+        check_classes(class_weights(kernel.weight, f"{name}_weight"), classes, f"{name}_weight")
+    if crf.compatibility is not None:
+        check_classes(class_weights(crf.compatibility, "compatibility"), classes, "compatibility")
 
 
 def label_dtype(num_classes: int) -> np.dtype[Any]:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
-from crfrnn.classes import ClassSet
+from crfrnn.files.classes import ClassSet
 from crfrnn.memory import require_memory
-from crfrnn.parameters import whole_number
+from crfrnn.numbers import whole_number
 
 try:
     import torch

@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape, label_array
+from crfrnn.crf import CRF, Spatial
+from crfrnn.files.parameter_files import crf_of
 from crfrnn.memory import half_of_memory, tile_bytes
-from crfrnn.parameters import CRFParameters, chosen, one_of, whole_number
+from crfrnn.numbers import one_of, whole_number
+from crfrnn.parameters import CRFParameters
 from crfrnn.refine import Input, label_count, label_dtype, refine
 
 REACH = 3
@@ -62,7 +65,7 @@ class Tile:
 def refine_tiled(
     scores: Any,
     image: Any,
-    parameters: CRFParameters | str | Path = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = "crfrnn",
     *,
     output: Any = None,
     tile: int | None = None,
@@ -97,12 +100,12 @@ def refine_tiled(
         TypeError, ValueError: as `refine`, with the place of the tile; or if sizes do not match.
         MemoryError: if `memory` is too little for a tile.
     """
-    parameters = chosen(parameters)
+    crf = crf_of(parameters)
     one_of(input, get_args(Input), "input")
     grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
     _check_shapes(scores, image, grid)
     if overlap is None:
-        margins = margins_of(parameters, len(grid), spacing)
+        margins = margins_of(crf, len(grid), spacing)
     else:
         margins = (whole_number(overlap, "overlap"),) * len(grid)
     classes = class_count(scores, input, num_classes)
@@ -120,7 +123,7 @@ def refine_tiled(
             refined = refine(
                 np.asarray(scores[read]),
                 None if image is None else np.asarray(image[part.context]),
-                parameters,
+                crf,
                 input=input,
                 num_classes=classes if input == "labels" else num_classes,
                 spacing=spacing,
@@ -138,14 +141,20 @@ def refine_tiled(
     return output
 
 
-def margins_of(parameters: CRFParameters, axes: int, spacing: float | Sequence[float] | None = None) -> tuple[int, ...]:
-    """Pixels that a tile needs around it along each axis, the first axis first, for its core to be as in the whole."""
-    pixels = parameters.in_pixels(1.0 if spacing is None else spacing, axes)
+def margins_of(
+    parameters: CRFParameters | CRF, axes: int, spacing: float | Sequence[float] | None = None
+) -> tuple[int, ...]:
+    """Pixels that a tile needs around it along each axis, the first axis first, for its core to be as in the whole.
+
+    Raises: ValueError: if a kernel has features without positions, of which nobody knows how far they reach.
+    """
+    crf = crf_of(parameters).active.in_pixels(1.0 if spacing is None else spacing, axes)
     reaches = [np.ones(axes)]
-    if np.any(parameters.bilateral_weight):
-        reaches.append(REACH * np.array(pixels.theta_alpha))
-    if np.any(parameters.spatial_weight):
-        reaches.append(SPATIAL_REACH * np.array(pixels.theta_gamma))
+    for kernel in crf.kernels:
+        if not kernel.features.positions:
+            raise ValueError(f"the kernel over {kernel.features} has no reach in pixels: refine the image as a whole")
+        reach = SPATIAL_REACH if isinstance(kernel.features, Spatial) else REACH
+        reaches += [reach * np.array(getattr(kernel.features, name)) for name in kernel.features.positions]
     margins = np.broadcast_to(np.ceil(np.max(reaches, axis=0)), axes)
     return tuple(int(margin) for margin in margins[::-1])
 

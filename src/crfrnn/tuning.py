@@ -20,12 +20,13 @@ except ImportError as error:
 
 from torch import Tensor
 
-from crfrnn.classes import VOID
 from crfrnn.data.scored import ScoredPhotos
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.evaluation.metrics import EDGE_RADIUS, confusion_matrix, edge_band, iou_of_classes
-from crfrnn.parameters import CRFParameters, finite_number, whole_number
-from crfrnn.progress import progress
+from crfrnn.files.classes import VOID
+from crfrnn.files.progress import progress
+from crfrnn.numbers import finite_number, whole_number
+from crfrnn.parameters import CRFParameters
 from crfrnn.refine import refine
 from crfrnn.threads import thread_count
 

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, label_array, score_array
 from crfrnn.memory import require_memory
-from crfrnn.parameters import whole_number
+from crfrnn.numbers import whole_number
 
 UNKNOWN_LABEL = 255
 GROUND_TRUTH_PROBABILITY = 0.7

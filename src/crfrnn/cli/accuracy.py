@@ -10,7 +10,8 @@ from pathlib import Path
 from crfrnn.cli.inputs import read_pair
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
 from crfrnn.cli.refine import UsageError, distances
-from crfrnn.files import replacing
+from crfrnn.files.parameter_files import content_of, crf_of
+from crfrnn.files.photos import replacing
 
 ACCURACY_HELP = """\
 Compare every way to filter with the exact filter over all pairs of pixels, on one photo or volume.
@@ -96,7 +97,9 @@ def run_accuracy(options: argparse.Namespace) -> int:
     )
     grid = scores.shape if pair.kind == "labels" else scores.shape[1:]
     size = "×".join(map(str, reversed(grid)))
-    print(f"{options.image}: {size}{pair.remark}, {parameters.iterations} iterations, against the exact filter")
+    print(
+        f"{options.image}: {size}{pair.remark}, {crf_of(parameters).solver.iterations} iterations, against the exact filter"
+    )
     width = max(len(each.setting) for each in found)
     print(f"{'':{width}}  message error  mean change  max change  labels changed   seconds")
     for each in found:
@@ -108,7 +111,7 @@ def run_accuracy(options: argparse.Namespace) -> int:
         content = {
             "image": str(options.image),
             "size": list(reversed(grid)),
-            "parameters": asdict(parameters),
+            "parameters": content_of(parameters),
             "settings": [asdict(each) for each in found],
         }
         with replacing(options.output) as handle:

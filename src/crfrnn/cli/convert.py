@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crfrnn.classes import ClassSet
+    from crfrnn.files.classes import ClassSet
     from crfrnn.models import Segmenter
 
 CONVERT_HELP = """\
@@ -42,7 +42,7 @@ def add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_convert(options: argparse.Namespace) -> int:
     """Convert, and say what was written. Returns the exit status."""
-    from crfrnn.classes import class_set
+    from crfrnn.files.classes import class_set
 
     parser: argparse.ArgumentParser = options.parser
     output: Path = options.output

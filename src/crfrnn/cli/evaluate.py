@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
-from crfrnn.files import replacing, write_picture
+from crfrnn.files.photos import replacing, write_picture
 
 EVALUATE_HELP = """\
 Measure a model on labelled photos: the network alone and with its CRF, side by side.
@@ -58,9 +58,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
         parser.error(f"--iterations must be at least 0, not {options.iterations}")
     if options.output.exists() and not options.output.is_dir():
         parser.error(f"{options.output} is a file; name a folder to write to")
-    from crfrnn.classes import class_set
     from crfrnn.data import SegmentationData
     from crfrnn.evaluation import contact_sheet, evaluate
+    from crfrnn.files.classes import class_set
 
     model = chosen_model(None if options.model == BUILT_IN else Path(options.model), options.parameters)
     classes = model.classes if options.classes is None else class_set(options.classes)

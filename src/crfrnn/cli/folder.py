@@ -13,9 +13,9 @@ from threading import Condition
 from crfrnn.cli.inputs import INPUT_SUFFIXES
 from crfrnn.cli.outputs import folder_suffix, folder_suffixes
 from crfrnn.cli.refine import Refinement, UsageError
-from crfrnn.files import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
+from crfrnn.files.photos import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
+from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
-from crfrnn.progress import progress
 from crfrnn.threads import thread_count
 
 Files = dict[str, tuple[list[Path], list[Path]]]

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn import tiff
 from crfrnn.arrays import Shape, score_array
-from crfrnn.files import (
+from crfrnn.files import tiff
+from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -22,8 +22,8 @@ from crfrnn.files import (
     read_picture,
     suffix_of,
 )
-from crfrnn.resize import resize_scores, seem_square
-from crfrnn.volumes import Geometry, check_same_grid, read_nifti
+from crfrnn.files.resize import resize_scores, seem_square
+from crfrnn.files.volumes import Geometry, check_same_grid, read_nifti
 
 ScoresInput = Literal["logits", "probabilities", "labels"]
 

@@ -21,6 +21,7 @@ from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
 from crfrnn.demo import run_demo
+from crfrnn.files.parameter_files import crf_of
 
 REFINE_HELP = """\
 Refine class scores with the photo or the volume they belong to.
@@ -140,7 +141,7 @@ def run_refine(options: argparse.Namespace) -> int:
             raise UsageError("SCORES and IMAGE must both be files or both be folders")
         tiled = (options.tile, options.overlap, options.memory)
         refinement = Refinement(
-            chosen_parameters(options),
+            crf_of(chosen_parameters(options)),
             options.input,
             options.array,
             options.num_classes,

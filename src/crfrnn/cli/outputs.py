@@ -13,7 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair
-from crfrnn.files import (
+from crfrnn.files.palette import overlay
+from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
     TIFF_SUFFIXES,
     replacing,
@@ -22,9 +23,8 @@ from crfrnn.files import (
     write_picture,
     write_probabilities,
 )
-from crfrnn.palette import overlay
-from crfrnn.tiff import create_tiff, write_tiff
-from crfrnn.volumes import write_nifti
+from crfrnn.files.tiff import create_tiff, write_tiff
+from crfrnn.files.volumes import write_nifti
 
 FORMAT_SUFFIXES = {
     "npy": (".npy",),

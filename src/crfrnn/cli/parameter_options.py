@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from crfrnn.cli.refine import UsageError
-from crfrnn.files import read_array
-from crfrnn.parameter_files import load_parameters
+from crfrnn.crf import CRF
+from crfrnn.files.parameter_files import load_parameters
+from crfrnn.files.photos import read_array
 from crfrnn.parameters import PRESETS, CRFParameters, preset
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = Fals
         group.add_argument("--" + field.name.replace("_", "-"), type=parse, metavar="VALUE", default=None, help=text)
 
 
-def chosen_parameters(options: argparse.Namespace) -> CRFParameters:
+def chosen_parameters(options: argparse.Namespace) -> CRFParameters | CRF:
     """The preset or the parameters file with the values given instead of its own.
 
     Raises:
@@ -83,9 +84,19 @@ def chosen_parameters(options: argparse.Namespace) -> CRFParameters:
     given = {field.name: getattr(options, field.name) for field in fields(CRFParameters)}
     chosen = {name: value for name, value in given.items() if value is not None and not is_contrast(value)}
     try:
-        return replace(start, **chosen)
+        return replace(start, **chosen) if isinstance(start, CRFParameters) else _with_options(start, chosen)
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
+
+
+def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
+    """A CRF of any kernels with what options say of its solver and its compatibility."""
+    solver = {each.name: chosen.pop(each.name) for each in fields(crf.solver) if each.name in chosen}
+    compatibility = chosen.pop("compatibility", crf.compatibility)
+    if chosen:
+        option = "--" + next(iter(chosen)).replace("_", "-")
+        raise ValueError(f"{option} is for a spatial and a bilateral kernel; change the kernels in the parameters file")
+    return replace(crf, compatibility=compatibility, solver=replace(crf.solver, **solver))
 
 
 def add_parameters_file(parser: argparse._ActionsContainer) -> None:

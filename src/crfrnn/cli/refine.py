@@ -24,10 +24,11 @@ from crfrnn.cli.outputs import (
     write_result,
 )
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.files import stem_of, suffix_of
+from crfrnn.crf import CRF
+from crfrnn.files.photos import stem_of, suffix_of
+from crfrnn.files.progress import progress
 from crfrnn.memory import tile_bytes
-from crfrnn.parameters import CRFParameters, per_axis
-from crfrnn.progress import progress
+from crfrnn.numbers import per_axis
 from crfrnn.refine import label_dtype, refine
 from crfrnn.tiles import Tile, class_count, refine_tiled, resident_bytes
 
@@ -96,7 +97,7 @@ class Refinement:
     """How scores are read and refined; threads may share one.
 
     Attributes:
-        parameters: Of the CRF.
+        crf: What refines.
         input: What scores are; None is what their file suggests.
         array: Name of the array in .npz scores.
         num_classes: Of labels.
@@ -108,7 +109,7 @@ class Refinement:
         tiling: None refines images whole.
     """
 
-    parameters: CRFParameters
+    crf: CRF
     input: ScoresInput | None
     array: str | None
     num_classes: int | None
@@ -150,7 +151,7 @@ class Refinement:
 
     def _fitted(self, pair: Pair) -> tuple[Refinement, str]:
         """This with the spacing and the contrast of a pair, and a remark on them."""
-        parameters, remark, axes = self.parameters, "", len(pair.grid)
+        crf, remark, axes = self.crf, "", len(pair.grid)
         spacing = None if self.spacing is None else per_axis(self.spacing, axes, "spacing", "spatial axes")
         if spacing is None and pair.geometry is not None:
             spacing = pair.geometry.spacing
@@ -161,16 +162,16 @@ class Refinement:
         if self.contrast:
             image = pair.image if self.tiling is None else middle(pair.image, pair.grid)
             levels = contrast_theta_beta(image, shape=image.shape[:axes])
-            parameters = replace(parameters, theta_beta=levels)
+            crf = crf.with_thetas(theta_beta=levels)
             remark += f" (θ_β {', '.join(f'{level:.3g}' for level in levels)})"
-        return replace(self, parameters=parameters, spacing=spacing), remark
+        return replace(self, crf=crf, spacing=spacing), remark
 
     def _write_whole(self, pair: Pair, output: Path, output_format: str) -> NDArray[Any]:
         """Labels or probabilities, as written."""
         result = refine(
             pair.scores,
             pair.image,
-            self.parameters,
+            self.crf,
             input=pair.kind,
             num_classes=self.num_classes,
             spacing=self.spacing,
@@ -198,7 +199,7 @@ class Refinement:
             refine_tiled(
                 pair.scores,
                 pair.image,
-                self.parameters,
+                self.crf,
                 output=result,
                 tile=tiling.tile,
                 overlap=tiling.overlap,

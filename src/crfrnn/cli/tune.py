@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
 from crfrnn.cli.refine import UsageError
-from crfrnn.parameter_files import SUFFIX, save_parameters
+from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
 TUNE_HELP = """\
 Search the parameters of a CRF on labelled photos for which a network's scores are there.
@@ -80,12 +80,12 @@ def run_tune(options: argparse.Namespace) -> int:
     if not 0 < options.holdout < 1:
         parser.error(f"--holdout must be above 0 and below 1, not {options.holdout}")
     try:
-        start = chosen_parameters(options)
+        start = short_form(chosen_parameters(options), "the search")
     except UsageError as error:
         parser.error(str(error))
-    from crfrnn.classes import class_set
     from crfrnn.data import SegmentationData
     from crfrnn.data.scored import ScoredPhotos
+    from crfrnn.files.classes import class_set
     from crfrnn.tuning import tune
 
     data = SegmentationData(options.data, options.split, class_set(options.classes))

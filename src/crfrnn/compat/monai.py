@@ -15,7 +15,8 @@ except ImportError as error:
         "crfrnn.compat.monai needs PyTorch, which is not installed: pip install 'crfrnn[torch]'"
     ) from error
 
-from crfrnn.parameters import CRFParameters, deviations, whole_number
+from crfrnn.numbers import deviations, whole_number
+from crfrnn.parameters import CRFParameters
 from crfrnn.torch import gaussian_filter, mean_field
 from crfrnn.unary import num_classes_of
 

@@ -13,10 +13,10 @@ try:
 except ImportError as error:
     raise ImportError(f"augmentation needs PyTorch and kornia: pip install 'crfrnn[train]' ({error})") from error
 
-from crfrnn.classes import VOID
 from crfrnn.data.batches import PADDING, Example
 from crfrnn.data.segmentation import Sample
-from crfrnn.parameters import proper_fraction, whole_number
+from crfrnn.files.classes import VOID
+from crfrnn.numbers import proper_fraction, whole_number
 
 
 class Augmentation:

@@ -21,8 +21,8 @@ try:
 except ImportError as error:
     raise ImportError(f"batches of samples need PyTorch: pip install 'crfrnn[train]' ({error})") from error
 
-from crfrnn.classes import VOID
 from crfrnn.data.segmentation import Sample
+from crfrnn.files.classes import VOID
 
 PADDING = 127.0
 """The grey around a photo."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfrnn.files import IMAGE_SUFFIXES
+from crfrnn.files.photos import IMAGE_SUFFIXES
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 """Of formats that keep class ids as they are."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import score_array
 from crfrnn.data.segmentation import Sample, SegmentationData
-from crfrnn.files import ARRAY_SUFFIXES, read_array
-from crfrnn.parameters import one_of
-from crfrnn.resize import resize_scores, seem_square
+from crfrnn.files.photos import ARRAY_SUFFIXES, read_array
+from crfrnn.files.resize import resize_scores, seem_square
+from crfrnn.numbers import one_of
 from crfrnn.unary import unary_from_probabilities
 
 ScoresInput = Literal["logits", "probabilities"]
@@ -30,7 +30,7 @@ class ScoredPhotos:
             smaller. With two classes, (1, h, w) are those of the second against the first.
         input: What the scores are, "logits" or "probabilities".
         array: The array of an .npz file; the first when not given.
-        square: The scores cover a square with the photo at its top left: see `crfrnn.resize.resize_scores`.
+        square: The scores cover a square with the photo at its top left: see `crfrnn.files.resize.resize_scores`.
     Attributes:
         files: The file with the scores of each photo.
     Raises: ValueError: if photos have no scores, or two files of them; when one is read, if its scores do not fit the

@@ -11,10 +11,10 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.classes import VOID, ClassSet
 from crfrnn.data.layouts import Pair, layout_of
-from crfrnn.files import read_labels, read_photo
-from crfrnn.progress import progress
+from crfrnn.files.classes import VOID, ClassSet
+from crfrnn.files.photos import read_labels, read_photo
+from crfrnn.files.progress import progress
 from crfrnn.threads import default_threads
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from crfrnn.classes import ClassSet
 from crfrnn.evaluation.evaluate import Evaluation, ShownPhoto
-from crfrnn.legend import INK, PAPER, draw_legend, tinted_photo
+from crfrnn.files.classes import ClassSet
+from crfrnn.files.legend import INK, PAPER, draw_legend, tinted_photo
 
 CELL = 320
 """Width of a picture, and its greatest height, in pixels."""

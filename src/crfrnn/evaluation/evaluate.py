@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.classes import VOID, ClassSet
 from crfrnn.data import Sample
 from crfrnn.evaluation.metrics import EDGE_RADIUS, Scores, confusion_matrix, edge_band, iou_of_classes, scores_of
-from crfrnn.files import replacing
+from crfrnn.files.classes import VOID, ClassSet
+from crfrnn.files.photos import replacing
+from crfrnn.files.progress import progress
 from crfrnn.models import Model, Segmenter
-from crfrnn.parameters import whole_number
-from crfrnn.progress import progress
+from crfrnn.numbers import whole_number
 from crfrnn.segment import image_batch
 
 SHOWN = 4

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from crfrnn.classes import VOID
+from crfrnn.files.classes import VOID
 
 EDGE_RADIUS = 5
 

@@ -1,19 +1,21 @@
-"""The mean field as a differentiable function of the tensors of Keras' backend: the only file that knows them apart.
+"""The CRF as a differentiable function of the tensors of Keras' backend: the only file that knows them apart.
 
 A layer's call is one call of native code forward and one backward; lattices stay out of the frameworks' graphs. On
 PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn import batch
-from crfrnn.batch import Settings
+from crfrnn.crf import CRF
+from crfrnn.inference import batch
+from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
 
@@ -21,69 +23,84 @@ Array = NDArray[Any]
 kept = Kept()
 
 
-def mean_field(
-    logits: Any, image: Any, mask: Any, weights: Sequence[Any], settings: Settings, layout: Layout, training: bool
-) -> Any:
+class Scene(NamedTuple):
+    """What a layer is called with, in the backend's own tensors.
+
+    Attributes:
+        logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
+        image: The same with its own number of channels.
+        given: The same, features by the names that `Given` has.
+        mask: (B, *spatial), or None.
+    """
+
+    logits: Any
+    image: Any
+    given: dict[str, Any]
+    mask: Any
+
+
+def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout, training: bool) -> Any:
     """Refined logits, in the backend's own tensors; logits and weights get gradients.
 
     Args:
-        logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
-        image: The same with its own number of channels.
-        mask: (B, *spatial), or None.
-        weights: W_s, W_b and M, (C, C) in the dtype of the logits.
-        settings: With tuples for θ, so that it can be hashed.
+        weights: W of each kernel, (C, C) in the dtype of the logits; compatibility, M, too.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
     Returns: As the logits.
     """
     if keras.backend.backend() == "torch":
-        return _torch(logits, image, mask, weights, settings, layout)
-    *pair, compatibility = weights
-    inputs = [logits, image, *(keras.ops.matmul(compatibility, weight) for weight in pair)]
-    if mask is not None:
-        inputs.append(mask)
+        return _torch(crf, scene, weights, compatibility, layout)
+    couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
+    masks = [] if scene.mask is None else [scene.mask]
+    inputs = [scene.logits, scene.image, *couplings, *scene.given.values(), *masks]
+    run = Pass(crf, tuple(scene.given), layout)
     if keras.backend.backend() == "jax":
-        return _jax_function(settings, layout)(*inputs)
-    return _tensorflow(inputs, Pass(settings, layout), training)
+        return _jax_function(run)(*inputs)
+    return _tensorflow(inputs, run, training)
 
 
+@dataclass(frozen=True)
 class Pass:
-    """The mean field and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
+    """The CRF and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
 
-    Inputs are logits, image, the couplings M W_s and M W_b, and the mask if there is one.
+    Inputs are logits, image, the coupling M W of each kernel, features by name, and the mask if there is one.
     """
 
-    def __init__(self, settings: Settings, layout: Layout, keep: bool = False) -> None:
-        self.settings = settings
-        self.layout = layout
-        self.keep = keep
+    crf: CRF
+    given: tuple[str, ...]
+    layout: Layout
+
+    @property
+    def trained(self) -> int:
+        """How many couplings there are."""
+        return len(self.crf.kernels)
+
+    def infer(self, *inputs: Array) -> tuple[Array, Array]:
+        """Refined logits, and the number of nothing."""
+        return self._run(inputs, False)[0], np.asarray(-1, np.int32)
 
     def forward(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number for `backward`: of nothing unless `self.keep`."""
-        refined, records = self._run(inputs, self.keep)
-        return refined, np.asarray(kept.put(records) if self.keep else -1, np.int32)
+        """Refined logits, and the number for `backward`."""
+        refined, records = self._run(inputs, True)
+        return refined, np.asarray(kept.put(records), np.int32)
 
-    def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, Array, Array]:
-        """Gradients to the logits and to the two couplings."""
+    def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to the logits and to the couplings."""
         records = kept.take(int(number))
         if records is None:
-            _, records = self._run(inputs, keep=True)
-        to_logits, (to_spatial, to_bilateral) = batch.mean_field_vjp(
-            self._channels_first(cotangent), records, inputs[2:4], self.settings
-        )
-        return self._channels_back(to_logits), to_spatial, to_bilateral
+            _, records = self._run(inputs, True)
+        couplings = inputs[2 : 2 + self.trained]
+        to_logits, to_couplings = batch.vjp(self.crf, self._channels_first(cotangent), records, couplings, Execution())
+        return self._channels_back(to_logits), *to_couplings
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        logits, image, spatial, bilateral, *masks = inputs
-        mask = masks[0] if masks else None
+        logits, image, *rest = inputs
+        couplings, others = rest[: self.trained], rest[self.trained :]
+        given = dict(zip(self.given, others, strict=False))
+        mask = others[len(given)] if len(others) > len(given) else None
         self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
-        refined, records = batch.mean_field(
-            self._channels_first(logits),
-            self._channels_first(image),
-            mask,
-            [spatial, bilateral],
-            self.settings,
-            keep,
-        )
+        planes = {name: self._channels_first(features) for name, features in given.items()}
+        scene = Inputs(self._channels_first(logits), self._channels_first(image), mask, planes)
+        refined, records = batch.forward(self.crf, scene, couplings, keep, Execution())
         return self._channels_back(refined), records
 
     def _channels_first(self, array: Array) -> Array:
@@ -93,24 +110,25 @@ class Pass:
         return np.moveaxis(array, 1, self.layout.channel_axis)
 
 
-def _torch(logits: Any, image: Any, mask: Any, weights: Sequence[Any], settings: Settings, layout: Layout) -> Any:
+def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout) -> Any:
     """By the operators of `crfrnn.torch`, where the tensors lie."""
-    from crfrnn.torch.functional import run
+    from crfrnn.torch import functional
 
-    scores, colours = (tensor.movedim(layout.channel_axis, 1) for tensor in (logits, image))
-    spatial, bilateral, compatibility = weights
-    refined = run(scores, colours, mask, spatial, bilateral, compatibility, settings, False)
+    def planes(tensor: Any) -> Any:
+        return tensor.movedim(layout.channel_axis, 1)
+
+    given = {name: planes(features) for name, features in scene.given.items()}
+    inputs = functional.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
+    refined = functional.refine(crf, inputs, weights, compatibility, False, Execution())
     return refined.movedim(1, layout.channel_axis)
 
 
 @lru_cache(maxsize=64)
-def _jax_function(settings: Settings, layout: Layout) -> Any:
+def _jax_function(run: Pass) -> Any:
     """The differentiable function of JAX arrays; always the same one, or JAX would compile every call anew."""
     import jax
 
-    infer = _jax_call(Pass(settings, layout).forward)
-    run = Pass(settings, layout, keep=True)
-    learn, learn_back = _jax_call(run.forward), _jax_call(run.backward)
+    infer, learn, learn_back = (_jax_call(function) for function in (run.infer, run.forward, run.backward))
     number = jax.ShapeDtypeStruct((), np.int32)
 
     def refine(*inputs: Any) -> Any:
@@ -130,8 +148,9 @@ def _jax_function(settings: Settings, layout: Layout) -> Any:
         logits, _, *couplings = inputs
         if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
             cotangent = jax.numpy.zeros_like(logits)
-        to_logits, *to_couplings = learn_back([logits, *couplings[:2]], cotangent, kept_under, *inputs)
-        return (to_logits, None, *to_couplings, *[None] * (len(inputs) - 4))
+        trained = couplings[: run.trained]
+        to_logits, *to_couplings = learn_back([logits, *trained], cotangent, kept_under, *inputs)
+        return (to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained))
 
     function: Any = jax.custom_vjp(refine)
     function.defvjp(forward, backward, symbolic_zeros=True)
@@ -176,20 +195,25 @@ def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
         results: list[Any] = tf.numpy_function(function, tensors, dtypes, stateful=False)
         return results
 
+    keep = [False]
+
+    def forward(*arrays: Array) -> tuple[Array, Array]:
+        return run.forward(*arrays) if keep[-1] else run.infer(*arrays)
+
     def refine(*inputs: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
         logits, _, *couplings = inputs
-        run.keep = eager and training
-        refined, number = call(run.forward, inputs, [logits.dtype, tf.int32])
+        keep.append(eager and training)
+        refined, number = call(forward, inputs, [logits.dtype, tf.int32])
         refined.set_shape(logits.shape)
 
         def gradient(cotangent: Any) -> list[Any]:
-            run.keep = not eager or training  # a graph is traced before it runs, so this is known in time
-            given = [logits, *couplings[:2]]
+            keep.append(not eager or training)  # a graph is traced before it runs, so this is known in time
+            given = [logits, *couplings[: run.trained]]
             gradients = call(run.backward, [cotangent, number, *inputs], [tensor.dtype for tensor in given])
             for tensor, of in zip(gradients, given, strict=True):
                 tensor.set_shape(of.shape)
             to_logits, *to_couplings = gradients
-            return [to_logits, None, *to_couplings, *[None] * (len(inputs) - 4)]
+            return [to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained)]
 
         return refined, gradient
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crfrnn.files import read_photo
-from crfrnn.palette import NUM_COLOURS, voc_palette
+from crfrnn.files.palette import NUM_COLOURS, voc_palette
+from crfrnn.files.photos import read_photo
 
 SIZE = 500
 BGR_MEAN = (103.939, 116.779, 123.68)

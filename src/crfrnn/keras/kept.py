@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from crfrnn.batch import Record
+from crfrnn.inference.batch import Record
 from crfrnn.memory import lattice_bytes
 
 LIMIT = 2 * 2**30
@@ -46,7 +46,7 @@ class Kept:
 
 def _bytes(records: Sequence[Record]) -> int:
     return sum(
-        sum(lattice_bytes(term.kernel.num_points, 2, record.marginals.itemsize) for term in record.terms)
-        + record.marginals.nbytes
+        sum(lattice_bytes(term.kernel.num_points, 2, record.kept.itemsize) for term in record.terms)
+        + int(record.kept.nbytes)
         for record in records
     )

@@ -1,16 +1,18 @@
 """CRF-RNN as a layer of Keras, with the name, arguments and weights it was published with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
 from crfrnn.arrays import spatial_shape
-from crfrnn.batch import Settings, as_list
+from crfrnn.crf import CRF, Given, decoded, encoded
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
-from crfrnn.parameters import CRFParameters, Filter, SpatialKernel, one_of, whole_number
+from crfrnn.numbers import one_of, whole_number
+from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.unary import num_classes_of
 
 Deviation: TypeAlias = float | Sequence[float]
@@ -37,6 +39,9 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels.
+        crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial` and
+            `filter`. Its weights and compatibility count for nothing: W are I and M is -I at the start, as always.
+            Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -58,6 +63,7 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         *,
         spatial: SpatialKernel = "grid",
         filter: Filter = "lattice",
+        crf: CRF | dict[str, Any] | None = None,
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,29 +74,25 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         whole_number(num_iterations, "num_iterations")
         data_format = keras.config.image_data_format() if data_format is None else data_format
         one_of(data_format, list(CHANNEL_AXES), "data_format")
-        checked = CRFParameters(
-            theta_alpha=theta_alpha,
-            theta_beta=theta_beta,
-            theta_gamma=theta_gamma,
-            iterations=num_iterations,
-            spatial=spatial,
-            filter=filter,
-        )
+        if crf is None:
+            crf = CRFParameters(
+                theta_alpha=theta_alpha,
+                theta_beta=theta_beta,
+                theta_gamma=theta_gamma,
+                iterations=num_iterations,
+                spatial=spatial,
+                filter=filter,
+            ).crf
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
-        self.theta_alpha = checked.theta_alpha
-        self.theta_beta = checked.theta_beta
-        self.theta_gamma = checked.theta_gamma
-        self.num_iterations = checked.iterations
-        self.spatial = spatial
-        self.filter = filter
+        self.crf: CRF = crf if isinstance(crf, CRF) else decoded(crf)
         self.data_format = data_format
         self.supports_jit = keras.backend.backend() != "tensorflow"
 
     def build(self, input_shape: Any) -> None:
         """Make the weights, in the order in which weight files hold them."""
         classes = num_classes_of(self.num_classes)
-        for name, gain in (("spatial_ker_weights", 1), ("bilateral_ker_weights", 1), ("compatibility_matrix", -1)):
+        for name, gain in (*((f"{name}_ker_weights", 1) for name in self.crf.names), ("compatibility_matrix", -1)):
             weight = self.add_weight(
                 name=name,
                 shape=(classes, classes),
@@ -98,6 +100,15 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
                 autocast=False,
             )
             setattr(self, name, weight)
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations of the solver."""
+        return self.crf.solver.iterations
+
+    @num_iterations.setter
+    def num_iterations(self, iterations: int) -> None:
+        self.crf = replace(self.crf, solver=replace(self.crf.solver, iterations=iterations))
 
     def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
         """Refined logits.
@@ -112,32 +123,22 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         Returns: Logits in the shape of those given.
         Raises: ValueError: if shapes do not fit; scores that are not finite raise what the backend makes of it.
         """
-        logits, image = _pair(inputs)
+        logits, image, *others = self._inputs(inputs)
         weight = _combined(mask)
         layout = self._layout()
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
+        for features in others:
+            layout.check(logits.shape, features.shape, None)
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         scores = ops.cast(logits, dtype)
         if self.num_classes == 1:
             scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
-        weights = (self.spatial_ker_weights, self.bilateral_ker_weights, self.compatibility_matrix)
-        refined = bridge.mean_field(
-            scores,
-            ops.cast(image, dtype),
-            None if weight is None else ops.cast(weight, dtype),
-            [ops.cast(each, dtype) for each in weights],
-            Settings(
-                tuple(as_list(self.theta_alpha)),
-                tuple(as_list(self.theta_beta)),
-                tuple(as_list(self.theta_gamma)),
-                "after",
-                self.spatial,
-                self.filter,
-                0,
-                self.num_iterations,
-                0.0,
-                None,
-            ),
+        given = {name: ops.cast(features, dtype) for name, features in zip(self._given(), others, strict=True)}
+        refined = bridge.refine(
+            self.crf,
+            bridge.Scene(scores, ops.cast(image, dtype), given, None if weight is None else ops.cast(weight, dtype)),
+            [ops.cast(getattr(self, f"{name}_ker_weights"), dtype) for name in self.crf.names],
+            ops.cast(self.compatibility_matrix, dtype),
             layout._replace(num_classes=num_classes_of(self.num_classes)),
             bool(training),
         )
@@ -152,24 +153,14 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the logits."""
-        logits, image = _pair(input_shape)
+        logits, image, *_ = self._inputs(input_shape)
         self._layout().check(logits, image, None)
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes an equal layer of."""
-        names = (
-            "image_dims",
-            "num_classes",
-            "theta_alpha",
-            "theta_beta",
-            "theta_gamma",
-            "num_iterations",
-            "spatial",
-            "filter",
-            "data_format",
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "data_format")}
+        return {**super().get_config(), **config, "crf": encoded(self.crf)}
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
         """TensorFlow asks for these when it saves a model; a SavedModel would work in this process only."""
@@ -180,15 +171,23 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
             )
         return super()._trackable_children(save_type, **kwargs)
 
+    def _given(self) -> list[str]:
+        """The names of features that calls give after the image, in the order of the kernels."""
+        features = (kernel.features for kernel in self.crf.kernels)
+        return list(dict.fromkeys(each.name for each in features if isinstance(each, Given)))
+
+    def _inputs(self, inputs: Any) -> Sequence[Any]:
+        names = ["logits", "image", *self._given()]
+        if not isinstance(inputs, list | tuple) or len(inputs) != len(names):
+            given = f"a list of {len(inputs)}" if isinstance(inputs, list | tuple) else f"one {type(inputs).__name__}"
+            count = "two" if len(names) == 2 else str(len(names))
+            raise ValueError(
+                f"CrfRnnLayer is called with {count} inputs, layer([{', '.join(names)}]), not with {given}"
+            )
+        return inputs
+
     def _layout(self) -> Layout:
         return Layout(self.num_classes, self.image_dims, CHANNEL_AXES[self.data_format])
-
-
-def _pair(inputs: Any) -> tuple[Any, Any]:
-    if not isinstance(inputs, list | tuple) or len(inputs) != 2:
-        given = f"a list of {len(inputs)}" if isinstance(inputs, list | tuple) else f"one {type(inputs).__name__}"
-        raise ValueError(f"CrfRnnLayer is called with two inputs, layer([logits, image]), not with {given}")
-    return inputs[0], inputs[1]
 
 
 def _combined(mask: Any) -> Any:

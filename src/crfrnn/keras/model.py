@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from crfrnn.keras.images import SIZE
 from crfrnn.keras.layer import CrfRnnLayer
-from crfrnn.parameters import whole_number
+from crfrnn.numbers import whole_number
 
 VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of conv1_1, conv1_2; conv2_1, …: blocks of 3×3 convolutions, the maximum of 2×2 behind each block."""

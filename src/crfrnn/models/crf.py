@@ -8,75 +8,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.arrays import check_classes, class_weights
+from crfrnn.crf import CRF
+from crfrnn.files.parameter_files import crf_of
 from crfrnn.models.segmenter import Segmenter
 from crfrnn.models.store import KINDS, Model
-from crfrnn.parameter_files import require_defaults
 from crfrnn.parameters import CRFParameters
 from crfrnn.torch import CrfRnn
 
-CRF_FIELDS = (
-    "theta_alpha",
-    "theta_beta",
-    "theta_gamma",
-    "spatial_weight",
-    "bilateral_weight",
-    "compatibility",
-    "normalization",
-    "iterations",
-    "spatial",
-    "damping",
-    "filter",
-)
-"""The fields of `CRFParameters` that a `CrfRnn` has."""
 
-
-def with_crf(model: Model, parameters: CRFParameters) -> Model:
+def with_crf(model: Model, parameters: CRFParameters | CRF) -> Model:
     """The same network with a CRF of these parameters instead of its own, or where it has none.
 
-    Raises: ValueError: as `crf_of` does.
+    Raises: ValueError: as `layer_of` does.
     """
     segmenter = model.segmenter
-    crf = crf_of(parameters, model.classes.num_classes)
+    crf = layer_of(parameters, model.classes.num_classes)
     mean, std = (None if levels is None else levels.tolist() for levels in (segmenter.mean, segmenter.std))
     return replace(model, segmenter=Segmenter(segmenter.network, crf, mean=mean, std=std).eval())
 
 
-def crf_of(parameters: CRFParameters, num_classes: int) -> CrfRnn:
+def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
     """A CRF-RNN with these parameters; its weights are scalar, per class or full as far as these are.
 
-    Raises: ValueError: if weights are for another number of classes, or a field is set that a `CrfRnn` does not have.
+    Raises: ValueError: if weights are for another number of classes, or the CRF asks for what a layer does not do.
     """
-    require_defaults(parameters, CRF_FIELDS, "the CRF of a model")
-    compatibility = -1.0 if parameters.compatibility is None else parameters.compatibility
-    given = {
-        name: class_weights(value, name)
-        for name, value in (
-            ("spatial_weight", parameters.spatial_weight),
-            ("bilateral_weight", parameters.bilateral_weight),
-            ("compatibility", compatibility),
+    crf = crf_of(parameters)
+    if crf.solver.class_threshold:
+        raise ValueError(
+            f"class_threshold={crf.solver.class_threshold}, but the CRF of a model has no class_threshold: "
+            "set it to 0.0"
         )
-    }
+    compatibility = class_weights(-1.0 if crf.compatibility is None else crf.compatibility, "compatibility")
+    pairs = zip(crf.names, crf.kernels, strict=True)
+    given = {name: class_weights(kernel.weight, f"{name}_weight") for name, kernel in pairs}
     for name, weights in given.items():
-        check_classes(weights, num_classes, name)
-    axes = max(given["spatial_weight"].ndim, given["bilateral_weight"].ndim)
-    crf = CrfRnn(
-        num_classes,
-        parameters.iterations,
-        parameters.theta_alpha,
-        parameters.theta_beta,
-        parameters.theta_gamma,
-        normalization=parameters.normalization,
-        spatial=parameters.spatial,
-        weights=KINDS[axes],
-        compatibility=KINDS[given["compatibility"].ndim],
-        damping=parameters.damping,
-        filter=parameters.filter,
-    )
+        check_classes(weights, num_classes, f"{name}_weight")
+    check_classes(compatibility, num_classes, "compatibility")
+    axes = max((weights.ndim for weights in given.values()), default=0)
+    unweighted = replace(crf, kernels=[replace(kernel, weight=1) for kernel in crf.kernels], compatibility=None)
+    layer = CrfRnn(num_classes, crf=unweighted, weights=KINDS[axes], compatibility=KINDS[compatibility.ndim])
     with torch.no_grad():
-        crf.spatial_ker_weights.copy_(_with_axes(given["spatial_weight"], axes, num_classes))
-        crf.bilateral_ker_weights.copy_(_with_axes(given["bilateral_weight"], axes, num_classes))
-        crf.compatibility_matrix.copy_(torch.from_numpy(given["compatibility"]))
-    return crf
+        for name, weights in given.items():
+            getattr(layer, f"{name}_ker_weights").copy_(_with_axes(weights, axes, num_classes))
+        layer.compatibility_matrix.copy_(torch.from_numpy(compatibility))
+    return layer
 
 
 def _with_axes(weights: NDArray[np.float64], axes: int, num_classes: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crfrnn.parameters import whole_number
+from crfrnn.numbers import whole_number
 
 BGR_MEAN = (103.939, 116.779, 123.68)
 """Of ImageNet, in levels 0-255."""

@@ -14,7 +14,7 @@ from crfrnn.models.efficientnet import (
     EfficientNetLite0Encoder,
     imagenet_encoder_state,
 )
-from crfrnn.parameters import proper_fraction, whole_number
+from crfrnn.numbers import proper_fraction, whole_number
 
 WIDTH = 128
 """Channels of the decoder."""

@@ -12,8 +12,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from crfrnn.classes import ClassSet
-from crfrnn.files import replacing
+from crfrnn.crf import decoded, encoded
+from crfrnn.files.classes import ClassSet
+from crfrnn.files.photos import replacing
 from crfrnn.models.fcn import Fcn8s, Fcn16s, Fcn32s
 from crfrnn.models.fcn_lite import FcnLite
 from crfrnn.models.segmenter import Segmenter
@@ -100,20 +101,22 @@ def load_model(path: Path | str | None = None) -> Model:
 
 
 def crf_options(crf: CrfRnn) -> dict[str, Any]:
-    """The constructor's arguments that make a layer like this one, but for its weights and threads."""
+    """What a model file says of a layer, but for its weights."""
+    kinds = [getattr(crf, f"{name}_ker_weights").ndim for name in crf.crf.names]
     return {
         "num_classes": crf.num_classes,
-        "num_iterations": crf.num_iterations,
-        "theta_alpha": crf.theta_alpha,
-        "theta_beta": crf.theta_beta,
-        "theta_gamma": crf.theta_gamma,
-        "normalization": crf.normalization,
-        "spatial": crf.spatial,
-        "weights": KINDS[crf.spatial_ker_weights.ndim],
+        "crf": encoded(crf.crf),
+        "weights": KINDS[max(kinds, default=0)],
         "compatibility": KINDS[crf.compatibility_matrix.ndim],
-        "damping": crf.damping,
-        "filter": crf.filter,
     }
+
+
+def crf_from(options: Mapping[str, Any]) -> CrfRnn:
+    """A layer of `crf_options`, or of the arguments of `CrfRnn` that files held before."""
+    given = dict(options)
+    if "crf" in given:
+        given["crf"] = decoded(given["crf"])
+    return CrfRnn(**given)
 
 
 def copy_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -176,7 +179,7 @@ def _built(description: dict[str, Any]) -> tuple[Segmenter, ClassSet, dict[str, 
     if description["network"] not in NETWORKS:
         raise ValueError(f"network {description['network']!r} is unknown; this version knows {', '.join(NETWORKS)}")
     classes = ClassSet(tuple(description["classes"]), np.array(description["palette"], np.uint8))
-    crf = None if description["crf"] is None else CrfRnn(**description["crf"])
+    crf = None if description["crf"] is None else crf_from(description["crf"])
     network = NETWORKS[description["network"]](**description["options"])
     segmenter = Segmenter(network, crf, mean=description["mean"], std=description["std"])
     return segmenter, classes, description["notes"]

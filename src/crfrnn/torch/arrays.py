@@ -8,25 +8,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.arrays import Array, mask_array
-from crfrnn.parameters import CRFParameters
+from crfrnn.arrays import Array
+from crfrnn.crf import CRF
+from crfrnn.kernels.build import Guide
+from crfrnn.kernels.native import Output
 from crfrnn.torch.functional import mean_field
 
 
 def refine_on(
     device: str,
     unary: Array,
-    image: NDArray[Any] | None,
-    parameters: CRFParameters,
-    mask: Any,
+    crf: CRF,
+    guide: Guide,
     spacing: float | Sequence[float] | None,
-) -> Array:
-    """Probabilities (C, *spatial) of a checked unary (C, *spatial) and image (*spatial, K).
+    output: Output,
+) -> NDArray[Any]:
+    """Probabilities (C, *spatial) or labels (*spatial) of a unary (C, *spatial) and a guide that have been checked.
 
-    Raises: ValueError: if torch has no such device, or its mean field lacks what the parameters ask for.
+    Raises: ValueError: if torch has no such device, or no backend does there what the CRF asks for.
     """
-    grid = unary.shape[1:]
-    levels = np.zeros((*grid, 1), unary.dtype) if image is None else image.astype(unary.dtype)
+    if guide.origin is not None and any(guide.origin):
+        raise ValueError(f"origin={tuple(guide.origin)} is for the native core: leave out device={device!r}")
     try:
         there = torch.zeros(0).to(device).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
@@ -35,14 +37,22 @@ def refine_on(
     def batch(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(there)[None]
 
+    def features(name: str, rows: Any) -> Tensor:
+        if hasattr(rows, "filter"):
+            raise ValueError(f"given[{name!r}] is a kernel in NumPy: leave out device={device!r}, or give its features")
+        columns = np.moveaxis(np.asarray(rows, unary.dtype), -1, 0)
+        return batch(columns.reshape(len(columns), *guide.grid))
+
     with torch.inference_mode():
         probabilities = mean_field(
             batch(unary),
-            batch(np.moveaxis(levels, -1, 0)),
-            None if mask is None else batch(mask_array(mask, grid).reshape(grid)),
-            parameters,
+            None if guide.image is None else batch(np.moveaxis(guide.image.astype(unary.dtype), -1, 0)),
+            None if guide.mask is None else batch(guide.mask.reshape(guide.grid)),
+            crf,
+            given={name: features(name, rows) for name, rows in guide.given.items()},
             spacing=spacing,
             return_probabilities=True,
         )
-    result: Array = probabilities[0].cpu().numpy()
-    return result
+    result = probabilities[0].argmax(dim=0) if output == "labels" else probabilities[0]
+    array: NDArray[Any] = result.cpu().numpy()
+    return array

@@ -1,28 +1,36 @@
 """The dense CRF and its Gaussian filter as differentiable functions of tensors: checks, types, couplings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args, overload
 
 import torch
 from torch import Tensor
 
-from crfrnn.batch import Settings, as_list
-from crfrnn.parameters import CRFParameters, Filter, Normalization, chosen, in_pixels, one_of
+from crfrnn.crf import CRF, Bilateral, Lattice, Normalization, Spatial
+from crfrnn.files.parameter_files import crf_of
+from crfrnn.inference import batch
+from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
+from crfrnn.numbers import in_pixels, one_of, spacing_steps
+from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
-from crfrnn.torch import exact, ops
+from crfrnn.torch import differentiable, gpu, ops
 from crfrnn.unary import num_classes_of
 
+Own: TypeAlias = Tensor | Callable[[Tensor], Tensor]
 LAYOUT = "(batch, {}, *spatial) with 1 to 3 spatial axes"
 SMALL = 64
+NO_GRADIENT = "{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or take filter='exact'"
 
 
 def mean_field(
     logits: Tensor,
-    image: Tensor,
+    image: Tensor | None,
     mask: Tensor | None = None,
-    parameters: CRFParameters | str | Path = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = "crfrnn",
     *,
+    given: Mapping[str, Own] | None = None,
     spatial_weight: Any = None,
     bilateral_weight: Any = None,
     compatibility: Any = None,
@@ -44,10 +52,12 @@ def mean_field(
     Args:
         logits: (B, C, *spatial) class scores, higher is likelier; 1 to 3 spatial axes. One channel is the log-odds of
             the foreground: weights and compatibility are then of two classes, background first.
-        image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default).
+        image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default). None if no kernel needs it.
         mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
-        parameters: Kernels, normalisation, iterations, damping and weights, the name of a preset, or a parameters file.
-        spatial_weight: Tensor that takes the place of the parameters': a number, (C,) or (C, C).
+        parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
+        given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or the
+            kernel itself, a function or module from values (B, C, *spatial) to as many.
+        spatial_weight: Tensor that takes the place of the first spatial kernel's: a number, (C,) or (C, C).
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
         theta_alpha: Tensor that takes the place of the parameters': a number above 0, or one for each axis as
@@ -68,68 +78,83 @@ def mean_field(
     Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
     References: Krähenbühl & Koltun 2011, eq. 4; Zheng et al. 2015, algorithm 1.
     """
-    given = chosen(parameters)
-    if given.class_threshold:
-        raise ValueError("class_threshold is not available in crfrnn.torch; set it to 0, or use crfrnn.mean_field")
-    return run(
-        logits,
-        image,
-        mask,
-        given.spatial_weight if spatial_weight is None else spatial_weight,
-        given.bilateral_weight if bilateral_weight is None else bilateral_weight,
-        given.compatibility if compatibility is None else compatibility,
-        Settings(
-            _theta("theta_alpha", theta_alpha, given),
-            _theta("theta_beta", theta_beta, given),
-            _theta("theta_gamma", theta_gamma, given),
-            given.normalization,
-            given.spatial,
-            given.filter,
-            given.neighbour_rounds,
-            given.iterations,
-            given.damping,
-            threads,
-            deterministic,
-            check_storage(storage, given.filter),
-        ),
+    crf = crf_of(parameters)
+    thetas = {
+        name: theta
+        for name, theta in (("theta_alpha", theta_alpha), ("theta_beta", theta_beta), ("theta_gamma", theta_gamma))
+        if theta is not None
+    }
+    weights = {"spatial": spatial_weight, "bilateral": bilateral_weight}
+    crf, weights_of_kernels = _weighted(crf, weights)
+    return refine(
+        crf,
+        Scene(logits, image, mask, given or {}, spacing),
+        weights_of_kernels,
+        crf.compatibility if compatibility is None else compatibility,
         return_probabilities,
-        spacing,
+        Execution(threads, deterministic, check_storage(storage)),
+        thetas,
     )
 
 
-def run(
-    logits: Tensor,
-    image: Tensor,
-    mask: Tensor | None,
-    spatial_weight: Any,
-    bilateral_weight: Any,
+def _weighted(crf: CRF, weights: Mapping[str, Any]) -> tuple[CRF, list[Any]]:
+    """The CRF without kernels that have weight 0, and the weight of each, with those given by name in their place."""
+    given = [name for name in crf.names if weights.get(name) is not None]
+    if not given:
+        return crf.active, [kernel.weight for kernel in crf.active.kernels]
+    pairs = [(kernel, weights.get(name)) for name, kernel in zip(crf.names, crf.kernels, strict=True)]
+    kept = [pair for pair in pairs if pair[1] is not None or any(pair[0] is kernel for kernel in crf.active.kernels)]
+    if len(kept) < len(pairs):
+        crf = replace(crf, kernels=[kernel for kernel, _ in kept])
+    return crf, [kernel.weight if weight is None else weight for kernel, weight in kept]
+
+
+class Scene(NamedTuple):
+    """What a call is given: as `Inputs`, not checked yet."""
+
+    logits: Tensor
+    image: Tensor | None
+    mask: Tensor | None
+    given: Mapping[str, Own]
+    spacing: float | Sequence[float] | None
+
+
+def refine(
+    crf: CRF,
+    scene: Scene,
+    weights: Sequence[Any],
     compatibility: Any,
-    settings: Settings,
     return_probabilities: bool,
-    spacing: float | Sequence[float] | None = None,
+    execution: Execution,
+    thetas: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """`mean_field` with its parameters taken apart."""
+    """`mean_field` of a CRF whose weights and compatibility are numbers, arrays or tensors of their own."""
+    logits, mask = scene.logits, scene.mask
     _check_scores("logits", logits)
-    _check_beside("image", image, "logits", logits, settings.filter)
-    _check_mask(mask, "logits", logits, settings.filter)
-    if settings.threads is not None:
-        thread_count(settings.threads)
-    if spacing is not None:
-        settings = _in_pixels(settings, spacing, logits.ndim - 2)
+    image = scene.image if any(isinstance(kernel.features, Bilateral) for kernel in crf.kernels) else None
+    _check_scene(crf, scene)
+    if execution.threads is not None:
+        thread_count(execution.threads)
+    overrides = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
     dtype = _compute_dtype(logits)
-    spatial, bilateral = (
-        _coupling(name, compatibility, weight, logits, dtype)
-        for name, weight in (("spatial_weight", spatial_weight), ("bilateral_weight", bilateral_weight))
-    )
-    trained = logits.requires_grad or spatial.requires_grad or bilateral.requires_grad
+    couplings = [
+        _coupling(f"{name}_weight", compatibility, weight, logits, dtype)
+        for name, weight in zip(crf.names, weights, strict=True)
+    ]
     binary = logits.shape[1] == 1
     scores = logits.to(dtype)
     scores = torch.cat([torch.zeros_like(scores), scores], dim=1) if binary else scores
-    inputs = scores, _readable(image), mask if mask is None else _readable(mask)
-    if settings.filter == "exact" and _beyond_native(image, mask, settings):
-        refined = exact.mean_field(*inputs, (spatial, bilateral), settings)
+    given = {name: _own(scene.given[name]) for name in ops.given_names(crf)}
+    spacing = None if scene.spacing is None else spacing_steps(scene.spacing)
+    inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing)
+
+    operator = batch if logits.device.type in ("cpu", "meta") else gpu
+    if able((operator, differentiable), _asked(crf, inputs, overrides, execution), "crfrnn.torch") is differentiable:
+        refined = _differentiable(crf, inputs, couplings, overrides, execution)
     else:
-        refined, _ = ops.mean_field(*inputs, spatial, bilateral, torch.is_grad_enabled() and trained, *settings)
+        trained = logits.requires_grad or any(coupling.requires_grad for coupling in couplings)
+        model = (*inputs[:3], list(given.values()), couplings, crf.text, spacing, *execution)
+        refined, _ = ops.mean_field(torch.is_grad_enabled() and trained, *model)
     result: Tensor = torch.softmax(refined, dim=1) if return_probabilities else refined
     if binary:
         result = result[:, 1:] if return_probabilities else result[:, 1:] - result[:, :1]
@@ -167,40 +192,70 @@ def gaussian_filter(
     """
     one_of(filter, get_args(Filter), "filter")
     _check_scores("values", values)
-    _check_beside("features", features, "values", values, filter)
-    _check_mask(mask, "values", values, filter)
+    _check_beside("features", features, "values", values)
+    _check_mask(mask, "values", values)
     if threads is not None:
         thread_count(threads)
     dtype = _compute_dtype(values)
-    weights = mask if mask is None else _readable(mask)
+    weights = _readable(mask)
     if filter == "exact":
         one_of(normalization, get_args(Normalization), "normalization")
         if neighbour_rounds:
             raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
-        return exact.gaussian_filter(values.to(dtype), features.to(dtype), weights, normalization, threads).to(
-            values.dtype
-        )
+        exact = differentiable.gaussian_filter(values.to(dtype), features.to(dtype), weights, normalization, threads)
+        return exact.to(values.dtype)
+    for name, tensor in (("features", features), ("mask", mask)):
+        if tensor is not None and _trained(tensor):
+            raise ValueError(NO_GRADIENT.format(name=name))
     arguments = (features.to(dtype), weights, normalization, neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)
 
 
-def check_storage(storage: torch.dtype | None, filter: Filter) -> torch.dtype | None:
+def check_storage(storage: torch.dtype | None) -> torch.dtype | None:
     """A dtype of 16 bits, or None."""
     if storage not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"storage={storage!r} must be torch.float16, torch.bfloat16 or None")
-    if storage is not None and filter == "exact":
-        raise ValueError(f"filter='exact' has no lattice to keep in {storage}; leave out storage")
     return storage
 
 
-def _theta(name: str, tensor: Tensor | None, given: CRFParameters) -> list[Any]:
-    """θ as `Settings` hold it: the parameters', or the numbers of a tensor that takes their place."""
-    if tensor is None:
-        return as_list(getattr(given, name))
-    if given.filter != "exact":
-        raise ValueError(f"{name} as a tensor needs parameters with filter='exact'; here it is {given.filter!r}")
+def _asked(crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution) -> dict[Ability, str]:
+    """What a call asks of a backend, and how to say that it is not to be had."""
+    asked = asked_by(crf)
+    on_lattice = any(isinstance(kernel.filter, Lattice) for kernel in crf.kernels)
+    if any(not isinstance(own, Tensor) for own in inputs.given.values()):
+        asked[Ability.OWN_KERNEL] = "a kernel of your own is not available"
+    on_cpu = inputs.logits.device.type in ("cpu", "meta")
+    if execution.storage is not None and not (on_cpu and on_lattice):
+        asked[Ability.SIXTEEN_BITS] = f"filter='exact' has no lattice to keep in {execution.storage}; leave out storage"
+    for name, tensor in (("image", inputs.image), ("mask", inputs.mask), *inputs.given.items()):
+        if isinstance(tensor, Tensor) and _trained(tensor):
+            asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)
+            if on_lattice:
+                asked[Ability.GRADIENT_THROUGH_LATTICE] = NO_GRADIENT.format(name=name)
+    for name in thetas:
+        asked[Ability.GRADIENT_TO_GUIDE] = f"{name} as a tensor needs parameters with filter='exact'"
+        if on_lattice:
+            asked[Ability.GRADIENT_THROUGH_LATTICE] = f"{name} as a tensor needs parameters with filter='exact'"
+    return asked
+
+
+def _differentiable(
+    crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Mapping[str, Sequence[Any]], execution: Execution
+) -> Tensor:
+    """By operations of torch, in pixels."""
+    spacing, axes = inputs.spacing, inputs.logits.ndim - 2
+    if spacing is not None:
+        crf = crf.in_pixels(spacing, axes)
+        positions = {name for features in (Spatial, Bilateral) for name in features.positions}
+        scaled = {name: in_pixels(thetas[name], spacing, axes, name) for name in thetas if name in positions}
+        thetas = {**thetas, **scaled}
+    return differentiable.forward(crf, inputs._replace(spacing=None), couplings, thetas, execution)
+
+
+def _theta(name: str, tensor: Tensor) -> list[Tensor]:
+    """The numbers of a tensor that takes the place of a specification's θ."""
     _check_tensor(name, tensor)
     if tensor.ndim > 1 or tensor.numel() == 0 or not tensor.is_floating_point():
         raise ValueError(
@@ -212,21 +267,12 @@ def _theta(name: str, tensor: Tensor | None, given: CRFParameters) -> list[Any]:
     return list(tensor.reshape(-1).unbind())
 
 
-def _beyond_native(image: Tensor, mask: Tensor | None, settings: Settings) -> bool:
-    """Whether the native mean field cannot do it: on another device, or with gradients to image, mask or θ."""
-    if image.device.type not in ("cpu", "meta"):
-        return True
-    trained = image.requires_grad or (mask is not None and mask.requires_grad)
-    thetas = (*settings.theta_alpha, *settings.theta_beta, *settings.theta_gamma)
-    return (torch.is_grad_enabled() and trained) or any(isinstance(theta, Tensor) for theta in thetas)
+def _own(given: Own) -> Own:
+    return _readable(given) if isinstance(given, Tensor) else given
 
 
-def _in_pixels(settings: Settings, spacing: float | Sequence[float], axes: int) -> Settings:
-    """Settings with θ_α and θ_γ in pixels that were in the unit of the spacing."""
-    return settings._replace(
-        theta_alpha=list(in_pixels(settings.theta_alpha, spacing, axes, "theta_alpha")),
-        theta_gamma=list(in_pixels(settings.theta_gamma, spacing, axes, "theta_gamma")),
-    )
+def _trained(tensor: Tensor) -> bool:
+    return tensor.requires_grad and torch.is_grad_enabled()
 
 
 def _coupling(name: str, compatibility: Any, weight: Any, logits: Tensor, dtype: torch.dtype) -> Tensor:
@@ -269,9 +315,25 @@ def _compute_dtype(scores: Tensor) -> torch.dtype:
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
-def _readable(tensor: Tensor) -> Tensor:
+@overload
+def _readable(tensor: Tensor) -> Tensor: ...
+@overload
+def _readable(tensor: None) -> None: ...
+def _readable(tensor: Tensor | None) -> Tensor | None:
     """The tensor in a dtype that NumPy knows."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _check_scene(crf: CRF, scene: Scene) -> None:
+    """Raise unless image, mask and what is given go with the logits."""
+    if any(isinstance(kernel.features, Bilateral) for kernel in crf.kernels):
+        _check_beside("image", scene.image, "logits", scene.logits)
+    _check_mask(scene.mask, "logits", scene.logits)
+    for name in ops.given_names(crf):
+        if name not in scene.given:
+            raise ValueError(f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel")
+        if isinstance(scene.given[name], Tensor) or not callable(scene.given[name]):
+            _check_beside(f"given[{name!r}]", scene.given[name], "logits", scene.logits)
 
 
 def _check_scores(name: str, tensor: Tensor) -> None:
@@ -285,7 +347,7 @@ def _check_scores(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} have shape {tuple(tensor.shape)}, which holds nothing; expected {layout}")
 
 
-def _check_beside(name: str, tensor: Tensor, beside: str, scores: Tensor, filter: Filter) -> None:
+def _check_beside(name: str, tensor: Any, beside: str, scores: Tensor) -> None:
     _check_tensor(name, tensor)
     _check_device(name, tensor, beside, scores)
     expected = (scores.shape[0], "channels", *scores.shape[2:])
@@ -298,11 +360,9 @@ def _check_beside(name: str, tensor: Tensor, beside: str, scores: Tensor, filter
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected at least one channel")
     if tensor.is_complex():
         raise TypeError(f"{name} is {tensor.dtype}; expected real numbers")
-    if filter != "exact":
-        _check_no_gradient(name, tensor)
 
 
-def _check_mask(mask: Tensor | None, beside: str, scores: Tensor, filter: Filter) -> None:
+def _check_mask(mask: Tensor | None, beside: str, scores: Tensor) -> None:
     if mask is None:
         return
     _check_tensor("mask", mask)
@@ -312,15 +372,6 @@ def _check_mask(mask: Tensor | None, beside: str, scores: Tensor, filter: Filter
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}; expected {expected}, without a channel axis, "
             f"to go with {beside} of shape {tuple(scores.shape)}"
-        )
-    if filter != "exact":
-        _check_no_gradient("mask", mask)
-
-
-def _check_no_gradient(name: str, tensor: Tensor) -> None:
-    if tensor.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or take filter='exact'"
         )
 
 

@@ -1,15 +1,18 @@
 """CRF-RNN as a layer: mean-field iterations of a dense CRF whose weights train with the network before it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from crfrnn.batch import Settings, as_list
-from crfrnn.parameters import CRFParameters, Filter, Normalization, SpatialKernel, finite_number, one_of, whole_number
+from crfrnn.crf import CRF, Normalization
+from crfrnn.inference.backend import Execution
+from crfrnn.numbers import finite_number, one_of, whole_number
+from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.threads import thread_count
-from crfrnn.torch.functional import check_storage, run
+from crfrnn.torch.functional import Own, Scene, check_storage, refine
 from crfrnn.unary import num_classes_of
 
 Trained: TypeAlias = Literal["full", "per-class", "scalar"]
@@ -40,6 +43,8 @@ class CrfRnn(nn.Module):
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
+        crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
+            `spatial`, of `damping` and of `filter`. Its weights, numbers, are those at the start, times I.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
@@ -48,8 +53,10 @@ class CrfRnn(nn.Module):
             computed. Not for filter="exact".
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
+        crf: The specification, to be replaced at any time by one of as many kernels.
+        num_iterations: That of its solver; setting it replaces the specification.
         spatial_ker_weights: W_s, trainable.
-        bilateral_ker_weights: W_b, trainable.
+        bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each of its kernels, by its `names`.
         compatibility_matrix: M, trainable.
     References: Zheng et al. 2015, algorithm 1.
     """
@@ -70,6 +77,7 @@ class CrfRnn(nn.Module):
         compatibility: Trained = "full",
         damping: float = 0.0,
         filter: Filter = "lattice",
+        crf: CRF | None = None,
         return_probabilities: bool = False,
         deterministic: bool = True,
         storage: torch.dtype | None = None,
@@ -82,44 +90,48 @@ class CrfRnn(nn.Module):
         for name, choice in (("weights", weights), ("compatibility", compatibility)):
             one_of(choice, get_args(Trained), name)
         thread_count(threads)
-        checked = CRFParameters(
-            theta_alpha=theta_alpha,
-            theta_beta=theta_beta,
-            theta_gamma=theta_gamma,
-            normalization=normalization,
-            iterations=num_iterations,
-            spatial=spatial,
-            damping=damping,
-            filter=filter,
-        )
+        if crf is None:
+            crf = CRFParameters(
+                theta_alpha=theta_alpha,
+                theta_beta=theta_beta,
+                theta_gamma=theta_gamma,
+                spatial_weight=finite_number(spatial_weight, "spatial_weight"),
+                bilateral_weight=finite_number(bilateral_weight, "bilateral_weight"),
+                normalization=normalization,
+                iterations=num_iterations,
+                spatial=spatial,
+                damping=damping,
+                filter=filter,
+            ).crf
         self.num_classes = num_classes
-        self.num_iterations = checked.iterations
-        self.theta_alpha = checked.theta_alpha
-        self.theta_beta = checked.theta_beta
-        self.theta_gamma = checked.theta_gamma
-        self.normalization = normalization
-        self.spatial = spatial
-        self.damping = checked.damping
-        self.filter = filter
+        self.crf = crf
         self.return_probabilities = return_probabilities
         self.deterministic = deterministic
-        self.storage = check_storage(storage, filter)
+        self.storage = check_storage(storage)
         self.threads = threads
         classes = num_classes_of(num_classes)
-        self.spatial_ker_weights = nn.Parameter(
-            _identity(classes, weights) * finite_number(spatial_weight, "spatial_weight")
-        )
-        self.bilateral_ker_weights = nn.Parameter(
-            _identity(classes, weights) * finite_number(bilateral_weight, "bilateral_weight")
-        )
-        self.compatibility_matrix = nn.Parameter(-_identity(classes, compatibility))
+        for name, kernel in zip(crf.names, crf.kernels, strict=True):
+            start = finite_number(kernel.weight, f"{name}_weight")
+            self.register_parameter(f"{name}_ker_weights", nn.Parameter(_identity(classes, weights) * start))
+        agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
+        self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations of the solver."""
+        return self.crf.solver.iterations
+
+    @num_iterations.setter
+    def num_iterations(self, iterations: int) -> None:
+        self.crf = replace(self.crf, solver=replace(self.crf.solver, iterations=iterations))
 
     def forward(
         self,
         logits: Tensor,
-        image: Tensor,
+        image: Tensor | None,
         mask: Tensor | None = None,
         spacing: float | Sequence[float] | None = None,
+        given: Mapping[str, Own] | None = None,
     ) -> Tensor:
         """Refined logits, or probabilities.
 
@@ -130,6 +142,8 @@ class CrfRnn(nn.Module):
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
             spacing: Distance between neighbouring pixels of all images of the batch, a number or one for each axis as
                 (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
+            given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or
+                the kernel itself, a function or module from values (B, C, *spatial) to as many.
         Returns: (B, C, *spatial) in the logits' dtype.
         Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
         """
@@ -138,37 +152,21 @@ class CrfRnn(nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
-        return run(
-            logits,
-            image,
-            mask,
-            self.spatial_ker_weights,
-            self.bilateral_ker_weights,
+        return refine(
+            self.crf,
+            Scene(logits, image, mask, given or {}, spacing),
+            [getattr(self, f"{name}_ker_weights") for name in self.crf.names],
             self.compatibility_matrix,
-            Settings(
-                as_list(self.theta_alpha),
-                as_list(self.theta_beta),
-                as_list(self.theta_gamma),
-                self.normalization,
-                self.spatial,
-                self.filter,
-                0,
-                self.num_iterations,
-                self.damping,
-                self.threads,
-                self.deterministic,
-                self.storage,
-            ),
             self.return_probabilities,
-            spacing,
+            Execution(self.threads, self.deterministic, self.storage),
         )
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.num_classes}, num_iterations={self.num_iterations}, theta_alpha={self.theta_alpha}, "
-            f"theta_beta={self.theta_beta}, theta_gamma={self.theta_gamma}, normalization={self.normalization!r}, "
-            f"spatial={self.spatial!r}, filter={self.filter!r}"
-        )
+        described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
+        for kernel in self.crf.kernels:
+            thetas = (f"{each.name}={getattr(kernel.features, each.name)}" for each in fields(kernel.features))
+            described += [*thetas, f"{kernel.features.name}={kernel.filter}"]
+        return ", ".join(described)
 
 
 def _identity(num_classes: int, trained: str) -> Tensor:

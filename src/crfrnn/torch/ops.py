@@ -1,51 +1,82 @@
-"""The dense CRF as operators of torch; those of exact filters are in exact.py.
+"""The dense CRF as operators of torch; that of exact filters is in exact_filter.py.
 
-Tensors on the CPU go to the native core, those on any other device to `device`. Around the operators autograd does the
-rest: couplings from weights and compatibility, softmax, conversions. What the backward pass needs besides its inputs,
-lattices and marginals, stays under a handle (tape.py). Should the handle get lost on the way, they are computed once
-more.
+Tensors on the CPU go to the native core, those on any other device to `gpu`. An operator takes the specification in one
+piece, the `text` of a CRF, and what may train as a list of tensors. Around it autograd does the rest: couplings from
+weights and compatibility, softmax, conversions. What the backward pass needs besides its inputs, lattices and
+marginals, stays under a handle (tape.py). Should the handle get lost on the way, they are computed once more.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from crfrnn import batch
-from crfrnn.batch import Array, Settings
-from crfrnn.pairwise import PairwiseTerm
-from crfrnn.parameters import Normalization
-from crfrnn.torch import device, tape
+from crfrnn.crf import CRF, Given, Normalization
+from crfrnn.inference import batch
+from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.batch import Array
+from crfrnn.inference.terms import PairwiseTerm
+from crfrnn.torch import gpu, tape
 
-MODEL = "Tensor logits, Tensor image, Tensor? mask, Tensor spatial_coupling, Tensor bilateral_coupling"
-SETTINGS = (
-    "float[] theta_alpha, float[] theta_beta, float[] theta_gamma, str normalization, str spatial, "
-    "str filter, int neighbour_rounds, int iterations, float damping, int? threads, bool deterministic, "
-    "ScalarType? storage"
+MODEL = (
+    "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] couplings, str crf, float[]? spacing, "
+    "int? threads, bool deterministic, ScalarType? storage"
 )
 LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, bool deterministic, int? threads"
+
+
+class Model(NamedTuple):
+    """What the operators take, in the order of `MODEL`."""
+
+    logits: Tensor
+    image: Tensor | None
+    mask: Tensor | None
+    given: Sequence[Tensor]
+    couplings: Sequence[Tensor]
+    crf: str
+    spacing: Sequence[float] | None
+    threads: int | None
+    deterministic: bool
+    storage: torch.dtype | None
+
+    def forward(self, backend: ModuleType, keep: bool, convert: Any) -> tuple[Any, Any]:
+        """By a backend, of tensors converted for it."""
+        refined, record = backend.forward(*self.described(convert), keep, self.execution)
+        return refined, record
+
+    def described(self, convert: Any) -> tuple[CRF, Inputs, list[Any]]:
+        """The CRF, the inputs and the couplings."""
+        crf = CRF.from_text(self.crf)
+        image, mask = (None if tensor is None else convert(tensor) for tensor in (self.image, self.mask))
+        given = dict(zip(given_names(crf), map(convert, self.given), strict=True))
+        inputs = Inputs(convert(_dense(self.logits)), image, mask, given, self.spacing)
+        return crf, inputs, [convert(coupling) for coupling in self.couplings]
+
+    @property
+    def execution(self) -> Execution:
+        """For the CPU, torch's own number of threads is the default."""
+        threads = self.threads
+        if threads is None and self.logits.device.type == "cpu":
+            threads = torch.get_num_threads()
+        return Execution(threads, self.deterministic, self.storage)
+
+
+def given_names(crf: CRF) -> list[str]:
+    """The names of what calls give, each once, in the order of the kernels."""
+    return list(dict.fromkeys(kernel.features.name for kernel in crf.kernels if isinstance(kernel.features, Given)))
 
 
 @torch.library.custom_op(
     "crfrnn::mean_field",
     mutates_args=(),
     device_types="cpu",
-    schema=f"({MODEL}, bool keep, {SETTINGS}) -> (Tensor, Tensor)",
+    schema=f"(bool keep, {MODEL}) -> (Tensor, Tensor)",
 )
-def mean_field(
-    logits: Tensor,
-    image: Tensor,
-    mask: Tensor | None,
-    spatial_coupling: Tensor,
-    bilateral_coupling: Tensor,
-    keep: bool,
-    *settings: Any,
-) -> tuple[Tensor, Tensor]:
+def mean_field(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
     """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
-    couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
-    refined, records = batch.mean_field(
-        _array(_dense(logits)), _array(image), _optional(mask), couplings, _native(settings), keep
-    )
+    refined, records = Model(*model).forward(batch, keep, _array)
     return torch.from_numpy(refined), tape.keep(records) if keep else tape.blank_handle()
 
 
@@ -53,86 +84,63 @@ def mean_field(
     "crfrnn::mean_field_vjp",
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor cotangent, Tensor handle, {MODEL}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor cotangent, Tensor handle, {MODEL}) -> Tensor[]",
 )
-def mean_field_vjp(
-    cotangent: Tensor,
-    handle: Tensor,
-    logits: Tensor,
-    image: Tensor,
-    mask: Tensor | None,
-    spatial_coupling: Tensor,
-    bilateral_coupling: Tensor,
-    *settings: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to the logits and to the two couplings."""
-    couplings = [_array(spatial_coupling), _array(bilateral_coupling)]
-    numbers = _native(settings)
-    records = tape.find(handle)
-    if records is None:
-        _, records = batch.mean_field(_array(logits), _array(image), _optional(mask), couplings, numbers, keep=True)
-    given = _array(_dense(cotangent))
-    to_logits, (to_spatial, to_bilateral) = batch.mean_field_vjp(given, records, couplings, numbers)
-    return torch.from_numpy(to_logits), torch.from_numpy(to_spatial), torch.from_numpy(to_bilateral)
+def mean_field_vjp(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
+    """Gradients to the logits and to the couplings."""
+    to_logits, to_couplings = _vjp(batch, cotangent, handle, Model(*model), _array)
+    return [torch.from_numpy(array) for array in (to_logits, *to_couplings)]
 
 
 @mean_field.register_kernel(None)
-def _(
-    logits: Tensor,
-    image: Tensor,
-    mask: Tensor | None,
-    spatial_coupling: Tensor,
-    bilateral_coupling: Tensor,
-    keep: bool,
-    *settings: Any,
-) -> tuple[Tensor, Tensor]:
-    couplings = [spatial_coupling, bilateral_coupling]
-    refined, record = device.mean_field(_dense(logits), image, mask, couplings, Settings(*settings), keep)
+def _(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
+    refined, record = Model(*model).forward(gpu, keep, _same)
     return refined, tape.keep(record) if keep else tape.blank_handle()
 
 
 @mean_field_vjp.register_kernel(None)
-def _(
-    cotangent: Tensor,
-    handle: Tensor,
-    logits: Tensor,
-    image: Tensor,
-    mask: Tensor | None,
-    spatial_coupling: Tensor,
-    bilateral_coupling: Tensor,
-    *settings: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    couplings = [spatial_coupling, bilateral_coupling]
-    numbers = Settings(*settings)
+def _(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
+    to_logits, to_couplings = _vjp(gpu, cotangent, handle, Model(*model), _same)
+    return [to_logits, *to_couplings]
+
+
+def _vjp(backend: ModuleType, cotangent: Tensor, handle: Tensor, model: Model, convert: Any) -> tuple[Any, list[Any]]:
     record = tape.find(handle)
     if record is None:
-        _, record = device.mean_field(logits, image, mask, couplings, numbers, keep=True)
-    to_logits, (to_spatial, to_bilateral) = device.mean_field_vjp(_dense(cotangent), record, couplings, numbers)
-    return to_logits, to_spatial, to_bilateral
+        _, record = model.forward(backend, True, convert)
+    crf, _, couplings = model.described(convert)
+    return backend.vjp(crf, convert(_dense(cotangent)), record, couplings, model.execution)  # type: ignore[no-any-return]
 
 
 @mean_field.register_fake
-def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(keep: bool, logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(_dense(logits)), _fake_handle()
 
 
 @mean_field_vjp.register_fake
-def _(cotangent: Tensor, handle: Tensor, logits: Tensor, image: Tensor, mask: Any, *rest: Any) -> tuple[Tensor, ...]:
-    return (torch.empty_like(_dense(cotangent)), *(coupling.new_empty(coupling.shape) for coupling in rest[:2]))
+def _(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
+    couplings = Model(*model).couplings
+    return [torch.empty_like(_dense(cotangent)), *(coupling.new_empty(coupling.shape) for coupling in couplings)]
 
 
 def _save_mean_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1], *inputs[:5])
-    ctx.settings = inputs[6:]
+    model = Model(*inputs[1:])
+    ctx.save_for_backward(output[1], model.logits, model.image, model.mask, *model.given, *model.couplings)
+    ctx.counts = len(model.given), len(model.couplings)
+    ctx.rest = model[5:]
     ctx.set_materialize_grads(False)
 
 
-def _mean_field_backward(ctx: Any, cotangent: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _mean_field_backward(ctx: Any, cotangent: Tensor | None, _: None) -> tuple[Any, ...]:
+    given, couplings = ctx.counts
+    none = (None, None, None, None, [None] * given, [None] * couplings, *[None] * len(ctx.rest))
     if cotangent is None:
-        return (None,) * (6 + len(ctx.settings))
-    gradients = mean_field_vjp(cotangent, *ctx.saved_tensors, *ctx.settings)
-    to_logits, to_spatial, to_bilateral = gradients
-    return (to_logits, None, None, to_spatial, to_bilateral, None, *[None] * len(ctx.settings))
+        return none
+    handle, logits, image, mask, *rest = ctx.saved_tensors
+    to_logits, *to_couplings = mean_field_vjp(
+        cotangent, handle, logits, image, mask, rest[:given], rest[given:], *ctx.rest
+    )
+    return (None, to_logits, None, None, [None] * given, to_couplings, *[None] * len(ctx.rest))
 
 
 mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_field)
@@ -162,15 +170,15 @@ def gaussian_filter(
 
 @lattice.register_kernel(None)
 def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
-    return tape.keep(device.lattices(features, mask, *settings[:3]))
+    return tape.keep(gpu.lattices(features, mask, *settings[:3]))
 
 
 @gaussian_filter.register_kernel(None)
 def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     term = tape.find(handle)
     if term is None:
-        term = device.lattices(features, mask, *settings[:3])
-    return device.filtered(values.contiguous(), term, transpose)
+        term = gpu.lattices(features, mask, *settings[:3])
+    return gpu.filtered(values.contiguous(), term, transpose)
 
 
 @lattice.register_fake
@@ -213,14 +221,12 @@ def _array(tensor: Tensor) -> Array:
     return array
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _optional(tensor: Tensor | None) -> Array | None:
     return None if tensor is None else _array(tensor)
-
-
-def _native(settings: tuple[Any, ...]) -> Settings:
-    """Settings for the CPU."""
-    numbers = Settings(*settings)
-    return numbers._replace(threads=_thread_count(numbers.threads))
 
 
 def _native_lattices(

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
-from crfrnn.classes import ClassSet, class_set
-from crfrnn.files import replacing
-from crfrnn.parameter_files import load_parameters, require_defaults
-from crfrnn.parameters import CRFParameters, finite_number, one_of, proper_fraction, whole_number
+from crfrnn.files.classes import ClassSet, class_set
+from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
+from crfrnn.files.photos import replacing
+from crfrnn.numbers import finite_number, one_of, proper_fraction, whole_number
+from crfrnn.parameters import CRFParameters
 
 ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
 
@@ -140,7 +141,7 @@ def settings_of(path: Path) -> dict[str, object]:
 
     Raises: ValueError: naming the file and a field that is no setting, or holds more than a number.
     """
-    parameters = load_parameters(path)
+    parameters = short_form(load_parameters(path), f"training, given {path},")
     settings = {setting: getattr(parameters, name) for name, setting in CRF_SETTINGS.items()}
     several = [name for name, value in settings.items() if isinstance(value, tuple)]
     if several:

@@ -6,10 +6,10 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from crfrnn.classes import ClassSet
 from crfrnn.data.augmentation import Augmentation
 from crfrnn.data.batches import Examples, ResumableLoader
 from crfrnn.data.segmentation import SegmentationData
+from crfrnn.files.classes import ClassSet
 from crfrnn.training.config import TrainingConfig
 from crfrnn.training.task import balanced_weights
 

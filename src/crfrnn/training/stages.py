@@ -13,8 +13,8 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from crfrnn.classes import ClassSet
-from crfrnn.files import replacing
+from crfrnn.files.classes import ClassSet
+from crfrnn.files.photos import replacing
 from crfrnn.models import NETWORKS, Segmenter, load_model, save_model
 from crfrnn.torch import CrfRnn
 from crfrnn.training.checkpoints import BEST, SUFFIX

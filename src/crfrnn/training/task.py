@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from crfrnn.classes import VOID
 from crfrnn.data.batches import Batch
+from crfrnn.files.classes import VOID
 from crfrnn.models import Segmenter
 from crfrnn.training.config import TrainingConfig
 

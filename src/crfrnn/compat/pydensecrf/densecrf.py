@@ -17,13 +17,13 @@ from crfrnn.arrays import Shape, float_array, image_array, num_points
 from crfrnn.compat.pydensecrf.arguments import agreement, count, deviations, layout, positive_count
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.compat.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
-from crfrnn.energy import SMALLEST_PROBABILITY
-from crfrnn.features import bilateral_features, spatial_features
-from crfrnn.lattice import PermutohedralLattice
-from crfrnn.meanfield import message, solve
+from crfrnn.crf import Normalization
+from crfrnn.inference.energy import SMALLEST_PROBABILITY
+from crfrnn.inference.meanfield import mean_field, message
+from crfrnn.inference.terms import PairwiseTerm, checked_couplings
+from crfrnn.kernels.features import bilateral_features, spatial_features
+from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.memory import lattice_bytes, require_memory
-from crfrnn.pairwise import PairwiseTerm, checked_couplings
-from crfrnn.parameters import Normalization
 
 Float32 = NDArray[np.float32]
 
@@ -182,16 +182,7 @@ class DenseCRF:
     def _solved(
         self, logits: Float32, terms: list[PairwiseTerm], iterations: int, return_probabilities: bool = True
     ) -> Float32:
-        return solve(
-            logits,
-            terms,
-            iterations=iterations,
-            compatibility=None,
-            damping=0.0,
-            class_threshold=0.0,
-            return_probabilities=return_probabilities,
-            threads=None,
-        )
+        return mean_field(logits, terms, iterations=iterations, return_probabilities=return_probabilities)
 
     def _unary(self) -> Float32:
         if self._scores is None:

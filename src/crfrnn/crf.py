@@ -1,0 +1,294 @@
+"""A dense CRF as one value: which kernels, which compatibility, which solver (docs/algorithm.md, eq. 1-6).
+
+    crf = CRF([Kernel(Spatial(3), weight=3), Kernel(Bilateral(160, 3), weight=5)], solver=MeanField(iterations=10))
+
+Every backend takes such a value whole. To add a parameter, add a field here and use it in each backend: it is then
+checked, compared, hashed, saved, loaded and handed to every backend without another line.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from crfrnn.numbers import Deviation, deviations, in_pixels, one_of, proper_fraction, weight, whole_number
+
+Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
+MOST_NEIGHBOUR_ROUNDS = 3  # each multiplies the vertices; the second already adds no accuracy
+CUTOFF = 4  # deviations from the centre at which a `Grid` cuts its Gaussian: 6e-5 of an axis's mass lie beyond
+EPSILON = 1e-20  # added to norms, which masks can make 0, so that 1 / norm stays finite
+
+
+def _set(specification: object, name: str, value: object) -> None:
+    """Set a field of a frozen specification while it is made."""
+    object.__setattr__(specification, name, value)
+
+
+class Features:
+    """What a kernel compares points by. Fields named theta_… are deviations; those in `positions` are in pixels."""
+
+    positions: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name in thetas_of(self):
+            _set(self, name, deviations(getattr(self, name), name))
+
+
+@dataclass(frozen=True)
+class Spatial(Features):
+    """The position alone: x/θ_γ, y/θ_γ, … (smoothness).
+
+    Attributes:
+        theta_gamma: Deviation in pixels, or in the unit of the `spacing` of calls that take one: a number, or one for
+            each axis as (x, y[, z]).
+    """
+
+    theta_gamma: Deviation | Sequence[float] = 3.0
+    positions: ClassVar[tuple[str, ...]] = ("theta_gamma",)
+    name: ClassVar[str] = "spatial"
+
+
+@dataclass(frozen=True)
+class Bilateral(Features):
+    """Position and image: x/θ_α, y/θ_α, …, c_0/θ_β, c_1/θ_β, … (appearance).
+
+    Attributes:
+        theta_alpha: Deviation in pixels, or in the unit of the spacing: a number, or one for each axis as (x, y[, z]).
+        theta_beta: Deviation in the image's own levels: a number, or one for each channel.
+    """
+
+    theta_alpha: Deviation | Sequence[float] = 160.0
+    theta_beta: Deviation | Sequence[float] = 3.0
+    positions: ClassVar[tuple[str, ...]] = ("theta_alpha",)
+    name: ClassVar[str] = "bilateral"
+
+
+@dataclass(frozen=True)
+class Given(Features):
+    """The caller's own, which every call hands over under this name as `given={name: …}`.
+
+    Either features, divided by their deviations, for which the filter counts; or the kernel itself, a linear map of
+    values between points, for which it does not.
+
+    Attributes:
+        name: Any text.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"name={self.name!r} must be text, the name under which calls give features or a kernel")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The exact Gaussian along one axis of the grid after the other, cut off at 4σ: for `Spatial` features."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The permutohedral lattice, which approximates the Gaussian in time linear in the points.
+
+    Attributes:
+        neighbour_rounds: Rounds of vertices that no pixel touches added around those touched. One round halves the
+            error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
+    """
+
+    neighbour_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        _set(self, "neighbour_rounds", whole_number(self.neighbour_rounds, "neighbour_rounds", MOST_NEIGHBOUR_ROUNDS))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """All pairs of points: the truth that a lattice approximates, in O(N²) time (docs/accuracy.md)."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of a CRF: what it compares, how it is filtered, and how it enters (docs/algorithm.md, eq. 2-5).
+
+    Attributes:
+        features: `Spatial`, `Bilateral` or `Given`.
+        weight: W: a number, (C,) or (C, C). A kernel of weight 0 is not computed.
+        filter: `Grid`, `Lattice` or `Exact`; None is the grid for `Spatial` features and the lattice for others.
+        normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (raw sums).
+    Raises: TypeError or ValueError: on construction, naming the field.
+    """
+
+    features: Spatial | Bilateral | Given
+    weight: ArrayLike = 1.0
+    filter: Grid | Lattice | Exact | None = None
+    normalization: Normalization = "after"
+
+    def __post_init__(self) -> None:
+        _one_class(self.features, Features, "features")
+        if self.filter is None:
+            _set(self, "filter", Grid() if isinstance(self.features, Spatial) else Lattice())
+        _one_class(self.filter, (Grid, Lattice, Exact), "filter")
+        if isinstance(self.filter, Grid) and not isinstance(self.features, Spatial):
+            raise ValueError(
+                f"filter=Grid() is for Spatial features, which lie on a grid, not for {type(self.features).__name__}: "
+                "use Lattice() or Exact()"
+            )
+        _set(self, "weight", weight(self.weight, "weight"))
+        one_of(self.normalization, get_args(Normalization), "normalization")
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """Mean-field iterations (Krähenbühl & Koltun 2011, algorithm 1; Zheng et al. 2015, algorithm 1).
+
+    Attributes:
+        iterations: T; 0 returns what was given.
+        damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
+        class_threshold: Classes are left out of filtering as soon as their probability is nowhere at least this; 0
+            filters all. docs/algorithm.md, section 6, gives the rule and the error.
+    """
+
+    iterations: int = 10
+    damping: float = 0.0
+    class_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        _set(self, "iterations", whole_number(self.iterations, "iterations"))
+        for name in ("damping", "class_threshold"):
+            _set(self, name, proper_fraction(getattr(self, name), name))
+
+
+@dataclass(frozen=True)
+class CRF:
+    """A dense CRF and how it is solved; it compares, hashes and pickles.
+
+    Attributes:
+        kernels: Any number of `Kernel`.
+        compatibility: M in `a = U - M Σ_k W_k N_k q`. None is the Potts model, M = -1: agreement is rewarded. A number,
+            (C,) diagonal or (C, C) matrix is taken as given: a positive diagonal penalises agreement.
+        solver: `MeanField`.
+        text: The same as JSON, which `CRF.from_text` reads: for files and for operators of frameworks.
+        active: The CRF without its kernels of weight 0: what is computed.
+    Raises: TypeError or ValueError: on construction, naming the field.
+    """
+
+    kernels: Sequence[Kernel]
+    compatibility: ArrayLike | None = None
+    solver: MeanField = MeanField()
+    text: str = field(init=False, repr=False, compare=False)
+    active: "CRF" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kernels, Kernel) or not isinstance(self.kernels, Sequence):
+            raise TypeError(f"kernels is a {type(self.kernels).__name__}; expected a list of Kernel")
+        for index, kernel in enumerate(self.kernels):
+            _one_class(kernel, Kernel, f"kernels[{index}]")
+        _set(self, "kernels", tuple(self.kernels))
+        if self.compatibility is not None:
+            _set(self, "compatibility", weight(self.compatibility, "compatibility"))
+        _one_class(self.solver, tuple(_SOLVERS), "solver")
+        _set(self, "text", json.dumps(encoded(self), separators=(",", ":")))
+        active = [kernel for kernel in self.kernels if np.any(kernel.weight)]
+        _set(self, "active", self if len(active) == len(self.kernels) else replace(self, kernels=active))
+
+    @classmethod
+    def from_text(cls, text: str) -> "CRF":
+        """The CRF of this `text`.
+
+        Raises: TypeError or ValueError: if it is no text of a CRF.
+        """
+        return _from_text(text)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each kernel, that of its features, numbered where several share one: bilateral, bilateral_2."""
+        seen: Counter[str] = Counter()
+        names = []
+        for kernel in self.kernels:
+            name = kernel.features.name
+            seen[name] += 1
+            names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        return tuple(names)
+
+    def with_thetas(self, **thetas: Deviation | Sequence[float]) -> "CRF":
+        """The same with other deviations, in all kernels that have one of that name: `theta_beta=10`."""
+        kernels = []
+        for kernel in self.kernels:
+            changes = {name: thetas[name] for name in thetas_of(kernel.features) if name in thetas}
+            kernels.append(replace(kernel, features=replace(kernel.features, **changes)))  # type: ignore[arg-type]
+        return replace(self, kernels=kernels)
+
+    def in_pixels(self, spacing: float | Sequence[float], axes: int) -> "CRF":
+        """The same with deviations of positions, given in the unit of the spacing, in pixels along each axis.
+
+        Args:
+            spacing: Distance between neighbouring pixels: a number, or one for each axis as (x, y[, z]).
+            axes: How many spatial axes there are.
+        Raises: TypeError or ValueError: if the spacing is not positive and finite, or has another number of axes.
+        """
+        return replace(
+            self,
+            kernels=[replace(kernel, features=_in_pixels(kernel.features, spacing, axes)) for kernel in self.kernels],
+        )
+
+
+_SOLVERS = (MeanField,)
+_TYPES = {each.__name__: each for each in (CRF, Kernel, Spatial, Bilateral, Given, Grid, Lattice, Exact, *_SOLVERS)}
+
+
+def thetas_of(features: Features) -> Iterator[str]:
+    """The names of its deviations."""
+    return (each.name for each in fields(features) if each.name.startswith("theta_"))  # type: ignore[arg-type]
+
+
+def encoded(value: Any) -> Any:
+    """A part of a CRF as what JSON can hold."""
+    if is_dataclass(value):
+        content = {each.name: encoded(getattr(value, each.name)) for each in fields(value) if each.init}
+        return {"type": type(value).__name__, **content}
+    return list(map(encoded, value)) if isinstance(value, tuple) else value
+
+
+def decoded(value: Any) -> Any:
+    """What `encoded` made something of.
+
+    Raises: TypeError or ValueError: if there is an unknown type or field, or a wrong value.
+    """
+    if isinstance(value, list):
+        return tuple(map(decoded, value))
+    if not isinstance(value, dict):
+        return value
+    content = {key: decoded(each) for key, each in value.items()}
+    kind = content.pop("type", None)
+    if kind not in _TYPES:
+        raise ValueError(f"type={kind!r} is unknown; use {', '.join(map(repr, _TYPES))}")
+    known = [each.name for each in fields(_TYPES[kind]) if each.init]
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{kind} has no {key!r}; it has {', '.join(known) or 'no fields'}")
+    return _TYPES[kind](**content)
+
+
+@lru_cache(maxsize=256)
+def _from_text(text: str) -> CRF:
+    crf = decoded(json.loads(text))
+    _one_class(crf, CRF, "the text")
+    return crf  # type: ignore[no-any-return]
+
+
+def _in_pixels(features: Any, spacing: float | Sequence[float], axes: int) -> Any:
+    changes = {name: in_pixels(getattr(features, name), spacing, axes, name) for name in features.positions}
+    return replace(features, **changes) if changes else features
+
+
+def _one_class(value: object, expected: type | tuple[type, ...], name: str) -> None:
+    if not isinstance(value, expected):
+        classes = expected if isinstance(expected, tuple) else (expected,)
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; expected {' or '.join(each.__name__ for each in classes)}"
+        )

@@ -1,0 +1,1 @@
+"""Files and pictures: photos, volumes, parameters, classes and their colours."""

@@ -1,0 +1,102 @@
+"""Names and colours of the classes that labels stand for: of known data sets, numbered, or listed in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.files.palette import NUM_COLOURS, voc_palette
+
+VOID = 255
+"""The label of pixels that belong to no class: ignored in training and evaluation."""
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """Class names in the order of their ids, and their colours (classes, 3), RGB 0-255. Equal if the names are.
+
+    Raises: ValueError: for no or more than 255 classes, an empty or repeated name, or a palette of another shape.
+    """
+
+    names: tuple[str, ...]
+    palette: NDArray[np.uint8] = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= VOID:
+            raise ValueError(f"{len(self.names)} classes; expected 1 to {VOID}, since label {VOID} means void")
+        if not all(name.strip() for name in self.names):
+            raise ValueError(f"class {[bool(name.strip()) for name in self.names].index(False)} has an empty name")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"class names must differ; more than once: {', '.join(repeated)}")
+        if self.palette.shape != (len(self.names), 3) or self.palette.dtype != np.uint8:
+            raise ValueError(
+                f"palette is {self.palette.dtype} {self.palette.shape}; "
+                f"expected uint8 ({len(self.names)}, 3), a colour for each class"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; labels run from 0 to one less."""
+        return len(self.names)
+
+
+def named_classes(names: tuple[str, ...]) -> ClassSet:
+    """A class set in the colours of PASCAL VOC; black is only for a first class called "background"."""
+    first = 0 if names and names[0].lower() == BACKGROUND else 1
+    return ClassSet(names, voc_palette()[first : first + len(names)])
+
+
+CLASS_SETS = {
+    "voc": named_classes(
+        (
+            BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+            "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train",
+            "tv monitor",
+        )
+    ),
+    "msrc21": named_classes(
+        (
+            "building", "grass", "tree", "cow", "sheep", "sky", "aeroplane", "water", "face", "car", "bicycle",
+            "flower", "sign", "bird", "book", "chair", "road", "cat", "dog", "body", "boat",
+        )
+    ),
+    "camvid": named_classes(
+        (
+            "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian",
+            "bicyclist",
+        )
+    ),
+}  # fmt: skip
+"""PASCAL VOC 2012; MSRC-21; CamVid's usual 11 classes. The order is that of the ids in their label images."""
+
+
+def class_set(source: str | int | Path) -> ClassSet:
+    """The class set that `source` means: a name in `CLASS_SETS`, a number of classes, or a text file of names.
+
+    Args:
+        source: "voc", a number N for the names "class 0" to "class N-1", or a UTF-8 file with one name on each line.
+    Raises: ValueError: if it is none of them, or the file is not such a list; it says what there is.
+    """
+    if isinstance(source, str) and source in CLASS_SETS:
+        return CLASS_SETS[source]
+    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
+        count = int(source)
+        if not 1 <= count < NUM_COLOURS:
+            raise ValueError(f"{count} classes; expected 1 to {VOID}, since label {VOID} means void")
+        return named_classes(tuple(f"class {label}" for label in range(count)))
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(
+            f"no classes called {str(source)!r}; expected {', '.join(CLASS_SETS)}, a number of classes, "
+            "or a text file with one class name on each line"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        return named_classes(tuple(line.strip() for line in lines))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read class names from {path}: {error}") from error

@@ -1,0 +1,155 @@
+"""The native core as a backend: a batch of images forward and back, side by side when there are threads for it.
+
+What the layers of all frameworks call on the CPU. No result depends on the number of threads.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import check_finite, image_array, mask_array, points_first
+from crfrnn.crf import CRF, Normalization
+from crfrnn.inference.backend import Ability, Execution, Inputs
+from crfrnn.inference.coupling import simplest
+from crfrnn.inference.solver import solver_for
+from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
+from crfrnn.kernels.build import Guide
+from crfrnn.kernels.exact import ExactGaussian
+from crfrnn.kernels.lattice import PermutohedralLattice
+from crfrnn.memory import mean_field_bytes, require_memory
+from crfrnn.threads import thread_count
+
+Result = TypeVar("Result")
+Array = NDArray[Any]
+OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.CLASS_THRESHOLD})
+
+
+class Record(NamedTuple):
+    """What the forward pass of one image leaves for its backward pass."""
+
+    terms: list[PairwiseTerm]
+    kept: Any
+
+
+def forward(
+    crf: CRF, inputs: Inputs, couplings: Sequence[Array], keep: bool, execution: Execution
+) -> tuple[Array, list[Record]]:
+    """As `Backend` tells; a record for every image.
+
+    The result has its classes last in memory if the logits have, which then are not copied.
+    """
+    logits, solver = inputs.logits, solver_for(crf.solver)
+    # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
+    fewest = [simplest(coupling) for coupling in couplings]
+
+    def one(index: int, threads: int) -> tuple[Array, Record]:
+        check_finite(logits[index], f"logits[{index}]")
+        guide = _guide(inputs, index)
+        classes, points = logits.shape[1], logits[index, 0].size
+        kept_rows = solver.kept_rows(crf.solver) if keep else 0
+        require_memory(
+            terms_bytes(crf, guide, logits.itemsize) + mean_field_bytes(points, classes, logits.itemsize, kept_rows),
+            f"a mean field of {points} points and {classes} classes",
+        )
+        terms = build_terms(crf, guide, inputs.spacing, logits.dtype, threads)
+        refined, kept = solver.forward(crf.solver, _rows(logits[index]), terms, fewest, "logits", keep, threads)
+        return refined, Record(terms, kept)
+
+    refined, records = zip(*_each_image(len(logits), execution.threads, one), strict=True)
+    return _stacked(refined, logits.shape), list(records)
+
+
+def vjp(
+    crf: CRF, cotangent: Array, record: Sequence[Record], couplings: Sequence[Array], execution: Execution
+) -> tuple[Array, list[Array]]:
+    """As `Backend` tells."""
+    solver = solver_for(crf.solver)
+
+    def one(index: int, threads: int) -> tuple[Array, list[Array]]:
+        terms, kept = record[index]
+        return solver.vjp(crf.solver, _rows(cotangent[index]), kept, terms, couplings, threads)
+
+    to_logits, to_couplings = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
+    totals = [np.asarray(np.sum(parts, axis=0)) for parts in zip(*to_couplings, strict=True)]
+    return _stacked(to_logits, cotangent.shape), totals
+
+
+def lattices(
+    features: Array, mask: Array | None, normalization: Normalization, neighbour_rounds: int, threads: int | None
+) -> list[PairwiseTerm]:
+    """The normalised lattice over the features (d, *spatial) of every image."""
+
+    def one(index: int, threads: int) -> PairwiseTerm:
+        rows = features[index].reshape(features.shape[1], -1).T
+        kernel = PermutohedralLattice(rows, neighbour_rounds=neighbour_rounds, threads=threads)
+        return PairwiseTerm(kernel, normalization=normalization, mask=None if mask is None else mask[index])
+
+    return _each_image(len(features), threads, one)
+
+
+def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, threads: int | None) -> Array:
+    """Values (B, C, *spatial) under the filter of their image, or under its transpose."""
+
+    def one(index: int, threads: int) -> Array:
+        if not transpose:
+            check_finite(values[index], f"values[{index}]")
+        rows = values[index].reshape(values.shape[1], -1).T
+        return np.ascontiguousarray(terms[index].filter_rows(rows, transpose, threads).T)
+
+    return _stacked(_each_image(len(values), threads, one), values.shape)
+
+
+def exact_filtered(values: Array, features: Array, threads: int | None) -> Array:
+    """Values (B, C, N) under the exact kernel of features (B, d, N), not normalised."""
+    result = np.empty(values.shape, values.dtype)
+
+    def one(index: int, threads: int) -> None:
+        kernel = ExactGaussian(features[index].T)
+        result[index] = kernel.filter_rows(values[index].T, False, threads).T
+
+    _each_image(len(values), threads, one)
+    return result
+
+
+def _guide(inputs: Inputs, index: int) -> Guide:
+    """What the kernels of one image are built from."""
+    logits = inputs.logits
+    grid = logits.shape[2:]
+    image = None if inputs.image is None else image_array(np.moveaxis(inputs.image[index], 0, -1), grid)
+    mask = None if inputs.mask is None else mask_array(inputs.mask[index], grid)
+    given = {name: _own(value, index) for name, value in inputs.given.items()}
+    return Guide(grid, image, mask, given)
+
+
+def _own(value: Any, index: int) -> Any:
+    """A kernel as it is; features (B, d, *spatial) as (*spatial, d)."""
+    return value if hasattr(value, "filter") else np.moveaxis(value[index], 0, -1)
+
+
+def _each_image(count: int, threads: int | None, work: Callable[[int, int], Result]) -> list[Result]:
+    """`work(index, threads)` of every image, with `threads` (None is `default_threads()`) shared among them."""
+    available = thread_count(threads)
+    workers = min(count, available)
+    if workers == 1:
+        return [work(index, available) for index in range(count)]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda index: work(index, available // workers), range(count)))
+
+
+def _rows(scores: Array) -> Array:
+    """(C, N) of scores (C, *spatial): class after class in memory or, if they are given so, point after point."""
+    if not points_first(scores):
+        scores = np.ascontiguousarray(scores)
+    return scores.reshape(len(scores), -1)
+
+
+def _stacked(images: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    """(C, N) images as an array (B, C, *spatial) in the order that they have in memory; one image is not copied."""
+    if points_first(images[0]):
+        batch, classes, *spatial = shape
+        return np.moveaxis(_stacked([image.T for image in images], (batch, *spatial, classes)), -1, 1)
+    whole = images[0] if len(images) == 1 else np.stack(images)
+    return whole.reshape(shape)

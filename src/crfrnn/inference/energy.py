@@ -1,0 +1,112 @@
+"""What a dense CRF minimises: the energy of a labelling, and how far marginals are from the model."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from crfrnn.arrays import Array, label_array, num_points, score_array
+from crfrnn.crf import MeanField
+from crfrnn.inference.coupling import couple
+from crfrnn.inference.meanfield import message, steps
+from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
+
+SMALLEST_PROBABILITY = 1e-20
+
+
+def energy(
+    labels: ArrayLike,
+    unary: ArrayLike,
+    pairwise: Sequence[PairwiseTerm],
+    *,
+    compatibility: ArrayLike | None = None,
+) -> float:
+    """Energy of a labelling, lower is likelier (docs/algorithm.md, eq. 1).
+
+    Every unordered pair of points counts once, and no point counts with itself: its share, taken to be the Gaussian's
+    value 1 at distance 0, is left out. A lattice's own value there differs; with a Potts model that shifts the energy
+    of all labellings alike, so that their differences stay right.
+
+    Args:
+        labels: (*spatial) integers from 0 to C - 1.
+        unary: Class scores (C, *spatial), higher is likelier.
+        compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
+    """
+    scores = score_array(unary, "unary", precision(pairwise))
+    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    classes = len(scores)
+    given = label_array(labels)
+    if given.shape != scores.shape[1:]:
+        raise ValueError(f"labels have shape {given.shape} but the unary has spatial shape {scores.shape[1:]}")
+    if given.min() < 0 or given.max() >= classes:
+        raise ValueError(
+            f"labels range from {given.min()} to {given.max()}, but {classes} classes are 0 to {classes - 1}"
+        )
+    points = np.arange(given.size)
+    chosen = given.reshape(-1)
+    one_hot = np.zeros((given.size, classes), scores.dtype)
+    one_hot[points, chosen] = 1
+    total = -float(scores.reshape(classes, -1)[chosen, points].sum(dtype=np.float64))
+    for term, matrix in zip(pairwise, couplings, strict=True):
+        received = couple(term.filter(one_hot), matrix)[points, chosen]
+        own = np.broadcast_to(matrix.diagonal() if matrix.ndim == 2 else matrix, classes)[chosen]
+        for factors in (term.pre, term.post):
+            own = own if factors is None else own * factors
+        total += 0.5 * float((received - own).sum(dtype=np.float64))
+    return total
+
+
+def kl_divergence(
+    marginals: ArrayLike,
+    unary: ArrayLike,
+    pairwise: Sequence[PairwiseTerm],
+    *,
+    compatibility: ArrayLike | None = None,
+) -> float:
+    """Kullback-Leibler divergence of marginals to the CRF, up to its constant log Z (docs/algorithm.md, eq. 7).
+
+    As in pydensecrf, pairwise terms count with j = i, and every pair from both of its ends.
+
+    Args:
+        marginals: Probabilities (C, *spatial).
+        unary: Class scores (C, *spatial), higher is likelier.
+        compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
+    """
+    dtype = precision(pairwise)
+    scores, given = score_array(unary, "unary", dtype), score_array(marginals, "marginals", dtype)
+    if given.shape != scores.shape:
+        raise ValueError(f"marginals have shape {given.shape} but the unary has shape {scores.shape}")
+    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    q = given.reshape(len(given), -1).T
+    return _divergence(q, scores.reshape(len(scores), -1).T, message(q, pairwise, couplings))
+
+
+def mean_field_trace(
+    unary: ArrayLike,
+    pairwise: Sequence[PairwiseTerm],
+    *,
+    iterations: int = 5,
+    compatibility: ArrayLike | None = None,
+    damping: float = 0.0,
+) -> Iterator[tuple[Array, float]]:
+    """The marginals (C, *spatial) before the first iteration and after each one, with their `kl_divergence`.
+
+    Arguments are those of `mean_field`. Values come one by one; nothing of earlier iterations is kept.
+    """
+    scores = score_array(unary, "unary", precision(pairwise))
+    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    solver = MeanField(iterations, damping)
+
+    def trace() -> Iterator[tuple[Array, float]]:
+        U = scores.reshape(len(scores), num_points(scores.shape[1:])).T
+        for step in itertools.islice(steps(solver, U, pairwise, couplings), solver.iterations + 1):
+            marginals = np.array(step.marginals.T, order="C").reshape(scores.shape)
+            yield marginals, _divergence(step.marginals, U, step.message)
+
+    return trace()
+
+
+def _divergence(q: Array, unary: Array, received: Array) -> float:
+    log_q = np.log(np.maximum(q, SMALLEST_PROBABILITY))
+    return float(np.sum(q * (log_q - unary + received), dtype=np.float64))

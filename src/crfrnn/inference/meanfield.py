@@ -1,0 +1,268 @@
+"""Mean-field inference of a dense CRF, forward and backward (docs/algorithm.md, eq. 4-8).
+
+`steps` is the iteration in a few lines of NumPy; with kernels of the native core the fused loop there does the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
+from crfrnn.crf import MeanField
+from crfrnn.inference.coupling import compatibility_gradient, couple, simplest, weight_gradient
+from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
+from crfrnn.kernels import native
+from crfrnn.kernels.native import FusedTerm, NativeKernel, Output
+from crfrnn.memory import mean_field_bytes, require_memory
+from crfrnn.threads import thread_count
+
+
+class MeanFieldGradients(NamedTuple):
+    """What `mean_field_vjp` returns; every gradient has the shape of what it belongs to.
+
+    Attributes:
+        unary: (C, *spatial).
+        weights: One for each pairwise term.
+        compatibility: None if none was given.
+    """
+
+    unary: Array
+    weights: list[Array]
+    compatibility: Array | None
+
+
+def mean_field(
+    unary: ArrayLike,
+    pairwise: Sequence[PairwiseTerm],
+    *,
+    iterations: int = 5,
+    compatibility: ArrayLike | None = None,
+    damping: float = 0.0,
+    class_threshold: float = 0.0,
+    return_probabilities: bool = False,
+    threads: int | None = None,
+) -> Array:
+    """Approximate marginals of a dense CRF by mean-field iteration, as logits or probabilities.
+
+    Args:
+        unary: Class scores (C, *spatial) or (C, N), higher is likelier (logits, not energies). One class has
+            probability 1 everywhere: log-odds z of two classes are np.concatenate([np.zeros_like(z), z]) here, as
+            `refine` does it.
+        pairwise: Kernels over the same points, with their weights.
+        iterations: T; 0 returns the unary.
+        compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
+        damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
+        class_threshold: Leave classes out of filtering as soon as their probability is nowhere at least this: the
+            others no longer hear of them. docs/algorithm.md, section 6, gives the rule and the error.
+        return_probabilities: Return softmax(a_T) instead of the logits a_T.
+        threads: None is `default_threads()`. The result is the same to the bit for any number.
+    Returns: (C, *spatial), in the precision of the kernels.
+    Raises:
+        TypeError: if unary holds no real numbers.
+        ValueError: if unary is empty or not finite, or sizes do not match.
+        MemoryError: if there is not enough memory.
+    References: Krähenbühl & Koltun 2011, algorithm 1; Zheng et al. 2015, algorithm 1.
+    """
+    solver = MeanField(iterations, damping, class_threshold)
+    scores = score_array(unary, "unary", precision(pairwise))
+    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, 0)
+    output: Output = "probabilities" if return_probabilities else "logits"
+    result, _ = forward(solver, _by_class(scores), pairwise, _simplest(couplings), output, False, threads)
+    return result.reshape(scores.shape)
+
+
+def mean_field_with_marginals(
+    unary: ArrayLike,
+    pairwise: Sequence[PairwiseTerm],
+    *,
+    iterations: int = 5,
+    compatibility: ArrayLike | None = None,
+    damping: float = 0.0,
+    threads: int | None = None,
+) -> tuple[Array, Array]:
+    """`mean_field`, with the marginals that `mean_field_vjp` needs.
+
+    Returns: Logits a_T (C, *spatial), and marginals q_0 … q_{T-1} as (T, N, P): the first C of P channels are the
+        classes, the rest is padding and 0.
+    """
+    solver = MeanField(iterations, damping)
+    scores = score_array(unary, "unary", precision(pairwise))
+    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, solver.iterations)
+    logits, marginals = forward(solver, _by_class(scores), pairwise, _simplest(couplings), "logits", True, threads)
+    return logits.reshape(scores.shape), marginals
+
+
+def mean_field_vjp(
+    cotangent: ArrayLike,
+    marginals: Array,
+    pairwise: Sequence[PairwiseTerm],
+    *,
+    compatibility: ArrayLike | None = None,
+    damping: float = 0.0,
+    threads: int | None = None,
+) -> MeanFieldGradients:
+    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8).
+
+    Args:
+        cotangent: (C, *spatial), the gradient of a loss to the logits of `mean_field_with_marginals`.
+        marginals: As returned there, with the same pairwise terms, compatibility and damping.
+    """
+    given = score_array(cotangent, "cotangent", precision(pairwise))
+    couplings, compatible = checked_couplings(given.shape, pairwise, compatibility)
+    classes, points = len(given), num_points(given.shape[1:])
+    kept = float_array(marginals, "marginals", given.dtype)
+    if kept.ndim != 3 or kept.shape[1:] != (points, padded_channels(classes)):
+        raise ValueError(
+            f"marginals have shape {kept.shape}, which is not what mean_field_with_marginals returns for "
+            f"{classes} classes and {points} points"
+        )
+    unary, gradients = vjp(
+        MeanField(len(kept), damping), given.reshape(classes, points), kept, pairwise, couplings, threads
+    )
+    by_coupling = [gradient.astype(np.float64) for gradient in gradients]
+    given_weights: list[Any] = [term.weight for term in pairwise]
+    weights = [
+        weight_gradient(gradient, compatible, weight, classes).astype(given.dtype)
+        for gradient, weight in zip(by_coupling, given_weights, strict=True)
+    ]
+    total: Array | None = None
+    if compatible is not None:
+        total = np.zeros_like(compatible)
+        for gradient, weight in zip(by_coupling, given_weights, strict=True):
+            total = total + compatibility_gradient(gradient, compatible, weight, classes)
+        total = np.asarray(total, given.dtype)
+    return MeanFieldGradients(unary.reshape(given.shape), weights, total)
+
+
+def forward(
+    solver: MeanField,
+    unary: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[NDArray[Any]],
+    output: Output,
+    keep: bool,
+    threads: int | None,
+) -> tuple[Array, Any]:
+    """As `solver.Solver` tells: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels."""
+    fused = _fused(pairwise, couplings)
+    if fused is not None:
+        result, marginals = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
+        return result, marginals if keep else None
+    classes, points = unary.shape
+    kept = np.zeros((solver.iterations if keep else 0, points, padded_channels(classes)), unary.dtype)
+    logits = unary.T
+    for iteration, step in zip(range(solver.iterations), steps(solver, unary.T, pairwise, couplings), strict=False):
+        logits = step.logits
+        if keep:
+            kept[iteration, :, :classes] = step.marginals
+    if output == "labels":
+        return logits.argmax(axis=1).astype(np.int32), kept
+    result = softmax(logits, axis=1) if output == "probabilities" else logits
+    return np.array(result.T, order="C"), kept if keep else None
+
+
+def vjp(
+    solver: MeanField,
+    cotangent: Array,
+    kept: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[NDArray[Any]],
+    threads: int | None,
+) -> tuple[Array, list[Array]]:
+    """As `solver.Solver` tells (docs/algorithm.md, eq. 8)."""
+    fused = _fused(pairwise, couplings)
+    if fused is not None:
+        return native.mean_field_vjp(cotangent, kept, fused, solver.damping, thread_count(threads))
+    damping = solver.damping
+    g = cotangent.T
+    unary = np.zeros_like(g)
+    gradients = [np.zeros(matrix.shape, g.dtype) for matrix in couplings]
+    for q in kept[::-1, :, : g.shape[1]]:
+        received = (1 - damping) * g
+        unary += received
+        v = np.zeros_like(g)
+        for term, matrix, gradient in zip(pairwise, couplings, gradients, strict=True):
+            h = term.filter_rows(received, transpose=True)
+            gradient -= h.T @ q if matrix.ndim == 2 else (h * q).sum(axis=0 if matrix.ndim else None)
+            v -= couple(h, matrix.T)
+        g = damping * g + q * (v - (v * q).sum(axis=1, keepdims=True))
+    return np.array((unary + g).T, order="C"), gradients
+
+
+def kept_rows(solver: MeanField) -> int:
+    """As `solver.Solver` tells."""
+    return solver.iterations
+
+
+class Step(NamedTuple):
+    """An iteration, all (N, C): the marginals sent, the message that they make, and the logits after it."""
+
+    marginals: Array
+    message: Array
+    logits: Array
+
+
+def steps(
+    solver: MeanField, unary: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]
+) -> Iterator[Step]:
+    """The iterations one by one, without end (docs/algorithm.md, eq. 4), in NumPy; unary (N, C)."""
+    logits = unary
+    likely = _likely(softmax(unary, axis=1), solver.class_threshold)
+    while True:
+        q = np.zeros_like(logits)
+        q[:, likely] = softmax(logits[:, likely], axis=1)
+        received = message(q, pairwise, couplings)
+        undamped = unary - received
+        logits = np.where(likely, (1 - solver.damping) * undamped + solver.damping * logits, undamped)
+        yield Step(q, received, logits)
+        likely &= _likely(q, solver.class_threshold)
+
+
+def message(q: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
+    """Σ_k E_k (N_k q) for (N, C) marginals: what an iteration takes from the unary."""
+    total = np.zeros_like(q)
+    for term, matrix in zip(pairwise, couplings, strict=True):
+        total += couple(term.filter_rows(q), matrix)
+    return total
+
+
+def softmax(logits: Array, axis: int) -> Array:
+    """Softmax over the axis of the classes."""
+    exponentials: Array = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    exponentials /= exponentials.sum(axis=axis, keepdims=True)
+    return exponentials
+
+
+def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:
+    """Which classes of (N, C) marginals are somewhere at least as likely as the threshold, (C,); never none of them."""
+    most = q.max(axis=0)
+    return np.asarray(most >= min(threshold, most.max()))
+
+
+def _fused(pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
+    """What the native core runs in one loop; None if a kernel is not its own."""
+    terms = []
+    for term, matrix in zip(pairwise, couplings, strict=True):
+        if not isinstance(term.kernel, NativeKernel):
+            return None
+        terms.append(FusedTerm(term.kernel, term.pre, term.post, matrix))
+    return terms
+
+
+def _by_class(scores: Array) -> Array:
+    """(C, N) of scores (C, *spatial), in the order that they have in memory."""
+    return scores.reshape(len(scores), -1)
+
+
+def _simplest(couplings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    return [simplest(matrix) for matrix in couplings]
+
+
+def _require_memory(classes: int, points: int, itemsize: int, kept: int) -> None:
+    require_memory(
+        mean_field_bytes(points, classes, itemsize, kept), f"a mean field of {points} points and {classes} classes"
+    )

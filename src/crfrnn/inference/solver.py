@@ -1,0 +1,63 @@
+"""Solvers: what turns scores and pairwise terms into refined scores, and gradients back.
+
+A solver is a specification of crf.py and a module with `forward` and `vjp` for it, named here once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from crfrnn.arrays import Array
+from crfrnn.crf import MeanField
+from crfrnn.inference import meanfield
+from crfrnn.inference.terms import PairwiseTerm
+from crfrnn.kernels.native import Output
+
+Coupling = NDArray[Any]
+
+
+class Solver(Protocol):
+    """A module for one class of specifications. Input has been checked, in memory that has been asked for."""
+
+    def forward(
+        self,
+        solver: Any,
+        unary: Array,
+        pairwise: Sequence[PairwiseTerm],
+        couplings: Sequence[Coupling],
+        output: Output,
+        keep: bool,
+        threads: int | None,
+    ) -> tuple[Array, Any]:
+        """Logits (C, N), probabilities or labels (N,), and what `vjp` needs if `keep`, else None.
+
+        Args:
+            unary: (C, N), contiguous class after class or point after point, float32 or float64 as the kernels are.
+            couplings: E = M W of each term: (), (C,) or (C, C).
+        """
+        ...
+
+    def vjp(
+        self,
+        solver: Any,
+        cotangent: Array,
+        kept: Any,
+        pairwise: Sequence[PairwiseTerm],
+        couplings: Sequence[Coupling],
+        threads: int | None,
+    ) -> tuple[Array, list[Array]]:
+        """Gradients of ⟨cotangent, logits⟩ to the unary and to every coupling, in its shape."""
+        ...
+
+    def kept_rows(self, solver: Any) -> int:
+        """How many rows of marginals a point keeps for `vjp`, for an estimate of memory."""
+        ...
+
+
+_SOLVERS: dict[type, Solver] = {MeanField: meanfield}
+
+
+def solver_for(solver: object) -> Solver:
+    """The module of a specification."""
+    return _SOLVERS[type(solver)]

@@ -1,0 +1,237 @@
+"""Pairwise terms: a kernel with its weight, its normalisation and a mask."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from crfrnn.arrays import (
+    Array,
+    Shape,
+    check_classes,
+    class_weights,
+    float_dtype,
+    image_array,
+    mask_array,
+    num_points,
+    point_array,
+    spatial_shape,
+)
+from crfrnn.crf import CRF, EPSILON, Normalization
+from crfrnn.files.parameter_files import crf_of
+from crfrnn.inference.coupling import Matrix, coupling
+from crfrnn.kernels.base import PointKernel
+from crfrnn.kernels.build import Guide, build_kernel, kernel_bytes
+from crfrnn.kernels.grid import GridGaussian
+from crfrnn.kernels.native import NativeKernel
+from crfrnn.memory import require_memory
+from crfrnn.numbers import one_of
+from crfrnn.parameters import CRFParameters
+
+
+@dataclass(frozen=True, eq=False)
+class PairwiseTerm:
+    """A kernel and how it enters the mean field: weight W and normalised filter N (docs/algorithm.md, eq. 5).
+
+    Attributes:
+        kernel: `GridGaussian`, `PermutohedralLattice`, `ExactGaussian`, or anything with `num_points` and
+            `filter(values, transpose=False)`.
+        weight: Number, (C,) or (C, C).
+        normalization: "after", "before", "symmetric" or "none".
+        mask: Weights ≥ 0 of the points, N of them in any shape; points of weight 0 neither send nor receive.
+        pre: (N,) factors of what points send; None where all are 1.
+        post: (N,) factors of what points receive; None where all are 1.
+    Raises: TypeError or ValueError: on construction, if one of them does not fit.
+    """
+
+    kernel: PointKernel
+    weight: ArrayLike = 1.0
+    normalization: Normalization = "after"
+    mask: ArrayLike | None = None
+    pre: Array | None = field(init=False, repr=False)
+    post: Array | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not all(hasattr(self.kernel, name) for name in ("num_points", "filter")):
+            raise TypeError(
+                f"kernel is a {type(self.kernel).__name__}; expected a GridGaussian, a PermutohedralLattice or another "
+                "object with num_points and filter"
+            )
+        one_of(self.normalization, get_args(Normalization), "normalization")
+        mask = None
+        if self.mask is not None:
+            mask = mask_array(np.array(self.mask).reshape(-1), (self.kernel.num_points,))
+        self._set(weight=class_weights(self.weight, "weight"), mask=mask)
+
+    @classmethod
+    def of_checked(
+        cls, kernel: PointKernel, weight: ArrayLike, normalization: Normalization, mask: Array | None
+    ) -> "PairwiseTerm":
+        """A term of what has been checked; mask (N,)."""
+        term = cls.__new__(cls)
+        term._set(kernel=kernel, weight=np.asarray(weight, np.float64), normalization=normalization, mask=mask)
+        return term
+
+    def filter(self, values: ArrayLike, transpose: bool = False, threads: int | None = None) -> Array:
+        """N v for (N, C) or (N,) values v, N = diag(post) K diag(pre); or Nᵀ v.
+
+        Args:
+            threads: For our own kernels; None is what the kernel was given.
+        """
+        dtype = getattr(self.kernel, "dtype", None)
+        given = point_array(values, "values", self.kernel.num_points, dtype)
+        return self.filter_rows(given.reshape(len(given), -1), transpose, threads).reshape(given.shape)
+
+    def filter_rows(self, rows: Array, transpose: bool = False, threads: int | None = None) -> Array:
+        """`filter` of (N, C) values that are not checked."""
+        before, after = (self.post, self.pre) if transpose else (self.pre, self.post)
+        sent = rows if before is None else rows * before[:, None]
+        if isinstance(self.kernel, NativeKernel):
+            received = self.kernel.filter_rows(sent, transpose, threads)
+        else:
+            received = self.kernel.filter(sent, transpose)
+        return received if after is None else received * after[:, None]
+
+    def _set(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+        pre, post = self._factors()
+        object.__setattr__(self, "pre", pre)
+        object.__setattr__(self, "post", post)
+
+    def _factors(self) -> tuple[Array | None, Array | None]:
+        given: Any = self.mask
+        mask: Array | None = None if given is None else given.astype(getattr(self.kernel, "dtype", np.float64))
+        if self.normalization == "none":
+            return mask, mask
+        norm: Array = _filtered_mask(self.kernel, mask) + EPSILON
+        m: Any = 1 if mask is None else mask
+        if self.normalization == "after":
+            return mask, m / norm
+        if self.normalization == "before":
+            return m / norm, mask
+        root = m / np.sqrt(norm)
+        return root, root
+
+
+def pairwise_terms(
+    image: ArrayLike | None,
+    parameters: CRFParameters | CRF | str | Path,
+    *,
+    shape: Sequence[int] | None = None,
+    mask: ArrayLike | None = None,
+    given: Mapping[str, Any] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    origin: Sequence[int] | None = None,
+    threads: int | None = None,
+    dtype: DTypeLike | None = None,
+) -> list[PairwiseTerm]:
+    """The pairwise terms of an image, one for each kernel; a kernel of weight 0 is left out.
+
+    Args:
+        image: (*spatial, K), or (*spatial,) if grey. None if `shape` is given and no kernel needs it.
+        parameters: `CRFParameters`, a `CRF`, the name of a preset, or a parameters file.
+        shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of
+            one or two axes for grey and the last axis for channels otherwise.
+        mask: (*spatial,) weights ≥ 0 of the pixels; pixels of weight 0 neither send nor receive.
+        given: For kernels over `Given(name)`, by name: features (*spatial, d) or (N, d), divided by their deviations,
+            or a kernel, an object with `filter(values, transpose)` for values (N, C).
+        spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
+            then in its unit. None: they are in pixels.
+        origin: Position (x, y[, z]) of the first pixel in a larger image, in pixels; None is 0. A lattice is nailed to
+            the coordinates: only with their origin do parts of an image see the same one.
+        threads: Threads of building and filtering; None is `default_threads()`.
+        dtype: float32 or float64; None is float64 for a float64 image and float32 for others.
+    Raises:
+        TypeError: if image or mask do not hold real numbers.
+        ValueError: if shapes, deviations or spacing do not fit the image, or it is not finite.
+        MemoryError: if a lattice would not fit into memory.
+    """
+    crf = crf_of(parameters)
+    grid = None if shape is None else spatial_shape(shape)
+    channels = None if image is None else image_array(image, grid)
+    if channels is not None:
+        grid = channels.shape[:-1]
+    elif grid is None:
+        raise ValueError("without an image, shape= must say how large the grid is")
+    if dtype is None:
+        dtype = np.float64 if channels is not None and channels.dtype == np.float64 else np.float32
+    weights = None if mask is None else mask_array(mask, grid)
+    guide = Guide(grid, channels, weights, given or {}, origin)
+    kind = float_dtype(dtype)
+    require_memory(terms_bytes(crf, guide, kind.itemsize), f"kernels over {' × '.join(map(str, grid))} points")
+    return build_terms(crf, guide, spacing, kind, threads)
+
+
+def build_terms(
+    crf: CRF, guide: Guide, spacing: float | Sequence[float] | None, dtype: np.dtype[Any], threads: int | None
+) -> list[PairwiseTerm]:
+    """`pairwise_terms` of what has been checked, in memory that has been asked for."""
+    active = crf.active if spacing is None else crf.active.in_pixels(spacing, len(guide.grid))
+    return [
+        PairwiseTerm.of_checked(
+            build_kernel(kernel, guide, dtype, threads), kernel.weight, kernel.normalization, guide.mask
+        )
+        for kernel in active.kernels
+    ]
+
+
+def terms_bytes(crf: CRF, guide: Guide, itemsize: int) -> int:
+    """About what `build_terms` takes."""
+    return sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.active.kernels)
+
+
+def precision(pairwise: Sequence[PairwiseTerm]) -> np.dtype[Any] | None:
+    """The dtype in which our kernels compute; None if there is none of ours."""
+    if not isinstance(pairwise, Sequence):
+        raise TypeError(f"pairwise is a {type(pairwise).__name__}; expected a list of PairwiseTerm(kernel, weight)")
+    for index, term in enumerate(pairwise):
+        if not isinstance(term, PairwiseTerm):
+            raise TypeError(f"pairwise[{index}] is a {type(term).__name__}; expected PairwiseTerm(kernel, weight)")
+    dtypes = {term.kernel.dtype for term in pairwise if isinstance(term.kernel, NativeKernel)}
+    if len(dtypes) > 1:
+        raise ValueError("pairwise mixes float32 and float64 kernels; build all of them in one precision")
+    return next(iter(dtypes), None)
+
+
+def checked_couplings(
+    shape: Shape, pairwise: Sequence[PairwiseTerm], compatibility: ArrayLike | None
+) -> tuple[list[Matrix], Matrix | None]:
+    """E of every term and the compatibility as a matrix, after checking that terms fit scores of this shape."""
+    classes, *spatial = shape
+    compatible = None if compatibility is None else class_weights(compatibility, "compatibility")
+    if compatible is not None:
+        check_classes(compatible, classes, "compatibility")
+    couplings = []
+    for index, term in enumerate(pairwise):
+        _check_points(term.kernel, tuple(spatial), f"pairwise[{index}]")
+        weight: Any = term.weight
+        check_classes(weight, classes, f"the weight of pairwise[{index}]")
+        couplings.append(coupling(compatible, weight))
+    return couplings, compatible
+
+
+def _filtered_mask(kernel: Any, mask: Array | None) -> Array:
+    """K m, which a normalisation divides by; no mask is 1 everywhere."""
+    if isinstance(kernel, NativeKernel):
+        return kernel.norm_of(mask)
+    if hasattr(kernel, "norm"):
+        norm: Array = kernel.norm(mask)
+        return norm
+    weights = np.ones(kernel.num_points) if mask is None else mask
+    return np.asarray(kernel.filter(weights[:, None]))[:, 0]
+
+
+def _check_points(kernel: Any, spatial: Shape, name: str) -> None:
+    points = num_points(spatial)
+    if kernel.num_points != points:
+        raise ValueError(
+            f"scores of spatial shape {spatial} have {points} points, but the kernel of {name} has {kernel.num_points}"
+        )
+    grid = kernel.shape if isinstance(kernel, GridGaussian) else spatial
+    if len(grid) == len(spatial) and grid != spatial:
+        swapped = "; did you swap height and width?" if grid == spatial[::-1] else ""
+        raise ValueError(f"scores have spatial shape {spatial}, but the kernel of {name} is a grid of {grid}{swapped}")

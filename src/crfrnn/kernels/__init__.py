@@ -1,0 +1,1 @@
+"""Gaussian kernels between points: built once per image, they know nothing of classes."""

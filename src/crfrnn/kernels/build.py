@@ -1,0 +1,118 @@
+"""From the specification of a kernel to the kernel over the points of an image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import Array, Shape, check_finite, num_points
+from crfrnn.crf import Bilateral, Exact, Given, Grid, Kernel, Lattice
+from crfrnn.kernels.base import PointKernel
+from crfrnn.kernels.exact import ExactGaussian
+from crfrnn.kernels.features import feature_rows
+from crfrnn.kernels.grid import GridGaussian
+from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
+from crfrnn.memory import exact_bytes, lattice_bytes
+from crfrnn.numbers import per_axis
+
+
+class Guide(NamedTuple):
+    """What kernels are built from beside their specification; all of it has been checked.
+
+    Attributes:
+        grid: The spatial shape.
+        image: (*grid, K), finite, or None.
+        mask: Weights (N,) ≥ 0 of the points, or None.
+        given: Features or kernels by the names that `Given` has.
+        origin: Position (x, y[, z]) of the first pixel in a larger image; None is 0.
+    """
+
+    grid: Shape
+    image: NDArray[Any] | None = None
+    mask: Array | None = None
+    given: Mapping[str, Any] = {}
+    origin: Sequence[int] | None = None
+
+
+class OwnKernel:
+    """A caller's kernel, of which nothing is asked but `filter(values, transpose=False)`."""
+
+    def __init__(self, kernel: Any, points: int) -> None:
+        self.num_points = points
+        self._kernel = kernel
+
+    def filter(self, values: Any, transpose: bool = False) -> Any:
+        """K values, or Kᵀ values, (N, channels)."""
+        filtered = np.asarray(self._kernel.filter(values, transpose))
+        if filtered.shape != np.shape(values):
+            raise ValueError(
+                f"the filter of {type(self._kernel).__name__} made values of shape {np.shape(values)} to "
+                f"{filtered.shape}; expected the same shape"
+            )
+        return filtered
+
+
+def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: int | None) -> PointKernel:
+    """The kernel over the points of the guide's grid.
+
+    Raises: ValueError: if deviations or features do not fit, or something is missing.
+    """
+    features, own = kernel.features, own_kernel(kernel, guide.given)
+    if own is not None:
+        return OwnKernel(own, num_points(guide.grid))
+    if isinstance(kernel.filter, Grid):
+        sigma = per_axis(features.theta_gamma, len(guide.grid), "theta_gamma", "spatial axes")  # type: ignore[union-attr]
+        return GridGaussian(guide.grid, sigma[::-1], dtype, threads=threads)
+    rows = feature_rows(features, guide.grid, guide.image, guide.given, guide.origin, dtype)
+    check_finite(rows, f"given[{features.name!r}]" if isinstance(features, Given) else "features")
+    if isinstance(kernel.filter, Exact):
+        return ExactGaussian.of_rows(rows, threads)
+    assert isinstance(kernel.filter, Lattice)
+    _check_count(kernel, guide, rows.shape[1])
+    return PermutohedralLattice.of_rows(rows, kernel.filter.neighbour_rounds, threads)
+
+
+def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
+    """What a call gave as the kernel itself; None where it is built from features.
+
+    Raises: ValueError: if the call gave nothing under that name.
+    """
+    if not isinstance(kernel.features, Given):
+        return None
+    name = kernel.features.name
+    if name not in given:
+        there = f"; there is {', '.join(map(repr, given))}" if given else ""
+        raise ValueError(f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}")
+    return given[name] if hasattr(given[name], "filter") else None
+
+
+def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
+    """About what building the kernel takes."""
+    points, axes = num_points(guide.grid), len(guide.grid)
+    if own_kernel(kernel, guide.given) is not None or isinstance(kernel.filter, Grid):
+        return 0
+    count = axes
+    if isinstance(kernel.features, Bilateral) and guide.image is not None:
+        count += guide.image.shape[-1]
+    elif isinstance(kernel.features, Given):
+        count = int(np.shape(guide.given[kernel.features.name])[-1])
+    if isinstance(kernel.filter, Exact):
+        return exact_bytes(points, count, itemsize)
+    assert isinstance(kernel.filter, Lattice)
+    return lattice_bytes(points, count, itemsize, kernel.filter.neighbour_rounds)
+
+
+def _check_count(kernel: Kernel, guide: Guide, count: int) -> None:
+    if count <= MAX_FEATURES:
+        return
+    if isinstance(kernel.features, Bilateral):
+        channels = count - len(guide.grid)
+        raise ValueError(
+            f"image has {channels} channels; with {len(guide.grid)} coordinates that makes {count} features, and a "
+            f"lattice takes at most {MAX_FEATURES}: reduce the channels, for example by PCA, or take filter='exact'"
+        )
+    raise ValueError(
+        f"there are {count} features a point, and a lattice takes at most {MAX_FEATURES}: reduce them, for example by "
+        "PCA, or take Exact()"
+    )

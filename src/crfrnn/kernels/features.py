@@ -1,0 +1,150 @@
+"""Feature rows of points (docs/algorithm.md, eq. 3): what kernels compare them by."""
+
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, spatial_shape
+from crfrnn.crf import Bilateral, Features, Given, Spatial
+from crfrnn.numbers import per_axis
+
+
+def spatial_features(
+    shape: Sequence[int], theta_gamma: Any, *, origin: Sequence[int] | None = None, dtype: DTypeLike = np.float32
+) -> Array:
+    """Rows (x/θ_γ, y/θ_γ, …) of the points of a grid, in raster order.
+
+    Args:
+        shape: Spatial shape, such as (height, width).
+        theta_gamma: Deviation in pixels, or one for each axis as (x, y[, z]).
+        origin: Position (x, y[, z]) of the first point in a larger grid; None is 0.
+        dtype: float32 or float64.
+    """
+    return feature_rows(Spatial(theta_gamma), spatial_shape(shape), None, {}, origin, float_dtype(dtype))
+
+
+def bilateral_features(
+    image: ArrayLike,
+    theta_alpha: Any,
+    theta_beta: Any,
+    *,
+    shape: Sequence[int] | None = None,
+    origin: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Rows (x/θ_α, y/θ_α, …, c_0/θ_β, c_1/θ_β, …) of the pixels of an image, in raster order.
+
+    Args:
+        image: (*spatial, K), or (*spatial,) if grey, of any real dtype.
+        theta_alpha: Deviation in pixels, or one for each axis as (x, y[, z]).
+        theta_beta: Deviation in the image's own levels, or one for each channel.
+        shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of
+            one or two axes for grey and the last axis for channels otherwise.
+        origin: Position (x, y[, z]) of the first pixel in a larger image: its parts then have its features. None is 0.
+        dtype: float32 or float64; None is float64 for a float64 image and float32 for others.
+    Raises:
+        TypeError: if the image does not hold real numbers.
+        ValueError: if it is empty, not finite or of another shape, or deviations do not fit its axes and channels.
+    """
+    channels = image_array(image, None if shape is None else spatial_shape(shape))
+    if dtype is None:
+        dtype = np.float64 if channels.dtype == np.float64 else np.float32
+    features = Bilateral(theta_alpha, theta_beta)
+    return feature_rows(features, channels.shape[:-1], channels, {}, origin, float_dtype(dtype))
+
+
+@singledispatch
+def feature_rows(
+    features: Features,
+    grid: Shape,
+    image: NDArray[Any] | None,
+    given: Mapping[str, Any],
+    origin: Sequence[int] | None,
+    dtype: np.dtype[Any],
+) -> Array:
+    """Rows (N, d) of the points of a grid, in raster order; the image (*grid, K) has been checked.
+
+    Raises: ValueError: if deviations do not fit the axes and channels, or something is missing.
+    """
+    raise TypeError(f"features are a {type(features).__name__}, of which no rows are made here")
+
+
+@feature_rows.register
+def _(
+    features: Spatial,
+    grid: Shape,
+    image: NDArray[Any] | None,
+    given: Mapping[str, Any],
+    origin: Sequence[int] | None,
+    dtype: np.dtype[Any],
+) -> Array:
+    rows: Array = np.empty((*grid, len(grid)), dtype)
+    _write_coordinates(rows, features.theta_gamma, origin, "theta_gamma")
+    return rows.reshape(-1, len(grid))
+
+
+@feature_rows.register
+def _(
+    features: Bilateral,
+    grid: Shape,
+    image: NDArray[Any] | None,
+    given: Mapping[str, Any],
+    origin: Sequence[int] | None,
+    dtype: np.dtype[Any],
+) -> Array:
+    if image is None:
+        raise ValueError("the bilateral kernel needs an image; give one, or set bilateral_weight=0")
+    axes, num_channels = len(grid), image.shape[-1]
+    thetas = per_axis(features.theta_beta, num_channels, "theta_beta", "image channels")
+    rows: Array = np.empty((*grid, axes + num_channels), dtype)
+    _write_coordinates(rows, features.theta_alpha, origin, "theta_alpha")
+    # Channel by channel: NumPy's inner loop then runs along the pixels, not along three channels.
+    with np.errstate(over="ignore"):
+        for channel, theta in enumerate(thetas):
+            column = rows[..., axes + channel]
+            np.divide(image[..., channel], _divisor(theta, dtype, "theta_beta"), out=column, casting="same_kind")
+    return rows.reshape(-1, axes + num_channels)
+
+
+@feature_rows.register
+def _(
+    features: Given,
+    grid: Shape,
+    image: NDArray[Any] | None,
+    given: Mapping[str, Any],
+    origin: Sequence[int] | None,
+    dtype: np.dtype[Any],
+) -> Array:
+    rows = float_array(given[features.name], f"given[{features.name!r}]", dtype)
+    points = num_points(grid)
+    if rows.shape[:-1] not in (grid, (points,)) or rows.ndim < 2 or rows.shape[-1] == 0:
+        raise ValueError(
+            f"given[{features.name!r}] has shape {rows.shape}; expected features ({', '.join(map(str, grid))}, d) or "
+            f"({points}, d), or a kernel with filter(values, transpose)"
+        )
+    return rows.reshape(points, -1)
+
+
+def _write_coordinates(rows: NDArray[Any], theta: Any, origin: Sequence[int] | None, name: str) -> None:
+    """Write the scaled coordinates into the first columns of (*spatial, d) features: the last axis, x, first."""
+    *grid, _ = rows.shape
+    thetas = per_axis(theta, len(grid), name, "spatial axes")
+    first = (0,) * len(grid) if origin is None else tuple(origin)
+    if len(first) != len(grid):
+        raise ValueError(f"origin={first} has {len(first)} values, but there are {len(grid)} spatial axes")
+    with np.errstate(over="ignore"):
+        for column, (length, start, theta) in enumerate(zip(reversed(grid), first, thetas, strict=True)):
+            positions = np.arange(start, start + length, dtype=rows.dtype)
+            steps = positions / _divisor(theta, rows.dtype, name)
+            rows[..., column] = steps.reshape((length,) + (1,) * column)
+
+
+def _divisor(theta: float, dtype: np.dtype[Any], name: str) -> Any:
+    """θ in the precision of the rows: they are divided by it, as other tools do, to the same bits."""
+    smallest = float(np.finfo(dtype).tiny)
+    if theta < smallest:
+        raise ValueError(f"{name}={theta} is too small for {dtype} rows; expected at least {smallest:.3g}")
+    return dtype.type(theta)

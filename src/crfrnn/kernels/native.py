@@ -1,0 +1,112 @@
+"""The native core as the rest of the package sees it: what its kernels have in common, and the fused loop over them.
+
+Only the files of this folder know `_native`. What they hand over has been checked where users gave it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crfrnn import _native
+from crfrnn.arrays import Array, mask_array, point_array
+from crfrnn.crf import MeanField
+from crfrnn.threads import thread_count
+
+Output: TypeAlias = Literal["logits", "probabilities", "labels"]
+padded_channels = _native.padded_channels
+
+
+class NativeKernel:
+    """A linear map between values at N points, computed natively: the mean field runs it inside its fused loop.
+
+    Attributes:
+        num_points: N.
+        dtype: float32 or float64.
+    """
+
+    num_points: int
+    dtype: np.dtype[Any]
+    _native: Any
+    _threads: int | None
+
+    def filter(self, values: ArrayLike, transpose: bool = False, threads: int | None = None) -> Array:
+        """Σ_j k(i, j) v_j at every point i.
+
+        Args:
+            values: (N,) or (N, channels).
+            transpose: Apply the exact transpose. A lattice is not quite symmetric; the other kernels are.
+        Returns: An array of the shape of values, of the kernel's dtype.
+        """
+        given = point_array(values, "values", self.num_points, self.dtype)
+        return self.filter_rows(given.reshape(self.num_points, -1), transpose, threads).reshape(given.shape)
+
+    def norm(self, mask: ArrayLike | None = None, threads: int | None = None) -> Array:
+        """Σ_j k(i, j) m_j at every point i, (N,).
+
+        Args:
+            mask: (N,) weights m ≥ 0; None is 1 everywhere.
+        """
+        return self.norm_of(None if mask is None else mask_array(mask, (self.num_points,)), threads)
+
+    def filter_rows(self, rows: Array, transpose: bool, threads: int | None = None) -> Array:
+        """`filter` of (N, channels) values of the kernel's dtype that are not checked: NaN goes in and comes out."""
+        count = thread_count(self._threads if threads is None else threads)
+        filtered: Array = self._native.filter(np.ascontiguousarray(rows), transpose, count)
+        return filtered
+
+    def norm_of(self, mask: Array | None, threads: int | None = None) -> Array:
+        """`norm` of a mask that has been checked."""
+        weights = np.ones(self.num_points) if mask is None else mask
+        return self.filter_rows(weights.astype(self.dtype, copy=False)[:, None], False, threads)[:, 0]
+
+
+class FusedTerm(NamedTuple):
+    """A kernel with what the fused loop multiplies: factors (N,) sent and received, None for ones, and E = M W."""
+
+    kernel: NativeKernel
+    pre: Array | None
+    post: Array | None
+    coupling: NDArray[np.floating[Any]]
+
+
+def mean_field(
+    unary: Array, terms: Sequence[FusedTerm], solver: MeanField, output: Output, keep: bool, threads: int
+) -> tuple[Array, Array | None]:
+    """The fused loop: logits a_T, their softmax (C, N) or labels (N,), and the marginals (T, N, P) if they are kept.
+
+    Args:
+        unary: (C, N), contiguous class after class or point after point, in the precision of the kernels.
+    """
+    numbers = solver.iterations, solver.damping, solver.class_threshold
+    arguments = _apart(terms, unary.dtype)
+    if output == "labels":
+        labelled: Callable[..., Array] = _by_precision("mean_field_labels", unary)
+        return labelled(unary, *arguments, *numbers, threads), None
+    fused: Callable[..., tuple[Array, Array]] = _by_precision("mean_field", unary)
+    return fused(unary, *arguments, *numbers, keep, output == "probabilities", threads)
+
+
+def mean_field_vjp(
+    cotangent: Array, marginals: Array, terms: Sequence[FusedTerm], damping: float, threads: int
+) -> tuple[Array, list[Array]]:
+    """Gradients of ⟨cotangent, a_T⟩ to the unary and to every coupling, in its shape."""
+    fused: Callable[..., tuple[Array, list[Array]]] = _by_precision("mean_field_vjp", cotangent)
+    return fused(cotangent, marginals, *_apart(terms, cotangent.dtype), damping, threads)
+
+
+def _by_precision(name: str, scores: Array) -> Any:
+    return getattr(_native, f"{name}{64 if scores.dtype == np.float64 else 32}")
+
+
+def _apart(
+    terms: Sequence[FusedTerm], dtype: np.dtype[Any]
+) -> tuple[list[Any], list[Array | None], list[Array | None], list[Array]]:
+    """Kernels, pre, post and couplings, as the native core takes them."""
+    return (
+        [term.kernel._native for term in terms],
+        [term.pre for term in terms],
+        [term.post for term in terms],
+        [np.asarray(term.coupling, dtype, order="C") for term in terms],
+    )

@@ -1,0 +1,143 @@
+"""The CRF in operations of torch as a backend: autograd gives gradients to all that it is given.
+
+Scores, weights, mask, image, features and θ, but for what lies behind a lattice, which gives gradients to values alone;
+a kernel may be any function of tensors. It keeps what every operation needs, so memory grows with the iterations.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from crfrnn.arrays import check_finite, mask_array
+from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, MeanField
+from crfrnn.inference.backend import Ability, Execution, Inputs
+from crfrnn.torch import ops
+from crfrnn.torch.exact_filter import exact_filter, full_precision
+from crfrnn.torch.features import Thetas, axis_thetas, feature_columns
+
+Filter = Callable[[Tensor], Tensor]
+OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.GRADIENT_TO_GUIDE})
+
+
+def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Thetas, execution: Execution) -> Tensor:
+    """Logits after the last iteration.
+
+    Args:
+        inputs: Without a spacing.
+        thetas: Tensors in the place of the specification's θ, of all kernels that have one of that name. The value of
+            θ_γ is read to know where its Gaussian is cut.
+    Raises: ValueError: on the CPU, if scores, image or mask are not finite, or a mask is below 0.
+    """
+    _check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
+    logits, mask = inputs.logits, inputs.mask
+    with full_precision(logits.device):
+        sent = logits.new_ones(len(logits), 1, *logits.shape[2:]) if mask is None else mask.to(logits.dtype)[:, None]
+        filters = [
+            _normalised(_filter(kernel, inputs, thetas, execution), sent, kernel.normalization)
+            for kernel in crf.kernels
+        ]
+        refined: Tensor = _SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
+    return refined
+
+
+def gaussian_filter(
+    values: Tensor, features: Tensor, mask: Tensor | None, normalization: str, threads: int | None
+) -> Tensor:
+    """Values (B, C, *spatial) under the normalised exact filter of features (B, d, *spatial) of the same dtype."""
+    _check_values({"values": values, "features": features}, mask)
+    with full_precision(values.device):
+        sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
+        return _normalised(partial(_exact, features=features, threads=threads), sent, normalization)(values)
+
+
+def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
+    """The Gaussian on the grid of values (B, C, *spatial), σ points along each axis (docs/algorithm.md, eq. 10).
+
+    Args:
+        sigmas: A number, or a tensor of one, for each axis.
+    """
+    for axis, sigma in enumerate(sigmas, start=2):
+        length, after = values.shape[axis], values.ndim - 1 - axis
+        reach = CUTOFF * abs(float(sigma.detach() if isinstance(sigma, Tensor) else sigma))
+        radius = min(math.ceil(reach), length - 1)
+        step = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
+        taps = torch.exp(-0.5 * (step / sigma) ** 2)
+        padded = pad(values, [0, 0] * after + [radius, radius])
+        values = torch.zeros_like(values)
+        for start, tap in enumerate(taps.unbind()):
+            values = torch.addcmul(values, padded.narrow(axis, start, length), tap)
+    return values
+
+
+def _mean_field(solver: MeanField, logits: Tensor, filters: Sequence[Filter], couplings: Sequence[Tensor]) -> Tensor:
+    """docs/algorithm.md, eq. 4."""
+    scores = logits
+    for _ in range(solver.iterations):
+        q = torch.softmax(scores, dim=1)
+        received = logits
+        for coupling, filtered in zip(couplings, filters, strict=True):
+            received = received - _couple(coupling, filtered(q))
+        scores = torch.lerp(received, scores, solver.damping) if solver.damping else received
+    return scores
+
+
+_SOLVERS: dict[type, Any] = {MeanField: _mean_field}
+
+
+def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution) -> Filter:
+    """K v as a function of values (B, C, *spatial)."""
+    dtype = inputs.logits.dtype
+    if isinstance(kernel.features, Given) and not isinstance(inputs.given[kernel.features.name], Tensor):
+        return inputs.given[kernel.features.name]  # type: ignore[no-any-return]
+    if isinstance(kernel.filter, Grid):
+        sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, thetas)
+        return partial(grid_filter, sigmas=sigmas[::-1])
+    features = torch.stack(feature_columns(kernel.features, inputs, thetas, dtype), dim=1)
+    if isinstance(kernel.filter, Exact):
+        return partial(_exact, features=features, threads=execution.threads)
+    lattice = (features, None, "none", kernel.filter.neighbour_rounds, execution.deterministic, execution.threads)  # type: ignore[union-attr]
+    handle = ops.lattice(*lattice)
+    return lambda values: ops.gaussian_filter(values, handle, False, *lattice)
+
+
+def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:
+    """K v for (B, C, *spatial) values and (B, d, *spatial) features."""
+    filtered: Tensor = exact_filter(values.flatten(2).contiguous(), features.flatten(2).contiguous(), threads)
+    return filtered.view(values.shape)
+
+
+def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Filter:
+    """v ↦ diag(post) K diag(pre) v (docs/algorithm.md, eq. 5) for a mask (B, 1, *spatial)."""
+    pre = post = mask
+    if normalization != "none":
+        norm = kernel(mask) + EPSILON
+        if normalization == "after":
+            post = mask / norm
+        elif normalization == "before":
+            pre = mask / norm
+        else:
+            pre = post = mask / norm.sqrt()
+    return lambda values: post * kernel(pre * values)
+
+
+def _couple(coupling: Tensor, message: Tensor) -> Tensor:
+    if coupling.ndim == 2:
+        return (coupling @ message.flatten(2)).view(message.shape)
+    return coupling.view(-1, *(1,) * (message.ndim - 2)) * message
+
+
+def _check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:
+    """On the CPU, what the native core refuses; elsewhere looking would wait for the device, and NaN makes NaN."""
+    there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    if torch.compiler.is_compiling() or next(iter(there.values())).device.type != "cpu":
+        return
+    for name, tensor in there.items():
+        for index, item in enumerate(tensor.detach().numpy()):
+            check_finite(item, f"{name}[{index}]")
+    if mask is not None:
+        mask_array(mask.detach().numpy().reshape(-1), (mask.numel(),))

@@ -1,0 +1,69 @@
+"""Feature columns of points as tensors (docs/algorithm.md, eq. 3), differentiable to image, given features and θ."""
+
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.crf import Bilateral, Features, Given, Spatial
+from crfrnn.inference.backend import Inputs
+from crfrnn.numbers import for_each
+
+Thetas = Mapping[str, Sequence[Any]]
+"""By name: a number or a tensor of one, or one for each axis or channel, in the place of the specification's."""
+
+
+@singledispatch
+def feature_columns(features: Features, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
+    """A tensor (B, *spatial) of `dtype` for each feature; deviations of positions are in pixels."""
+    raise TypeError(f"features are a {type(features).__name__}, of which no columns are made here")
+
+
+@feature_columns.register
+def _(features: Spatial, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
+    return _coordinates(inputs.logits, axis_thetas(features, "theta_gamma", inputs, thetas), dtype)
+
+
+@feature_columns.register
+def _(features: Bilateral, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
+    image = inputs.image
+    columns = _coordinates(inputs.logits, axis_thetas(features, "theta_alpha", inputs, thetas), dtype)
+    levels = for_each(_given(features, "theta_beta", thetas), image.shape[1], "theta_beta", "image channels")
+    colours = image if image.dtype == torch.float64 else image.to(dtype)
+    return columns + [_divided(channel, theta, dtype) for channel, theta in zip(colours.unbind(1), levels, strict=True)]
+
+
+@feature_columns.register
+def _(features: Given, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
+    return list(inputs.given[features.name].to(dtype).unbind(1))
+
+
+def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -> tuple[Any, ...]:
+    """A deviation in pixels for each axis, (x, y[, z])."""
+    return for_each(_given(features, name, thetas), inputs.logits.ndim - 2, name, "spatial axes")
+
+
+def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:
+    theta = thetas[name] if name in thetas else getattr(features, name)
+    return theta if isinstance(theta, tuple | list) else (theta,)
+
+
+def _coordinates(scores: Tensor, thetas: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
+    """x/θ, y/θ, … of all points of the scores, (B, *spatial) each."""
+    images, _, *shape = scores.shape
+    columns = []
+    for axis, theta in enumerate(thetas):
+        position = torch.arange(shape[-1 - axis], dtype=dtype, device=scores.device)
+        column = _divided(position, theta, dtype).reshape(-1, *(1,) * axis)
+        columns.append(column.expand(images, *shape))
+    return columns
+
+
+def _divided(values: Tensor, theta: Any, dtype: torch.dtype) -> Tensor:
+    """values / θ, rounded once: a GPU multiplies by the reciprocal of a Python number."""
+    if not isinstance(theta, Tensor):
+        theta = torch.full((), theta, dtype=dtype, device=values.device)
+    quotient: Tensor = values / theta
+    return quotient.to(dtype)

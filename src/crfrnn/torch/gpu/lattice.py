@@ -1,0 +1,223 @@
+"""The permutohedral lattice as tensors, built and used without waiting for the device (docs/algorithm.md, eq. 9).
+
+Only added vertices, `neighbour_rounds` above 0, are counted on the host.
+"""
+
+import math
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from crfrnn.kernels.lattice import MAX_FEATURES
+
+# Corners of simplices are counted in 32 bits, with room for the steps of kernels beyond the last one.
+MOST_CORNERS = 2**31 - 2**24
+# Beyond these, cells of neighbouring points can no longer be told apart, or do not fit 32 bits.
+CELL_LIMIT = {torch.float32: 2.0**21, torch.float64: 2.0**30}
+MARGIN = 4  # cells that corners and their neighbours reach beyond those of the points, on both sides together
+# Any numbers without a pattern: the golden ratio's bits, mixed as SplitMix64 does.
+_GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
+
+
+class Runs(NamedTuple):
+    """The corners of all points, sorted by vertex, and each vertex's cut into runs.
+
+    Attributes:
+        point: (E,) int32.
+        weight: (E,).
+        vertex: (E,) int32.
+        of_vertex: (V + 1,) int32, the first corner of each vertex, and E after the last.
+        start: (E + 1,) int32, the first corner of each run.
+        num_runs: () int32, how many runs there are.
+        joined: (V + 1,) int32, the vertices that have several runs, or none.
+        num_joined: () int32, how many of these there are.
+    """
+
+    point: Tensor
+    weight: Tensor
+    vertex: Tensor
+    of_vertex: Tensor
+    start: Tensor
+    num_runs: Tensor
+    joined: Tensor
+    num_joined: Tensor
+
+
+class Lattice(NamedTuple):
+    """The kernel exp(-½ |f_i - f_j|²) between the points of each image of a batch, not normalised.
+
+    Attributes:
+        vertex: (d + 1, P) int32, the vertices around each point by remainder.
+        weight: (d + 1, P), barycentric weights.
+        neighbours: (d + 1, 2, V) int32, the vertices before and after each one; -1 where there is none.
+        num_vertices: () int32, how many of the V vertices there are.
+        runs: For a splat in a fixed order; None for one by atomics, and where the device's steps need none.
+    """
+
+    vertex: Tensor
+    weight: Tensor
+    neighbours: Tensor
+    num_vertices: Tensor
+    runs: Runs | None
+
+    @property
+    def factor(self) -> float:
+        """What makes the blurs' sum that of a Gaussian: 1 / (1 + 2^-d)."""
+        return 1 / (1 + 2.0 ** (1 - len(self.vertex)))
+
+    def spread(self, rows: Tensor, scale: Tensor | None, transpose: bool, steps: ModuleType) -> Tensor:
+        """Values at the vertices after splat and blur, in the reverse order of directions for the transpose."""
+        values: Tensor = steps.splat(self, rows, scale)
+        directions = range(len(self.vertex))
+        for direction in reversed(directions) if transpose else directions:
+            values = steps.blur(self, values, direction, type_of_sums(rows))
+        return values
+
+    def filter(
+        self, rows: Tensor, before: Tensor | None, after: Tensor | None, transpose: bool, steps: ModuleType
+    ) -> Tensor:
+        """diag(after) K diag(before) rows, or with Kᵀ; factors (P,), None for ones."""
+        values = self.spread(rows, before, transpose, steps)
+        filtered: Tensor = steps.slice_values(self, values, after)
+        return filtered
+
+
+def build_lattice(
+    features: Tensor, images: int, steps: ModuleType, neighbour_rounds: int = 0, deterministic: bool = True
+) -> Lattice:
+    """The lattices over a batch of images, as one.
+
+    Args:
+        features: (d, P), the points of one image after the other; float32 or float64. Where they are not finite or
+            too large to tell cells apart, everything that the point takes part in becomes NaN.
+        images: How many images there are, of as many points each.
+        neighbour_rounds: How many times to add all neighbours of all vertices.
+        deterministic: Whether sums have a fixed order.
+    Raises: ValueError: if there are too many features or points.
+    """
+    d, points = features.shape
+    corners = (d + 1) * points
+    if d > MAX_FEATURES:
+        raise ValueError(
+            f"there are {d} features a point, coordinates and channels, but a lattice takes at most {MAX_FEATURES}: "
+            "reduce them, for example by PCA"
+        )
+    if corners > MOST_CORNERS:
+        raise ValueError(f"{points} points of {d} features are too many for one lattice; give fewer images at a time")
+    device = features.device
+    scaled = features * constants(_scales(d, features.dtype), features.dtype, device)[:, None]
+    cell, order, weight = steps.embed(scaled, CELL_LIMIT[features.dtype])
+
+    # A corner's key is linear in its cells, remainder and image, so that steps to neighbours add the same to all.
+    unit = _units(cell, images, MARGIN + 2 * neighbour_rounds)
+    along, up, image = pad(unit[:d], (0, 1)), unit[d], unit[d + 1]  # the last coordinate follows from the others
+    key = torch.empty(d + 1, points, dtype=torch.int64, device=device)
+    torch.sum(cell * along[:d, None], dim=0, out=key[0])
+    key[0].view(images, -1).add_(torch.arange(images, device=device)[:, None] * image)
+    torch.sub(up, along.index_select(0, order.view(-1)).view_as(order), out=key[1:])
+    key, entry = torch.sort(key.cumsum_(0).view(-1), stable=True)
+
+    # Equal keys are one vertex. The sort is stable: corners of a vertex keep the order of points.
+    first = torch.ones(corners, dtype=torch.bool, device=device)
+    torch.ne(key[1:], key[:-1], out=first[1:])
+    number = torch.cumsum(first, 0, dtype=torch.int32) - 1
+    num_vertices = number[-1] + 1
+    room = steps.capacity(num_vertices, corners)
+    start = starts(first, number, room)
+    at = start[:room].clamp(max=corners - 1)
+    vertex_key = key.index_select(0, at)
+    remainder = (entry.index_select(0, at) // points).to(torch.int32)
+    # From remainder d the next one is 0, one cell further along every coordinate; along the direction it stays.
+    step = torch.stack([up - along, along.sum() - along - d * up])
+    if neighbour_rounds:
+        present = slice(int(num_vertices))
+        old, vertex_key, remainder = vertex_key[present], vertex_key[present], remainder[present]
+        for _ in range(neighbour_rounds):
+            vertex_key, remainder = _with_neighbours(vertex_key, remainder, step)
+        number = torch.searchsorted(vertex_key, old, out_int32=True)[number]
+        start = torch.searchsorted(key, vertex_key, out_int32=True)
+        start = torch.cat([start, torch.full_like(start[:1], corners)])
+        num_vertices = torch.full_like(num_vertices, len(vertex_key))
+    vertex = torch.empty_like(number).scatter_(0, entry, number).view(d + 1, points)
+    neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
+    runs = steps.cut_runs(entry, number, start, num_vertices, weight) if deterministic else None
+    return Lattice(vertex, weight, neighbours, num_vertices, runs)
+
+
+def type_of_sums(rows: Tensor) -> torch.dtype:
+    """What messages and lattice values of such rows are stored in: sums may exceed the 65504 of float16."""
+    return torch.bfloat16 if rows.dtype == torch.float16 else rows.dtype
+
+
+def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and remainders of the vertices of rising keys and of all their neighbours, which waits for the device."""
+    directions = step.shape[1]
+    keys, remainders = [key], [remainder]
+    for low, wrap in step.unbind(1):
+        keys += [
+            key - torch.where(remainder == 0, wrap, low),
+            key + torch.where(remainder == directions - 1, wrap, low),
+        ]
+        remainders += [(remainder - 1) % directions, (remainder + 1) % directions]
+    found, place = torch.unique(torch.cat(keys), return_inverse=True)
+    return found, remainder.new_empty(found.shape).scatter_(0, place, torch.cat(remainders))
+
+
+def starts(first: Tensor, number: Tensor, room: int) -> Tensor:
+    """Where each of the numbered groups of a list begins, (room + 1,) int32, and its length after the last.
+
+    Args:
+        first: (E,) whether a group begins here.
+        number: (E,) int32, the group's number, below `room`.
+    """
+    size = len(first)
+    start = torch.full((room + 2,), size, dtype=torch.int32, device=first.device)
+    # The last place takes what is written for the others of a group, and is cut off.
+    place = torch.where(first, number, room + 1).long()
+    start.scatter_(0, place, torch.arange(size, dtype=torch.int32, device=first.device))
+    return start[: room + 1]
+
+
+def _units(cell: Tensor, images: int, margin: int) -> Tensor:
+    """What one cell along each coordinate, one remainder and one image add to a key, (d + 2,) int64.
+
+    Where keys fit 64 bits, they are the digits of a number, and no two vertices share one. Otherwise each unit is an
+    arbitrary number, modulo 2^64: V vertices then share no key but with a chance of V² / 2^64, at most.
+    """
+    d = len(cell)
+    low, high = torch.aminmax(cell, dim=1)
+    sizes = torch.ones(d + 3, dtype=torch.int64, device=cell.device)
+    sizes[1 : d + 1] = high.long() - low + margin
+    sizes[d + 1], sizes[d + 2] = d + 1, images
+    fits = sizes.float().prod() < 2.0**62
+    return torch.where(fits, sizes.cumprod(0)[:-1], constants(_arbitrary(d + 2), torch.int64, cell.device))
+
+
+@lru_cache
+def _arbitrary(count: int) -> tuple[int, ...]:
+    """Numbers of 64 bits, as signed ones."""
+    numbers = []
+    for i in range(1, count + 1):
+        z = i * _GOLDEN % _WORD
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % _WORD
+        z ^= z >> 31
+        numbers.append(z - _WORD if z >= _WORD // 2 else z)
+    return tuple(numbers)
+
+
+@lru_cache
+def _scales(d: int, dtype: torch.dtype) -> tuple[float, ...]:
+    """Of each feature, so that the blur has the Gaussian's deviation; rounded where the native core rounds."""
+    deviation = float(torch.tensor(math.sqrt(2 / 3) * (d + 1), dtype=dtype))
+    return tuple(1 / math.sqrt((i + 1) * (i + 2)) * deviation for i in range(d))
+
+
+@lru_cache(maxsize=256)
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor, copied to the device at the first call and kept there: later ones do not wait."""
+    return torch.tensor(values, dtype=dtype, device=device)

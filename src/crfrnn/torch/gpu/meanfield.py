@@ -1,0 +1,155 @@
+"""A batch of images through the mean field and back, on any device (docs/algorithm.md, eq. 4 and 8).
+
+Where `steps` is
+`triton_steps`, they wait for the device only to add vertices (lattice.py).
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from crfrnn.arrays import padded_channels
+from crfrnn.crf import CRF, MOST_NEIGHBOUR_ROUNDS
+from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.numbers import whole_number
+from crfrnn.torch.gpu import plain
+from crfrnn.torch.gpu.lattice import Lattice, build_lattice, type_of_sums
+from crfrnn.torch.gpu.terms import Term, build_terms, fixed_order, mask_factors, normalised, planes_of, rows_of
+
+PART = 1024  # rows of a product that are summed together
+
+
+class Record(NamedTuple):
+    """What a forward pass leaves for its backward pass: terms, and the marginals (P, channels) of each iteration."""
+
+    terms: list[Term[Any]]
+    marginals: list[Tensor]
+
+
+def forward(
+    crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], keep: bool, execution: Execution, steps: ModuleType
+) -> tuple[Tensor, Record]:
+    """As `Backend` tells; what is not finite in scores, image or mask is no error, as on the CPU, but makes NaN.
+
+    The result has the layout in memory of the logits.
+    """
+    solver, logits = crf.solver, inputs.logits
+    classes = logits.shape[1]
+    channels = padded_channels(classes)
+    terms = build_terms(crf, inputs, logits.dtype, execution, steps)
+    sliced = _sliced(terms)
+    padded = [_padded(coupling, classes, channels, transpose=True) for coupling in couplings]
+    unary = rows_of(logits, channels, -torch.inf)
+    kept: list[Tensor] = []
+    storage = execution.storage or logits.dtype
+    scores, q = unary, torch.softmax(unary, dim=1).to(storage)
+    for iteration in range(solver.iterations):
+        if keep:
+            kept.append(q)
+        written = [k for k in range(len(terms)) if k != sliced]
+        messages = [terms[k].filter(q, False, steps) for k in written]
+        ((message, coupling),) = _at_most(1, messages, [padded[k] for k in written])
+        kind = None if iteration + 1 == solver.iterations else storage
+        lattice, values, scale, other = None, None, None, None
+        if sliced is not None:
+            lattice, scale, other = terms[sliced].kernel, terms[sliced].post, padded[sliced]
+            values = lattice.spread(q, terms[sliced].pre, False, steps)
+        both = coupling, other
+        scores, q = steps.update(unary, scores, message, lattice, values, scale, both, solver.damping, kind)
+    return planes_of(scores, logits), Record(terms, kept)
+
+
+def vjp(
+    crf: CRF, cotangent: Tensor, record: Record, couplings: Sequence[Tensor], execution: Execution, steps: ModuleType
+) -> tuple[Tensor, list[Tensor]]:
+    """As `Backend` tells (docs/algorithm.md, eq. 8)."""
+    damping = crf.solver.damping
+    classes = cotangent.shape[1]
+    channels = padded_channels(classes)
+    kept = 1 - damping
+    padded = [kept * _padded(coupling, classes, channels, transpose=False) for coupling in couplings]
+    products = [cotangent.new_zeros(channels, channels) for _ in couplings]
+    g = rows_of(cotangent, channels, 0.0)
+    total = g * kept if record.marginals else g
+    if record.marginals:
+        g = g.to(type_of_sums(record.marginals[0]))
+    for iteration in reversed(range(len(record.marginals))):
+        q = record.marginals[iteration]
+        messages = [term.filter(g, True, steps) for term in record.terms]
+        for product, message in zip(products, messages, strict=True):
+            product.sub_(_product(message.to(product.dtype), q.to(product.dtype)), alpha=kept)
+        pairs = zip(*_at_most(2, messages, padded), strict=True)
+        received, coupled = (tuple(each) for each in pairs)
+        g = steps.backstep(g, total, q, received, coupled, damping, kept if iteration else 1.0)
+    gradients = [
+        _shaped_like(coupling, product[:classes, :classes])
+        for coupling, product in zip(couplings, products, strict=True)
+    ]
+    return planes_of(total, cotangent), gradients
+
+
+def lattices(
+    features: Tensor,
+    mask: Tensor | None,
+    normalization: str,
+    neighbour_rounds: int,
+    deterministic: bool,
+    steps: ModuleType,
+) -> Term[Lattice]:
+    """The normalised lattice over the features (B, d, *spatial) of every image."""
+    rounds = whole_number(neighbour_rounds, "neighbour_rounds", MOST_NEIGHBOUR_ROUNDS)
+    images, d = features.shape[:2]
+    lattice = build_lattice(features.movedim(1, 0).reshape(d, -1), images, steps, rounds, fixed_order(deterministic))
+    factors = None if mask is None else mask_factors(mask, features.dtype)
+    points = lattice.vertex.shape[1]
+    return normalised(lattice, normalization, factors, points, features.dtype, features.device, steps)
+
+
+def filtered(values: Tensor, term: Term[Lattice], transpose: bool, steps: ModuleType) -> Tensor:
+    """Values (B, C, *spatial) under the filter, or under its transpose."""
+    rows = rows_of(values, padded_channels(values.shape[1]), 0.0)
+    return planes_of(term.filter(rows, transpose, steps), values)
+
+
+def _sliced(terms: Sequence[Term[Any]]) -> int | None:
+    """Which lattice's values `update` slices itself, the last one's: its message is never written."""
+    return next((k for k in reversed(range(len(terms))) if isinstance(terms[k].kernel, Lattice)), None)
+
+
+def _at_most(
+    count: int, messages: Sequence[Tensor], couplings: Sequence[Tensor]
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Exactly `count` messages with their couplings: None where there are fewer, the last ones as their sum if more."""
+    pairs: list[tuple[Tensor | None, Tensor | None]] = list(zip(messages, couplings, strict=True))
+    if len(pairs) > count:
+        rest = zip(messages[count - 1 :], couplings[count - 1 :], strict=True)
+        total = sum(plain.couple(message, coupling) for message, coupling in rest)
+        assert isinstance(total, Tensor)
+        pairs[count - 1 :] = [(total, total.new_ones(total.shape[1]))]
+    return pairs + [(None, None)] * (count - len(pairs))
+
+
+def _product(rows: Tensor, others: Tensor) -> Tensor:
+    """rowsᵀ others, (channels, channels), in parts: a GPU would leave a single one to few of its multiprocessors."""
+    split = len(rows) // PART * PART
+    whole, other = (each[:split].view(-1, PART, each.shape[1]) for each in (rows, others))
+    return torch.bmm(whole.mT, other).sum(dim=0) + rows[split:].mT @ others[split:]
+
+
+def _padded(coupling: Tensor, classes: int, channels: int, transpose: bool) -> Tensor:
+    """A coupling as (channels,), or as a matrix (channels, channels), padded by zeros."""
+    shape = (channels,) * max(1, coupling.ndim)
+    padded = coupling.new_zeros(shape)
+    padded[(slice(classes),) * len(shape)] = coupling.mT if transpose and coupling.ndim == 2 else coupling
+    return padded
+
+
+def _shaped_like(coupling: Tensor, gradient: Tensor) -> Tensor:
+    """What of a matrix's gradient belongs to a matrix, a diagonal or a number."""
+    if coupling.ndim == 2:
+        return gradient.contiguous()
+    diagonal = gradient.diagonal()
+    return diagonal.clone() if coupling.ndim else diagonal.sum()

@@ -1,0 +1,201 @@
+"""Every step of a mean field in plain torch, for any device; `triton_steps` has the same steps as Triton kernels.
+
+Read these to know what the kernels compute. Rows are (P, channels): a point of the batch each, images one after the
+other, channels padded (pairwise.py). Values are (V, channels), a lattice vertex each. Of V rows, those after
+`lattice.num_vertices` are not used. Both may be stored in 16 bits; numbers are those of the lattice's weights.
+"""
+
+import torch
+from torch import Tensor
+
+from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
+
+
+def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The simplex around each point (Adams, Baek & Davis 2010, section 3).
+
+    Operation by operation what the native core does, without triton_steps multiply-adds: many pixels lie exactly on the
+    border of two simplices, and rounding decides on which side.
+
+    Args:
+        features: (d, P), scaled to the lattice.
+        limit: Points with a coordinate of this many cells and more, or NaN, get NaN for their weights.
+    Returns: The nearest remainder-0 vertex divided by d + 1 (d, P) int32; the coordinate of rank d - k that the step
+        from corner k to the next one takes back, (d, P) int32; and barycentric weights (d + 1, P) by corner.
+    """
+    d = len(features)
+    down = 1 / (d + 1)
+    total = torch.zeros_like(features[0])
+    position = features.new_empty(d + 1, features.shape[1])
+    for j in range(d, 0, -1):
+        position[j] = total - features[j - 1] * j
+        total = total + features[j - 1]
+    position[0] = total
+    known = ((position * down).abs() < limit).all(0)
+    position = torch.where(known, position, 0)
+
+    cell = torch.round(position * down)
+    difference = position - cell * (d + 1)
+    rank = cell.sum(0).to(torch.int32).repeat(d + 1, 1)
+    for i in range(d + 1):
+        for j in range(i + 1, d + 1):
+            less = difference[i] < difference[j]
+            rank[i] += less
+            rank[j] += ~less
+    # Points that rounding took off the hyperplane come back along the coordinates of the largest or smallest rank.
+    shift = (rank < 0).int() - (rank > d).int()
+    rank += (d + 1) * shift
+    cell += shift
+    share = (difference - shift * (d + 1)) * down
+
+    place = rank.long().clamp(0, d)
+    by_rank = torch.empty_like(share).scatter_(0, place, share)
+    coordinate = torch.arange(d + 1, dtype=torch.int32, device=features.device)[:, None].expand_as(rank)
+    order = torch.empty_like(rank).scatter_(0, place, coordinate).flip(0)
+    weight = torch.cat([1 + by_rank[d:] - by_rank[:1], by_rank[:d].flip(0) - by_rank[1:].flip(0)])
+    # Rounding can leave a weight on the far side of 0.
+    weight = torch.where(known, weight.clamp(min=0), torch.nan)
+    return cell[:d].to(torch.int32), order[:d].contiguous(), weight
+
+
+def capacity(count: Tensor, corners: int) -> int:
+    """V, for how many vertices there is room: here as many as there are, which waits for the device."""
+    return int(count)
+
+
+def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor) -> Tensor:
+    """The vertex before (0) and after (1) each one along every direction, -1 where there is none: (d + 1, 2, V) int32.
+
+    Args:
+        key: (V,) rising keys of the vertices.
+        remainder: (V,) of each vertex, 0 to d.
+        step: (2, d + 1) what a step along each direction adds to a key, from remainders below d and from d.
+    """
+    directions = step.shape[1]
+    found = torch.empty(directions, 2, len(key), dtype=torch.int32, device=key.device)
+    for direction in range(directions):
+        low, wrap = step[0, direction], step[1, direction]
+        before = key - torch.where(remainder == 0, wrap, low)
+        after = key + torch.where(remainder == directions - 1, wrap, low)
+        for side, wanted in enumerate((before, after)):
+            at = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
+            found[direction, side] = torch.where(key[at] == wanted, at, -1)
+    return found
+
+
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs | None:
+    """What a splat without atomics needs: nothing here."""
+    return None
+
+
+def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
+    """values[v] = Σ weight · scale · row over the corners that are vertex v; no scale is 1."""
+    values = lattice.weight.new_zeros(lattice.neighbours.shape[2], rows.shape[1])
+    for vertex, weight in zip(lattice.vertex, lattice.weight, strict=True):
+        factor = weight if scale is None else weight * scale
+        values.index_add_(0, vertex, factor[:, None] * rows)
+    return values
+
+
+def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
+    """[½ 1 ½] along one direction, 0 beyond the vertices that exist; stored as `dtype`."""
+    blurred = values.to(lattice.weight.dtype, copy=True)
+    for side in lattice.neighbours[direction]:
+        value = values.index_select(0, side.clamp(min=0))
+        blurred += 0.5 * torch.where(side[:, None] >= 0, value, 0)
+    return blurred.to(dtype)
+
+
+def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
+    """row = scale · Σ weight · values[vertex] / (1 + 2^-d)."""
+    rows = lattice.weight.new_zeros(lattice.vertex.shape[1], values.shape[1])
+    for vertex, weight in zip(lattice.vertex, lattice.weight, strict=True):
+        rows += weight[:, None] * values.index_select(0, vertex)
+    rows *= lattice.factor
+    return (rows if scale is None else rows * scale[:, None]).to(values.dtype)
+
+
+def convolve(
+    rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
+) -> Tensor:
+    """after · Σ_k taps[k] · (before · rows)[x + k - radius] along one axis of a grid; 0 beyond its border.
+
+    Args:
+        length: Points along the axis.
+        inside: How many points lie between neighbours along it.
+        taps: (2·radius + 1,), symmetric.
+        before: (P,) factors, or None for ones; after the same.
+    """
+    sent = rows.to(taps.dtype) if before is None else rows * before[:, None]
+    lines = sent.view(-1, length, inside * rows.shape[1])
+    received = torch.zeros_like(lines)
+    radius = len(taps) // 2
+    for k in range(-radius, radius + 1):
+        count = length - abs(k)
+        received.narrow(1, max(-k, 0), count).addcmul_(lines.narrow(1, max(k, 0), count), taps[radius + k])
+    received = received.view_as(rows)
+    return (received if after is None else received * after[:, None]).to(type_of_sums(rows))
+
+
+def update(
+    unary: Tensor,
+    previous: Tensor,
+    message: Tensor | None,
+    lattice: Lattice | None,
+    values: Tensor | None,
+    scale: Tensor | None,
+    couplings: tuple[Tensor | None, Tensor | None],
+    damping: float,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """One update of the logits, a = (1 - λ) (U - Σ_k E_k (N_k q)) + λ a, and their softmax (docs/algorithm.md, eq. 4).
+
+    Args:
+        unary: U, padded by -inf; previous, the logits so far, too.
+        message: N q of one kernel, or None.
+        values: Of the lattice of another kernel, whose slice, scaled, is its N q; or None.
+        couplings: E of the first and of the second kernel: (channels,) or transposed (channels, channels).
+        damping: λ.
+        dtype: What the softmax is stored in; None leaves it out, for the last iteration. Otherwise the logits are left
+            out where no damping needs them.
+    """
+    logits = unary
+    if message is not None and couplings[0] is not None:
+        logits = logits - couple(message, couplings[0])
+    if lattice is not None and values is not None and couplings[1] is not None:
+        logits = logits - couple(slice_values(lattice, values, scale), couplings[1])
+    if damping:
+        logits = (1 - damping) * logits + damping * previous
+    if dtype is None:
+        return logits, None
+    return logits if damping else None, torch.softmax(logits, dim=1).to(dtype)
+
+
+def backstep(
+    g: Tensor,
+    total: Tensor,
+    marginals: Tensor,
+    messages: tuple[Tensor | None, ...],
+    couplings: tuple[Tensor | None, ...],
+    damping: float,
+    share: float,
+) -> Tensor:
+    """g of the iteration before (docs/algorithm.md, eq. 8), of which a share is added to `total` in place.
+
+    Args:
+        messages: N_kᵀ g of two kernels, None where there is none.
+        couplings: (1 - λ) E_k: (channels,), or (channels, channels), not transposed.
+    """
+    v = torch.zeros_like(total)
+    for message, coupling in zip(messages, couplings, strict=True):
+        if message is not None and coupling is not None:
+            v -= couple(message, coupling)
+    result = damping * g + marginals * (v - (v * marginals).sum(dim=1, keepdim=True))
+    total += share * result
+    return result.to(g.dtype)
+
+
+def couple(rows: Tensor, coupling: Tensor) -> Tensor:
+    """Rows times a number per channel, or times a matrix."""
+    rows = rows.to(coupling.dtype)
+    return rows @ coupling if coupling.ndim == 2 else rows * coupling

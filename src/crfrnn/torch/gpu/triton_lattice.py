@@ -1,0 +1,309 @@
+# mypy: ignore-errors
+# ruff: noqa: RUF005, SIM108  (Triton takes no starred expressions)
+"""The Triton kernels of the lattice behind `triton_steps`: build, splat, blur, slice.
+
+Each computes what the function of its name in `plain` says; `splat` is `sum_runs` and `join_runs`, or `clear` and
+`add_corners`. Rows and values have CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is
+BLOCK rows. The number of vertices is known to the device only: kernels over vertices read it, and a fixed number of
+programs share them. Offsets of rows are 64 bits wide. Rows and values may be stored in 16 bits; numbers are at least
+float32.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def embed(
+    features,
+    cell,
+    order,
+    weight,
+    points,
+    D: tl.constexpr,
+    DOWN: tl.constexpr,
+    ROUNDER: tl.constexpr,
+    LIMIT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # A thread has all D + 1 coordinates of its point, in tuples.
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = p < points
+    zero = tl.zeros([BLOCK], features.dtype.element_ty)
+
+    total = zero
+    position = ()
+    known = inside
+    for j in tl.static_range(D, 0, -1):
+        f = tl.load(features + (j - 1) * points + p, mask=inside, other=0)
+        position = (total - f * j,) + position
+        total += f
+    position = (total,) + position
+    for i in tl.static_range(D + 1):
+        known = known & (tl.abs(position[i] * DOWN) < LIMIT)
+
+    nearest = ()
+    difference = ()
+    excess = zero
+    for i in tl.static_range(D + 1):
+        x = tl.where(known, position[i], 0.0)
+        n = (x * DOWN + ROUNDER) - ROUNDER  # to even on ties
+        nearest = nearest + (n,)
+        difference = difference + (x - n * (D + 1),)
+        excess += n
+
+    rank = ()
+    share = ()
+    for i in tl.static_range(D + 1):
+        r = excess.to(tl.int32)
+        for j in tl.static_range(D + 1):
+            if j > i:
+                r += (difference[i] < difference[j]).to(tl.int32)
+            if j < i:
+                r += (difference[j] >= difference[i]).to(tl.int32)
+        shift = (r < 0).to(tl.int32) - (r > D).to(tl.int32)
+        rank = rank + (r + shift * (D + 1),)
+        share = share + ((difference[i] - shift.to(zero.dtype) * (D + 1)) * DOWN,)
+        if i < D:
+            tl.store(cell + i * points + p, nearest[i].to(tl.int32) + shift, mask=inside)
+
+    # Corner k lies between the coordinates of ranks d + 1 - k and d - k.
+    for k in tl.static_range(D + 1):
+        upper = zero
+        lower = zero
+        which = tl.zeros([BLOCK], tl.int32)
+        for i in tl.static_range(D + 1):
+            upper += tl.where(rank[i] == D - k, share[i], 0.0)
+            lower += tl.where(rank[i] == (D + 1 - k) % (D + 1), share[i], 0.0)
+            which += tl.where(rank[i] == D - k, i, 0)
+        if k == 0:
+            upper = 1.0 + upper
+        w = upper - lower
+        w = tl.where(known, tl.where(w < 0, 0.0, w), float("nan"))
+        tl.store(weight + k * points + p, w, mask=inside)
+        if k < D:
+            tl.store(order + k * points + p, which, mask=inside)
+
+
+@triton.jit
+def find_neighbours(key, remainder, step, count, found, room, D: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
+    direction = tl.program_id(1)
+    vertices = tl.load(count)
+    low = tl.load(step + direction)
+    wrap = tl.load(step + D + 1 + direction)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        inside = v < vertices
+        mine = tl.load(key + v, mask=inside, other=0)
+        k = tl.load(remainder + v, mask=inside, other=0)
+        for side in tl.static_range(2):
+            if side == 0:
+                wanted = mine - tl.where(k == 0, wrap, low)
+            else:
+                wanted = mine + tl.where(k == D, wrap, low)
+            # The first key that is not below the wanted one lies from `at` to `end`.
+            at = tl.zeros([BLOCK], tl.int32)
+            end = tl.zeros([BLOCK], tl.int32) + vertices
+            for _ in range(BITS):
+                middle = at + (end - at) // 2
+                open_ = inside & (at < end)
+                below = tl.load(key + middle, mask=open_, other=0) < wanted
+                at = tl.where(open_ & below, middle + 1, at)
+                end = tl.where(open_ & ~below, middle, end)
+            exists = inside & (at < vertices)
+            same = tl.load(key + at, mask=exists, other=0) == wanted
+            place = (direction * 2 + side).to(tl.int64) * room + v
+            tl.store(found + place, tl.where(exists & same, at, -1), mask=inside)
+
+
+@triton.jit
+def sum_runs(
+    rows,
+    point,
+    weight,
+    scale,
+    vertex,
+    of_vertex,
+    start,
+    count,
+    values,
+    parts,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RUN: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    # Σ of weight · scale[point] · rows[point] over each run: the value of a vertex that has no other, or a part of it.
+    T: tl.constexpr = weight.dtype.element_ty
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    runs = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, runs, tl.num_programs(0) * BLOCK):
+        r = begin + tl.arange(0, BLOCK)
+        inside = r < runs
+        first = tl.load(start + r, mask=inside, other=0)
+        v = tl.load(vertex + first, mask=inside, other=0)
+        low = tl.load(of_vertex + v, mask=inside, other=0)
+        high = tl.load(of_vertex + v + 1, mask=inside, other=0)
+        end = tl.minimum(first + RUN, high)
+        total = tl.zeros([BLOCK, BLOCK_C], T)
+        entry = first
+        for _ in range(0, tl.max(end - first, axis=0), UNROLL):
+            for u in tl.static_range(UNROLL):
+                e = entry + u
+                more = e < end
+                p = tl.load(point + e, mask=more, other=0).to(tl.int64)
+                w = tl.load(weight + e, mask=more, other=0)
+                if scale is not None:
+                    w *= tl.load(scale + p, mask=more, other=0)
+                row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
+                total += w[:, None] * row.to(T)
+            entry += UNROLL
+        alone, part = inside & (high - low <= RUN), inside & (high - low > RUN)
+        tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=alone[:, None] & channel)
+        at = (_first_part(low, RUN) + (first - low) // RUN).to(tl.int64)
+        tl.store(parts + at[:, None] * CHANNELS + c[None, :], total, mask=part[:, None] & channel)
+
+
+@triton.jit
+def join_runs(
+    parts,
+    of_vertex,
+    joined,
+    count,
+    values,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    # values[v] = Σ of the parts of v, a tile of them at a time; one program for each of the vertices to join.
+    T: tl.constexpr = parts.dtype.element_ty
+    c = tl.arange(0, BLOCK_C)
+    channel = c < CHANNELS
+    vertices = tl.load(count)
+    for j in range(tl.program_id(0), vertices, tl.num_programs(0)):
+        v = tl.load(joined + j)
+        low = tl.load(of_vertex + v)
+        runs = (tl.load(of_vertex + v + 1) - low + (RUN - 1)) // RUN
+        total = tl.zeros([BLOCK, BLOCK_C], T)
+        for k in range(0, runs, BLOCK):
+            r = k + tl.arange(0, BLOCK)
+            at = (_first_part(low, RUN) + r).to(tl.int64)[:, None] * CHANNELS + c[None, :]
+            total += tl.load(parts + at, mask=(r < runs)[:, None] & channel[None, :], other=0)
+        tl.store(values + v.to(tl.int64) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)
+
+
+@triton.jit
+def clear(values, count, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    c = tl.arange(0, BLOCK_C)
+    vertices = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+        tl.store(values + at, 0.0, mask=(v < vertices)[:, None] & (c[None, :] < CHANNELS))
+
+
+@triton.jit
+def add_corners(
+    rows,
+    vertex,
+    weight,
+    scale,
+    values,
+    points,
+    CORNERS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=tile, other=0).to(weight.dtype.element_ty)
+    if scale is not None:
+        row *= tl.load(scale + p, mask=inside, other=0)[:, None]
+    for k in tl.static_range(CORNERS):
+        at = k * points + p
+        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
+        w = tl.load(weight + at, mask=inside, other=0)
+        tl.atomic_add(values + v[:, None] * CHANNELS + c[None, :], w[:, None] * row, mask=tile, sem="relaxed")
+
+
+@triton.jit
+def blur(values, neighbours, count, out, room, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    T: tl.constexpr = tl.float64 if values.dtype.element_ty == tl.float64 else tl.float32
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    vertices = tl.load(count)
+    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
+        v = begin + tl.arange(0, BLOCK)
+        inside = v < vertices
+        before = tl.load(neighbours + v, mask=inside, other=-1)[:, None]
+        after = tl.load(neighbours + room + v, mask=inside, other=-1)[:, None]
+        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+        tile = inside[:, None] & channel
+        value = tl.load(values + at, mask=tile, other=0).to(T)
+        left = tl.load(values + before.to(tl.int64) * CHANNELS + c[None, :], mask=(before >= 0) & channel, other=0)
+        right = tl.load(values + after.to(tl.int64) * CHANNELS + c[None, :], mask=(after >= 0) & channel, other=0)
+        tl.store(out + at, value + 0.5 * (left.to(T) + right.to(T)), mask=tile)
+
+
+@triton.jit
+def slice_values(
+    values,
+    vertex,
+    weight,
+    scale,
+    out,
+    points,
+    CORNERS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    message = sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
+    at = p[:, None] * CHANNELS + c[None, :]
+    tl.store(out + at, message, mask=inside[:, None] & (c[None, :] < CHANNELS))
+
+
+@triton.jit
+def sliced(
+    values,
+    vertex,
+    weight,
+    scale,
+    p,
+    inside,
+    points,
+    c,
+    CORNERS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    T: tl.constexpr = weight.dtype.element_ty
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    total = tl.zeros([p.shape[0], c.shape[0]], T)
+    for k in tl.static_range(CORNERS):
+        at = k * points + p
+        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
+        w = tl.load(weight + at, mask=inside, other=0)
+        value = tl.load(values + v[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+        total += w[:, None] * value.to(T)
+    total *= FACTOR
+    if scale is not None:
+        total *= tl.load(scale + p, mask=inside, other=0)[:, None]
+    return total
+
+
+@triton.jit
+def _first_part(low, RUN: tl.constexpr):
+    # Where the parts of a vertex of more than RUN corners begin, of which the first is `low`: the next such vertex
+    # begins at least RUN corners on, and has its own beyond them.
+    return (low // RUN) * 2

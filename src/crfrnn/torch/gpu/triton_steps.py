@@ -1,0 +1,271 @@
+"""The steps of `plain` as Triton kernels, for CUDA devices; with TRITON_INTERPRET=1 on the CPU, for tests.
+
+Nothing here waits for the device, and no size depends on data: what is not known in advance, the number of vertices,
+has room for the most there can be. Sums have a fixed order, so results are the same in every run, but for splats on
+lattices without runs, which add by atomics.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.torch.gpu import triton_lattice, triton_meanfield
+from crfrnn.torch.gpu.lattice import Lattice, Runs, starts, type_of_sums
+
+TILE = 1024  # numbers a program holds
+NARROW_TILE = 256  # the same where rows take different times
+POINTS = 128  # points or vertices of a program that holds single numbers of each
+JOINT_TILE = 2048  # the same of parts of a vertex
+RUN = 32  # corners one program sums before it hands over
+UNROLL = 4
+ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
+PROGRAMS = 32  # for each multiprocessor
+INTERPRETED_PROGRAMS = 2
+
+
+def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+    d, points = features.shape
+    cell = torch.empty(d, points, dtype=torch.int32, device=features.device)
+    order = torch.empty_like(cell)
+    weight = features.new_empty(d + 1, points)
+    # Fused multiply-adds would put points on the border of two simplices elsewhere than the CPU does.
+    triton_lattice.embed[(_ceil_div(points, POINTS),)](
+        features,
+        cell,
+        order,
+        weight,
+        points,
+        D=d,
+        DOWN=1 / (d + 1),
+        ROUNDER=ROUNDER[features.dtype],
+        LIMIT=limit,
+        BLOCK=POINTS,
+        enable_fp_fusion=False,
+    )
+    return cell, order, weight
+
+
+def capacity(count: Tensor, corners: int) -> int:
+    """V: every corner may be a vertex of its own."""
+    return corners
+
+
+def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor) -> Tensor:
+    room, directions = len(key), step.shape[1]
+    found = torch.empty(directions, 2, room, dtype=torch.int32, device=key.device)
+    grid = (_programs(room, POINTS, key.device), directions)
+    triton_lattice.find_neighbours[grid](
+        key,
+        remainder,
+        step,
+        count,
+        found,
+        room,
+        D=directions - 1,
+        BITS=room.bit_length(),
+        BLOCK=POINTS,
+        enable_fp_fusion=False,
+    )
+    return found
+
+
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs:
+    """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone.
+
+    Args:
+        entry: (E,) sorted corners, as places in `weight`.
+        vertex: (E,) int32 of each.
+        start: (V + 1,) int32, where each vertex begins among them.
+        count: () int32, how many of the V vertices there are.
+        weight: (d + 1, P).
+    """
+    size, room = len(entry), len(start) - 1
+    place = torch.arange(size, dtype=torch.int32, device=entry.device)
+    begins = (place - start.index_select(0, vertex)) % RUN == 0
+    number = torch.cumsum(begins, 0, dtype=torch.int32)
+    length = start.diff()
+    joined = ((length == 0) | (length > RUN)) & (torch.arange(room, device=entry.device) < count)
+    joint = torch.cumsum(joined, 0, dtype=torch.int32)
+    point = (entry % weight.shape[1]).to(torch.int32)
+    return Runs(
+        point=point,
+        weight=weight.view(-1)[entry],
+        vertex=vertex,
+        of_vertex=start,
+        start=starts(begins, number - 1, size),
+        num_runs=number[-1],
+        joined=starts(joined, joint - 1, room),
+        num_joined=joint[-1],
+    )
+
+
+def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
+    runs, weight = lattice.runs, lattice.weight
+    channels, room, device = rows.shape[1], lattice.neighbours.shape[2], rows.device
+    corners, points = weight.shape
+    if runs is None:
+        values = weight.new_empty(room, channels)
+        tile = _tile(channels)
+        triton_lattice.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
+        triton_lattice.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
+            rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
+        )
+        return values
+    values = rows.new_empty(room, channels, dtype=type_of_sums(rows))
+    parts = weight.new_empty(2 * _ceil_div(corners * points, RUN), channels)
+    tile = _tile(channels, NARROW_TILE)
+    triton_lattice.sum_runs[(_programs(corners * points, tile["BLOCK"], device),)](
+        rows,
+        runs.point,
+        runs.weight,
+        scale,
+        runs.vertex,
+        runs.of_vertex,
+        runs.start,
+        runs.num_runs,
+        values,
+        parts,
+        **tile,
+        RUN=RUN,
+        UNROLL=UNROLL,
+        num_warps=1,
+    )
+    triton_lattice.join_runs[(_programs(room, 1, device),)](
+        parts, runs.of_vertex, runs.joined, runs.num_joined, values, **_tile(channels, JOINT_TILE), RUN=RUN
+    )
+    return values
+
+
+def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
+    room, channels = values.shape
+    blurred = torch.empty_like(values, dtype=dtype)
+    tile = _tile(channels)
+    grid = (_programs(room, tile["BLOCK"], values.device),)
+    triton_lattice.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
+    return blurred
+
+
+def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
+    corners, points = lattice.vertex.shape
+    rows = values.new_empty(points, values.shape[1])
+    tile = _tile(values.shape[1])
+    triton_lattice.slice_values[(_ceil_div(points, tile["BLOCK"]),)](
+        values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
+    )
+    return rows
+
+
+def convolve(
+    rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
+) -> Tensor:
+    received = torch.empty_like(rows, dtype=type_of_sums(rows))
+    tile = _tile(rows.shape[1])
+    triton_meanfield.convolve[(_ceil_div(len(rows), tile["BLOCK"]),)](
+        rows, taps, before, after, received, len(rows), length, inside, RADIUS=len(taps) // 2, **tile
+    )
+    return received
+
+
+def update(
+    unary: Tensor,
+    previous: Tensor,
+    message: Tensor | None,
+    lattice: Lattice | None,
+    values: Tensor | None,
+    scale: Tensor | None,
+    couplings: tuple[Tensor | None, Tensor | None],
+    damping: float,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    points, channels = unary.shape
+    spatial, bilateral = couplings
+    diagonal = bilateral
+    if lattice is not None and values is not None and bilateral is not None and bilateral.ndim == 2:
+        # Filters act on points and couplings on classes, so the order does not matter; vertices are mostly fewer.
+        values, diagonal = _couple_values(lattice, values, bilateral), None
+    logits = torch.empty_like(unary) if dtype is None or damping else None
+    marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
+    tile = _tile(channels)
+    triton_meanfield.update[(_ceil_div(points, tile["BLOCK"]),)](
+        unary,
+        previous,
+        message,
+        spatial,
+        values,
+        None if lattice is None else lattice.vertex,
+        None if lattice is None else lattice.weight,
+        scale,
+        diagonal,
+        logits,
+        marginals,
+        points,
+        CORNERS=0 if lattice is None else len(lattice.vertex),
+        FACTOR=1.0 if lattice is None else lattice.factor,
+        DAMPING=damping,
+        SPATIAL_MATRIX=spatial is not None and spatial.ndim == 2,
+        **tile,
+    )
+    return logits, marginals
+
+
+def backstep(
+    g: Tensor,
+    total: Tensor,
+    marginals: Tensor,
+    messages: tuple[Tensor | None, ...],
+    couplings: tuple[Tensor | None, ...],
+    damping: float,
+    share: float,
+) -> Tensor:
+    points, channels = g.shape
+    result = torch.empty_like(g)
+    tile = _tile(channels)
+    triton_meanfield.backstep[(_ceil_div(points, tile["BLOCK"]),)](
+        g,
+        total,
+        marginals,
+        messages[0],
+        couplings[0],
+        messages[1],
+        couplings[1],
+        result,
+        points,
+        DAMPING=damping,
+        SHARE=share,
+        SPATIAL_MATRIX=couplings[0] is not None and couplings[0].ndim == 2,
+        BILATERAL_MATRIX=couplings[1] is not None and couplings[1].ndim == 2,
+        **tile,
+    )
+    return result
+
+
+def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor:
+    coupled = torch.empty_like(values)
+    tile = _tile(values.shape[1])
+    grid = (_programs(len(values), tile["BLOCK"], values.device),)
+    triton_meanfield.couple_values[grid](values, coupling, lattice.num_vertices, coupled, **tile)
+    return coupled
+
+
+def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
+    width = 1 << (channels - 1).bit_length()
+    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": max(1, numbers // width), "enable_fp_fusion": True}
+
+
+def _programs(most: int, block: int, device: torch.device) -> int:
+    """How many programs share work whose size only the device knows."""
+    return min(_ceil_div(most, block), _resident_programs(device))
+
+
+@lru_cache
+def _resident_programs(device: torch.device) -> int:
+    if device.type == "cpu":
+        return INTERPRETED_PROGRAMS
+    multiprocessors: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS * multiprocessors
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

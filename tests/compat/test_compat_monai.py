@@ -1,0 +1,308 @@
+"""MONAI's users on `crfrnn.compat.monai`: golden outputs, gradients, and what MONAI's own does to its callers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crfrnn import reference
+from errors import raises_saying
+from tolerances import GOLDEN
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+
+from crfrnn.compat import monai as monai_module  # noqa: E402
+from crfrnn.compat.monai import CRF, CRFd, PHLFilter  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SHAPES = {1: (11,), 2: (5, 7), 3: (3, 4, 5)}
+
+
+@pytest.fixture(scope="module")
+def monai_crf():
+    """MONAI's inputs and outputs by number of spatial axes."""
+    with np.load(Path(__file__).parent.parent / "golden" / "monai_crf.npz") as archive:
+        golden = {name: torch.from_numpy(array) for name, array in archive.items()}
+    return {
+        axes: {name[3:]: tensor for name, tensor in golden.items() if name.startswith(f"{axes}d")} for axes in (1, 2, 3)
+    }
+
+
+def assert_same(ours, theirs):
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    assert (ours - theirs).abs().max() <= GOLDEN
+
+
+def example(axes, dtype=torch.float32, classes=3, channels=2, batch=2):
+    generator = torch.Generator().manual_seed(axes)
+    logits = torch.randn(batch, classes, *SHAPES[axes], generator=generator, dtype=dtype)
+    return logits, torch.rand(batch, channels, *SHAPES[axes], generator=generator, dtype=dtype)
+
+
+class TestGoldenOutputs:
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_default(self, monai_crf, axes):
+        golden = monai_crf[axes]
+        assert_same(CRF()(golden["logits"], golden["reference"]), golden["default"])
+
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_everything_given(self, monai_crf, axes):
+        golden = monai_crf[axes]
+        crf = CRF(3, 0.7, 1.3, 3.0, 0.25, 2.0, 1.5, golden["compat"])
+        assert_same(crf(golden["logits"], golden["reference"]), golden["custom"])
+
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_filters(self, monai_crf, axes):
+        """MONAI's loop, written with the filter as it writes it."""
+        golden = monai_crf[axes]
+        logits, levels = golden["logits"], golden["reference"]
+        grids = torch.meshgrid(*[torch.arange(length) for length in logits.shape[2:]], indexing="ij")
+        places = torch.stack(len(logits) * [torch.stack(grids).float()])
+        q = torch.softmax(logits, dim=1)
+        for _ in range(5):
+            bilateral = PHLFilter.apply(q, torch.cat([places / 5, levels / 0.5], dim=1))
+            q = torch.softmax(logits + 3 * (bilateral + PHLFilter.apply(q, places, [5.0] * axes)), dim=1)
+        assert_same(q, golden["default"])
+
+
+class TestCRF:
+    def test_attributes_count_at_the_call(self, monai_crf):
+        golden = monai_crf[2]
+        crf = CRF()
+        crf.iterations, crf.bilateral_weight, crf.gaussian_weight = 3, 0.7, 1.3
+        crf.bilateral_spatial_sigma, crf.bilateral_color_sigma, crf.gaussian_spatial_sigma = 3.0, 0.25, 2.0
+        crf.update_factor, crf.compatibility_matrix = 1.5, golden["compat"]
+        assert_same(crf(golden["logits"], golden["reference"]), golden["custom"])
+
+    def test_no_iterations_are_softmax(self):
+        logits, levels = example(2)
+        torch.testing.assert_close(CRF(iterations=0)(logits, levels), torch.softmax(logits, dim=1))
+
+    def test_sigmas_by_axis_run_as_the_axes_do(self):
+        """Far along one axis and hardly along the other: what pixels hear is the same along the former."""
+        logits, levels = example(2)
+        for sigmas, along, across in (((1e-2, 50.0), 3, 2), ((50.0, 1e-2), 2, 3)):
+            refined = CRF(1, bilateral_weight=0.0, gaussian_spatial_sigma=sigmas)(logits, levels)
+            heard = refined.log() - logits
+            heard = heard - heard.mean(dim=1, keepdim=True)
+            assert heard.std(dim=along).max() < 0.1 * heard.std(dim=across).max()
+
+    def test_every_item_of_a_batch_by_itself(self):
+        logits, levels = example(3)
+        whole = CRF()(logits, levels)
+        for index in range(2):
+            alone = CRF()(logits[index : index + 1], levels[index : index + 1])[0]
+            torch.testing.assert_close(alone, whole[index], atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+    def test_dtypes(self, dtype):
+        logits, levels = example(2)
+        refined = CRF()(logits.to(dtype), levels.to(dtype))
+        assert refined.dtype == dtype
+        torch.testing.assert_close(refined.float(), CRF()(logits, levels), atol=2e-2, rtol=0)
+
+    def test_results_are_contiguous(self):
+        """Some losses of torch have no backward pass for others."""
+        for axes in (1, 2, 3):
+            assert CRF()(*example(axes)).is_contiguous()
+
+    def test_any_layout_integers_and_many_classes(self):
+        logits, _ = example(2, classes=40)
+        levels = torch.randint(0, 255, (2, 3, 5, 7), dtype=torch.uint8)
+        crf = CRF(bilateral_color_sigma=40.0)
+        expected = crf(logits, levels.float())
+        assert expected.shape == logits.shape
+        last = logits.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(crf(last, levels), expected)
+
+    def test_inputs_stay_as_they_are(self):
+        logits, levels = example(2)
+        copies = logits.clone(), levels.clone()
+        CRF()(logits, levels)
+        assert torch.equal(logits, copies[0])
+        assert torch.equal(levels, copies[1])
+
+    def test_state_of_monai_loads(self):
+        """MONAI's has none; a network with a CRF in it loads strictly."""
+        assert CRF().state_dict() == {}
+        assert set(CRF(update_factor=torch.nn.Parameter(torch.ones(())))._parameters) == {"update_factor"}
+
+
+class TestGradients:
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_all_that_is_trained(self, axes):
+        logits, levels = example(axes, torch.float64)
+        small = tuple(slice(min(length, 3)) for length in SHAPES[axes])
+        logits, levels = logits[:1, :, *small], levels[:1, :, *small]
+        trained = [torch.tensor(value, dtype=torch.float64) for value in (0.8, 1.2, 1.5)]
+        compatibility = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        inputs = [tensor.requires_grad_() for tensor in (logits.contiguous(), *trained, compatibility)]
+
+        def refined(logits, bilateral, gaussian, factor, compatibility):
+            crf = CRF(2, bilateral, gaussian, 2.0, 0.7, 3.0, factor, compatibility)
+            return crf(logits, levels)
+
+        assert torch.autograd.gradcheck(refined, inputs, eps=1e-6, atol=1e-5)
+
+    def test_training_lowers_the_loss(self):
+        logits, levels = example(2)
+        target = logits.argmax(dim=1)
+        crf = CRF(
+            bilateral_weight=torch.nn.Parameter(torch.tensor(1.0)),
+            compatibility_matrix=torch.nn.Parameter(-torch.eye(3)),
+        )
+        optimiser = torch.optim.Adam(crf.parameters(), lr=0.1)
+        assert len(list(crf.parameters())) == 2
+        losses = []
+        for _ in range(20):
+            loss = torch.nn.functional.nll_loss(crf(logits, levels).log(), target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.7 * losses[0]
+
+
+class TestPHLFilter:
+    def test_weighted_means_on_a_lattice(self):
+        """Against the lattice in plain NumPy."""
+        values, features = example(2, torch.float64, classes=4, channels=3)
+        sigmas = [0.5, 2.0, 1.0]
+        filtered = PHLFilter.apply(values, features, sigmas)
+        for index in range(2):
+            rows = (features[index] / torch.tensor(sigmas)[:, None, None]).reshape(3, -1).T.numpy()
+            lattice = reference.Lattice(rows)
+            expected = lattice.filter(values[index].reshape(4, -1).T.numpy()) / lattice.filter(np.ones((35, 1)))
+            np.testing.assert_allclose(filtered[index].reshape(4, -1).T, expected, rtol=1e-9)
+
+    def test_features_stay_as_they_are(self):
+        values, features = example(2)
+        copy = features.clone()
+        once, twice = PHLFilter.apply(values, features, [2.0, 3.0]), PHLFilter.apply(values, features, [2.0, 3.0])
+        assert torch.equal(features, copy)
+        assert torch.equal(once, twice)
+
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_gradients(self, axes):
+        values, features = example(axes, torch.float64)
+        assert torch.autograd.gradcheck(
+            lambda values: PHLFilter.apply(values, features[:1], torch.tensor([0.5, 0.5])),
+            [values[:1].requires_grad_()],
+        )
+
+
+class TestCRFd:
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_channel_first_without_a_batch(self, axes):
+        logits, levels = example(axes)
+        meta = {"affine": np.eye(4)}
+        data = {"pred": logits[0], "other": logits[1], "image": levels[0], "image_meta_dict": meta}
+        refined = CRFd(["pred", "other"], "image", iterations=2)(data)
+        torch.testing.assert_close(refined["pred"], CRF(2)(logits[:1], levels[:1])[0])
+        torch.testing.assert_close(refined["other"], CRF(2)(logits[1:], levels[:1])[0])
+        assert data["pred"].data_ptr() == logits.data_ptr()
+        assert refined["image"] is data["image"]
+        assert refined["image_meta_dict"] is meta
+        arrays = CRFd("pred", "image", iterations=2)({name: np.asarray(data[name]) for name in ("pred", "image")})
+        assert isinstance(arrays["pred"], np.ndarray)
+        np.testing.assert_array_equal(arrays["pred"], refined["pred"])
+
+    def test_meta_tensors(self):
+        data = pytest.importorskip("monai.data", reason="needs MONAI")
+        logits, levels = example(2)
+        affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
+        given = {
+            "pred": data.MetaTensor(logits[0], affine=affine, meta={"filename_or_obj": "a.nii"}),
+            "image": data.MetaTensor(levels[0]),
+        }
+        refined = CRFd("pred", "image")(given)["pred"]
+        assert isinstance(refined, data.MetaTensor)
+        assert torch.equal(refined.affine, given["pred"].affine)
+        assert refined.meta["filename_or_obj"] == "a.nii"
+        assert torch.equal(refined.as_tensor(), CRF()(logits[:1], levels[:1])[0])
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "facts"),
+        [
+            ({"bilateral_color_sigma": 0}, ["bilateral_color_sigma=0", "above 0"]),
+            ({"gaussian_spatial_sigma": float("nan")}, ["gaussian_spatial_sigma=nan"]),
+            ({"bilateral_spatial_sigma": [5, -5]}, ["bilateral_spatial_sigma=[5, -5]"]),
+            ({"iterations": -1}, ["iterations=-1"]),
+        ],
+    )
+    def test_numbers(self, options, facts):
+        with raises_saying(ValueError, *facts):
+            CRF(**options)
+
+    def test_tensors(self):
+        logits, levels = example(2)
+        crf = CRF()
+        with raises_saying(ValueError, "reference_tensor", "(2, 2, 7, 5)", "input_tensor of shape (2, 3, 5, 7)"):
+            crf(logits, levels.mT)
+        with raises_saying(ValueError, "reference_tensor", "(1, 2, 5, 7)", "same batch"):
+            crf(logits, levels[:1])
+        with raises_saying(ValueError, "input_tensor", "(3, 7)", "1 to 3 spatial axes"):
+            crf(logits[0, :, 0], levels)
+        with raises_saying(TypeError, "input_tensor", "ndarray", "torch.Tensor"):
+            crf(logits.numpy(), levels)
+        with raises_saying(TypeError, "input_tensor is torch.int64", ".float()"):
+            crf(logits.long(), levels)
+        with raises_saying(ValueError, "reference_tensor requires a gradient", "reference_tensor.detach()"):
+            crf(logits, levels.requires_grad_())
+        crf.compatibility_matrix = torch.eye(4)
+        with raises_saying(ValueError, "compatibility_matrix", "(4, 4)", "(3, 3)"):
+            crf(logits, levels.detach())
+
+    def test_filters(self):
+        values, features = example(2)
+        with raises_saying(ValueError, "features", "(2, 2, 7, 5)", "input of shape (2, 3, 5, 7)"):
+            PHLFilter.apply(values, features.mT)
+        for sigmas in ([1.0], [1.0, 0.0], [1.0, float("nan")], 2.0):
+            with raises_saying(ValueError, f"sigmas={sigmas}", "2 numbers above 0"):
+                PHLFilter.apply(values, features, sigmas)
+
+    def test_a_missing_key(self):
+        with raises_saying(KeyError, "image"):
+            CRFd("pred", "image")({"pred": torch.zeros(2, 3)})
+
+    def test_a_missing_extra_is_named(self):
+        program = "import sys; sys.modules['torch'] = None; import crfrnn.compat.monai"
+        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert process.returncode == 1
+        assert "crfrnn.compat.monai needs PyTorch" in process.stderr
+        assert "pip install 'crfrnn[torch]'" in process.stderr
+
+
+def test_one_lattice_a_kernel_and_item(monkeypatch):
+    """Not one an iteration."""
+    from crfrnn.inference import terms as pairwise
+
+    built = []
+    lattice = pairwise.PermutohedralLattice
+
+    def counted(*arguments, **options):
+        built.append(1)
+        return lattice(*arguments, **options)
+
+    monkeypatch.setattr(pairwise, "PermutohedralLattice", counted)
+    logits, levels = example(2)
+    monai_module.CRF(iterations=7)(logits.requires_grad_(), levels).sum().backward()
+    assert len(built) == 2 * 2
+
+
+def test_one_channel_is_the_foreground_of_two_classes():
+    torch.manual_seed(3)
+    logits, image = torch.randn(2, 1, 6, 7), 100 * torch.rand(2, 3, 6, 7)
+    both = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    matrix = torch.tensor([[1.0, 0.2], [0.4, 0.7]])
+    for compatibility in (None, matrix):
+        crf = CRF(iterations=3, compatibility_matrix=compatibility)
+        torch.testing.assert_close(crf(logits, image), crf(both, image)[:, 1:], rtol=0, atol=1e-6)
+    with raises_saying(ValueError, "(1, 1)", "(2, 2)"):
+        CRF(compatibility_matrix=torch.zeros(1, 1))(logits, image)

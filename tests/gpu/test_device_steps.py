@@ -1,0 +1,402 @@
+"""The mean field of `crfrnn.torch.device` against the native core and the oracles.
+
+One suite for plain torch on the CPU, for both kinds of steps on a GPU (`pytest -m gpu`) and, in a process of its own
+where TRITON_INTERPRET is set (`test_device_triton.py`), for the Triton kernels on the CPU.
+"""
+
+import os
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from crfrnn import PermutohedralLattice, reference
+from crfrnn.inference import batch
+from errors import raises_saying
+from tolerances import Tolerance, assert_close, tolerance
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+from crfrnn.torch.gpu import meanfield, plain
+from crfrnn.torch.gpu import terms as pairwise  # noqa: E402
+from crfrnn.torch.gpu.grid import build_grid  # noqa: E402
+from crfrnn.torch.gpu.lattice import build_lattice  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+# Interpreted, every operation of a kernel costs a tenth of a millisecond: fewer cases, and large tiles.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+LARGE_TILE = 8192
+
+
+def cases(*every, few):
+    return few if INTERPRETED else every
+
+
+DTYPES = cases(np.float32, np.float64, few=[np.float32])
+IN_CUDA = [pytest.param(steps, marks=pytest.mark.gpu) for steps in ("cuda triton_steps", "cuda plain")]
+PLACES = ["cpu triton_steps"] if INTERPRETED else ["cpu plain", *IN_CUDA]
+
+
+class Place(NamedTuple):
+    """Where to compute, and by which steps."""
+
+    device: str
+    steps: ModuleType
+
+    def tensor(self, array):
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+    def lattice(self, features, images=1, **options):
+        """Of features (P, d)."""
+        return build_lattice(self.tensor(np.ascontiguousarray(features.T)), images, self.steps, **options)
+
+    def filter(self, kernel, values, transpose=False, before=None, after=None):
+        """Of values (P, channels)."""
+        factors = (None if each is None else self.tensor(each) for each in (before, after))
+        return kernel.filter(self.tensor(values), *factors, transpose, self.steps).cpu().numpy()
+
+
+@pytest.fixture(params=PLACES)
+def place(request, monkeypatch):
+    device, steps = request.param.split()
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if steps == "plain":
+        return Place(device, plain)
+    pytest.importorskip("triton")
+    from crfrnn.torch.gpu import triton_steps
+
+    if INTERPRETED:
+        for name in ("TILE", "NARROW_TILE", "POINTS"):
+            monkeypatch.setattr(triton_steps, name, LARGE_TILE)
+    return Place(device, triton_steps)
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_is_nan():
+    """Fresh memory holds NaN, or the largest integer: what a step forgets to write cannot pass."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def settings(**changes):
+    numbers = {
+        "theta_alpha": [5.13],
+        "theta_beta": [61.7],
+        "theta_gamma": [1.57],
+        "normalization": "after",
+        "spatial": "grid",
+        "filter": "lattice",
+        "neighbour_rounds": 0,
+        "iterations": 2 if INTERPRETED else 3,
+        "damping": 0.0,
+        "threads": 1,
+    }
+    return batch.Settings(**(numbers | changes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", cases(1, 2, 3, 5, 7, 8, 16, few=[1, 5, 16]))
+def test_simplices_and_weights_are_the_native_ones_to_the_bit(rng, place, d, dtype):
+    """On a grid of thirds most points lie on the border of simplices, where rounding decides."""
+    features = np.round(rng.uniform(-6, 9, size=(150, d))).astype(dtype) / dtype(3)
+    lattice, native = place.lattice(features), PermutohedralLattice(features)
+    assert int(lattice.num_vertices) == native.num_vertices
+    np.testing.assert_array_equal(lattice.weight.cpu().numpy().T, native.weights)
+    ours, theirs = lattice.vertex.cpu().numpy().T.ravel(), native.vertices.ravel()
+    pairs = np.unique(np.stack([ours, theirs], axis=1), axis=0)
+    assert len(pairs) == native.num_vertices
+    renamed = np.full(native.num_vertices + 1, -1)
+    renamed[pairs[:, 0]] = pairs[:, 1]
+    # The native neighbours leave out those of vertices that have no neighbour at all: none differ.
+    neighbours = renamed[lattice.neighbours[:, :, : native.num_vertices].cpu().numpy()].transpose(0, 2, 1)
+    expected = native.neighbours
+    np.testing.assert_array_equal(neighbours[:, np.argsort(renamed[:-1])], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("d", "channels"), cases((1, 1), (2, 2), (3, 4), (5, 24), (6, 40), few=[(1, 1), (3, 40)]))
+def test_the_lattice_filters_like_the_oracle(rng, place, d, channels, dtype):
+    features = rng.uniform(0, 3, size=(60, d)).astype(dtype)
+    values = rng.normal(size=(60, channels)).astype(dtype)
+    before, after = rng.uniform(size=(2, 60)).astype(dtype)
+    images = [reference.Lattice(half) for half in (features[:30], features[30:])]
+    lattice = place.lattice(features, images=2)
+    for transpose in (False, True):
+        sent = before[:, None] * values
+        halves = [oracle.filter(half, transpose) for oracle, half in zip(images, (sent[:30], sent[30:]), strict=True)]
+        filtered = place.filter(lattice, values, transpose, before, after)
+        assert_close(filtered, after[:, None] * np.concatenate(halves), tolerance(dtype).filter)
+
+
+@pytest.mark.parametrize("channels", cases(1, 8, few=[8]))
+@pytest.mark.parametrize("shape", cases((40,), (5, 9), (3, 4, 5), (1, 6), few=[(40,), (3, 4, 5)]))
+def test_the_grid_filters_like_the_oracle(rng, place, shape, channels):
+    sigma = (0.6, 1.57, 2.3)[: len(shape)]
+    points = int(np.prod(shape))
+    values = rng.normal(size=(2 * points, channels))
+    before, after = rng.uniform(size=(2, 2 * points))
+    kernel = build_grid(shape, sigma, torch.float64, torch.device(place.device))
+    oracle = reference.GridGaussian(shape, sigma)
+    sent = before[:, None] * values
+    expected = after[:, None] * np.concatenate([oracle.filter(half) for half in (sent[:points], sent[points:])])
+    assert_close(place.filter(kernel, values, False, before, after), expected, tolerance(np.float64).filter)
+
+
+@pytest.mark.parametrize("rounds", cases(1, 2, few=[1]))
+@pytest.mark.parametrize("d", cases(1, 3, 5, few=[2]))
+def test_added_vertices(rng, place, d, rounds):
+    features, values = rng.uniform(0, 3, size=(30, d)), rng.normal(size=(30, 4))
+    images = [reference.Lattice(half, neighbour_rounds=rounds) for half in (features[:15], features[15:])]
+    lattice = place.lattice(features, images=2, neighbour_rounds=rounds)
+    native = PermutohedralLattice(features, batch=np.arange(30) // 15, neighbour_rounds=rounds)
+    assert int(lattice.num_vertices) == native.num_vertices
+    for transpose in (False, True):
+        halves = [
+            oracle.filter(half, transpose) for oracle, half in zip(images, (values[:15], values[15:]), strict=True)
+        ]
+        filtered = place.filter(lattice, values, transpose)
+        assert_close(filtered, np.concatenate(halves), tolerance(np.float64).filter)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rounds", cases(0, 1, few=[0]))
+def test_sums_in_any_order(rng, place, rounds, dtype):
+    features = np.concatenate([np.full((300, 2), 0.1), rng.uniform(0, 40, size=(20, 2))]).astype(dtype)
+    values, before = rng.normal(size=(320, 5)).astype(dtype), rng.uniform(size=320).astype(dtype)
+    lattice = place.lattice(features, neighbour_rounds=rounds, deterministic=False)
+    assert lattice.runs is None
+    native = PermutohedralLattice(features, neighbour_rounds=rounds)
+    for transpose in (False, True):
+        expected = native.filter(before[:, None] * values, transpose)
+        assert_close(place.filter(lattice, values, transpose, before), expected, tolerance(dtype).filter)
+
+
+@pytest.mark.parametrize("d", cases(2, 5, few=[3]))
+def test_the_transpose_is_the_adjoint(rng, place, d):
+    lattice = place.lattice(rng.uniform(0, 4, size=(80, d)))
+    x, y = rng.normal(size=(2, 80, 4))
+    forward, backward = np.sum(place.filter(lattice, x) * y), np.sum(x * place.filter(lattice, y, transpose=True))
+    assert abs(forward - backward) <= tolerance(np.float64).adjoint * np.abs(x).sum()
+
+
+def test_keys_that_do_not_fit_64_bits(rng, place):
+    """16 features of a hundred cells each: 2^106 places."""
+    features = rng.uniform(0, 100, size=(12, 16)).repeat(4, axis=0) + rng.uniform(0, 0.3, size=(48, 16))
+    values = rng.normal(size=(48, 4))
+    native = PermutohedralLattice(features)
+    lattice = place.lattice(features)
+    assert int(lattice.num_vertices) == native.num_vertices
+    for transpose in (False, True):
+        expected = native.filter(values, transpose)
+        assert_close(place.filter(lattice, values, transpose), expected, tolerance(np.float64).filter)
+
+
+def test_points_far_from_the_origin(rng, place):
+    features = rng.uniform(0, 3, size=(50, 3)) + np.array([-3e4, 2e4, 1e4])
+    values = rng.normal(size=(50, 4))
+    expected = PermutohedralLattice(features).filter(values)
+    assert_close(place.filter(place.lattice(features), values), expected, tolerance(np.float64).filter)
+
+
+def test_many_points_at_one_vertex(rng, place):
+    """Far more than one program sums by itself, beside vertices of a single point."""
+    features = np.concatenate([np.full((300, 2), 0.1), rng.uniform(0, 40, size=(20, 2))])
+    values = rng.normal(size=(320, 4))
+    lattice, native = place.lattice(features), PermutohedralLattice(features)
+    assert_close(place.filter(lattice, values), native.filter(values), tolerance(np.float64).filter)
+
+
+def images(rng, spatial, dtype, channels=3, classes=5, size=2):
+    logits = rng.normal(size=(size, classes, *spatial)).astype(dtype)
+    return logits, rng.uniform(0, 255, size=(size, channels, *spatial)).astype(dtype)
+
+
+def assert_like_native(rng, place, logits, image, mask, couplings, numbers, bounds=None):
+    """Logits and gradients, by the native core and by the device's steps."""
+    bounds = bounds or tolerance(logits.dtype)
+    cotangent = rng.normal(size=logits.shape).astype(logits.dtype)
+    expected, records = batch.mean_field(logits, image, mask, couplings, numbers, keep=True)
+    expected_gradients = batch.mean_field_vjp(cotangent, records, couplings, numbers)
+
+    tensors = [place.tensor(each) for each in couplings]
+    given = place.tensor(logits), place.tensor(image), None if mask is None else place.tensor(mask)
+    refined, record = meanfield.mean_field(*given, tensors, numbers, True, place.steps)
+    assert_close(refined.cpu(), expected, bounds.mean_field)
+    without, _ = meanfield.mean_field(*given, tensors, numbers, False, place.steps)
+    assert torch.equal(refined, without) or not numbers.deterministic
+    to_logits, to_couplings = meanfield.mean_field_vjp(place.tensor(cotangent), record, tensors, numbers, place.steps)
+    assert_close(to_logits.cpu(), expected_gradients[0], bounds.gradient)
+    for ours, theirs in zip(to_couplings, expected_gradients[1], strict=True):
+        assert_close(ours.cpu(), theirs, bounds.gradient, floor=1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalization", cases("after", "before", "symmetric", "none", few=["before"]))
+@pytest.mark.parametrize("masked", cases(False, True, few=[True]))
+def test_mean_field_and_gradients_by_normalisation(rng, place, normalization, masked, dtype):
+    logits, image = images(rng, (5, 6), dtype)
+    mask = rng.integers(0, 3, size=(2, 5, 6)).astype(dtype) / 2 if masked else None
+    couplings = [-0.3 * np.ones((), dtype), -0.5 * np.eye(5, dtype=dtype)]
+    numbers = settings(normalization=normalization, damping=0.25)
+    assert_like_native(rng, place, logits, image, mask, couplings, numbers)
+
+
+@pytest.mark.parametrize("classes", cases(1, 2, 7, 21, few=[7]))
+@pytest.mark.parametrize("spatial_axes", cases(0, 1, 2, few=[2]))
+@pytest.mark.parametrize("bilateral_axes", cases(0, 1, 2, few=[0, 2]))
+def test_mean_field_and_gradients_by_coupling(rng, place, classes, spatial_axes, bilateral_axes):
+    logits, image = images(rng, (4, 5), np.float64, classes=classes)
+    couplings = [np.asarray(rng.normal(size=(classes,) * axes)) for axes in (spatial_axes, bilateral_axes)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=2))
+
+
+def test_gradients_of_couplings_in_parts(rng, place, monkeypatch):
+    monkeypatch.setattr(meanfield, "PART", 7)
+    logits, image = images(rng, (4, 5), np.float32)
+    couplings = [rng.normal(size=(5, 5)).astype(np.float32) for _ in range(2)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=1))
+
+
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize(("shape", "channels"), cases(((23,), 1), ((5, 7), 3), ((3, 4, 2), 2), few=[((3, 4, 2), 2)]))
+def test_mean_field_and_gradients_in_every_dimension(rng, place, shape, channels, spatial):
+    logits, image = images(rng, shape, np.float32, channels)
+    couplings = [rng.normal(size=(5, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)]
+    numbers = settings(spatial=spatial, theta_alpha=[5.13, 4.2, 3.3][: len(shape)], damping=0.1)
+    assert_like_native(rng, place, logits, image, None, couplings, numbers)
+
+
+@pytest.mark.parametrize("spatial", cases("grid", "lattice", few=["lattice"]))
+def test_mean_field_and_gradients_with_added_vertices(rng, place, spatial):
+    logits, image = images(rng, (4, 5), np.float32)
+    couplings = [rng.normal(size=(5, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)]
+    numbers = settings(spatial=spatial, neighbour_rounds=1)
+    assert_like_native(rng, place, logits, image, None, couplings, numbers)
+
+
+def test_mean_field_and_gradients_with_sums_in_any_order(rng, place, monkeypatch):
+    monkeypatch.setattr(pairwise, "fixed_order", lambda deterministic: deterministic)
+    logits, image = images(rng, (4, 5), np.float32)
+    couplings = [np.float32(-0.3), rng.normal(size=(5, 5)).astype(np.float32)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(deterministic=False))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("storage", [torch.bfloat16, torch.float16])
+def test_mean_field_and_gradients_stored_in_16_bits(rng, place, monkeypatch, storage, deterministic):
+    """Off by some roundings of 2^-9, and not by fewer than one."""
+    monkeypatch.setattr(pairwise, "fixed_order", lambda deterministic: deterministic)
+    logits, image = images(rng, (4, 5) if INTERPRETED else (9, 12), np.float32)
+    couplings = [np.float32(-0.3), rng.normal(size=(5, 5)).astype(np.float32)]
+    numbers = settings(damping=0.25, storage=storage, deterministic=deterministic)
+    bounds = Tolerance(filter=2e-2, mean_field=2e-2, gradient=4e-2, adjoint=0)
+    assert_like_native(rng, place, logits, image, None, couplings, numbers, bounds)
+    with pytest.raises(AssertionError, match="max"):
+        assert_like_native(rng, place, logits, image, None, couplings, numbers)
+
+
+def test_sums_beyond_float16(rng, place):
+    """100 points of weight 10 000 at one place."""
+    rows = rng.uniform(size=(100, 4))
+    lattice = place.lattice(np.full((100, 2), 0.1, np.float32))
+    scale = place.tensor(np.full(100, 1e4, np.float32))
+    filtered = lattice.filter(place.tensor(rows.astype(np.float16)), scale, None, False, place.steps)
+    expected = PermutohedralLattice(np.full((100, 2), 0.1)).filter(1e4 * rows)
+    assert expected.min() > np.finfo(np.float16).max
+    assert filtered.dtype == torch.bfloat16
+    assert_close(filtered.float().cpu(), expected, 2e-2)
+
+
+@pytest.mark.parametrize("iterations", cases(0, 1, few=[1]))
+def test_few_iterations(rng, place, iterations):
+    logits, image = images(rng, (4, 5), np.float64)
+    couplings = [np.ones(()), np.ones(5)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=iterations))
+
+
+@pytest.mark.parametrize("dtype", cases(np.uint8, np.int64, np.float64, few=[np.uint8]))
+def test_images_of_any_type(rng, place, dtype):
+    logits, image = images(rng, (4, 5), np.float32)
+    image = image.astype(dtype)
+    couplings = [np.ones((), np.float32), np.ones(5, np.float32)]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(theta_beta=[7.0]))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="plain torch has no programs")
+def test_several_programs_share_the_work(rng, place, monkeypatch):
+    """Tiles of 2 and 4 rows, in programs that take several each."""
+    for name, size in (("TILE", 32), ("NARROW_TILE", 16), ("JOINT_TILE", 16), ("POINTS", 16), ("RUN", 2)):
+        monkeypatch.setattr(place.steps, name, size)
+    logits, image = images(rng, (3, 4), np.float64, size=1)
+    couplings = [np.asarray(rng.normal(size=(5, 5))), np.asarray(rng.normal(size=(5, 5)))]
+    assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=1))
+
+
+def test_memory_layout_is_kept(rng, place):
+    logits, image = (place.tensor(each) for each in images(rng, (4, 5), np.float32))
+    last = logits.contiguous(memory_format=torch.channels_last)
+    couplings = [logits.new_ones(()), logits.new_ones(5)]
+    expected, _ = meanfield.mean_field(logits, image, None, couplings, settings(), False, place.steps)
+    refined, _ = meanfield.mean_field(last, image, None, couplings, settings(), False, place.steps)
+    assert torch.equal(refined, expected)
+    assert refined.stride() == last.stride()
+
+
+def test_results_do_not_differ_from_run_to_run(rng, place):
+    logits, image = (place.tensor(each) for each in images(rng, (4, 5) if INTERPRETED else (24, 20), np.float32))
+    couplings = [logits.new_ones(()), logits.new_ones(5, 5)]
+    results = []
+    for _ in range(2 if INTERPRETED else 3):
+        refined, record = meanfield.mean_field(logits, image, None, couplings, settings(), True, place.steps)
+        gradients = meanfield.mean_field_vjp(refined, record, couplings, settings(), place.steps)
+        results.append([refined, gradients[0], *gradients[1]])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # by the interpreter
+@pytest.mark.parametrize("value", cases(np.nan, np.inf, 1e30, few=[np.nan]))
+def test_values_that_the_cpu_refuses_give_nan(rng, place, value):
+    """To look for them would mean to wait for the device."""
+    logits, image = images(rng, (4, 5), np.float32)
+    mask = np.ones((2, 4, 5), np.float32)
+    couplings = [place.tensor(np.ones(shape, np.float32)) for shape in ((), (5,))]
+
+    def refined(logits, image, mask):
+        given = [place.tensor(each) for each in (logits, image, mask)]
+        return meanfield.mean_field(*given, couplings, settings(), False, place.steps)[0].cpu().numpy()
+
+    assert np.isfinite(refined(logits, image, mask)).all()
+    if value != 1e30:
+        spoilt = logits.copy()
+        spoilt[1, 2, 3, 4] = value
+        result = refined(spoilt, image, mask)
+        assert np.isnan(result[1]).any()
+        assert np.isfinite(result[0]).all()
+    spoilt = image.copy()
+    spoilt[1, 2, 3, 4] = value
+    result = refined(logits, spoilt, mask)
+    assert np.isnan(result[1, :, 3, 4]).all()
+    assert np.isfinite(result[0]).all()
+    mask[1, 3, 4] = -1
+    assert np.isnan(refined(logits, image, mask)[1]).any()
+
+
+def test_settings_that_do_not_fit_are_named(place):
+    logits, image = place.tensor(np.zeros((1, 2, 3, 4), np.float32)), place.tensor(np.zeros((1, 3, 3, 4), np.float32))
+    couplings = [logits.new_ones(()), logits.new_ones(())]
+    with raises_saying(ValueError, "neighbour_rounds=4", "at most 3"):
+        meanfield.lattices(image, None, "after", 4, True, place.steps)
+    with raises_saying(ValueError, "17 features", "at most 16"):
+        meanfield.lattices(place.tensor(np.zeros((1, 17, 3, 4), np.float32)), None, "after", 0, True, place.steps)
+    with raises_saying(ValueError, "theta_beta=(1.0, 2.0) has 2 values", "3 image channels"):
+        meanfield.mean_field(logits, image, None, couplings, settings(theta_beta=[1.0, 2.0]), False, place.steps)
+
+
+def test_too_many_points_are_named():
+    features = torch.empty(5, 1, device="meta").expand(5, 2**29)
+    with raises_saying(ValueError, "536870912 points of 5 features", "fewer images"):
+        build_lattice(features, 1, plain)

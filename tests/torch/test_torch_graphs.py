@@ -1,0 +1,216 @@
+"""The operators in torch's own machinery: opcheck, compile, export, checkpoints, hooks; what they keep in memory."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from crfrnn.inference import batch
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+from crfrnn.torch import CrfRnn, gaussian_filter, ops, tape  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None, True, None)
+
+
+@pytest.fixture
+def crf():
+    return CrfRnn(4, 3, theta_alpha=5.13, theta_beta=61.7, theta_gamma=1.57)
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The images whose kernels were built so far."""
+    images = []
+    build = batch.pairwise_terms
+
+    def counting(image, *args, **more):
+        images.append(image)
+        return build(image, *args, **more)
+
+    monkeypatch.setattr(batch, "pairwise_terms", counting)
+    return images
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind():
+    yield
+    gc.collect()
+    assert not tape._entries
+
+
+def inputs(rng, spatial=(6, 7), size=2):
+    logits = torch.from_numpy(rng.normal(size=(size, 4, *spatial)).astype(np.float32))
+    image = torch.from_numpy(rng.uniform(0, 255, size=(size, 3, *spatial)).astype(np.float32))
+    return logits, image
+
+
+def gradients(crf, logits, call):
+    """The result of `call(logits)`, and the gradients of a function of it to logits and parameters."""
+    crf.zero_grad()
+    given = logits.clone().requires_grad_()
+    refined = call(given)
+    refined.square().sum().backward()
+    return [refined.detach(), given.grad, *(parameter.grad for parameter in crf.parameters())]
+
+
+def assert_same(actual, expected):
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4)])
+def test_opcheck_of_the_mean_field(rng, dtype, shape):
+    logits, image = inputs(rng)
+    couplings = [torch.from_numpy(np.asarray(rng.normal(size=shape))).to(dtype).requires_grad_() for _ in range(2)]
+    arguments = (logits.to(dtype).requires_grad_(), image, torch.ones(2, 6, 7), *couplings)
+    torch.library.opcheck(ops.mean_field, (*arguments, True, *NUMBERS))
+    refined, handle = ops.mean_field(*(each.detach() for each in arguments), True, *NUMBERS)
+    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *(each.detach() for each in arguments), *NUMBERS))
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_opcheck_of_the_filter(rng, transpose):
+    values, features = inputs(rng)
+    features = features / 61.7
+    torch.library.opcheck(ops.lattice, (features, None, "after", 0, True, None))
+    handle = ops.lattice(features, None, "after", 0, True, None)
+    arguments = (values.requires_grad_(), handle, transpose, features, None, "after", 0, True, None)
+    torch.library.opcheck(ops.gaussian_filter, arguments)
+
+
+def test_kernels_are_built_once_for_forward_and_backward(rng, crf, built):
+    logits, image = inputs(rng)
+    gradients(crf, logits, lambda given: crf(given, image))
+    assert len(built) == 2
+
+
+def test_records_live_as_long_as_the_graph(rng, crf, monkeypatch):
+    terms = []
+    build = batch.pairwise_terms
+
+    def watched(*args, **more):
+        made = build(*args, **more)
+        terms.extend(map(weakref.ref, made))
+        return made
+
+    monkeypatch.setattr(batch, "pairwise_terms", watched)
+    logits, image = inputs(rng)
+    refined = crf(logits, image)
+    assert len(tape._entries) == 1
+    assert all(term() is not None for term in terms)
+    refined.sum().backward(retain_graph=True)
+    assert len(tape._entries) == 1
+    refined.sum().backward()
+    assert len(tape._entries) == 0
+    refined = crf(logits, image)
+    del refined
+    assert len(tape._entries) == 0
+    assert len(terms) == 8
+    assert all(term() is None for term in terms)
+
+
+def test_nothing_is_kept_without_gradients(rng, crf):
+    logits, image = inputs(rng)
+    with torch.no_grad():
+        kept = crf(logits, image)
+        assert not tape._entries
+    crf.requires_grad_(False)
+    frozen = crf(logits, image)
+    assert not tape._entries
+    assert torch.equal(kept, frozen)
+    assert not frozen.requires_grad
+
+
+def test_a_copied_handle_costs_time_but_no_accuracy(rng, crf, built):
+    logits, image = inputs(rng)
+    expected = gradients(crf, logits, lambda given: crf(given, image))
+    built.clear()
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda tensor: tensor):
+        actual = gradients(crf, logits, lambda given: crf(given, image))
+    assert_same(actual, expected)
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing(rng, crf, use_reentrant):
+    logits, image = inputs(rng)
+    expected = gradients(crf, logits, lambda given: crf(given, image))
+    actual = gradients(crf, logits, lambda given: checkpoint(crf, given, image, use_reentrant=use_reentrant))
+    assert_same(actual, expected)
+
+
+def test_an_image_changed_before_the_backward_pass_is_an_error(rng, crf):
+    logits, image = inputs(rng)
+    refined = crf(logits, image)
+    image += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        refined.sum().backward()
+
+
+def test_compile_in_one_graph(rng, crf, built):
+    """With the default backend: whatever it does to tensors, the handle must come through."""
+    logits, image = inputs(rng)
+    compiled = torch.compile(crf, fullgraph=True)
+    expected = gradients(crf, logits, lambda given: crf(given, image))
+    built.clear()
+    assert_same(gradients(crf, logits, lambda given: compiled(given, image)), expected)
+    assert len(built) == 2
+
+
+def test_compile_follows_options_and_masks(rng, crf):
+    logits, image = inputs(rng)
+    mask = torch.from_numpy(rng.integers(0, 2, size=(2, 6, 7)).astype(np.float32))
+    compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
+    for iterations, probabilities in ((1, False), (4, True)):
+        crf.num_iterations, crf.return_probabilities = iterations, probabilities
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(logits, image, mask), crf(logits, image, mask))
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(compiled(logits, image, mask), crf(logits, image, mask))
+
+
+def test_compile_with_changing_sizes_compiles_once(rng, crf):
+    compiles = []
+
+    def counting(graph, arguments):
+        compiles.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(crf, fullgraph=True, dynamic=True, backend=counting)
+    for size, spatial in ((2, (6, 7)), (3, (5, 8)), (4, (9, 4))):
+        logits, image = inputs(rng, spatial, size)
+        expected = gradients(crf, logits, lambda given, image=image: crf(given, image))
+        assert_same(gradients(crf, logits, lambda given, image=image: compiled(given, image)), expected)
+    assert len(compiles) == 1
+
+
+def test_compile_of_the_filter(rng):
+    values, features = inputs(rng)
+    compiled = torch.compile(gaussian_filter, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(values, features / 61.7), gaussian_filter(values, features / 61.7))
+
+
+def test_export_with_dynamic_sizes(rng, crf, tmp_path):
+    size, height, width = (torch.export.Dim(name, min=2) for name in ("batch", "height", "width"))
+    shape = {0: size, 2: height, 3: width}
+    with torch.no_grad():
+        program = torch.export.export(crf, inputs(rng), dynamic_shapes=(shape, shape))
+    torch.export.save(program, tmp_path / "crf.pt2")
+    loaded = torch.export.load(tmp_path / "crf.pt2").module()
+    for given in (inputs(rng), inputs(rng, (9, 4), 3)):
+        with torch.no_grad():
+            assert torch.equal(loaded(*given), crf(*given))
+
+
+def test_an_exported_layer_trains(rng, crf):
+    logits, image = inputs(rng)
+    exported = torch.export.export(crf, (logits, image)).module()
+    expected = gradients(crf, logits, lambda given: crf(given, image))
+    assert_same(gradients(exported, logits, lambda given: exported(given, image)), expected)
