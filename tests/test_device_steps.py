@@ -129,18 +129,25 @@ def test_the_lattice_filters_like_the_oracle(rng, place, d, channels, dtype):
         assert_close(filtered, after[:, None] * np.concatenate(halves), tolerance(dtype).filter)
 
 
-@pytest.mark.parametrize("channels", cases(1, 8, few=[8]))
-@pytest.mark.parametrize("shape", cases((40,), (5, 9), (3, 4, 5), (1, 6), few=[(40,), (3, 4, 5)]))
-def test_the_grid_filters_like_the_oracle(rng, place, shape, channels):
-    sigma = (0.6, 1.57, 2.3)[: len(shape)]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", cases(1, 8, 24, few=[8]))
+@pytest.mark.parametrize("wide", cases(1, 8, few=[1, 8]))  # a program's product, or several of them
+@pytest.mark.parametrize(
+    "shape", cases((40,), (5, 9), (3, 4, 5), (1, 6), (90,), (37, 6, 2), few=[(70,), (3, 4, 5), (37, 6)])
+)
+def test_the_grid_filters_like_the_oracle(rng, place, shape, wide, channels, dtype):
+    sigma = tuple(wide * each for each in (0.6, 1.57, 2.3)[: len(shape)])
     points = int(np.prod(shape))
-    values = rng.normal(size=(2 * points, channels))
-    before, after = rng.uniform(size=(2, 2 * points))
-    kernel = build_grid(shape, sigma, torch.float64, torch.device(place.device))
+    values = rng.normal(size=(2 * points, channels)).astype(dtype)
+    before, after = rng.uniform(size=(2, 2 * points)).astype(dtype)
+    kernel = build_grid(shape, sigma, place.tensor(values).dtype, torch.device(place.device))
     oracle = reference.GridGaussian(shape, sigma)
-    sent = before[:, None] * values
-    expected = after[:, None] * np.concatenate([oracle.filter(half) for half in (sent[:points], sent[points:])])
-    assert_close(place.filter(kernel, values, False, before, after), expected, tolerance(np.float64).filter)
+    for first, last in ((before, after), (None, None)):
+        sent = values if first is None else first[:, None] * values
+        expected = np.concatenate([oracle.filter(half) for half in (sent[:points], sent[points:])])
+        given = [None if each is None else place.tensor(each) for each in (first, last)]
+        found = kernel.filter(place.tensor(values), *given, False, place.steps).cpu().numpy()
+        assert_close(found, expected if last is None else last[:, None] * expected, tolerance(dtype).filter)
 
 
 @pytest.mark.parametrize("rounds", cases(1, 2, few=[1]))
@@ -242,12 +249,14 @@ def test_mean_field_and_gradients_by_normalisation(rng, place, normalization, ma
     assert_like_native(rng, place, logits, image, mask, couplings, numbers)
 
 
-@pytest.mark.parametrize("classes", cases(1, 2, 7, 21, few=[7]))
+@pytest.mark.parametrize("classes", cases(1, 2, 7, 21, few=[7, 21]))
 @pytest.mark.parametrize("spatial_axes", cases(0, 1, 2, few=[2]))
 @pytest.mark.parametrize("bilateral_axes", cases(0, 1, 2, few=[0, 2]))
-def test_mean_field_and_gradients_by_coupling(rng, place, classes, spatial_axes, bilateral_axes):
-    logits, image = images(rng, (4, 5), np.float64, classes=classes)
-    couplings = [np.asarray(rng.normal(size=(classes,) * axes)) for axes in (spatial_axes, bilateral_axes)]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_field_and_gradients_by_coupling(rng, place, classes, spatial_axes, bilateral_axes, dtype):
+    logits, image = images(rng, (4, 5), dtype, classes=classes)
+    shapes = [(classes,) * axes for axes in (spatial_axes, bilateral_axes)]
+    couplings = [np.asarray(rng.normal(size=shape), dtype) for shape in shapes]
     assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=2))
 
 

@@ -60,10 +60,10 @@ def mean_field(
     spatial, bilateral = pairwise_terms(image, mask, settings, logits.dtype, steps)
     lattice = bilateral.kernel
     padded = tuple(_padded(coupling, classes, channels, transpose=True) for coupling in couplings)
-    unary = rows_of(logits, channels, -torch.inf)
     kept: list[Tensor] = []
     storage = settings.storage or logits.dtype
-    scores, q = unary, torch.softmax(unary, dim=1).to(storage)
+    unary, q = steps.begin(logits, channels, storage)
+    scores = unary
     for iteration in range(numbers.iterations):
         if keep:
             kept.append(q)
@@ -91,8 +91,11 @@ def mean_field_vjp(
     for iteration in reversed(range(len(record.marginals))):
         q = record.marginals[iteration]
         messages = tuple(term.filter(g, True, steps) for term in (record.spatial, record.bilateral))
-        for product, message in zip(products, messages, strict=True):
-            product.sub_(_product(message.to(product.dtype), q.to(product.dtype)), alpha=kept)
+        found = steps.products(messages, q)
+        if found is None:
+            found = [_product(message.to(total.dtype), q.to(total.dtype)) for message in messages]
+        for product, added in zip(products, found, strict=True):
+            product.sub_(added, alpha=kept)
         g = steps.backstep(g, total, q, messages, padded, damping, kept if iteration else 1.0)
     gradients = [
         _shaped_like(coupling, product[:classes, :classes])
