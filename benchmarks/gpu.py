@@ -1,9 +1,11 @@
 """`python -m benchmarks.gpu`: the mean field on a CUDA device, checked and timed in one run of a few minutes.
 
-First it must give what the native core gives. Then come the speed of a copy, each kernel alone with the bytes that it
-has to move, and whole calls, which build the lattice and end at logits, beside the same algorithm in plain torch and
-the native core. `--check` stops after the first part, and takes the CPU, with plain torch, where there is no GPU.
-`--smoke` goes through all of it with a tiny photo on the CPU; its figures mean nothing.
+First it must give what the native core gives. Then come the goals, whole calls from photo to logits, launched and as
+CUDA graphs; what building and an iteration take; all kernels by name; each step alone with the bytes that it has to
+move, beside the speed of a copy; and whole calls beside the same algorithm in plain torch and the native core. What was
+measured is written after each part, one that fails is named at the end, and none begins after `--seconds`.
+`--check` stops after the comparison, and takes the CPU, with plain torch, where there is no GPU. `--smoke` goes through
+all of it with a tiny photo on the CPU; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import argparse
 import json
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +34,7 @@ from crfrnn.torch.device.pairwise import padded_channels, pairwise_terms, rows_o
 
 from .__main__ import commit, cpu_model
 from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, make_case, settings
+from .gpu_profile import goals, kernel_times, megabytes, parts, summary
 from .measure import ROOT
 from .report import table
 
@@ -84,7 +89,7 @@ def copy_speed(bench: Bench) -> float:
     return 2 * size / (bench.milliseconds(lambda: target.copy_(source)) / 1000)
 
 
-def kernels(bench: Bench, ceiling: float) -> list[dict]:
+def each_step(bench: Bench, ceiling: float) -> list[dict]:
     """Each step of a batch alone: milliseconds, bytes of its inputs and output, once each, and their share of a copy.
 
     A batch is larger than the cache of a GPU, so that what a step reads has not been left there by the last call.
@@ -220,17 +225,13 @@ def exact_error(bench: Bench) -> float:
 
 
 def exact_filters(bench: Bench) -> list[dict]:
-    """Milliseconds of one exact filter, on which nearly all of an iteration is spent, and of the same in plain torch.
-
-    How many pairs of pixels count depends on θ.
-    """
+    """Milliseconds of one exact filter, which is nearly all of an iteration; θ decides how many pairs of pixels count."""
     case = make_case(bench, bench.sizes.photo, 1, False)
     results = []
     for thetas in THETAS:
         inputs = exact_inputs(case, thetas)
         ours = bench.milliseconds(lambda inputs=inputs: exact.exact_filter(*inputs, None))
-        plain = bench.milliseconds(lambda inputs=inputs: exact.filter_in_blocks(*inputs))
-        results.append({"thetas": thetas, "ms": ours, "plain": plain})
+        results.append({"thetas": thetas, "ms": ours})
     return results
 
 
@@ -272,40 +273,36 @@ def checked(rows: list[dict]) -> str:
 
 
 def timed(results: dict) -> str:
-    """All that was timed, as tables."""
-    megabytes = [f"{row['bytes'] / 1e6:.0f} MB" if row["bytes"] else "" for row in results["calls"]]
-    parts = [
-        f"A copy moves {results['copy'] / 1e9:.0f} GB/s.\n",
-        table(
-            ["step", "ms", "MB", "of a copy's speed"],
-            [
-                [row["step"], f"{row['ms']:.3f}", f"{row['bytes'] / 1e6:.0f}", f"{100 * row['share']:.0f} %"]
-                for row in results["kernels"]
-            ],
-        ),
-        table(
-            ["call", "side", "ms an image", "peak memory"],
-            [
-                [row["case"], row["side"], f"{row['ms']:.2f}", size]
-                for row, size in zip(results["calls"], megabytes, strict=True)
-            ],
-        ),
-        table(
-            ["θ", "one exact filter, ms", "in plain torch, ms"],
-            [
-                ["/".join(f"{theta:g}" for theta in row["thetas"]), f"{row['ms']:.1f}", f"{row['plain']:.1f}"]
-                for row in results["exact"]
-            ],
-        ),
-    ]
-    return "\n".join(parts)
+    """Steps, kernels and calls, as tables."""
+    tables = []
+    for name, found in results.get("kernels", {}).items():
+        rows = [[kernel, str(count), f"{microseconds:.1f}"] for kernel, count, microseconds in found["kernels"]]
+        tables.append(table([f"{name}: {found['launches']} launches", "", f"{found['microseconds']} µs"], rows))
+    if "steps" in results:
+        rows = [
+            [row["step"], f"{row['ms']:.3f}", f"{row['bytes'] / 1e6:.0f}", f"{100 * row['share']:.0f} %"]
+            for row in results["steps"]
+        ]
+        tables.append(f"A copy moves {results['copy'] / 1e9:.0f} GB/s.\n")
+        tables.append(table(["step", "ms", "MB", "of a copy's speed"], rows))
+    if "calls" in results:
+        rows = [[row["case"], row["side"], f"{row['ms']:.2f}", megabytes(row)] for row in results["calls"]]
+        tables.append(table(["call", "side", "ms an image", "peak memory"], rows))
+    return "\n".join(tables)
+
+
+def within_bounds(results: dict) -> bool:
+    found = [(row[name], bound) for row in results["check"] for name, bound in zip(LIMITED, row["bounds"], strict=True)]
+    return all(error <= bound for error, bound in [*found, (results["exact_error"], EXACT_BOUND)])
 
 
 def main() -> int:
+    begin = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="time nothing; without a GPU, check plain torch on the CPU")
     only.add_argument("--smoke", action="store_true", help="a tiny case on the CPU, to see that this script runs")
+    parser.add_argument("--seconds", type=float, default=600, help="begin no part later (default: %(default)s)")
     parser.add_argument(
         "-o", "--output", type=Path, help="JSON (default: benchmarks/results/DEVICE.json if all is timed on a GPU)"
     )
@@ -318,12 +315,34 @@ def main() -> int:
         )
     device = torch.device("cuda", 0) if there and not arguments.smoke else torch.device("cpu")
     bench = Bench(device, SMOKE if arguments.smoke else Sizes())
-    results: dict = {"machine": machine(bench.device), "check": check(bench), "exact_error": exact_error(bench)}
+    results: dict = {"machine": machine(bench.device), "failed": {}}
+    output = arguments.output
+    if output is None and not (arguments.check or arguments.smoke):
+        name = re.sub(r"\W+", "-", str(results["machine"]["device"]).lower())
+        output = ROOT / "benchmarks" / "results" / f"{name}.json"
+
+    def part(name: str, measure: Callable[[], object]) -> None:
+        if time.perf_counter() - begin > arguments.seconds:
+            results["failed"][name] = "no time was left"
+        else:
+            try:
+                results[name] = measure()
+            except Exception:  # the next part may well succeed
+                results["failed"][name] = traceback.format_exc()
+                print(results["failed"][name], file=sys.stderr)
+            print(f"{name}: done after {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+        if output is not None:
+            output.write_text(json.dumps(results, indent=1) + "\n")
+
     print(table(["machine", ""], [[name, str(value)] for name, value in results["machine"].items()]))
+    part("check", lambda: check(bench))
+    part("exact_error", lambda: exact_error(bench))
+    if results["failed"]:
+        print(summary(results))
+        return 1
     print(checked(results["check"]))
-    print(f"Exact filters: relative error {results['exact_error']:.1e}.\n")
-    found = [(row[name], bound) for row in results["check"] for name, bound in zip(LIMITED, row["bounds"], strict=True)]
-    if not all(error <= bound for error, bound in [*found, (results["exact_error"], EXACT_BOUND)]):
+    print(f"Exact filters: relative error {results['exact_error']:.1e}.\n", flush=True)
+    if not within_bounds(results):
         print(
             f"labels or gradients are further from the native core's than {BOUNDS}, in 16 bits {ROUNDED_BOUNDS}, or "
             f"exact filters than {EXACT_BOUND}",
@@ -331,18 +350,16 @@ def main() -> int:
         )
         return 1
     if not arguments.check:
-        results["copy"] = copy_speed(bench)
-        results["kernels"] = kernels(bench, results["copy"])
-        results["calls"] = whole_calls(bench)
-        results["exact"] = exact_filters(bench)
+        part("goals", lambda: goals(bench))
+        part("exact", lambda: exact_filters(bench))
+        part("parts", lambda: parts(bench))
+        part("kernels", lambda: kernel_times(bench))
+        part("copy", lambda: copy_speed(bench))
+        part("steps", lambda: each_step(bench, results["copy"]))
+        part("calls", lambda: whole_calls(bench))
         print(timed(results))
-    output = arguments.output
-    if output is None and not (arguments.check or arguments.smoke):
-        name = re.sub(r"\W+", "-", str(results["machine"]["device"]).lower())
-        output = ROOT / "benchmarks" / "results" / f"{name}.json"
-    if output is not None:
-        output.write_text(json.dumps(results, indent=1) + "\n")
-    return 0
+        print(summary(results))
+    return 1 if results["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
     images: int = 16
     iterations: int = 10
     trained: int = 5
-    seconds: float = 1.0
+    seconds: float = 0.2
 
 
 class Mode(NamedTuple):
@@ -92,6 +92,10 @@ class Bench:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+
+    def wait(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
 
     def _once(self, call: Callable[[], object]) -> float:
         if not self.cuda:

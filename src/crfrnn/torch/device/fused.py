@@ -16,9 +16,12 @@ from crfrnn.torch.device.lattice import Lattice, Runs, type_of_sums
 
 TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
+NARROW_WARPS = 1
 POINTS = 128  # points or vertices of a program that holds single numbers of each
 JOINT_TILE = 2048  # the same of parts of a vertex
+JOINT_WARPS = 4
 COLUMNS, TARGETS, MOST_SOURCES = 128, 32, 64  # of the products that convolve: numbers, outputs and inputs along a line
+CONVOLVE_WARPS = 4
 LEAST_SIDE = 16  # of matrices that matrix units take
 PRODUCT_PROGRAMS = 8  # for each multiprocessor
 CORNERS = 1024  # of a program that builds
@@ -171,10 +174,17 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         **tile,
         RUN=RUN,
         UNROLL=UNROLL,
-        num_warps=1,
+        num_warps=NARROW_WARPS,
     )
     lattice_kernels.join_runs[(_programs(room, 1, device),)](
-        parts, runs.of_vertex, runs.joined, runs.num_joined, values, **_tile(channels, JOINT_TILE), RUN=RUN
+        parts,
+        runs.of_vertex,
+        runs.joined,
+        runs.num_joined,
+        values,
+        **_tile(channels, JOINT_TILE),
+        RUN=RUN,
+        num_warps=JOINT_WARPS,
     )
     return values
 
@@ -226,7 +236,8 @@ def convolve(
         TARGETS=TARGETS,
         SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
         PRECISION="tf32" if small else "tf32x3",
-        NARROW_SUMS=small,
+        ROUNDED_TAPS=small,
+        num_warps=CONVOLVE_WARPS,
         enable_fp_fusion=True,
     )
     return received

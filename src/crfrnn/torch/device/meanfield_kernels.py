@@ -70,7 +70,7 @@ def convolve(
     TARGETS: tl.constexpr,
     SOURCES: tl.constexpr,
     PRECISION: tl.constexpr,
-    NARROW_SUMS: tl.constexpr,
+    ROUNDED_TAPS: tl.constexpr,
 ):
     # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
     # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
@@ -106,7 +106,7 @@ def convolve(
             source = begin - RADIUS + reach + tl.arange(0, SOURCES)
             k = source[None, :] - target[:, None] + RADIUS
             band = tl.load(taps + k, mask=(k >= 0) & (k <= 2 * RADIUS), other=0)
-            if NARROW_SUMS:  # to the nearest of the matrix units' 11 bits: by themselves they cut off
+            if ROUNDED_TAPS:  # to the nearest of the matrix units' 11 bits: by themselves they cut off
                 band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
             tile = _lines(rows, before, first, first_point, source, exists, length, width, inside_points, T)
             total = tl.dot(band, tile, total, input_precision=PRECISION)
