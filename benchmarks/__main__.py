@@ -26,10 +26,12 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """The commit measured, marked where the working tree differs from it."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+changes", "--exclude=*"], cwd=ROOT, capture_output=True, text=True
-    )
+    """The commit measured, marked where the working tree differs from it; unknown without git."""
+    command = ["git", "describe", "--always", "--dirty=+changes", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
     return answer.stdout.strip() or "unknown"
 
 

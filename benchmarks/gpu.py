@@ -1,9 +1,11 @@
 """`python -m benchmarks.gpu`: the mean field on a CUDA device, checked and timed in one run of a few minutes.
 
-First it must give what the native core gives. Then come the speed of a copy, each kernel alone with the bytes that it
-has to move, and whole calls, which build the lattice and end at logits, beside the same algorithm in plain torch and
-the native core. `--check` stops after the first part, and takes the CPU, with plain torch, where there is no GPU.
-`--smoke` goes through all of it with a tiny photo on the CPU; its figures mean nothing.
+First it must give what the native core gives. Then come the goals, whole calls from photo to logits, launched and as
+CUDA graphs; what building and an iteration take; all kernels by name; each step alone with the bytes that it has to
+move, beside the speed of a copy; and whole calls beside the same algorithm in plain torch and the native core. What was
+measured is written after each part, one that fails is named at the end, and none begins after `--seconds`.
+`--check` stops after the comparison, and takes the CPU, with plain torch, where there is no GPU. `--smoke` goes through
+all of it with a tiny photo on the CPU; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import argparse
 import json
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,14 +26,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crfrnn.arrays import padded_channels
 from crfrnn.inference import batch
+from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch import exact_filter as exact
 from crfrnn.torch.gpu import meanfield, plain
 from crfrnn.torch.gpu.lattice import CELL_LIMIT, Lattice
-from crfrnn.torch.gpu.terms import padded_channels, pairwise_terms, rows_of
+from crfrnn.torch.gpu.terms import rows_of
 
 from .__main__ import commit, cpu_model
-from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, make_case, settings
+from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, crf_of, make_case
+from .gpu_profile import goals, kernel_times, megabytes, parts, summary
 from .measure import ROOT
 from .report import table
 
@@ -48,16 +55,17 @@ def check(bench: Bench) -> list[dict]:
         for matrices in (False, True):
             case = make_case(bench, bench.sizes.photo, 2, matrices)
             arrays = [tensor.cpu().numpy() for tensor in (case.logits, case.image, *case.couplings)]
-            numbers = settings(bench.sizes.trained, thetas)
+            crf = crf_of(bench.sizes.trained, thetas)
             given = generator.normal(size=arrays[0].shape).astype(np.float32)
-            expected, records = batch.mean_field(*arrays[:2], None, arrays[2:], numbers, True)
-            gradients = batch.mean_field_vjp(given, records, arrays[2:], numbers)
+            expected, records = batch.forward(crf, Inputs(*arrays[:2]), arrays[2:], True, Execution())
+            gradients = batch.vjp(crf, given, records, arrays[2:], Execution())
             probabilities = torch.softmax(torch.from_numpy(expected), 1)
             cotangent = torch.from_numpy(given).to(bench.device)
             for mode in (*MODES, Mode(storage=torch.float16)):
-                numbers = settings(bench.sizes.trained, thetas, mode)
-                refined, record = meanfield.mean_field(*case[:2], None, case.couplings, numbers, True, bench.steps)
-                ours = meanfield.mean_field_vjp(cotangent, record, case.couplings, numbers, bench.steps)
+                refined, record = meanfield.forward(
+                    crf, Inputs(*case[:2]), case.couplings, True, mode.execution, bench.steps
+                )
+                ours = meanfield.vjp(crf, cotangent, record, case.couplings, mode.execution, bench.steps)
                 moved = (torch.softmax(refined.cpu(), 1) - probabilities).abs()
                 labels = refined.cpu().argmax(1) != probabilities.argmax(1)
                 pairs = zip((ours[0], *ours[1]), (gradients[0], *gradients[1]), strict=True)
@@ -84,7 +92,7 @@ def copy_speed(bench: Bench) -> float:
     return 2 * size / (bench.milliseconds(lambda: target.copy_(source)) / 1000)
 
 
-def kernels(bench: Bench, ceiling: float) -> list[dict]:
+def each_step(bench: Bench, ceiling: float) -> list[dict]:
     """Each step of a batch alone: milliseconds, bytes of its inputs and output, once each, and their share of a copy.
 
     A batch is larger than the cache of a GPU, so that what a step reads has not been left there by the last call.
@@ -98,7 +106,8 @@ def kernels(bench: Bench, ceiling: float) -> list[dict]:
         results.append({"step": name, "ms": taken, "bytes": moved, "share": moved / (taken / 1000) / ceiling})
 
     _, record = case.forward(steps, 1, MODES[0], keep=True)
-    lattice, grid, post = record.bilateral.kernel, record.spatial.kernel, record.bilateral.post
+    spatial, bilateral = record.terms
+    lattice, grid, post = bilateral.kernel, spatial.kernel, bilateral.post
     corners, points = lattice.vertex.shape
     vertices = int(lattice.num_vertices)
     features = torch.rand(corners - 1, points, device=bench.device) * 30
@@ -106,10 +115,9 @@ def kernels(bench: Bench, ceiling: float) -> list[dict]:
     limit = CELL_LIMIT[torch.float32]
     add("embed", lambda: steps.embed(features, limit), 4 * points * (4 * corners - 3))
     for mode in (Mode(), Mode(deterministic=False)):
-        numbers = settings(1, mode=mode)
         add(
             f"both kernels and their norms, {mode.name}",
-            lambda numbers=numbers: pairwise_terms(case.image, None, numbers, torch.float32, steps),
+            lambda mode=mode: case.terms(mode, steps),
             4 * case.image.numel() + corner_bytes,
         )
     shape, padded = tuple(case.image.shape[2:]), torch.ones(channels, device=bench.device)
@@ -182,8 +190,8 @@ def whole_calls(bench: Bench) -> list[dict]:
     arrays = [tensor.cpu().numpy() for tensor in (case.logits, case.image, *case.couplings)]
     core = Bench(torch.device("cpu"), sizes)
     name = f"{size_name(sizes.photo)}, T = {sizes.iterations}, batch 1, numbers"
-    numbers = settings(sizes.iterations)
-    native = core.milliseconds(lambda: batch.mean_field(*arrays[:2], None, arrays[2:], numbers, False))
+    crf = crf_of(sizes.iterations)
+    native = core.milliseconds(lambda: batch.forward(crf, Inputs(*arrays[:2]), arrays[2:], False, Execution()))
     results.append({"case": name, "side": f"native core, {cpu_model()}", "ms": native, "bytes": None})
 
     case = make_case(bench, sizes.photo, sizes.images, True)
@@ -220,17 +228,13 @@ def exact_error(bench: Bench) -> float:
 
 
 def exact_filters(bench: Bench) -> list[dict]:
-    """Milliseconds of one exact filter, on which nearly all of an iteration is spent, and of the same in plain torch.
-
-    How many pairs of pixels count depends on θ.
-    """
+    """Milliseconds of one exact filter, nearly all of an iteration; θ decides how many pairs of pixels count."""
     case = make_case(bench, bench.sizes.photo, 1, False)
     results = []
     for thetas in THETAS:
         inputs = exact_inputs(case, thetas)
         ours = bench.milliseconds(lambda inputs=inputs: exact.exact_filter(*inputs, None))
-        plain = bench.milliseconds(lambda inputs=inputs: exact.filter_in_blocks(*inputs))
-        results.append({"thetas": thetas, "ms": ours, "plain": plain})
+        results.append({"thetas": thetas, "ms": ours})
     return results
 
 
@@ -272,40 +276,36 @@ def checked(rows: list[dict]) -> str:
 
 
 def timed(results: dict) -> str:
-    """All that was timed, as tables."""
-    megabytes = [f"{row['bytes'] / 1e6:.0f} MB" if row["bytes"] else "" for row in results["calls"]]
-    parts = [
-        f"A copy moves {results['copy'] / 1e9:.0f} GB/s.\n",
-        table(
-            ["step", "ms", "MB", "of a copy's speed"],
-            [
-                [row["step"], f"{row['ms']:.3f}", f"{row['bytes'] / 1e6:.0f}", f"{100 * row['share']:.0f} %"]
-                for row in results["kernels"]
-            ],
-        ),
-        table(
-            ["call", "side", "ms an image", "peak memory"],
-            [
-                [row["case"], row["side"], f"{row['ms']:.2f}", size]
-                for row, size in zip(results["calls"], megabytes, strict=True)
-            ],
-        ),
-        table(
-            ["θ", "one exact filter, ms", "in plain torch, ms"],
-            [
-                ["/".join(f"{theta:g}" for theta in row["thetas"]), f"{row['ms']:.1f}", f"{row['plain']:.1f}"]
-                for row in results["exact"]
-            ],
-        ),
-    ]
-    return "\n".join(parts)
+    """Steps, kernels and calls, as tables."""
+    tables = []
+    for name, found in results.get("kernels", {}).items():
+        rows = [[kernel, str(count), f"{microseconds:.1f}"] for kernel, count, microseconds in found["kernels"]]
+        tables.append(table([f"{name}: {found['launches']} launches", "", f"{found['microseconds']} µs"], rows))
+    if "steps" in results:
+        rows = [
+            [row["step"], f"{row['ms']:.3f}", f"{row['bytes'] / 1e6:.0f}", f"{100 * row['share']:.0f} %"]
+            for row in results["steps"]
+        ]
+        tables.append(f"A copy moves {results['copy'] / 1e9:.0f} GB/s.\n")
+        tables.append(table(["step", "ms", "MB", "of a copy's speed"], rows))
+    if "calls" in results:
+        rows = [[row["case"], row["side"], f"{row['ms']:.2f}", megabytes(row)] for row in results["calls"]]
+        tables.append(table(["call", "side", "ms an image", "peak memory"], rows))
+    return "\n".join(tables)
+
+
+def within_bounds(results: dict) -> bool:
+    found = [(row[name], bound) for row in results["check"] for name, bound in zip(LIMITED, row["bounds"], strict=True)]
+    return all(error <= bound for error, bound in [*found, (results["exact_error"], EXACT_BOUND)])
 
 
 def main() -> int:
+    begin = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="time nothing; without a GPU, check plain torch on the CPU")
     only.add_argument("--smoke", action="store_true", help="a tiny case on the CPU, to see that this script runs")
+    parser.add_argument("--seconds", type=float, default=600, help="begin no part later (default: %(default)s)")
     parser.add_argument(
         "-o", "--output", type=Path, help="JSON (default: benchmarks/results/DEVICE.json if all is timed on a GPU)"
     )
@@ -318,12 +318,34 @@ def main() -> int:
         )
     device = torch.device("cuda", 0) if there and not arguments.smoke else torch.device("cpu")
     bench = Bench(device, SMOKE if arguments.smoke else Sizes())
-    results: dict = {"machine": machine(bench.device), "check": check(bench), "exact_error": exact_error(bench)}
+    results: dict = {"machine": machine(bench.device), "failed": {}}
+    output = arguments.output
+    if output is None and not (arguments.check or arguments.smoke):
+        name = re.sub(r"\W+", "-", str(results["machine"]["device"]).lower())
+        output = ROOT / "benchmarks" / "results" / f"{name}.json"
+
+    def part(name: str, measure: Callable[[], object]) -> None:
+        if time.perf_counter() - begin > arguments.seconds:
+            results["failed"][name] = "no time was left"
+        else:
+            try:
+                results[name] = measure()
+            except Exception:  # the next part may well succeed
+                results["failed"][name] = traceback.format_exc()
+                print(results["failed"][name], file=sys.stderr)
+            print(f"{name}: done after {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+        if output is not None:
+            output.write_text(json.dumps(results, indent=1) + "\n")
+
     print(table(["machine", ""], [[name, str(value)] for name, value in results["machine"].items()]))
+    part("check", lambda: check(bench))
+    part("exact_error", lambda: exact_error(bench))
+    if results["failed"]:
+        print(summary(results))
+        return 1
     print(checked(results["check"]))
-    print(f"Exact filters: relative error {results['exact_error']:.1e}.\n")
-    found = [(row[name], bound) for row in results["check"] for name, bound in zip(LIMITED, row["bounds"], strict=True)]
-    if not all(error <= bound for error, bound in [*found, (results["exact_error"], EXACT_BOUND)]):
+    print(f"Exact filters: relative error {results['exact_error']:.1e}.\n", flush=True)
+    if not within_bounds(results):
         print(
             f"labels or gradients are further from the native core's than {BOUNDS}, in 16 bits {ROUNDED_BOUNDS}, or "
             f"exact filters than {EXACT_BOUND}",
@@ -331,18 +353,16 @@ def main() -> int:
         )
         return 1
     if not arguments.check:
-        results["copy"] = copy_speed(bench)
-        results["kernels"] = kernels(bench, results["copy"])
-        results["calls"] = whole_calls(bench)
-        results["exact"] = exact_filters(bench)
+        part("goals", lambda: goals(bench))
+        part("exact", lambda: exact_filters(bench))
+        part("parts", lambda: parts(bench))
+        part("kernels", lambda: kernel_times(bench))
+        part("copy", lambda: copy_speed(bench))
+        part("steps", lambda: each_step(bench, results["copy"]))
+        part("calls", lambda: whole_calls(bench))
         print(timed(results))
-    output = arguments.output
-    if output is None and not (arguments.check or arguments.smoke):
-        name = re.sub(r"\W+", "-", str(results["machine"]["device"]).lower())
-        output = ROOT / "benchmarks" / "results" / f"{name}.json"
-    if output is not None:
-        output.write_text(json.dumps(results, indent=1) + "\n")
-    return 0
+        print(summary(results))
+    return 1 if results["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from crfrnn import CRFParameters
+from crfrnn.crf import CRF
 from crfrnn.demo import EXAMPLES, read_example
-from crfrnn.inference import batch
+from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch.gpu import meanfield, steps_of
+from crfrnn.torch.gpu.terms import Term, build_terms
 
 CLASSES = 21
 THETAS = ((160.0, 3.0, 3.0), (80.0, 13.0, 3.0))
@@ -32,7 +34,7 @@ class Sizes(NamedTuple):
     images: int = 16
     iterations: int = 10
     trained: int = 5
-    seconds: float = 1.0
+    seconds: float = 0.2
 
 
 class Mode(NamedTuple):
@@ -45,6 +47,10 @@ class Mode(NamedTuple):
     def name(self) -> str:
         stored = "float32" if self.storage is None else str(self.storage).removeprefix("torch.")
         return f"{'fixed' if self.deterministic else 'any'} order, {stored}"
+
+    @property
+    def execution(self) -> Execution:
+        return Execution(None, self.deterministic, self.storage)
 
 
 MODES = tuple(Mode(order, storage) for storage in (None, torch.bfloat16) for order in (True, False))
@@ -94,6 +100,10 @@ class Bench:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
+    def wait(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
     def _once(self, call: Callable[[], object]) -> float:
         if not self.cuda:
             start = time.perf_counter()
@@ -117,31 +127,20 @@ class Case(NamedTuple):
     def forward(
         self, steps: ModuleType, iterations: int, mode: Mode, keep: bool = False
     ) -> tuple[Tensor, meanfield.Record]:
-        numbers = settings(iterations, mode=mode)
-        return meanfield.mean_field(self.logits, self.image, None, self.couplings, numbers, keep, steps)
+        crf, execution = crf_of(iterations), mode.execution
+        return meanfield.forward(crf, Inputs(self.logits, self.image), self.couplings, keep, execution, steps)
+
+    def terms(self, mode: Mode, steps: ModuleType) -> list[Term[Any]]:
+        """Kernels and their norms."""
+        return build_terms(crf_of(1), Inputs(self.logits, self.image), torch.float32, mode.execution, steps)
 
     def both_ways(self, steps: ModuleType, iterations: int, mode: Mode) -> object:
         refined, record = self.forward(steps, iterations, mode, keep=True)
-        return meanfield.mean_field_vjp(refined, record, self.couplings, settings(iterations), steps)
+        return meanfield.vjp(crf_of(iterations), refined, record, self.couplings, mode.execution, steps)
 
 
-def settings(iterations: int, thetas: tuple[float, float, float] = THETAS[0], mode: Mode = MODES[0]) -> batch.Settings:
-    numbers = CRFParameters(*thetas, iterations=iterations)
-    alpha, beta, gamma = ([each] for each in thetas)
-    return batch.Settings(
-        theta_alpha=alpha,
-        theta_beta=beta,
-        theta_gamma=gamma,
-        normalization=numbers.normalization,
-        spatial=numbers.spatial,
-        filter=numbers.filter,
-        neighbour_rounds=0,
-        iterations=iterations,
-        damping=0.0,
-        threads=None,
-        deterministic=mode.deterministic,
-        storage=mode.storage,
-    )
+def crf_of(iterations: int, thetas: tuple[float, float, float] = THETAS[0]) -> CRF:
+    return CRFParameters(*thetas, iterations=iterations).crf
 
 
 def example(name: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Data that several rooms' tests share. Golden files lie in tests/golden; larger real data is used where it is there."""
+"""Data that tests of several rooms share: golden files, in tests/golden, and larger real data where it is there."""
 
 import os
 from pathlib import Path

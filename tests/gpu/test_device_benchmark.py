@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from benchmarks.__main__ import commit  # noqa: E402
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,15 +29,32 @@ def test_smoke(tmp_path: Path) -> None:
     process = run("--smoke", "--output", str(output))
     assert process.returncode == 0, process.stderr
     results = json.loads(output.read_text())
-    assert set(results) == {"machine", "check", "copy", "kernels", "calls", "exact_error", "exact"}
+    parts = {"check", "exact_error", "goals", "exact", "parts", "kernels", "copy", "steps", "calls"}
+    assert set(results) == {"machine", "failed", *parts}
+    assert not results["failed"]
     exact = [row for row in results["check"] if row["mode"].endswith("float32")]
     assert all(row["probabilities"] < 1e-4 and row["gradients"] < 1e-3 for row in exact)
     assert results["exact_error"] < 1e-5
     modes = {f"{order} order, {storage}" for order in ("fixed", "any") for storage in ("float32", "bfloat16")}
     assert {row["mode"] for row in results["check"]} == {*modes, "fixed order, float16"}
-    steps = {row["step"].split(",")[0] for row in results["kernels"]}
+    steps = {row["step"].split(",")[0] for row in results["steps"]}
     assert steps > {"embed", "splat", "blur", "slice", "convolve", "update", "backstep"}
-    assert all(row["case"] in process.stdout for row in results["calls"])
+    assert all(row["case"] in process.stdout for row in [*results["goals"], *results["calls"]])
+    assert all(call["launches"] > 0 for call in results["kernels"].values())
+
+
+def test_no_part_begins_too_late(tmp_path: Path) -> None:
+    output = tmp_path / "gpu.json"
+    process = run("--smoke", "--seconds", "0", "--output", str(output))
+    assert process.returncode == 1
+    results = json.loads(output.read_text())
+    assert results["failed"] == {"check": "no time was left", "exact_error": "no time was left"}
+    assert "check: no time was left" in process.stdout
+
+
+def test_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert commit() == "unknown"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -9,19 +9,19 @@ import gc
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from crfrnn.inference.batch import Settings  # noqa: E402
 from crfrnn.torch import CrfRnn, gaussian_filter, gpu, mean_field, ops, tape  # noqa: E402
-from crfrnn.torch.gpu import meanfield, plain  # noqa: E402
-from crfrnn.torch.gpu.lattice import constants  # noqa: E402
+from crfrnn.torch.gpu import plain  # noqa: E402
 from crfrnn.torch.gpu.terms import fixed_order  # noqa: E402
 from errors import raises_saying  # noqa: E402
+from specified import specified  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 OPERATORS = (ops.mean_field, ops.mean_field_vjp, ops.lattice, ops.gaussian_filter)
-NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None, True, None)
+SPECIFIED = specified(iterations=2, damping=0.1, threads=None)
+NUMBERS = (SPECIFIED.crf.text, None, *SPECIFIED.execution)
 STORED = (*NUMBERS[:-2], False, torch.bfloat16)
 
 
@@ -87,8 +87,8 @@ def test_modes_of_the_layer(rng, monkeypatch):
     expected = layer()(logits, image)
     assert torch.equal(crf(logits, image), expected)  # the CPU has one mode
     seen = []
-    compute = gpu.meanfield.mean_field
-    monkeypatch.setattr(gpu.meanfield, "mean_field", lambda *given: seen.append(compute(*given)) or seen[-1])
+    compute = gpu.meanfield.forward
+    monkeypatch.setattr(gpu.meanfield, "forward", lambda *given: seen.append(compute(*given)) or seen[-1])
     for operator in OPERATORS:
         monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
     refined = crf(logits, image)
@@ -144,11 +144,11 @@ def test_gradients_of_the_filter(rng, elsewhere):
 def test_opcheck(rng, elsewhere):
     logits, image = inputs(rng)
     couplings = [torch.rand(4, 4, requires_grad=True), torch.rand((), requires_grad=True)]
-    arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), *couplings)
-    torch.library.opcheck(ops.mean_field, (*arguments, True, *NUMBERS))
-    torch.library.opcheck(ops.mean_field, (*arguments, True, *STORED))
-    plain = [each.detach() for each in arguments]
-    refined, handle = ops.mean_field(*plain, True, *NUMBERS)
+    arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), [], couplings)
+    torch.library.opcheck(ops.mean_field, (True, *arguments, *NUMBERS))
+    torch.library.opcheck(ops.mean_field, (True, *arguments, *STORED))
+    plain = (*(each.detach() for each in arguments[:3]), [], [each.detach() for each in couplings])
+    refined, handle = ops.mean_field(True, *plain, *NUMBERS)
     torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *plain, *NUMBERS))
     lattice = (plain[1], None, "after", 0, True, None)
     torch.library.opcheck(ops.lattice, lattice)
@@ -190,8 +190,8 @@ def test_records_live_as_long_as_the_graph(rng, elsewhere):
 def test_shapes_and_devices_are_known_without_a_gpu():
     with FakeTensorMode(), torch.device("cuda"):
         logits, image, coupling = torch.empty(2, 4, 5, 6), torch.empty(2, 3, 5, 6), torch.empty(4, 4)
-        model = (logits, image, None, coupling, coupling)
-        refined, handle = ops.mean_field(*model, True, *NUMBERS)
+        model = (logits, image, None, [], [coupling, coupling])
+        refined, handle = ops.mean_field(True, *model, *NUMBERS)
         gradients = ops.mean_field_vjp(refined, handle, *model, *NUMBERS)
         filtered = ops.gaussian_filter(
             logits, ops.lattice(image, None, "after", 0, True, None), False, image, None, "after", 0, True, None
@@ -203,39 +203,6 @@ def test_shapes_and_devices_are_known_without_a_gpu():
         ):
             assert (result.shape, result.device, result.dtype) == (like.shape, like.device, like.dtype)
         assert handle.device.type == "cpu"
-
-
-@pytest.fixture
-def no_values(monkeypatch):
-    """Tensors of shapes alone, where reading a value is an error, and Triton kernels that do nothing."""
-    triton = pytest.importorskip("triton")
-    monkeypatch.setattr(triton.runtime.jit.JITFunction, "__getitem__", lambda kernel, grid: lambda *_, **__: None)
-    constants.cache_clear()
-    with FakeTensorMode():
-        yield
-    constants.cache_clear()
-
-
-@pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
-def test_no_size_and_no_step_depends_on_values(no_values, spatial, deterministic):
-    """What a GPU would be waited for; counting added vertices, which has to wait, shows that it would be seen."""
-    from crfrnn.torch.gpu import triton_steps
-
-    logits, image = torch.empty(2, 4, 6, 7), torch.empty(2, 3, 6, 7)
-    couplings = [torch.empty(()), torch.empty(4, 4)]
-
-    def there_and_back(rounds):
-        numbers = Settings([5.1], [61.7], [1.5], "after", spatial, "lattice", rounds, 2, 0.1, None, deterministic)
-        refined, record = meanfield.mean_field(
-            logits, image, torch.empty(2, 6, 7), couplings, numbers, True, triton_steps
-        )
-        return meanfield.mean_field_vjp(refined, record, couplings, numbers, triton_steps)
-
-    to_logits, (_, to_bilateral) = there_and_back(0)
-    assert (to_logits.shape, to_bilateral.shape) == (logits.shape, (4, 4))
-    with pytest.raises(DataDependentOutputException):
-        there_and_back(1)
 
 
 def test_tensors_on_several_devices_are_named():

@@ -1,4 +1,4 @@
-"""The mean field of `crfrnn.torch.device` against the native core and the oracles.
+"""The mean field of `crfrnn.torch.gpu` against the native core and the oracles.
 
 One suite for plain torch on the CPU, for both kinds of steps on a GPU (`pytest -m gpu`) and, in a process of its own
 where TRITON_INTERPRET is set (`test_device_triton.py`), for the Triton kernels on the CPU.
@@ -13,11 +13,13 @@ import pytest
 
 from crfrnn import PermutohedralLattice, reference
 from crfrnn.inference import batch
+from crfrnn.inference.backend import Inputs
 from errors import raises_saying
+from specified import specified
 from tolerances import Tolerance, assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch.gpu import meanfield, plain
+from crfrnn.torch.gpu import meanfield, plain  # noqa: E402
 from crfrnn.torch.gpu import terms as pairwise  # noqa: E402
 from crfrnn.torch.gpu.grid import build_grid  # noqa: E402
 from crfrnn.torch.gpu.lattice import build_lattice  # noqa: E402
@@ -82,19 +84,15 @@ def unwritten_memory_is_nan():
 
 
 def settings(**changes):
-    numbers = {
-        "theta_alpha": [5.13],
-        "theta_beta": [61.7],
-        "theta_gamma": [1.57],
-        "normalization": "after",
-        "spatial": "grid",
-        "filter": "lattice",
-        "neighbour_rounds": 0,
-        "iterations": 2 if INTERPRETED else 3,
-        "damping": 0.0,
-        "threads": 1,
-    }
-    return batch.Settings(**(numbers | changes))
+    return specified(**({"iterations": 2 if INTERPRETED else 3} | changes))
+
+
+def refined_by(steps, logits, image, mask, couplings, numbers, keep=False):
+    return meanfield.forward(numbers.crf, Inputs(logits, image, mask), couplings, keep, numbers.execution, steps)
+
+
+def gradients_by(steps, cotangent, record, couplings, numbers):
+    return meanfield.vjp(numbers.crf, cotangent, record, couplings, numbers.execution, steps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -131,18 +129,25 @@ def test_the_lattice_filters_like_the_oracle(rng, place, d, channels, dtype):
         assert_close(filtered, after[:, None] * np.concatenate(halves), tolerance(dtype).filter)
 
 
-@pytest.mark.parametrize("channels", cases(1, 8, few=[8]))
-@pytest.mark.parametrize("shape", cases((40,), (5, 9), (3, 4, 5), (1, 6), few=[(40,), (3, 4, 5)]))
-def test_the_grid_filters_like_the_oracle(rng, place, shape, channels):
-    sigma = (0.6, 1.57, 2.3)[: len(shape)]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", cases(1, 8, 24, few=[8]))
+@pytest.mark.parametrize("wide", cases(1, 8, few=[1, 8]))  # a program's product, or several of them
+@pytest.mark.parametrize(
+    "shape", cases((40,), (5, 9), (3, 4, 5), (1, 6), (90,), (37, 6, 2), few=[(70,), (3, 4, 5), (37, 6)])
+)
+def test_the_grid_filters_like_the_oracle(rng, place, shape, wide, channels, dtype):
+    sigma = tuple(wide * each for each in (0.6, 1.57, 2.3)[: len(shape)])
     points = int(np.prod(shape))
-    values = rng.normal(size=(2 * points, channels))
-    before, after = rng.uniform(size=(2, 2 * points))
-    kernel = build_grid(shape, sigma, torch.float64, torch.device(place.device))
+    values = rng.normal(size=(2 * points, channels)).astype(dtype)
+    before, after = rng.uniform(size=(2, 2 * points)).astype(dtype)
+    kernel = build_grid(shape, sigma, place.tensor(values).dtype, torch.device(place.device))
     oracle = reference.GridGaussian(shape, sigma)
-    sent = before[:, None] * values
-    expected = after[:, None] * np.concatenate([oracle.filter(half) for half in (sent[:points], sent[points:])])
-    assert_close(place.filter(kernel, values, False, before, after), expected, tolerance(np.float64).filter)
+    for first, last in ((before, after), (None, None)):
+        sent = values if first is None else first[:, None] * values
+        expected = np.concatenate([oracle.filter(half) for half in (sent[:points], sent[points:])])
+        given = [None if each is None else place.tensor(each) for each in (first, last)]
+        found = kernel.filter(place.tensor(values), *given, False, place.steps).cpu().numpy()
+        assert_close(found, expected if last is None else last[:, None] * expected, tolerance(dtype).filter)
 
 
 @pytest.mark.parametrize("rounds", cases(1, 2, few=[1]))
@@ -218,16 +223,17 @@ def assert_like_native(rng, place, logits, image, mask, couplings, numbers, boun
     """Logits and gradients, by the native core and by the device's steps."""
     bounds = bounds or tolerance(logits.dtype)
     cotangent = rng.normal(size=logits.shape).astype(logits.dtype)
-    expected, records = batch.mean_field(logits, image, mask, couplings, numbers, keep=True)
-    expected_gradients = batch.mean_field_vjp(cotangent, records, couplings, numbers)
+    inputs = Inputs(logits, image, mask)
+    expected, records = batch.forward(numbers.crf, inputs, couplings, True, numbers.execution)
+    expected_gradients = batch.vjp(numbers.crf, cotangent, records, couplings, numbers.execution)
 
     tensors = [place.tensor(each) for each in couplings]
     given = place.tensor(logits), place.tensor(image), None if mask is None else place.tensor(mask)
-    refined, record = meanfield.mean_field(*given, tensors, numbers, True, place.steps)
+    refined, record = refined_by(place.steps, *given, tensors, numbers, True)
     assert_close(refined.cpu(), expected, bounds.mean_field)
-    without, _ = meanfield.mean_field(*given, tensors, numbers, False, place.steps)
-    assert torch.equal(refined, without) or not numbers.deterministic
-    to_logits, to_couplings = meanfield.mean_field_vjp(place.tensor(cotangent), record, tensors, numbers, place.steps)
+    without, _ = refined_by(place.steps, *given, tensors, numbers)
+    assert torch.equal(refined, without) or not numbers.execution.deterministic
+    to_logits, to_couplings = gradients_by(place.steps, place.tensor(cotangent), record, tensors, numbers)
     assert_close(to_logits.cpu(), expected_gradients[0], bounds.gradient)
     for ours, theirs in zip(to_couplings, expected_gradients[1], strict=True):
         assert_close(ours.cpu(), theirs, bounds.gradient, floor=1.0)
@@ -244,12 +250,14 @@ def test_mean_field_and_gradients_by_normalisation(rng, place, normalization, ma
     assert_like_native(rng, place, logits, image, mask, couplings, numbers)
 
 
-@pytest.mark.parametrize("classes", cases(1, 2, 7, 21, few=[7]))
+@pytest.mark.parametrize("classes", cases(1, 2, 7, 21, few=[7, 21]))
 @pytest.mark.parametrize("spatial_axes", cases(0, 1, 2, few=[2]))
 @pytest.mark.parametrize("bilateral_axes", cases(0, 1, 2, few=[0, 2]))
-def test_mean_field_and_gradients_by_coupling(rng, place, classes, spatial_axes, bilateral_axes):
-    logits, image = images(rng, (4, 5), np.float64, classes=classes)
-    couplings = [np.asarray(rng.normal(size=(classes,) * axes)) for axes in (spatial_axes, bilateral_axes)]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_field_and_gradients_by_coupling(rng, place, classes, spatial_axes, bilateral_axes, dtype):
+    logits, image = images(rng, (4, 5), dtype, classes=classes)
+    shapes = [(classes,) * axes for axes in (spatial_axes, bilateral_axes)]
+    couplings = [np.asarray(rng.normal(size=shape), dtype) for shape in shapes]
     assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=2))
 
 
@@ -265,7 +273,7 @@ def test_gradients_of_couplings_in_parts(rng, place, monkeypatch):
 def test_mean_field_and_gradients_in_every_dimension(rng, place, shape, channels, spatial):
     logits, image = images(rng, shape, np.float32, channels)
     couplings = [rng.normal(size=(5, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)]
-    numbers = settings(spatial=spatial, theta_alpha=[5.13, 4.2, 3.3][: len(shape)], damping=0.1)
+    numbers = settings(spatial=spatial, theta_alpha=(5.13, 4.2, 3.3)[: len(shape)], damping=0.1)
     assert_like_native(rng, place, logits, image, None, couplings, numbers)
 
 
@@ -339,8 +347,8 @@ def test_memory_layout_is_kept(rng, place):
     logits, image = (place.tensor(each) for each in images(rng, (4, 5), np.float32))
     last = logits.contiguous(memory_format=torch.channels_last)
     couplings = [logits.new_ones(()), logits.new_ones(5)]
-    expected, _ = meanfield.mean_field(logits, image, None, couplings, settings(), False, place.steps)
-    refined, _ = meanfield.mean_field(last, image, None, couplings, settings(), False, place.steps)
+    expected, _ = refined_by(place.steps, logits, image, None, couplings, settings())
+    refined, _ = refined_by(place.steps, last, image, None, couplings, settings())
     assert torch.equal(refined, expected)
     assert refined.stride() == last.stride()
 
@@ -350,8 +358,8 @@ def test_results_do_not_differ_from_run_to_run(rng, place):
     couplings = [logits.new_ones(()), logits.new_ones(5, 5)]
     results = []
     for _ in range(2 if INTERPRETED else 3):
-        refined, record = meanfield.mean_field(logits, image, None, couplings, settings(), True, place.steps)
-        gradients = meanfield.mean_field_vjp(refined, record, couplings, settings(), place.steps)
+        refined, record = refined_by(place.steps, logits, image, None, couplings, settings(), True)
+        gradients = gradients_by(place.steps, refined, record, couplings, settings())
         results.append([refined, gradients[0], *gradients[1]])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -367,7 +375,7 @@ def test_values_that_the_cpu_refuses_give_nan(rng, place, value):
 
     def refined(logits, image, mask):
         given = [place.tensor(each) for each in (logits, image, mask)]
-        return meanfield.mean_field(*given, couplings, settings(), False, place.steps)[0].cpu().numpy()
+        return refined_by(place.steps, *given, couplings, settings())[0].cpu().numpy()
 
     assert np.isfinite(refined(logits, image, mask)).all()
     if value != 1e30:
@@ -393,7 +401,7 @@ def test_settings_that_do_not_fit_are_named(place):
     with raises_saying(ValueError, "17 features", "at most 16"):
         meanfield.lattices(place.tensor(np.zeros((1, 17, 3, 4), np.float32)), None, "after", 0, True, place.steps)
     with raises_saying(ValueError, "theta_beta=(1.0, 2.0) has 2 values", "3 image channels"):
-        meanfield.mean_field(logits, image, None, couplings, settings(theta_beta=[1.0, 2.0]), False, place.steps)
+        refined_by(place.steps, logits, image, None, couplings, settings(theta_beta=[1.0, 2.0]))
 
 
 def test_too_many_points_are_named():

@@ -12,7 +12,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from crfrnn.inference.batch import Settings
+from crfrnn import CRFParameters
+from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch.gpu import meanfield, triton_steps
 
 WARP = 32
@@ -58,10 +59,11 @@ def compile_all(capability):
     ):
         logits, image = torch.zeros(1, CLASSES, 6, 7, dtype=dtype), torch.zeros(1, 3, 6, 7)
         couplings = [torch.ones((CLASSES,) * axes, dtype=dtype)] * 2
-        numbers = Settings([160.0], [3.0], [3.0], "after", spatial, "lattice", 0, 2, damping, None, not masked, storage)
+        crf = CRFParameters(spatial=spatial, iterations=2, damping=damping).crf
+        execution = Execution(None, not masked, storage)
         mask = torch.ones(1, 6, 7) if masked else None
-        _, record = meanfield.mean_field(logits, image, mask, couplings, numbers, True, triton_steps)
-        meanfield.mean_field_vjp(logits, record, couplings, numbers, triton_steps)
+        _, record = meanfield.forward(crf, Inputs(logits, image, mask), couplings, True, execution, triton_steps)
+        meanfield.vjp(crf, logits, record, couplings, execution, triton_steps)
     return {name: len(found) for name, found in variants.items()}
 
 

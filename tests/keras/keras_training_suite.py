@@ -9,9 +9,11 @@ import pytest
 from keras import ops
 
 from crfrnn.inference import batch as native_batch
+from crfrnn.inference.backend import Inputs
 from crfrnn.keras import CrfRnnLayer, bridge
 from crfrnn.keras.kept import Kept
 from keras_calls import BACKEND, NUMBERS, WEIGHTS, batch, layer, model, numpy, refined_and_gradients, truth
+from specified import specified
 from tolerances import assert_close, tolerance
 
 BOUNDS = tolerance(np.float32)
@@ -185,11 +187,11 @@ def test_what_has_given_way_is_computed_once_more(rng, monkeypatch):
 
 
 def test_the_oldest_give_way():
-    settings = native_batch.Settings((5.13,), (61.7,), (1.57,), "after", "grid", "lattice", 0, 3, 0.0, 1)
+    crf, execution = specified(iterations=3)
     logits, image = np.zeros((1, 4, 20, 20), np.float32), np.zeros((1, 3, 20, 20), np.float32)
     coupling = np.eye(4, dtype=np.float32)
-    _, records = native_batch.mean_field(logits, image, None, [coupling, coupling], settings, keep=True)
-    generous, tight = Kept(), Kept(limit=records[0].marginals.nbytes)
+    _, records = native_batch.forward(crf, Inputs(logits, image), [coupling, coupling], True, execution)
+    generous, tight = Kept(), Kept(limit=records[0].kept.nbytes)
     numbers = [generous.put(records) for _ in range(5)]
     assert len(set(numbers)) == len(generous) == 5
     assert generous.take(numbers[2]) is records

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from crfrnn import reference
+from crfrnn.crf import Grid, Lattice
 from crfrnn.inference import batch as native_batch
 from crfrnn.keras import CrfRnnLayer, bridge
 
@@ -50,15 +51,17 @@ def truth(crf, logits, image, mask=None, cotangent=None):
     """Refined logits of a batch by reference.py; with a cotangent also the gradients to logits and weights."""
     refined, to_logits, to_weights = [], [], [0, 0, 0]
     W_s, W_b, M = crf.get_weights()
+    smooth, similar = crf.crf.kernels
+    theta_gamma = smooth.features.theta_gamma
     for index, (scores, colours) in enumerate(zip(logits, image, strict=True)):
         *spatial, classes = scores.shape
         grid = np.stack([axis.ravel() for axis in np.indices(spatial)[::-1]], axis=1)
-        bilateral = [grid / crf.theta_alpha, colours.reshape(len(grid), -1) / crf.theta_beta]
-        if crf.spatial == "grid":
-            kernel = reference.GridGaussian(tuple(spatial), crf.theta_gamma)
+        bilateral = [grid / similar.features.theta_alpha, colours.reshape(len(grid), -1) / similar.features.theta_beta]
+        if isinstance(smooth.filter, Grid):
+            kernel = reference.GridGaussian(tuple(spatial), theta_gamma)
         else:
-            kernel = reference.Lattice(grid / crf.theta_gamma)
-        bilateral_kernel = reference.Lattice if crf.filter == "lattice" else reference.DenseGaussian
+            kernel = reference.Lattice(grid / theta_gamma)
+        bilateral_kernel = reference.Lattice if isinstance(similar.filter, Lattice) else reference.DenseGaussian
         weight = None if mask is None else np.asarray(mask[index], float).ravel()
         terms = [
             reference.Term(kernel, W_s, "after", weight),
@@ -136,7 +139,7 @@ def _torch(crf, logits, image, cotangent, mask, compiled):
 @pytest.fixture
 def crossings(monkeypatch):
     """How often native code was entered so far: forward, backward."""
-    counts = {"mean_field": 0, "mean_field_vjp": 0}
+    counts = {"forward": 0, "vjp": 0}
 
     def counted(name):
         function = getattr(native_batch, name)
@@ -147,8 +150,8 @@ def crossings(monkeypatch):
 
         monkeypatch.setattr(native_batch, name, count)
 
-    counted("mean_field")
-    counted("mean_field_vjp")
+    counted("forward")
+    counted("vjp")
     return lambda: tuple(counts.values())
 
 

@@ -15,7 +15,7 @@ from errors import raises_saying
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import CrfRnn, exact, gaussian_filter, mean_field  # noqa: E402
+from crfrnn.torch import CrfRnn, exact_filter, gaussian_filter, mean_field  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -154,8 +154,8 @@ def test_compiles_and_passes_torchs_checks(rng):
     assert_close(compiled.detach(), expected.detach(), 1e-6)
     assert_close(torch.autograd.grad(compiled.sum(), image)[0], gradient, 1e-5)
     values, features = torch.rand(2, 3, 8), torch.rand(2, 4, 8)
-    torch.library.opcheck(exact.exact_filter, (values.requires_grad_(), features.requires_grad_(), 1))
-    torch.library.opcheck(exact.exact_filter_vjp, (values.detach(), values.detach(), features.detach()))
+    torch.library.opcheck(exact_filter.exact_filter, (values.requires_grad_(), features.requires_grad_(), 1))
+    torch.library.opcheck(exact_filter.exact_filter_vjp, (values.detach(), values.detach(), features.detach()))
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -192,12 +192,12 @@ def test_gaussian_filter_gradients(rng):
 def test_blocks_of_plain_torch_equal_the_native_kernel(rng, monkeypatch, dtype):
     """What devices without Triton run, in several blocks of rows and columns."""
     values, features = torch.from_numpy(rng.normal(size=(2, 5, 100))).to(dtype), torch.rand(2, 3, 100, dtype=dtype)
-    expected = exact.exact_filter(values, features, 1)
-    gradients = exact.exact_filter_vjp(values, values, features)
-    monkeypatch.setattr(exact, "CPU_BLOCK", 2 * 31**2)
+    expected = exact_filter.exact_filter(values, features, 1)
+    gradients = exact_filter.exact_filter_vjp(values, values, features)
+    monkeypatch.setattr(exact_filter, "CPU_BLOCK", 2 * 31**2)
     bound = tolerance(np.dtype(str(dtype).removeprefix("torch."))).gradient
-    assert_close(exact.filter_in_blocks(values, features), expected, bound)
-    for blocked, whole in zip(exact.exact_filter_vjp(values, values, features), gradients, strict=True):
+    assert_close(exact_filter.filter_in_blocks(values, features), expected, bound)
+    for blocked, whole in zip(exact_filter.exact_filter_vjp(values, values, features), gradients, strict=True):
         assert_close(blocked, whole, bound)
 
 
@@ -205,8 +205,8 @@ def test_far_features_keep_their_gradients(rng):
     """Differences come first: an offset of all features costs no more digits than float64 has lost in them."""
     values, cotangent = torch.from_numpy(rng.normal(size=(2, 1, 3, 40)))
     features = torch.from_numpy(rng.normal(size=(1, 4, 40)))
-    near = exact.exact_filter_vjp(cotangent, values, features)
-    for there, here in zip(exact.exact_filter_vjp(cotangent, values, features + 1e4), near, strict=True):
+    near = exact_filter.exact_filter_vjp(cotangent, values, features)
+    for there, here in zip(exact_filter.exact_filter_vjp(cotangent, values, features + 1e4), near, strict=True):
         assert_close(there, here, 1e-10)
 
 
@@ -331,22 +331,22 @@ def test_a_gpu_agrees_with_the_native_kernel(rng):
     """Photo-like features of thousands of points, launched and recorded in a CUDA graph: nothing waits."""
     features = torch.from_numpy(rng.normal(size=(2, 5, 9000)).astype(np.float32)) * 8
     values = torch.from_numpy(rng.random((2, 21, 9000)).astype(np.float32))
-    expected = exact.exact_filter(values.double(), features.double(), None)
+    expected = exact_filter.exact_filter(values.double(), features.double(), None)
     given = values.cuda(), features.cuda()
     bound = tolerance(np.float32).filter
-    assert_close(exact.exact_filter(*given, None).cpu(), expected, bound)
+    assert_close(exact_filter.exact_filter(*given, None).cpu(), expected, bound)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        exact.exact_filter(*given, None)
+        exact_filter.exact_filter(*given, None)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        recorded = exact.exact_filter(*given, None)
+        recorded = exact_filter.exact_filter(*given, None)
     given[0].mul_(2)
     given[1].copy_(features.flip(2))
     graph.replay()
-    again = exact.exact_filter(2 * values.double(), features.flip(2).double(), None)
+    again = exact_filter.exact_filter(2 * values.double(), features.flip(2).double(), None)
     assert_close(recorded.cpu(), again, bound)
 
 

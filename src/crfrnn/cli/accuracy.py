@@ -97,9 +97,8 @@ def run_accuracy(options: argparse.Namespace) -> int:
     )
     grid = scores.shape if pair.kind == "labels" else scores.shape[1:]
     size = "×".join(map(str, reversed(grid)))
-    print(
-        f"{options.image}: {size}{pair.remark}, {crf_of(parameters).solver.iterations} iterations, against the exact filter"
-    )
+    iterations = crf_of(parameters).solver.iterations
+    print(f"{options.image}: {size}{pair.remark}, {iterations} iterations, against the exact filter")
     width = max(len(each.setting) for each in found)
     print(f"{'':{width}}  message error  mean change  max change  labels changed   seconds")
     for each in found:

@@ -31,9 +31,9 @@ class Runs(NamedTuple):
         weight: (E,).
         vertex: (E,) int32.
         of_vertex: (V + 1,) int32, the first corner of each vertex, and E after the last.
-        start: (E + 1,) int32, the first corner of each run.
+        start: (E,) int32, the first corner of each run, in any order.
         num_runs: () int32, how many runs there are.
-        joined: (V + 1,) int32, the vertices that have several runs, or none.
+        joined: (V,) int32, the vertices that have several runs, or none, in any order.
         num_joined: () int32, how many of these there are.
     """
 
@@ -112,25 +112,17 @@ def build_lattice(
     scaled = features * constants(_scales(d, features.dtype), features.dtype, device)[:, None]
     cell, order, weight = steps.embed(scaled, CELL_LIMIT[features.dtype])
 
-    # A corner's key is linear in its cells, remainder and image, so that steps to neighbours add the same to all.
     unit = _units(cell, images, MARGIN + 2 * neighbour_rounds)
-    along, up, image = pad(unit[:d], (0, 1)), unit[d], unit[d + 1]  # the last coordinate follows from the others
-    key = torch.empty(d + 1, points, dtype=torch.int64, device=device)
-    torch.sum(cell * along[:d, None], dim=0, out=key[0])
-    key[0].view(images, -1).add_(torch.arange(images, device=device)[:, None] * image)
-    torch.sub(up, along.index_select(0, order.view(-1)).view_as(order), out=key[1:])
-    key, entry = torch.sort(key.cumsum_(0).view(-1), stable=True)
+    key, entry = torch.sort(steps.corner_keys(cell, order, unit, images).view(-1), stable=True)
 
     # Equal keys are one vertex. The sort is stable: corners of a vertex keep the order of points.
-    first = torch.ones(corners, dtype=torch.bool, device=device)
-    torch.ne(key[1:], key[:-1], out=first[1:])
-    number = torch.cumsum(first, 0, dtype=torch.int32) - 1
+    differs = torch.zeros(corners, dtype=torch.bool, device=device)
+    torch.ne(key[1:], key[:-1], out=differs[1:])
+    number = torch.cumsum(differs, 0, dtype=torch.int32)
     num_vertices = number[-1] + 1
     room = steps.capacity(num_vertices, corners)
-    start = starts(first, number, room)
-    at = start[:room].clamp(max=corners - 1)
-    vertex_key = key.index_select(0, at)
-    remainder = (entry.index_select(0, at) // points).to(torch.int32)
+    vertex, start, vertex_key, remainder = steps.list_vertices(key, entry, number, room, points)
+    along, up = pad(unit[:d], (0, 1)), unit[d]  # the last coordinate follows from the others
     # From remainder d the next one is 0, one cell further along every coordinate; along the direction it stays.
     step = torch.stack([up - along, along.sum() - along - d * up])
     if neighbour_rounds:
@@ -142,7 +134,7 @@ def build_lattice(
         start = torch.searchsorted(key, vertex_key, out_int32=True)
         start = torch.cat([start, torch.full_like(start[:1], corners)])
         num_vertices = torch.full_like(num_vertices, len(vertex_key))
-    vertex = torch.empty_like(number).scatter_(0, entry, number).view(d + 1, points)
+        vertex = torch.empty_like(number).scatter_(0, entry, number).view(d + 1, points)
     neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
     runs = steps.cut_runs(entry, number, start, num_vertices, weight) if deterministic else None
     return Lattice(vertex, weight, neighbours, num_vertices, runs)
@@ -167,21 +159,6 @@ def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tens
     return found, remainder.new_empty(found.shape).scatter_(0, place, torch.cat(remainders))
 
 
-def starts(first: Tensor, number: Tensor, room: int) -> Tensor:
-    """Where each of the numbered groups of a list begins, (room + 1,) int32, and its length after the last.
-
-    Args:
-        first: (E,) whether a group begins here.
-        number: (E,) int32, the group's number, below `room`.
-    """
-    size = len(first)
-    start = torch.full((room + 2,), size, dtype=torch.int32, device=first.device)
-    # The last place takes what is written for the others of a group, and is cut off.
-    place = torch.where(first, number, room + 1).long()
-    start.scatter_(0, place, torch.arange(size, dtype=torch.int32, device=first.device))
-    return start[: room + 1]
-
-
 def _units(cell: Tensor, images: int, margin: int) -> Tensor:
     """What one cell along each coordinate, one remainder and one image add to a key, (d + 2,) int64.
 
@@ -190,9 +167,9 @@ def _units(cell: Tensor, images: int, margin: int) -> Tensor:
     """
     d = len(cell)
     low, high = torch.aminmax(cell, dim=1)
-    sizes = torch.ones(d + 3, dtype=torch.int64, device=cell.device)
-    sizes[1 : d + 1] = high.long() - low + margin
-    sizes[d + 1], sizes[d + 2] = d + 1, images
+    # Assigning a Python number to an element would copy it to the device, for which the host waits.
+    one, others = (constants(given, torch.int64, cell.device) for given in ((1,), (d + 1, images)))
+    sizes = torch.cat([one, high.long() - low + margin, others])
     fits = sizes.float().prod() < 2.0**62
     return torch.where(fits, sizes.cumprod(0)[:-1], constants(_arbitrary(d + 2), torch.int64, cell.device))
 
@@ -217,7 +194,18 @@ def _scales(d: int, dtype: torch.dtype) -> tuple[float, ...]:
     return tuple(1 / math.sqrt((i + 1) * (i + 2)) * deviation for i in range(d))
 
 
-@lru_cache(maxsize=256)
 def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers as a tensor, copied to the device at the first call and kept there: later ones do not wait."""
+    kept = values, dtype, device
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # A graph that is recorded reads this memory at every replay, long after other numbers came in its place here.
+        return _recorded.setdefault(kept, _constants(*kept))
+    return _recorded[kept] if kept in _recorded else _constants(*kept)
+
+
+_recorded: dict[tuple[tuple[float, ...], torch.dtype, torch.device], Tensor] = {}
+
+
+@lru_cache(maxsize=256)
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)

@@ -42,10 +42,10 @@ def forward(
     terms = build_terms(crf, inputs, logits.dtype, execution, steps)
     sliced = _sliced(terms)
     padded = [_padded(coupling, classes, channels, transpose=True) for coupling in couplings]
-    unary = rows_of(logits, channels, -torch.inf)
     kept: list[Tensor] = []
     storage = execution.storage or logits.dtype
-    scores, q = unary, torch.softmax(unary, dim=1).to(storage)
+    unary, q = steps.begin(logits, channels, storage)
+    scores = unary
     for iteration in range(solver.iterations):
         if keep:
             kept.append(q)
@@ -78,9 +78,12 @@ def vjp(
         g = g.to(type_of_sums(record.marginals[0]))
     for iteration in reversed(range(len(record.marginals))):
         q = record.marginals[iteration]
-        messages = [term.filter(g, True, steps) for term in record.terms]
-        for product, message in zip(products, messages, strict=True):
-            product.sub_(_product(message.to(product.dtype), q.to(product.dtype)), alpha=kept)
+        messages = tuple(term.filter(g, True, steps) for term in record.terms)
+        found = steps.products(messages, q) if len(messages) == 2 else None
+        if found is None:
+            found = [_product(message.to(total.dtype), q.to(total.dtype)) for message in messages]
+        for product, added in zip(products, found, strict=True):
+            product.sub_(added, alpha=kept)
         pairs = zip(*_at_most(2, messages, padded), strict=True)
         received, coupled = (tuple(each) for each in pairs)
         g = steps.backstep(g, total, q, received, coupled, damping, kept if iteration else 1.0)

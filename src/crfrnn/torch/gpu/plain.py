@@ -7,8 +7,16 @@ other, channels padded (pairwise.py). Values are (V, channels), a lattice vertex
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.terms import rows_of
+
+
+def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Logits (B, C, *spatial) as rows, padded by -inf, and their softmax, stored as `dtype`."""
+    unary = rows_of(logits, channels, -torch.inf)
+    return unary, torch.softmax(unary, dim=1).to(dtype)
 
 
 def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,9 +66,46 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     return cell[:d].to(torch.int32), order[:d].contiguous(), weight
 
 
+def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
+    """(d + 1, P) int64, the same for equal vertices of an image alone.
+
+    A key is linear in its vertex's cells, remainder and image, so that steps to neighbours add the same to all.
+
+    Args:
+        unit: (d + 2,) int64, what one cell along each of d coordinates, one remainder and one image add to a key.
+    """
+    d, points = cell.shape
+    along = pad(unit[:d], (0, 1))  # the last coordinate follows from the others
+    key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
+    torch.sum(cell * along[:d, None], dim=0, out=key[0])
+    key[0].view(images, -1).add_(torch.arange(images, device=cell.device)[:, None] * unit[d + 1])
+    torch.sub(unit[d], along.index_select(0, order.view(-1)).view_as(order), out=key[1:])
+    return key.cumsum_(0)
+
+
 def capacity(count: Tensor, corners: int) -> int:
     """V, for how many vertices there is room: here as many as there are, which waits for the device."""
     return int(count)
+
+
+def list_vertices(
+    key: Tensor, entry: Tensor, number: Tensor, room: int, points: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Vertices around each point by remainder (d + 1, P) int32; and of the vertices the first corner, the key, the
+    remainder: (V + 1,) int32, with E after the last, (V,) and (V,) int32.
+
+    Args:
+        key: (E,), sorted, of all corners.
+        entry: (E,) int64, the sorted corners as places in (d + 1, P).
+        number: (E,) int32, the vertex of each.
+        room: V, of which those that exist come first.
+    """
+    size, device = len(key), key.device
+    vertex = torch.empty_like(number).scatter_(0, entry, number).view(-1, points)
+    start = torch.full((room + 1,), size, dtype=torch.int32, device=device)
+    start.scatter_reduce_(0, number.long(), torch.arange(size, dtype=torch.int32, device=device), "amin")
+    at = start[:room]
+    return vertex, start, key.index_select(0, at), (entry.index_select(0, at) // points).to(torch.int32)
 
 
 def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor) -> Tensor:
@@ -193,6 +238,11 @@ def backstep(
     result = damping * g + marginals * (v - (v * marginals).sum(dim=1, keepdim=True))
     total += share * result
     return result.to(g.dtype)
+
+
+def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
+    """messagesᵀ marginals of both kernels, (2, channels, channels): None, and a library multiplies."""
+    return None
 
 
 def couple(rows: Tensor, coupling: Tensor) -> Tensor:

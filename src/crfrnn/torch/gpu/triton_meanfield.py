@@ -23,43 +23,109 @@ def couple_values(values, coupling, count, out, CHANNELS: tl.constexpr, BLOCK_C:
 
 
 @triton.jit
+def begin(
+    logits,
+    unary,
+    marginals,
+    points,
+    size,
+    of_image,
+    of_class,
+    of_point,
+    CLASSES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Read with points side by side, written with channels side by side.
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    given = (p // size * of_image + p % size * of_point)[:, None] + c.to(tl.int64)[None, :] * of_class
+    a = tl.load(logits + given, mask=inside[:, None] & (c[None, :] < CLASSES), other=0)
+    a = tl.where(c[None, :] < CLASSES, a, float("-inf"))
+    at = p[:, None] * CHANNELS + c[None, :]
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    tl.store(unary + at, a, mask=tile)
+    e = tl.exp(a - tl.max(a, axis=1)[:, None])
+    tl.store(marginals + at, e / tl.sum(e, axis=1)[:, None], mask=tile)
+
+
+@triton.jit
 def convolve(
     rows,
     taps,
     before,
     after,
     out,
-    points,
+    lines,
     length,
     inside_points,
+    column_blocks,
+    target_blocks,
     RADIUS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TARGETS: tl.constexpr,
+    SOURCES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROUNDED_TAPS: tl.constexpr,
 ):
-    # A program goes along the axis, line after line: its taps read the same rows again, from the nearest cache.
+    # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
+    # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
+    # of several lines lie side by side where a line has few.
     T: tl.constexpr = taps.dtype.element_ty
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < points
-    line = place // length
-    x = place % length
-    first = (line // inside_points).to(tl.int64) * length * inside_points + line % inside_points
-    c = tl.arange(0, BLOCK_C)
-    channel = c[None, :] < CHANNELS
-    total = tl.zeros([BLOCK, BLOCK_C], T)
-    for k in range(2 * RADIUS + 1):
-        there = x + (k - RADIUS)
-        exists = inside & (there >= 0) & (there < length)
-        p = first + there.to(tl.int64) * inside_points
-        tap = tl.load(taps + k)
-        row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=exists[:, None] & channel, other=0).to(T)
-        if before is not None:
-            row *= tl.load(before + p, mask=exists, other=0)[:, None]
-        total += tap * row
-    p = first + x.to(tl.int64) * inside_points
+    width = tl.full((), CHANNELS, tl.int64) * inside_points
+    if WIDE:
+        begin = tl.program_id(0) // column_blocks * TARGETS
+        block = tl.program_id(0) % column_blocks
+        blocks = tl.cdiv(width, COLUMNS)
+        line = block // blocks
+        column = block % blocks * COLUMNS + tl.arange(0, COLUMNS)
+        exists = column < width
+    else:
+        begin = tl.program_id(0) % target_blocks * TARGETS
+        start = (tl.program_id(0) // target_blocks).to(tl.int64) * COLUMNS
+        local = start % width + tl.arange(0, COLUMNS)
+        line = start // width + local // width
+        column = local % width
+        exists = line < lines
+    target = begin + tl.arange(0, TARGETS)
+    first = line * length * width + column
+    first_point = line * length * inside_points + column // CHANNELS
+    total = tl.zeros([TARGETS, COLUMNS], T)
+    if tl.float64 == T:
+        for k in range(2 * RADIUS + 1):
+            tile = _lines(
+                rows, before, first, first_point, target + (k - RADIUS), exists, length, width, inside_points, T
+            )
+            total += tl.load(taps + k) * tile
+    else:
+        for reach in range(0, TARGETS + 2 * RADIUS, SOURCES):
+            source = begin - RADIUS + reach + tl.arange(0, SOURCES)
+            k = source[None, :] - target[:, None] + RADIUS
+            band = tl.load(taps + k, mask=(k >= 0) & (k <= 2 * RADIUS), other=0)
+            if ROUNDED_TAPS:  # to the nearest of the matrix units' 11 bits: by themselves they cut off
+                band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
+            tile = _lines(rows, before, first, first_point, source, exists, length, width, inside_points, T)
+            total = tl.dot(band, tile, total, input_precision=PRECISION)
+    mask = (target < length)[:, None] & exists[None, :]
     if after is not None:
-        total *= tl.load(after + p, mask=inside, other=0)[:, None]
-    tl.store(out + p[:, None] * CHANNELS + c[None, :], total, mask=inside[:, None] & channel)
+        total *= tl.load(
+            after + first_point[None, :] + target.to(tl.int64)[:, None] * inside_points, mask=mask, other=0
+        )
+    tl.store(out + first[None, :] + target[:, None] * width, total, mask=mask)
+
+
+@triton.jit
+def _lines(rows, before, first, first_point, x, exists, length, width, inside_points, T: tl.constexpr):
+    # The places `x` of some columns, each of which begins at `first`; 0 where there is none.
+    mask = ((x >= 0) & (x < length))[:, None] & exists[None, :]
+    tile = tl.load(rows + first[None, :] + x[:, None] * width, mask=mask, other=0).to(T)
+    if before is not None:
+        tile *= tl.load(before + first_point[None, :] + x.to(tl.int64)[:, None] * inside_points, mask=mask, other=0)
+    return tile
 
 
 @triton.jit
@@ -147,15 +213,53 @@ def backstep(
 
 
 @triton.jit
+def products(
+    spatial,
+    bilateral,
+    marginals,
+    out,
+    points,
+    PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Each program adds up tiles of its own and leaves both sums.
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    first = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
+    second = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
+    for begin in range(tl.program_id(0) * BLOCK, points, tl.num_programs(0) * BLOCK):
+        p = (begin + tl.arange(0, BLOCK)).to(tl.int64)
+        at = p[:, None] * CHANNELS + c[None, :]
+        tile = (p < points)[:, None] & channel
+        q = tl.load(marginals + at, mask=tile, other=0).to(tl.float32)
+        message = tl.load(spatial + at, mask=tile, other=0).to(tl.float32)
+        first = tl.dot(tl.trans(message), q, first, input_precision=PRECISION)
+        message = tl.load(bilateral + at, mask=tile, other=0).to(tl.float32)
+        second = tl.dot(tl.trans(message), q, second, input_precision=PRECISION)
+    at = c[:, None] * CHANNELS + c[None, :]
+    tile = (c[:, None] < CHANNELS) & channel
+    out += tl.program_id(0) * 2 * CHANNELS * CHANNELS
+    tl.store(out + at, first, mask=tile)
+    tl.store(out + CHANNELS * CHANNELS + at, second, mask=tile)
+
+
+@triton.jit
 def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr):
     T: tl.constexpr = coupling.dtype.element_ty
     channel = c < CHANNELS
-    if MATRIX:
+    if MATRIX and (tl.float32 != T or r.shape[0] < 16 or c.shape[0] < 16):  # the least that matrix units take
         coupled = tl.zeros([r.shape[0], c.shape[0]], T)
         for j in range(CHANNELS):
             column = tl.load(rows + r * CHANNELS + j, mask=inside, other=0).to(T)
             coupled += column[:, None] * tl.load(coupling + j * CHANNELS + c, mask=channel, other=0)[None, :]
     else:
         row = tl.load(rows + r[:, None] * CHANNELS + c[None, :], mask=inside[:, None] & channel[None, :], other=0)
-        coupled = row.to(T) * tl.load(coupling + c, mask=channel, other=0)[None, :]
+        if MATRIX:
+            tile = channel[:, None] & channel[None, :]
+            matrix = tl.load(coupling + c[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+            coupled = tl.dot(row.to(T), matrix, input_precision="tf32x3")
+        else:
+            coupled = row.to(T) * tl.load(coupling + c, mask=channel, other=0)[None, :]
     return coupled

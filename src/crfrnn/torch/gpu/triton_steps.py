@@ -11,18 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.torch.gpu import triton_lattice, triton_meanfield
-from crfrnn.torch.gpu.lattice import Lattice, Runs, starts, type_of_sums
+from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
+from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
 
 TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
+NARROW_WARPS = 1
 POINTS = 128  # points or vertices of a program that holds single numbers of each
 JOINT_TILE = 2048  # the same of parts of a vertex
+JOINT_WARPS = 4
+COLUMNS, TARGETS, MOST_SOURCES = 128, 32, 64  # of the products that convolve: numbers, outputs and inputs along a line
+CONVOLVE_WARPS = 4
+LEAST_SIDE = 16  # of matrices that matrix units take
+PRODUCT_PROGRAMS = 8  # for each multiprocessor
+CORNERS = 1024  # of a program that builds
 RUN = 32  # corners one program sums before it hands over
 UNROLL = 4
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 PROGRAMS = 32  # for each multiprocessor
 INTERPRETED_PROGRAMS = 2
+
+
+def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    planes = logits.flatten(2)
+    images, classes, size = planes.shape
+    unary = logits.new_empty(images * size, channels)
+    marginals = torch.empty_like(unary, dtype=dtype)
+    tile = _tile(channels)
+    triton_meanfield.begin[(_ceil_div(len(unary), tile["BLOCK"]),)](
+        planes, unary, marginals, len(unary), size, *planes.stride(), CLASSES=classes, **tile
+    )
+    return unary, marginals
 
 
 def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,6 +64,27 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
         enable_fp_fusion=False,
     )
     return cell, order, weight
+
+
+def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
+    d, points = cell.shape
+    key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
+    triton_build.corner_keys[(_ceil_div(points, POINTS),)](
+        cell, order, unit, key, points, points // images, D=d, BLOCK=POINTS
+    )
+    return key
+
+
+def list_vertices(
+    key: Tensor, entry: Tensor, number: Tensor, room: int, points: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    size = len(key)
+    vertex, start = torch.empty_like(number), number.new_empty(room + 1)
+    vertex_key, remainder = key.new_empty(room), number.new_empty(room)
+    triton_build.list_vertices[(_ceil_div(size, CORNERS),)](
+        key, entry, number, vertex, start, vertex_key, remainder, size, points, BLOCK=CORNERS
+    )
+    return vertex.view(-1, points), start, vertex_key, remainder
 
 
 def capacity(count: Tensor, corners: int) -> int:
@@ -82,23 +122,27 @@ def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight
         weight: (d + 1, P).
     """
     size, room = len(entry), len(start) - 1
-    place = torch.arange(size, dtype=torch.int32, device=entry.device)
-    begins = (place - start.index_select(0, vertex)) % RUN == 0
-    number = torch.cumsum(begins, 0, dtype=torch.int32)
-    length = start.diff()
-    joined = ((length == 0) | (length > RUN)) & (torch.arange(room, device=entry.device) < count)
-    joint = torch.cumsum(joined, 0, dtype=torch.int32)
-    point = (entry % weight.shape[1]).to(torch.int32)
-    return Runs(
-        point=point,
-        weight=weight.view(-1)[entry],
-        vertex=vertex,
-        of_vertex=start,
-        start=starts(begins, number - 1, size),
-        num_runs=number[-1],
-        joined=starts(joined, joint - 1, room),
-        num_joined=joint[-1],
+    point, begins, joined = torch.empty_like(vertex), torch.empty_like(vertex), vertex.new_empty(room)
+    sorted_weight = weight.new_empty(size)
+    num_runs, num_joined = vertex.new_zeros(2).unbind()
+    triton_build.cut_runs[(_ceil_div(size, CORNERS),)](
+        entry,
+        vertex,
+        start,
+        weight,
+        point,
+        sorted_weight,
+        begins,
+        num_runs,
+        size,
+        weight.shape[1],
+        RUN=RUN,
+        BLOCK=CORNERS,
     )
+    triton_build.list_joined[(_programs(room, CORNERS, entry.device),)](
+        start, count, joined, num_joined, RUN=RUN, BLOCK=CORNERS
+    )
+    return Runs(point, sorted_weight, vertex, start, begins, num_runs, joined, num_joined)
 
 
 def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
@@ -130,10 +174,17 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         **tile,
         RUN=RUN,
         UNROLL=UNROLL,
-        num_warps=1,
+        num_warps=NARROW_WARPS,
     )
     triton_lattice.join_runs[(_programs(room, 1, device),)](
-        parts, runs.of_vertex, runs.joined, runs.num_joined, values, **_tile(channels, JOINT_TILE), RUN=RUN
+        parts,
+        runs.of_vertex,
+        runs.joined,
+        runs.num_joined,
+        values,
+        **_tile(channels, JOINT_TILE),
+        RUN=RUN,
+        num_warps=JOINT_WARPS,
     )
     return values
 
@@ -161,9 +212,33 @@ def convolve(
     rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
 ) -> Tensor:
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
-    tile = _tile(rows.shape[1])
-    triton_meanfield.convolve[(_ceil_div(len(rows), tile["BLOCK"]),)](
-        rows, taps, before, after, received, len(rows), length, inside, RADIUS=len(taps) // 2, **tile
+    channels, radius = rows.shape[1], len(taps) // 2
+    lines, width = len(rows) // (length * inside), inside * channels
+    wide = width >= COLUMNS
+    column_blocks = lines * _ceil_div(width, COLUMNS) if wide else _ceil_div(lines * width, COLUMNS)
+    target_blocks = _ceil_div(length, TARGETS)
+    small = rows.dtype.itemsize == 2
+    triton_meanfield.convolve[(column_blocks * target_blocks,)](
+        rows,
+        taps,
+        before,
+        after,
+        received,
+        lines,
+        length,
+        inside,
+        column_blocks,
+        target_blocks,
+        RADIUS=radius,
+        CHANNELS=channels,
+        WIDE=wide,
+        COLUMNS=COLUMNS,
+        TARGETS=TARGETS,
+        SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
+        PRECISION="tf32" if small else "tf32x3",
+        ROUNDED_TAPS=small,
+        num_warps=CONVOLVE_WARPS,
+        enable_fp_fusion=True,
     )
     return received
 
@@ -241,6 +316,19 @@ def backstep(
     return result
 
 
+def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
+    points, channels = marginals.shape
+    tile = _tile(channels)
+    if messages[0].dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
+        return None
+    programs = min(_ceil_div(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
+    sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
+    # What is stored in 16 bits has no more than the 11 that matrix units take.
+    precision = "tf32x3" if marginals.dtype == torch.float32 else "tf32"
+    triton_meanfield.products[(programs,)](*messages, marginals, sums, points, PRECISION=precision, **tile)
+    return sums.sum(dim=0)
+
+
 def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor:
     coupled = torch.empty_like(values)
     tile = _tile(values.shape[1])
@@ -250,22 +338,27 @@ def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor
 
 
 def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
-    width = 1 << (channels - 1).bit_length()
-    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": max(1, numbers // width), "enable_fp_fusion": True}
+    width = _power_of_2(channels)
+    block = max(1, min(numbers // width, POINTS))
+    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, "enable_fp_fusion": True}
 
 
 def _programs(most: int, block: int, device: torch.device) -> int:
     """How many programs share work whose size only the device knows."""
-    return min(_ceil_div(most, block), _resident_programs(device))
+    return min(_ceil_div(most, block), _resident_programs(device, PROGRAMS))
 
 
 @lru_cache
-def _resident_programs(device: torch.device) -> int:
+def _resident_programs(device: torch.device, programs: int) -> int:
     if device.type == "cpu":
         return INTERPRETED_PROGRAMS
     multiprocessors: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return PROGRAMS * multiprocessors
+    return programs * multiprocessors
 
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def _power_of_2(least: int) -> int:
+    return 1 << (least - 1).bit_length()
