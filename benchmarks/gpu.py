@@ -225,7 +225,7 @@ def exact_error(bench: Bench) -> float:
 
 
 def exact_filters(bench: Bench) -> list[dict]:
-    """Milliseconds of one exact filter, which is nearly all of an iteration; θ decides how many pairs of pixels count."""
+    """Milliseconds of one exact filter, nearly all of an iteration; θ decides how many pairs of pixels count."""
     case = make_case(bench, bench.sizes.photo, 1, False)
     results = []
     for thetas in THETAS:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from crfrnn.torch.device import build_kernels, lattice_kernels, meanfield_kernels
@@ -214,10 +215,11 @@ def convolve(
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
     channels, radius = rows.shape[1], len(taps) // 2
     lines, width = len(rows) // (length * inside), inside * channels
-    wide = width >= COLUMNS
-    column_blocks = lines * _ceil_div(width, COLUMNS) if wide else _ceil_div(lines * width, COLUMNS)
+    line = _power_of_2(width)
+    column_blocks = lines * _ceil_div(width, COLUMNS) if line > COLUMNS else _ceil_div(lines, COLUMNS // line)
     target_blocks = _ceil_div(length, TARGETS)
     small = rows.dtype.itemsize == 2
+    reach = max(1, COLUMNS // line) * (length + TARGETS + 2 * radius) * width
     meanfield_kernels.convolve[(column_blocks * target_blocks,)](
         rows,
         taps,
@@ -231,10 +233,11 @@ def convolve(
         target_blocks,
         RADIUS=radius,
         CHANNELS=channels,
-        WIDE=wide,
+        LINE=min(line, 2 * COLUMNS),
         COLUMNS=COLUMNS,
         TARGETS=TARGETS,
         SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
+        OFFSETS=tl.int32 if reach < 2**31 else tl.int64,
         PRECISION="tf32" if small else "tf32x3",
         ROUNDED_TAPS=small,
         num_warps=CONVOLVE_WARPS,

@@ -65,35 +65,43 @@ def convolve(
     target_blocks,
     RADIUS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    WIDE: tl.constexpr,
+    LINE: tl.constexpr,
     COLUMNS: tl.constexpr,
     TARGETS: tl.constexpr,
     SOURCES: tl.constexpr,
+    OFFSETS: tl.constexpr,
     PRECISION: tl.constexpr,
     ROUNDED_TAPS: tl.constexpr,
 ):
     # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
     # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
-    # of several lines lie side by side where a line has few.
+    # of several lines, of which each takes LINE, lie side by side where a line has few. Offsets count from the first of
+    # these lines.
     T: tl.constexpr = taps.dtype.element_ty
-    width = tl.full((), CHANNELS, tl.int64) * inside_points
-    if WIDE:
+    width = tl.full((), CHANNELS, OFFSETS) * inside_points
+    if LINE > COLUMNS:
         begin = tl.program_id(0) // column_blocks * TARGETS
         block = tl.program_id(0) % column_blocks
         blocks = tl.cdiv(width, COLUMNS)
-        line = block // blocks
-        column = block % blocks * COLUMNS + tl.arange(0, COLUMNS)
-        exists = column < width
+        line = (block // blocks).to(tl.int64)
+        first = (block % blocks).to(OFFSETS) * COLUMNS + tl.arange(0, COLUMNS)
+        exists = first < width
+        first_point = first // CHANNELS
     else:
         begin = tl.program_id(0) % target_blocks * TARGETS
-        start = (tl.program_id(0) // target_blocks).to(tl.int64) * COLUMNS
-        local = start % width + tl.arange(0, COLUMNS)
-        line = start // width + local // width
-        column = local % width
-        exists = line < lines
+        line = (tl.program_id(0) // target_blocks).to(tl.int64) * (COLUMNS // LINE)
+        further = tl.arange(0, COLUMNS) // LINE
+        column = tl.arange(0, COLUMNS) % LINE
+        exists = (further < lines - line) & (column < width)
+        first = further.to(OFFSETS) * (length * width) + column
+        first_point = further.to(OFFSETS) * (length * inside_points) + column // CHANNELS
+    rows += line * length * width
+    out += line * length * width
+    if before is not None:
+        before += line * length * inside_points
+    if after is not None:
+        after += line * length * inside_points
     target = begin + tl.arange(0, TARGETS)
-    first = line * length * width + column
-    first_point = line * length * inside_points + column // CHANNELS
     total = tl.zeros([TARGETS, COLUMNS], T)
     if tl.float64 == T:
         for k in range(2 * RADIUS + 1):
@@ -124,7 +132,8 @@ def _lines(rows, before, first, first_point, x, exists, length, width, inside_po
     mask = ((x >= 0) & (x < length))[:, None] & exists[None, :]
     tile = tl.load(rows + first[None, :] + x[:, None] * width, mask=mask, other=0).to(T)
     if before is not None:
-        tile *= tl.load(before + first_point[None, :] + x.to(tl.int64)[:, None] * inside_points, mask=mask, other=0)
+        at = first_point[None, :] + x.to(first_point.dtype)[:, None] * inside_points
+        tile *= tl.load(before + at, mask=mask, other=0)
     return tile
 
 
