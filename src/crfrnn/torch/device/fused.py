@@ -19,8 +19,8 @@ TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
 NARROW_WARPS = 1
 POINTS = 128  # points or vertices of a program that holds single numbers of each
-JOINT_TILE = 2048  # the same of parts of a vertex
-JOINT_WARPS = 4
+JOINT_TILE = 512  # the same of parts of a vertex
+JOINT_WARPS = 1
 COLUMNS, TARGETS, MOST_SOURCES = 128, 32, 64  # of the products that convolve: numbers, outputs and inputs along a line
 CONVOLVE_WARPS = 4
 LEAST_SIDE = 16  # of matrices that matrix units take
@@ -322,13 +322,11 @@ def backstep(
 def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
     points, channels = marginals.shape
     tile = _tile(channels)
-    if messages[0].dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
+    if marginals.dtype.itemsize > 2 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
         return None
     programs = min(_ceil_div(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
     sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
-    # What is stored in 16 bits has no more than the 11 that matrix units take.
-    precision = "tf32x3" if marginals.dtype == torch.float32 else "tf32"
-    meanfield_kernels.products[(programs,)](*messages, marginals, sums, points, PRECISION=precision, **tile)
+    meanfield_kernels.products[(programs,)](*messages, marginals, sums, points, **tile)
     return sums.sum(dim=0)
 
 

@@ -17,7 +17,7 @@ def couple_values(values, coupling, count, out, CHANNELS: tl.constexpr, BLOCK_C:
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
         v = begin + tl.arange(0, BLOCK)
         inside = v < vertices
-        coupled = _coupled(values, v.to(tl.int64), inside, coupling, c, CHANNELS, True)
+        coupled = _coupled(values, v.to(tl.int64), inside, coupling, c, CHANNELS, True, True)
         at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
         tl.store(out + at, coupled, mask=inside[:, None] & (c[None, :] < CHANNELS))
 
@@ -168,7 +168,8 @@ def update(
     bilateral = sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
     if bilateral_coupling is not None:
         bilateral *= tl.load(bilateral_coupling + c, mask=c < CHANNELS, other=0)[None, :]
-    spatial = _coupled(message, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
+    # Beside what is gathered here, a product on the matrix units takes twice as long as one by a loop.
+    spatial = _coupled(message, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX, False)
     a = tl.load(unary + at, mask=tile, other=0) - spatial - bilateral
     if DAMPING > 0:
         a = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
@@ -205,8 +206,8 @@ def backstep(
     tile = inside[:, None] & (c[None, :] < CHANNELS)
     at = p[:, None] * CHANNELS + c[None, :]
     T: tl.constexpr = total.dtype.element_ty
-    v = -_coupled(spatial, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
-    v -= _coupled(bilateral, p, inside, bilateral_coupling, c, CHANNELS, BILATERAL_MATRIX)
+    v = -_coupled(spatial, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX, True)
+    v -= _coupled(bilateral, p, inside, bilateral_coupling, c, CHANNELS, BILATERAL_MATRIX, True)
     q = tl.load(marginals + at, mask=tile, other=0).to(T)
     result = q * (v - tl.sum(q * v, axis=1)[:, None])
     if DAMPING > 0:
@@ -222,12 +223,12 @@ def products(
     marginals,
     out,
     points,
-    PRECISION: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Each program adds up tiles of its own and leaves both sums.
+    # Each program adds up tiles of its own and leaves both sums. What is stored in 16 bits has no more than the 11 that
+    # matrix units take.
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     first = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
@@ -238,9 +239,9 @@ def products(
         tile = (p < points)[:, None] & channel
         q = tl.load(marginals + at, mask=tile, other=0).to(tl.float32)
         message = tl.load(spatial + at, mask=tile, other=0).to(tl.float32)
-        first = tl.dot(tl.trans(message), q, first, input_precision=PRECISION)
+        first = tl.dot(tl.trans(message), q, first, input_precision="tf32")
         message = tl.load(bilateral + at, mask=tile, other=0).to(tl.float32)
-        second = tl.dot(tl.trans(message), q, second, input_precision=PRECISION)
+        second = tl.dot(tl.trans(message), q, second, input_precision="tf32")
     at = c[:, None] * CHANNELS + c[None, :]
     tile = (c[:, None] < CHANNELS) & channel
     out += tl.program_id(0) * 2 * CHANNELS * CHANNELS
@@ -249,10 +250,11 @@ def products(
 
 
 @triton.jit
-def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr):
+def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr, UNITS: tl.constexpr):
+    # UNITS: on the matrix units, which take float32 and 16 rows and columns at least.
     T: tl.constexpr = coupling.dtype.element_ty
     channel = c < CHANNELS
-    if MATRIX and (tl.float32 != T or r.shape[0] < 16 or c.shape[0] < 16):  # the least that matrix units take
+    if MATRIX and (not UNITS or tl.float32 != T or r.shape[0] < 16 or c.shape[0] < 16):
         coupled = tl.zeros([r.shape[0], c.shape[0]], T)
         for j in range(CHANNELS):
             column = tl.load(rows + r * CHANNELS + j, mask=inside, other=0).to(T)
