@@ -25,14 +25,15 @@ struct Simplex {
   uint64_t order_low = 0, order_high = 0;
 };
 
-// A few points on their way into the lattice; coordinate j of point p is number j · embedding_lanes + p of an array.
+// Up to embedding_lanes points on their way into the lattice. Coordinate j of point p is number j · embedding_lanes + p of the
+// first three arrays.
 template <class T, int Words>
 struct EmbeddedPoints {
   static constexpr int lanes = embedding_lanes;
   std::array<int32_t, most_features * lanes> cell;
   std::array<int32_t, (most_features + 1) * lanes> order;
   std::array<T, (most_features + 1) * lanes> weight;
-  std::array<Key<Words>, (most_features + 1) * lanes> corner;  // those of point p begin at p · (d + 1)
+  std::array<Key<Words>, (most_features + 1) * lanes> corner;  // of point p from p · (d + 1) on
   std::array<bool, lanes> repeats;                             // whether a point lies in the simplex of the one before
 };
 
@@ -68,8 +69,7 @@ class LatticeBuilder {
     });
   }
 
-  // The keys of the vertices that a chunk touches. Sets the weights of its corners, and corner_sum to their place among the
-  // keys.
+  // The keys of the vertices that a chunk touches. Sets the weights of its corners, and as corner_sum their number among them.
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
     KeyTable<Words> table(chunks_.size);
     EmbeddedPoints<T, Words> points;
@@ -90,24 +90,28 @@ class LatticeBuilder {
     return table.keys();
   }
 
+  // The simplex of point p of those embedded, which is number `point` of all.
   Simplex<Words> simplex_of(const EmbeddedPoints<T, Words>& points, int64_t p, int64_t point) const {
     constexpr int L = embedding_lanes;
-    Simplex<Words> simplex;
-    auto add_field = [&](const KeyLayout::Field& field, int64_t value) {
-      simplex.corner0.word[field.word] += static_cast<uint64_t>(value - field.lowest) << field.shift;
+    const int d = d_, corners = corners_;
+    Key<Words> key{};
+    auto add_field = [&key](const KeyLayout::Field& field, int64_t value) {
+      key.word[field.word] += static_cast<uint64_t>(value - field.lowest) << field.shift;
     };
-    int64_t slab = points.cell[(d_ - 1) * L + p];
-    for (int j = 0; j < d_; ++j) {
+    int64_t slab = points.cell[(d - 1) * L + p];  // less the cell of the last coordinate, which is −Σ of the others
+    for (int j = 0; j < d; ++j) {
       slab += points.cell[j * L + p];
       add_field(layout_.cell[j], points.cell[j * L + p]);
     }
     add_field(layout_.slab, slab);
     if (batch_) add_field(layout_.batch, batch_[point]);
-    for (int r = 0; r < corners_ && r < 12; ++r) simplex.order_low |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * r);
-    for (int r = 12; r < corners_; ++r) simplex.order_high |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * (r - 12));
-    return simplex;
+    uint64_t order_low = 0, order_high = 0;
+    for (int r = 0; r < corners && r < 12; ++r) order_low |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * r);
+    for (int r = 12; r < corners; ++r) order_high |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * (r - 12));
+    return {key, order_low, order_high};
   }
 
+  // The keys of all corners, each found from the one before.
   void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Key<Words> key, const KeyTable<Words>& table) const {
     Key<Words>* const corner = &points.corner[p * corners_];
     for (int k = 0;; ++k) {
@@ -119,12 +123,14 @@ class LatticeBuilder {
   }
 
   void insert_corners(const EmbeddedPoints<T, Words>& points, int64_t p, int64_t at, KeyTable<Words>& table) {
-    for (int k = 0; k < corners_; ++k) lattice_.corner_weight[at + k] = points.weight[k * embedding_lanes + p];
+    const int corners = corners_;  // a local: the compiler knows that storing sums does not change it
+    T* const weight = &lattice_.corner_weight[at];
     int32_t* const sum = &lattice_.corner_sum[at];
+    for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p];
     if (points.repeats[p]) {
-      std::copy_n(sum - corners_, corners_, sum);
+      std::copy_n(sum - corners, corners, sum);
     } else {
-      for (int k = 0; k < corners_; ++k) sum[k] = table.insert(points.corner[p * corners_ + k]);
+      for (int k = 0; k < corners; ++k) sum[k] = table.insert(points.corner[p * corners + k]);
     }
   }
 

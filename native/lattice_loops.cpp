@@ -18,8 +18,8 @@ CRFRNN_INLINE void with_corners(int corners, F f) {
 template <class T>
 void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners_given, const T* rows, const T* scale,
            int channels, int64_t n) {
-  with_corners(corners_given, [&](auto corners) {
-    for_widths(channels, [&](auto width, int first) {
+  with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
+    for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
       const Planes<T, width()> planes(sums, count, first);
       for (int64_t i = 0; i < n; ++i) {
         if (planes.beyond(16 << 20) && i + ahead < n)
@@ -40,8 +40,8 @@ void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, in
 template <class T>
 void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners_given, T factor,
            const T* scale, const T* coupling, const T* from, T* rows, int channels, int64_t n) {
-  with_corners(corners_given, [&](auto corners) {
-    for_widths(channels, [&](auto width, int first) {
+  with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
+    for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
       using R = Row<T, width()>;
       const Planes<T, width()> planes(const_cast<T*>(values), count, first);
       const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};

@@ -24,6 +24,7 @@ constexpr int vector_bytes = 16;
 
 #if defined(CRFRNN_VECTORS)
 #define CRFRNN_INLINE inline __attribute__((always_inline))
+#define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
 template <class T, int W>
 struct VecOf {
   typedef T type __attribute__((vector_size(W * sizeof(T))));
@@ -73,6 +74,7 @@ CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); 
 CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1); }
 #else
 #define CRFRNN_INLINE inline
+#define CRFRNN_INLINE_LAMBDA
 template <class T, int W>
 struct Vec {
   T lane[W];
