@@ -7,10 +7,9 @@
 
 namespace crfrnn {
 
-// Memory from the system. What is freed is kept for a later call if it has a megabyte or more, up to a fixed total, because
-// fresh pages cost more than the arithmetic done in them. The exception is scratch memory: it is needed for a moment, before
-// larger arrays are, and goes back to the system at once so that it does not add to the peak. Huge pages are asked for where
-// the system has them.
+// Memory from the system. A megabyte or more that is freed is kept for a later call, up to a fixed total, because fresh pages
+// cost more than the arithmetic done in them. Scratch memory is not kept. It is needed for a moment, before larger arrays are,
+// and goes back to the system at once so that it does not add to the peak. Huge pages are asked for where the system has them.
 enum class Use { array, scratch };
 struct Memory {
   void* data = nullptr;

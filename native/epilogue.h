@@ -1,4 +1,4 @@
-// What slice and convolve_rows do with the message of a point.
+// What slice and convolve_rows do with the message of a point, and how loops along rows fetch them early.
 #pragma once
 
 #include "loops.h"

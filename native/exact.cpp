@@ -10,8 +10,8 @@ namespace crfrnn {
 
 namespace {
 
-// Orders points so that those of a block lie close together: divides them in halves of whole blocks along the widest feature,
-// again and again.
+// Orders points so that those of a block lie close together. It halves them along the widest feature, at the border of two
+// blocks, and then each half likewise.
 template <class T>
 void order_by_nearness(const T* features, int d, int32_t* begin, int32_t* end) {
   while (end - begin > block_size) {

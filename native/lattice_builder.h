@@ -29,12 +29,11 @@ struct Simplex {
 // first three arrays.
 template <class T, int Words>
 struct EmbeddedPoints {
-  static constexpr int lanes = embedding_lanes;
-  std::array<int32_t, most_features * lanes> cell;
-  std::array<int32_t, (most_features + 1) * lanes> order;
-  std::array<T, (most_features + 1) * lanes> weight;
-  std::array<Key<Words>, (most_features + 1) * lanes> corner;  // of point p from p · (d + 1) on
-  std::array<bool, lanes> repeats;                             // whether a point lies in the simplex of the one before
+  std::array<int32_t, most_features * embedding_lanes> cell;
+  std::array<int32_t, (most_features + 1) * embedding_lanes> order;
+  std::array<T, (most_features + 1) * embedding_lanes> weight;
+  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;  // of point p from p · (d + 1) on
+  std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
 };
 
 template <class T, int Words>
@@ -222,8 +221,8 @@ class LatticeBuilder {
     });
   }
 
-  // For each direction, the vertex after each vertex, or -1. A merge finds them: adding one step to sorted keys keeps them
-  // sorted.
+  // For each direction, the vertex after each vertex, or -1. A merge finds them, as keys that are sorted stay so when the same
+  // step is added to all.
   std::vector<Buffer<int32_t>> next_vertices() {
     std::vector<Buffer<int32_t>> next(corners_);
     for (auto& buffer : next) buffer = Buffer<int32_t>(num_vertices_, Use::scratch);

@@ -16,21 +16,21 @@ CRFRNN_INLINE void with_corners(int corners, F f) {
 }
 
 template <class T>
-void splat(T* sums, int64_t count, const int32_t* vertices, const T* weights, int corners_given, const T* rows, const T* scale,
+void splat(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, int corners_given, const T* rows, const T* scale,
            int channels, int64_t n) {
   with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
     for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
       const Planes<T, width()> planes(sums, count, first);
       for (int64_t i = 0; i < n; ++i) {
         if (planes.beyond(16 << 20) && i + ahead < n)
-          for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
+          for (int k = 0; k < corners; ++k) planes.fetch(sum_rows[(i + ahead) * corners + k]);
         auto row = Row<T, width()>::read(rows + i * channels + first);
         if (scale) row.scale(scale[i]);
         for (int k = 0; k < corners; ++k) {
-          const int32_t v = vertices[i * corners + k];
-          auto sum = planes.read(v);
+          const int32_t r = sum_rows[i * corners + k];
+          auto sum = planes.read(r);
           sum.add(row, weights[i * corners + k]);
-          planes.write(v, sum);
+          planes.write(r, sum);
         }
       }
     });

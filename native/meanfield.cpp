@@ -48,7 +48,7 @@ class MeanField {
   // a_0 = U is the result.
   void return_unary() {
     open_result();
-    points_.template over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T*, T*) {
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T*, T*) {
       read_scores(layout_, unary_, tile, all_, T(padding_score), a);
       write_result(tile, a);
     });
@@ -58,7 +58,7 @@ class MeanField {
   void start() {
     likely_ = settings_.class_threshold > 0 ? classes_likely_at_start() : all_;
     state_ = state_of_likely();
-    points_.template over_tiles<T>(state_->channels(), [&](const Tile& tile, T* q, T*, T*) {
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* q, T*, T*) {
       state_->send_marginals(tile, state_->read_unary(tile), q);
       keep_marginals(0, tile, q);
     });
@@ -75,7 +75,7 @@ class MeanField {
     Recurrence<T>& next = fewer ? *fewer : *state_;
     const bool lets_go = settings_.class_threshold > 0 && t + 1 < settings_.iterations;
     LikelyClasses<T> likely(settings_.class_threshold, points_.chunks, next.channels());
-    points_.template over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T* spare) {
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T* spare) {
       state_->receive_scores(tile, a, q);
       if (fewer) {
         select_classes(a, state_->classes(), next.classes(), spare, tile.n);
@@ -98,7 +98,7 @@ class MeanField {
     const bool complete = state_->classes().size() == all_.size();
     std::vector<PaddedCoupling<T>> to_all;
     for (const auto& term : pairwise_) to_all.emplace_back(term, layout_.classes, all_, T(1), false);
-    points_.template over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
       if (complete) {
         state_->receive_scores(tile, a, spare);
       } else {
@@ -114,7 +114,7 @@ class MeanField {
   // S_0 of equation (13).
   Classes classes_likely_at_start() {
     LikelyClasses<T> likely(settings_.class_threshold, points_.chunks, all_channels_);
-    points_.template over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
       read_scores(layout_, unary_, tile, all_, T(padding_score), rows);
       loops<T>().softmax(rows, rows, all_channels_, tile.n);
       likely.see(tile, rows);

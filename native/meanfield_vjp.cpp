@@ -65,7 +65,7 @@ class MeanFieldVjp {
 
   // g = ∂L/∂a_T.
   void start(const T* cotangent, bool is_last) {
-    points_.template over_tiles<T>(channels_, [&](const Tile& tile, T* g, T*, T*) {
+    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T*, T*) {
       read_scores(layout_, cotangent, tile, exchange_.classes(), T(0), g);
       loops<T>().linear_combination(0, g, is_last ? T(1) : undamped_, g, unary_row(tile), channels_, tile.n);
       pass_on(tile, g, is_last);
@@ -76,7 +76,7 @@ class MeanFieldVjp {
   void step(int t) {
     const bool is_last = t == 0;
     exchange_.propagate(points_.team);
-    points_.template over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* q) {
+    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* q) {
       std::copy_n(marginals_ + (t * layout_.points + tile.begin) * channels_, tile.n * channels_, q);
       receive(tile, q, g, h);
       loops<T>().softmax_vjp(q, g, channels_, tile.n);

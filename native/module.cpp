@@ -1,5 +1,5 @@
-// The core as Python sees it. Functions check shapes, release the GIL and call the core. Users are told more by the Python
-// modules of the package, which convert what they give.
+// The core as Python sees it. Functions check shapes, release the GIL and call the core. The Python modules of the package
+// convert what users give, and explain what is wrong with it.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -132,20 +132,20 @@ std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::ve
   const auto& layout = settings.scores;
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   T* marginals;
-  Buffer<T> result;
+  Buffer<T> scores;
   auto marginals_array = new_array<T>(
       {keep_marginals ? std::size_t(iterations) : 0, unary.shape(1), std::size_t(padded_channels(layout.classes))}, &marginals);
   {
     nb::gil_scoped_release unlocked;
     auto new_scores = [&] {
-      result = Buffer<T>(layout.classes * layout.points);
-      return result.get();
+      scores = Buffer<T>(layout.classes * layout.points);
+      return scores.get();
     };
     using Form = typename MeanFieldResult<T>::Form;
-    const MeanFieldResult<T> form{return_probabilities ? Form::probabilities : Form::logits, new_scores};
-    mean_field(settings, unary.data(), terms, form, keep_marginals ? marginals : nullptr);
+    const MeanFieldResult<T> result{return_probabilities ? Form::probabilities : Form::logits, new_scores};
+    mean_field(settings, unary.data(), terms, result, keep_marginals ? marginals : nullptr);
   }
-  return {scores_array(std::move(result), layout), std::move(marginals_array)};
+  return {scores_array(std::move(scores), layout), std::move(marginals_array)};
 }
 
 template <class T>

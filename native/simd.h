@@ -24,6 +24,7 @@ constexpr int vector_bytes = 16;
 
 #if defined(CRFRNN_VECTORS)
 #define CRFRNN_INLINE inline __attribute__((always_inline))
+// For a lambda that is called with several widths. If it were not inlined, its loop would read what it captures from memory.
 #define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
 template <class T, int W>
 struct VecOf {
@@ -280,7 +281,7 @@ CRFRNN_INLINE Vec<T, W> reduce_groups(Vec<T, W> v, Op op) {
   return v;
 }
 
-// exp to the last bit or two, and 0 where x < log(smallest normal number). 2^n is multiplied by adding n to the exponent.
+// exp to the last bit or two, and 0 where x < log(smallest normal number). Multiplying by 2^n adds n to the exponent.
 template <class T>
 struct ExpConstants;
 template <>

@@ -29,6 +29,7 @@ CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
   }
 }
 
+// Rows of G numbers, narrower than a piece.
 template <class T, int G>
 void softmax_narrow(const T* scores, T* q, int64_t n) {
   constexpr int L = lanes<T>;

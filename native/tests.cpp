@@ -1,5 +1,5 @@
-// Native tests, meant to run under AddressSanitizer and UndefinedBehaviorSanitizer (`make sanitize`): the paths that Python's
-// tests check for their numbers, here for their memory, and the identities that need no second implementation.
+// Native tests, meant to run under AddressSanitizer and UndefinedBehaviorSanitizer (`make sanitize`). Python's tests check the
+// numbers. These take the same paths to check their use of memory, and identities that need no second implementation.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -101,7 +101,7 @@ void exact_kernels(double tolerance) {
       const ExactGaussian<T> kernel(features.data(), n, d);
       for (int64_t columns : {1, 2, 3, 5, 21, 70}) filter_identities(kernel, columns, tolerance);
     }
-  // Enough points for several chunks, and so wide apart that most blocks are left out.
+  // Several chunks of points, so far apart that most pairs of blocks are left out.
   const auto spread = random_numbers<T>(17000 * 5, 20);
   filter_identities(ExactGaussian<T>(spread.data(), 17000, 5), 3, tolerance);
 }
@@ -127,7 +127,8 @@ void bad_input() {
   thrown([] { GridGaussian<double>({4, 0}, {1.0, 1.0}); }, __LINE__);
 }
 
-// ⟨∂result, cotangent⟩ by central differences along a random direction against the vjp, scores and couplings together.
+// Compares the vector-Jacobian product with central differences of ⟨result, cotangent⟩ along a random direction, in scores and
+// couplings together.
 void gradients() {
   const int64_t height = 13, width = 17, n = height * width;
   const auto features = random_numbers<double>(n * 3, 1);
@@ -184,8 +185,8 @@ void gradients() {
       }
 }
 
-// Classes that are let go between iterations: nothing changes for those that stay at a threshold they all reach, and at any
-// threshold the bits are the same for any number of threads.
+// Classes are let go between iterations. At a threshold that all of them reach, nothing changes. At any threshold the bits are
+// the same for any number of threads.
 void classes_left_out() {
   const int64_t height = 61, width = 283, n = height * width;  // three chunks
   const GridGaussian<float> grid({height, width}, {3.0, 3.0});
