@@ -27,10 +27,12 @@ lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
 
-format: $(VENV)/.dev-stamp ## format the Python code
+format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/clang-format -i native/*.cpp native/*.h
 
 bench: $(VENV)/.bench-stamp ## compare with pydensecrf and redraw docs/benchmarks.md
 	@$(BIN)/python -m benchmarks

@@ -17,7 +17,7 @@ namespace crfrnn {
 namespace {
 
 constexpr std::size_t smallest_kept = std::size_t{1} << 20;
-constexpr std::align_val_t line{64}, huge_page{std::size_t{2} << 20};
+constexpr std::align_val_t cache_line{64}, huge_page{std::size_t{2} << 20};
 
 // An eighth of the machine's memory, at most 2 GiB.
 std::size_t most_kept() {
@@ -32,40 +32,41 @@ std::size_t most_kept() {
   return limit;
 }
 
-struct KeptBlocks {
+struct KeptMemory {
   std::mutex mutex;
-  std::vector<Block> blocks;  // the latest freed last
+  std::vector<Memory> unused;  // in the order in which they were freed
   std::size_t bytes = 0;
 };
 
-// Never destroyed: arrays that Python still holds are freed after static objects are gone.
-KeptBlocks& kept() {
-  static auto* blocks = new KeptBlocks;
-  return *blocks;
+// Never destroyed: Python may free arrays after static objects are gone.
+KeptMemory& kept() {
+  static auto* memory = new KeptMemory;
+  return *memory;
 }
 
-std::align_val_t alignment(std::size_t bytes) { return bytes >= smallest_kept ? huge_page : line; }
+std::align_val_t alignment(std::size_t bytes) { return bytes >= smallest_kept ? huge_page : cache_line; }
 
 }  // namespace
 
-Block take_block(std::size_t bytes, Use use) {
-  if (bytes < smallest_kept) return {::operator new(bytes + 64, line), bytes, use};
+Memory allocate(std::size_t bytes, Use use) {
+  if (bytes < smallest_kept) return {::operator new(bytes + 64, cache_line), bytes, use};
   auto& store = kept();
-  // Only ever try the lock: a child forked while another thread held it simply allocates.
+  // The lock is only tried. A child that was forked while another thread held it would wait for ever; so it allocates.
   if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && use == Use::array) {
-    auto best = store.blocks.end();
-    for (auto block = store.blocks.begin(); block != store.blocks.end(); ++block)
-      if (block->bytes >= bytes && block->bytes <= bytes + bytes / 2 && (best == store.blocks.end() || block->bytes < best->bytes))
-        best = block;
-    if (best != store.blocks.end()) {
-      const Block block = *best;
-      store.blocks.erase(best);
-      store.bytes -= block.bytes;
-      return block;
+    auto best = store.unused.end();
+    for (auto candidate = store.unused.begin(); candidate != store.unused.end(); ++candidate)
+      if (candidate->bytes >= bytes && candidate->bytes <= bytes + bytes / 2 &&
+          (best == store.unused.end() || candidate->bytes < best->bytes))
+        best = candidate;
+    if (best != store.unused.end()) {
+      const Memory memory = *best;
+      store.unused.erase(best);
+      store.bytes -= memory.bytes;
+      return memory;
     }
   }
-  constexpr std::size_t page = std::size_t{256} << 10;
-  bytes = (bytes + 64 + page - 1) / page * page;
+  constexpr std::size_t step = std::size_t{256} << 10;
+  bytes = (bytes + 64 + step - 1) / step * step;
   void* data = ::operator new(bytes, huge_page);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   madvise(data, bytes, MADV_HUGEPAGE);
@@ -73,34 +74,34 @@ Block take_block(std::size_t bytes, Use use) {
   return {data, bytes, use};
 }
 
-void give_block(Block block) noexcept {
-  if (!block.data) return;
-  if (block.bytes >= smallest_kept && block.use == Use::array) {
+void free_or_keep(Memory memory) noexcept {
+  if (!memory.data) return;
+  if (memory.bytes >= smallest_kept && memory.use == Use::array) {
     auto& store = kept();
-    if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && block.bytes <= most_kept()) {
+    if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && memory.bytes <= most_kept()) {
       try {
-        store.blocks.push_back(block);
-        store.bytes += block.bytes;
+        store.unused.push_back(memory);
+        store.bytes += memory.bytes;
         std::size_t dropped = 0;
-        for (; store.bytes > most_kept(); ++dropped) {  // the longest unused go first
-          store.bytes -= store.blocks[dropped].bytes;
-          ::operator delete(store.blocks[dropped].data, huge_page);
+        for (; store.bytes > most_kept(); ++dropped) {  // those that were unused for longest go first
+          store.bytes -= store.unused[dropped].bytes;
+          ::operator delete(store.unused[dropped].data, huge_page);
         }
-        store.blocks.erase(store.blocks.begin(), store.blocks.begin() + static_cast<std::ptrdiff_t>(dropped));
+        store.unused.erase(store.unused.begin(), store.unused.begin() + static_cast<std::ptrdiff_t>(dropped));
         return;
-      } catch (const std::bad_alloc&) {  // nowhere to note it: free it
+      } catch (const std::bad_alloc&) {  // there is no memory to list it in, so it is freed
       }
     }
   }
-  ::operator delete(block.data, alignment(block.bytes));
+  ::operator delete(memory.data, alignment(memory.bytes));
 }
 
-std::size_t release_blocks() {
+std::size_t release_kept() {
   auto& store = kept();
   std::unique_lock lock(store.mutex, std::try_to_lock);
   if (!lock) return 0;
-  for (const auto& block : store.blocks) ::operator delete(block.data, huge_page);
-  store.blocks.clear();
+  for (const auto& memory : store.unused) ::operator delete(memory.data, huge_page);
+  store.unused.clear();
   return std::exchange(store.bytes, 0);
 }
 

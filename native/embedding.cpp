@@ -1,11 +1,12 @@
-// From features to lattice coordinates. Compiled without fused multiply-adds: many pixels lie exactly on the border of two
-// simplices, and every instruction set must put them on the same side of it.
+// From features to lattice coordinates. This file is compiled without fused multiply-adds: many pixels lie exactly on the
+// border of two simplices, and every instruction set has to put them on the same side of it.
 #include "loops.h"
 
 namespace crfrnn::CRFRNN_TARGET {
 
 template <class T>
-constexpr T rounder = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // added and taken away: the nearest whole number
+constexpr T rounder =
+    sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // x + rounder − rounder is the nearest whole number
 
 template <class T>
 void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights) {
@@ -23,7 +24,7 @@ void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, i
   // The nearest remainder-0 point, divided by d + 1, and the difference to it.
   for (int i = 0; i <= d; ++i)
     for (int p = 0; p < L; ++p) {
-      const T elevated = difference[i][p], nearest = (elevated * down + rounder<T>) - rounder<T>;
+      const T elevated = difference[i][p], nearest = elevated * down + rounder<T> - rounder<T>;
       position[i][p] = nearest, difference[i][p] = elevated - nearest * up, sum[p] += nearest;
     }
   for (int i = 0; i <= d; ++i)
@@ -34,7 +35,7 @@ void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, i
         const T less = difference[i][p] < difference[j][p] ? T(1) : T(0);
         rank[i][p] += less, rank[j][p] += T(1) - less;
       }
-  // Points that rounding took off the hyperplane come back along the coordinates of the largest or smallest rank.
+  // Rounding may leave a point off the hyperplane. It moves back along the coordinates of the largest or the smallest rank.
   for (int i = 0; i <= d; ++i)
     for (int p = 0; p < L; ++p) {
       const T shift = rank[i][p] < 0 ? T(1) : rank[i][p] > T(d) ? T(-1) : T(0);
@@ -52,7 +53,7 @@ void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, i
       }
     for (int p = 0; p < L; ++p) sorted[r][p] = value[p] * down, order[r * L + p] = static_cast<int32_t>(which[p]);
   }
-  // Rounding can leave a weight on the far side of 0.
+  // Rounding can make a weight negative.
   auto not_negative = [](T w) { return w > 0 ? w : T(0); };
   for (int p = 0; p < L; ++p) weights[p] = not_negative(T(1) + sorted[d][p] - sorted[0][p]);
   for (int k = 1; k <= d; ++k)

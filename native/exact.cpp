@@ -10,10 +10,11 @@ namespace crfrnn {
 
 namespace {
 
-// Orders points so that each run of `tile` of them is compact: halves along the widest feature, at whole blocks.
+// Orders points so that those of a block lie close together. It halves them along the widest feature, at the border of two
+// blocks, and then each half likewise.
 template <class T>
 void order_by_nearness(const T* features, int d, int32_t* begin, int32_t* end) {
-  while (end - begin > tile) {
+  while (end - begin > block_size) {
     int widest = 0;
     T width = -1;
     for (int f = 0; f < d; ++f) {
@@ -24,7 +25,7 @@ void order_by_nearness(const T* features, int d, int32_t* begin, int32_t* end) {
       }
       if (high - low > width) width = high - low, widest = f;
     }
-    int32_t* middle = begin + ((end - begin + tile - 1) / tile + 1) / 2 * tile;
+    int32_t* middle = begin + ((end - begin + block_size - 1) / block_size + 1) / 2 * block_size;
     std::nth_element(begin, middle, end, [&](int32_t a, int32_t b) {
       const T x = features[int64_t(a) * d + widest], y = features[int64_t(b) * d + widest];
       return x < y || (x == y && a < b);
@@ -34,14 +35,14 @@ void order_by_nearness(const T* features, int d, int32_t* begin, int32_t* end) {
   }
 }
 
-// N weights below u/N sum to less than u.
+// N weights below ε/N sum to less than ε.
 template <class T>
 T squared_reach(int64_t n) {
-  return T(-2 * std::log(0.5 * std::numeric_limits<T>::epsilon() / static_cast<double>(n)));
+  return T(-2 * std::log(unit_roundoff<T> / static_cast<double>(n)));
 }
 
 int64_t checked_points(int64_t n, int d) {
-  if (n < 1 || n > std::numeric_limits<int32_t>::max() - tile || d < 1)
+  if (n < 1 || n > std::numeric_limits<int32_t>::max() - block_size || d < 1)
     throw std::invalid_argument("ExactGaussian needs 1 to 2^31 points of at least one feature");
   return n;
 }
@@ -50,18 +51,18 @@ int64_t checked_points(int64_t n, int d) {
 
 template <class T>
 ExactGaussian<T>::ExactGaussian(const T* features, int64_t n, int d)
-    : n_(checked_points(n, d)), d_(d), blocks_((n + tile - 1) / tile), reach_(squared_reach<T>(n)), place_(n),
-      features_(blocks_ * d * tile), boxes_(blocks_ * 2 * d) {
-  Buffer<int32_t> order(blocks_ * tile);
+    : n_(checked_points(n, d)), d_(d), blocks_((n + block_size - 1) / block_size), reach_(squared_reach<T>(n)), place_(n),
+      features_(blocks_ * d * block_size), boxes_(blocks_ * 2 * d) {
+  Buffer<int32_t> order(blocks_ * block_size);
   std::iota(order.begin(), order.begin() + n, 0);
   order_by_nearness(features, d, order.begin(), order.begin() + n);
   for (int64_t k = 0; k < n; ++k) place_[order[k]] = static_cast<int32_t>(k);
-  std::fill(order.begin() + n, order.end(), order[n - 1]);  // padding sends zeros from where the last point is
+  std::fill(order.begin() + n, order.end(), order[n - 1]);  // padding lies where the last point is, and sends zeros
   for (int64_t block = 0; block < blocks_; ++block)
     for (int f = 0; f < d; ++f) {
-      T* row = &features_[(block * d + f) * tile];
-      for (int k = 0; k < tile; ++k) row[k] = features[int64_t(order[block * tile + k]) * d + f];
-      const auto [low, high] = std::minmax_element(row, row + tile);
+      T* row = &features_[(block * d + f) * block_size];
+      for (int k = 0; k < block_size; ++k) row[k] = features[int64_t(order[block * block_size + k]) * d + f];
+      const auto [low, high] = std::minmax_element(row, row + block_size);
       boxes_[block * 2 * d + f] = *low;
       boxes_[(block * 2 + 1) * d + f] = *high;
     }
@@ -83,7 +84,8 @@ template <class T>
 class ExactMessage final : public Message<T> {
  public:
   ExactMessage(const ExactGaussian<T>& kernel, int channels)
-      : kernel_(kernel), channels_(channels), sent_(kernel.blocks_ * tile * channels), received_(kernel.blocks_ * tile * channels) {
+      : kernel_(kernel), channels_(channels), sent_(kernel.blocks_ * block_size * channels),
+        received_(kernel.blocks_ * block_size * channels) {
     std::fill(sent_.begin() + kernel.n_ * channels, sent_.end(), T(0));
   }
 
@@ -99,9 +101,9 @@ class ExactMessage final : public Message<T> {
 
   // The kernel is symmetric, so its transpose is itself.
   void propagate(Team& team, bool) override {
-    const int64_t size = int64_t(tile) * kernel_.d_, rows = int64_t(tile) * channels_;
+    const int64_t size = int64_t(block_size) * kernel_.d_, rows = int64_t(block_size) * channels_;
     team.run(kernel_.blocks_, [&](int64_t to) {
-      Buffer<T> weights(tile * tile);
+      Buffer<T> weights(block_size * block_size);
       Buffer<double> sums(rows);
       std::fill(sums.begin(), sums.end(), 0.0);
       for (int64_t from = 0; from < kernel_.blocks_; ++from) {

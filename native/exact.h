@@ -1,13 +1,19 @@
 // The Gaussian exp(-½ |f_i − f_j|²) between any points, every pair of them: O(N² (d + channels)) time, O(N) memory.
 #pragma once
 
+#include <limits>
+
 #include "buffer.h"
 #include "kernel.h"
 
 namespace crfrnn {
 
-// Points are kept in blocks of near ones. Pairs of blocks so far apart that all such pairs together change a filtered
-// value by less than the unit roundoff of T times the largest value sent are left out.
+// ε in docs/algorithm.md, section 4: 2⁻²⁴ for float and 2⁻⁵³ for double.
+template <class T>
+constexpr double unit_roundoff = 0.5 * std::numeric_limits<T>::epsilon();
+
+// Points are kept in blocks of `block_size` that lie close together. Pairs of blocks that are far apart are left out: together
+// they change a filtered value by less than ε times the largest value sent.
 template <class T>
 class ExactGaussian final : public Kernel<T> {
  public:
@@ -25,10 +31,10 @@ class ExactGaussian final : public Kernel<T> {
   const int64_t n_;
   const int d_;
   const int64_t blocks_;
-  const T reach_;           // squared distance beyond which blocks are left out
-  Buffer<int32_t> place_;   // N: where each point is in the order of the blocks
-  Buffer<T> features_;      // blocks × d × tile
-  Buffer<T> boxes_;         // blocks × 2 × d: smallest and largest value of each feature
+  const T reach_;          // squared distance beyond which blocks are left out
+  Buffer<int32_t> place_;  // N: where each point is in the order of the blocks
+  Buffer<T> features_;     // blocks × d × block_size
+  Buffer<T> boxes_;        // blocks × 2 × d: smallest and largest value of each feature
 };
 
 }  // namespace crfrnn

@@ -1,29 +1,30 @@
-// A kernel K over N points: built once per image, it filters any number of channels any number of times.
+// A kernel K over N points: built once for an image, it filters any number of channels any number of times.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
+#include "chunks.h"
 #include "loops.h"
-#include "parallel.h"
+#include "team.h"
 
 namespace crfrnn {
 
-// One filter run and its buffers. Points send rows, the kernel propagates, points receive: out = K · in. Rows are
-// `padded_channels` wide. Chunks may be sent and received in parallel. After propagate(), sending starts the next run
-// and may go on while the messages of this one are still being received.
+// The buffers of a filter run out = K · in, and its three steps: points send rows, the kernel propagates them, and points
+// receive rows. Rows are `padded_channels` wide. Different chunks may be sent, and received, in parallel. After propagate(),
+// points may send for the next run while others still receive from this one.
 template <class T>
 class Message {
  public:
   virtual ~Message() = default;
-  // Before the first send of a chunk in each run.
+  // Comes before the first send of a chunk in each run.
   virtual void open(int64_t chunk) = 0;
-  // Rows of points [begin, begin + n) times scale (may be null).
+  // Sends the rows of points [begin, begin + n), multiplied by scale unless that is null.
   virtual void send(int64_t begin, int64_t n, const T* rows, const T* scale) = 0;
   virtual void propagate(Team& team, bool transpose) = 0;
-  // After the last propagate(): what only sending needs is freed.
+  // Frees what only sending needs; comes after the last propagate().
   virtual void stop_sending() = 0;
-  // rows = scale · message, or with a coupling (one number per channel), from − coupling ⊙ scale · message.
+  // rows = scale · message. With a coupling, one number for each channel, rows = from − coupling ⊙ scale · message.
   virtual void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const = 0;
 };
 
@@ -34,9 +35,5 @@ class Kernel {
   virtual int64_t num_points() const = 0;
   virtual std::unique_ptr<Message<T>> message(int channels) const = 0;
 };
-
-// values and result: num_points × columns, row-major.
-template <class T>
-void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool transpose, int threads, T* result);
 
 }  // namespace crfrnn

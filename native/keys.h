@@ -1,4 +1,4 @@
-// Lattice points as keys: packing, stepping to neighbours, hashing and sorting.
+// Lattice points as keys: how they are packed, stepped to neighbours, hashed and sorted.
 #pragma once
 
 #include <algorithm>
@@ -13,16 +13,18 @@
 
 #include "buffer.h"
 #include "lattice.h"
-#include "parallel.h"
+#include "team.h"
 
 namespace crfrnn {
 
-// How a lattice point is packed into a key. All coordinates of a remainder-k point are (d + 1)·cell + k, and the last one
-// follows from the others: a key holds k, d cells and the batch id, each in a field of its own, offset to be positive.
-// Stepping to a neighbour is then an addition. Fields never overflow: `margin` cells are left free on both sides.
+// How a lattice point is packed into a key. Each coordinate of a point of remainder k is (d + 1) · cell + k, and the last one
+// follows from the others. So a key holds k, d cells and the batch id. Each has a field of its own, from which the lowest value
+// is subtracted so that none is negative. A step to a neighbour is then an addition. Fields do not overflow, as `margin` cells
+// are left free on both sides.
 //
-// The highest field, `slab`, is the difference of the last two coordinates' cells. It says nothing new, but all directions
-// except the last two leave it as it is: vertices sorted by key fall into slabs that most of the blur never leaves.
+// The highest field, `slab`, is the difference between the cells of the last two coordinates. It follows from the other fields,
+// but it does not change along any direction except the last two: vertices that are sorted by key fall into slabs, and most of
+// the blur stays inside a slab.
 struct KeyLayout {
   struct Field {
     int word, shift;
@@ -33,7 +35,9 @@ struct KeyLayout {
   int words = 1, bits = 0;  // bits: those in use in the last word
 };
 
-// Where float32 still tells neighbouring cells apart, and a cell fits 32 bits.
+constexpr int remainder_bits = 5;  // the lowest field: k = 0 … d
+
+// Cells so far from the origin are refused: float32 would not tell neighbouring cells apart, and a cell has to fit 32 bits.
 template <class T>
 constexpr double cell_limit = sizeof(T) == 4 ? 1 << 21 : 1 << 30;
 
@@ -65,7 +69,53 @@ struct Key {
   }
 };
 
-// Keys to consecutive ids, in the order of insertion. Open addressing; at most half full.
+// Steps between lattice points, as differences of their keys.
+template <int Words>
+class KeySteps {
+ public:
+  KeySteps(const KeyLayout& layout, int d) : d_(d) {
+    for (int j = 0; j < d; ++j) cell_[j].word[layout.cell[j].word] = uint64_t{1} << layout.cell[j].shift;
+    const uint64_t slab = uint64_t{1} << layout.slab.shift;
+    cell_[d - 1].word[layout.slab.word] += slab;
+    cell_[d].word[layout.slab.word] -= slab;
+    remainder_.word[0] = 1;
+    for (int j = 0; j <= d; ++j) {
+      step_[j][0] = remainder_, step_[j][0] -= cell_[j];
+      for (int i = 0; i <= d; ++i)
+        if (i != j) step_[j][1] += cell_[i];
+      for (int k = 0; k < d; ++k) step_[j][1] -= remainder_;
+    }
+  }
+
+  // From corner k of a simplex to corner k + 1: one cell less along the coordinate whose rank is d - k.
+  void to_next_corner(Key<Words>& key, int coordinate) const {
+    key += remainder_;
+    key -= cell_[coordinate];
+  }
+
+  // The neighbours in direction j. Towards the next one, every coordinate grows by one and coordinate j falls by d.
+  Key<Words> after(Key<Words> key, int j) const {
+    key += step_[j][wraps_after(key)];
+    return key;
+  }
+  Key<Words> before(Key<Words> key, int j) const {
+    key -= step_[j][remainder(key) == 0];
+    return key;
+  }
+  // Whether the next neighbour has the remainder 0 again.
+  bool wraps_after(const Key<Words>& key) const { return remainder(key) == d_; }
+
+ private:
+  static int remainder(const Key<Words>& key) { return static_cast<int>(key.word[0] & ((1 << remainder_bits) - 1)); }
+
+  const int d_;
+  Key<Words> remainder_{};                            // k → k + 1
+  std::array<Key<Words>, most_features + 1> cell_{};  // one cell more along each coordinate; the last one is implied
+  // Along each direction: from k < d to k + 1, with one cell less along j; from k = d to 0, with one cell more along all but j.
+  std::array<std::array<Key<Words>, 2>, most_features + 1> step_{};
+};
+
+// Numbers keys in the order in which they are first inserted. Open addressing, at most half full.
 template <int Words>
 class KeyTable {
  public:
@@ -94,6 +144,7 @@ class KeyTable {
     (void)key;
 #endif
   }
+  // All keys by number.
   const std::vector<Key<Words>>& keys() const { return keys_; }
 
  private:
@@ -125,37 +176,41 @@ struct Entry {
   int32_t row;
 };
 
-// Stable sort by key. One-word keys: by digits from the lowest, in fixed blocks, so that it may run in parallel.
+// Stable sort by key. Keys of one word are sorted by digits, from the lowest to the highest. Each part of the entries counts
+// how often each digit occurs, and then moves its entries to the places that are left for them, so that parts can run in
+// parallel.
 template <int Words>
 void sort_by_key(Buffer<Entry<Words>>& entries, int bits, Team& team) {
   if constexpr (Words > 1) {
     std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
   } else {
-    constexpr int digit = 11, buckets = 1 << digit;
-    const int64_t size = entries.size(), block = std::max<int64_t>(16384, (size + 15) / 16), blocks = (size + block - 1) / block;
+    constexpr int digit_bits = 11, digits = 1 << digit_bits;
+    const int64_t size = entries.size();
+    const Parts parts{size, std::max<int64_t>(16384, (size + 15) / 16)};
     Buffer<Entry<Words>> sorted(size, Use::scratch);
-    std::vector<int64_t> position(blocks * buckets);
-    for (int shift = 0; shift < bits; shift += digit) {
-      auto bucket_of = [shift](const Entry<Words>& entry) { return (entry.key.word[0] >> shift) & (buckets - 1); };
-      team.run(blocks, [&](int64_t b) {
-        int64_t* count = &position[b * buckets];
-        std::fill_n(count, buckets, 0);
-        for (int64_t i = b * block; i < std::min(size, (b + 1) * block); ++i) ++count[bucket_of(entries[i])];
+    std::vector<int64_t> place(parts.count() * digits);
+    for (int shift = 0; shift < bits; shift += digit_bits) {
+      auto digit_of = [shift](const Entry<Words>& entry) { return (entry.key.word[0] >> shift) & (digits - 1); };
+      team.run(parts.count(), [&](int64_t part) {
+        int64_t* count = &place[part * digits];
+        std::fill_n(count, digits, 0);
+        for (int64_t i = parts.begin(part); i < parts.end(part); ++i) ++count[digit_of(entries[i])];
       });
       int64_t sum = 0;
-      for (int k = 0; k < buckets; ++k)
-        for (int64_t b = 0; b < blocks; ++b) sum += std::exchange(position[b * buckets + k], sum);
-      team.run(blocks, [&](int64_t b) {
-        int64_t* next = &position[b * buckets];
-        for (int64_t i = b * block; i < std::min(size, (b + 1) * block); ++i) sorted[next[bucket_of(entries[i])]++] = entries[i];
+      for (int digit = 0; digit < digits; ++digit)
+        for (int64_t part = 0; part < parts.count(); ++part) sum += std::exchange(place[part * digits + digit], sum);
+      team.run(parts.count(), [&](int64_t part) {
+        int64_t* next = &place[part * digits];
+        for (int64_t i = parts.begin(part); i < parts.end(part); ++i) sorted[next[digit_of(entries[i])]++] = entries[i];
       });
       entries.swap(sorted);
     }
   }
 }
 
-// The hyperplane's coordinates are scaled so that the blur has the Gaussian's standard deviation. Rounded where the original
-// implementation rounds: one bit of a scale puts points on the border of two simplices into the other one.
+// The coordinates on the hyperplane are scaled so that the blur has the standard deviation of the Gaussian. The numbers are
+// rounded where the original implementation rounds them: another last bit would move points that lie on the border of two
+// simplices into the other one.
 template <class T>
 std::vector<T> feature_scales(int d) {
   const T deviation = static_cast<T>(std::sqrt(2.0 / 3.0) * (d + 1));
@@ -169,7 +224,8 @@ struct Range {
   void cover(double x) { low = x < low ? x : low, high = x > high ? x : high; }
 };
 
-// Bounds on every cell coordinate by interval arithmetic from the bounds of the features: loose by a few bits, no pass more.
+// Places the fields of a key. Their bounds come from the bounds of the features by interval arithmetic: a few bits more than
+// needed, but no pass over the points.
 inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit) {
   const int d = static_cast<int>(feature.size());
   const auto scale = feature_scales<double>(d);
@@ -183,7 +239,7 @@ inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin
     field = {layout.words - 1, used, static_cast<int64_t>(low)};
     used += bits;
   };
-  used = 5;  // k = 0 … d
+  used = remainder_bits;
   for (int j = 0; j < d; ++j) {
     Range x{0, 0};
     for (int i = j; i < d; ++i) x.low += feature[i].low, x.high += feature[i].high;

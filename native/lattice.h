@@ -1,4 +1,5 @@
-// The permutohedral lattice (Adams, Baek & Davis 2010): a Gaussian filter over points of 1 to 16 features in O(N d² + M d).
+// The permutohedral lattice (Adams, Baek & Davis 2010): a Gaussian filter over points of 1 to 16 features in O(N d² + V d).
+// docs/native.md explains how it is built and used.
 #pragma once
 
 #include <vector>
@@ -10,53 +11,55 @@ namespace crfrnn {
 
 constexpr int most_features = 16;
 
-// One direction's blur: vertices listed along chains of neighbours, the last of each chain as ~vertex. `cuts` split the
-// list by the slab of each chain's first vertex; the pieces can be blurred in parallel.
+// All vertices, listed along their chains of neighbours in one direction. The last vertex v of a chain is listed as ~v. A chain
+// belongs to the slab of its first vertex, and the chains of a slab lie together.
 struct Chains {
   Buffer<int32_t> list;
-  std::vector<int64_t> cuts;
+  std::vector<int64_t> slab_begins;  // where the chains of each slab begin in the list, and its end
+};
+
+// The arrays that make up a lattice. Corner k of point i is number i · (d + 1) + k of the arrays over corners. Each chunk of
+// points sums into rows of its own, one for each vertex that it touches, so that chunks can be splatted in parallel.
+template <class T>
+struct LatticeArrays {
+  explicit LatticeArrays(int64_t n, int d)
+      : d(d), corners(d + 1), chunks(n), corner_vertex(n * corners), corner_weight(n * corners), corner_sum(n * corners) {}
+
+  const int d, corners;
+  const Chunks chunks;
+  int64_t num_vertices = 0;
+  Buffer<int32_t> corner_vertex;
+  Buffer<T> corner_weight;          // barycentric
+  Buffer<int32_t> corner_sum;       // the row of sums that the corner adds to
+  std::vector<int64_t> chunk_sums;  // the first row of sums of each chunk, and the number of all rows
+  // The rows of sums that make up each vertex, in the order of chunks; the last row r of a vertex is listed as ~r. A vertex
+  // that no point touches has the one row after those of all chunks, which stays zero.
+  Buffer<int32_t> vertex_sums;
+  std::vector<int64_t> slabs;      // the first vertex of each slab, and the number of vertices
+  std::vector<int64_t> slab_sums;  // where the vertices of each slab begin in vertex_sums, and its end
+  std::vector<Chains> chains;      // of each of the d + 1 directions
 };
 
 template <class T>
 class Lattice final : public Kernel<T> {
  public:
-  // features: N × d, row-major. batch: N ids or null; points with different ids share no vertex. neighbour_rounds: how
-  // often to add the vertices next to those that points touch. Throws std::invalid_argument, std::bad_alloc.
+  // features: N × d, row-major. batch: N ids or null; points with different ids share no vertex. neighbour_rounds: how often
+  // the neighbours of the vertices so far are added. Throws std::invalid_argument, std::bad_alloc.
   Lattice(const T* features, int64_t n, int d, const int32_t* batch, int neighbour_rounds, int threads);
 
-  int64_t num_points() const override { return n_; }
-  int num_features() const { return d_; }
-  int64_t num_vertices() const { return vertices_; }
+  int64_t num_points() const override { return arrays_.chunks.total; }
+  int num_features() const { return arrays_.d; }
+  int64_t num_vertices() const { return arrays_.num_vertices; }
   std::unique_ptr<Message<T>> message(int channels) const override;
 
   // N × (d + 1) vertex ids and barycentric weights of each point.
-  const int32_t* vertices() const { return vertex_.get(); }
-  const T* weights() const { return weight_.get(); }
-  // (d + 1) × M × 2: the vertices before and after each vertex in each direction, -1 where there is none.
+  const int32_t* vertices() const { return arrays_.corner_vertex.get(); }
+  const T* weights() const { return arrays_.corner_weight.get(); }
+  // (d + 1) × V × 2: the vertices before and after each vertex in each direction, -1 where there is none.
   void neighbours(int32_t* result) const;
 
  private:
-  template <class U>
-  friend class LatticeMessage;
-  template <int Words>
-  void build(const T* features, const int32_t* batch, int neighbour_rounds, const struct KeyLayout& layout, Team& team);
-  void chain_up(std::vector<Buffer<int32_t>>& next, Team& team);
-
-  int64_t n_;
-  int d_;
-  Chunks chunks_;
-  int64_t vertices_ = 0;
-  Buffer<int32_t> vertex_;  // N × (d + 1)
-  Buffer<T> weight_;        // N × (d + 1)
-  // Each chunk of points sums into rows of its own, one for each vertex it touches.
-  Buffer<int32_t> row_of_;           // N × (d + 1)
-  std::vector<int64_t> chunk_rows_;  // chunks + 1: the first row of each
-  // The rows that make up each vertex, in the order of chunks, the last of each as ~row. A vertex that no point touches
-  // has the one row after all others, which stays zero.
-  Buffer<int32_t> row_;
-  std::vector<int64_t> slabs_;      // first vertex of each slab, and M: blurring in the first d - 1 directions stays inside
-  std::vector<int64_t> slab_rows_;  // where the rows of each slab's vertices begin in row_
-  std::vector<Chains> chains_;      // d + 1
+  LatticeArrays<T> arrays_;
 };
 
 }  // namespace crfrnn

@@ -3,144 +3,25 @@
 #include <algorithm>
 #include <memory>
 
-#include "buffer.h"
-#include "rows.h"
+#include "recurrence.h"
 
 namespace crfrnn {
 namespace {
 
-// A coupling among some of the classes laid out for the loops: one number per (padded) channel, or a transposed matrix
-// when some entry off the diagonal is not zero. Scalars and diagonals never pay for a matrix product.
+// Which classes are at least as likely as the threshold at some point, equation (13). Tiles of different chunks may be seen
+// in parallel.
 template <class T>
-struct PaddedCoupling {
-  PaddedCoupling(const Pairwise<T>& term, int num_classes, const Classes& classes, T factor, bool transpose) {
-    using Coupling = typename Pairwise<T>::Coupling;
-    const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
-    auto entry = [&](int row, int column) {
-      const int r = classes[row], c = classes[column];
-      if (term.kind == Coupling::matrix) return factor * term.coupling[transpose ? c * num_classes + r : r * num_classes + c];
-      return r == c ? factor * term.coupling[term.kind == Coupling::scalar ? 0 : r] : T(0);
-    };
-    for (int r = 0; r < count; ++r)
-      for (int c = 0; c < count; ++c) diagonal &= r == c || entry(r, c) == T(0);
-    numbers.assign(diagonal ? channels : channels * channels, T(0));
-    for (int r = 0; r < count; ++r) {
-      if (diagonal) {
-        numbers[r] = entry(r, r);
-      } else {
-        for (int c = 0; c < count; ++c) numbers[c * channels + r] = entry(r, c);
-      }
-    }
-  }
-  // to = from − coupling · message, n rows.
-  void apply(const T* message, const T* from, T* to, int channels, int64_t n) const {
-    (diagonal ? loops<T>().couple_diagonal : loops<T>().couple_matrix)(numbers.data(), message, from, to, channels, n);
-  }
-  bool diagonal = true;
-  std::vector<T> numbers;
-};
-
-// Tiles of points, walked by the threads of a call.
-struct Walk {
-  explicit Walk(const MeanFieldSettings& settings) : chunks(settings.points), team(chunks.useful_threads(settings.threads)) {}
-
-  // work(chunk, begin, n, scratch): scratch holds three tiles of rows.
-  template <class T, class F>
-  void over_tiles(int channels, F work) {
-    team.run(chunks.count(), [&](int64_t chunk) {
-      Buffer<T> scratch(3 * tile * channels);
-      std::fill(scratch.begin(), scratch.end(), T(0));
-      for (int64_t begin = chunks.begin(chunk); begin < chunks.end(chunk); begin += tile)
-        work(chunk, begin, std::min<int64_t>(tile, chunks.end(chunk) - begin), scratch.get());
-    });
-  }
-
-  const Chunks chunks;
-  Team team;
-};
-
-// What both directions of the recurrence share: tiles of points send rows to every kernel, the kernels propagate, and each
-// tile receives what arrived.
-template <class T>
-class Exchange {
+class LikelyClasses {
  public:
-  Exchange(const MeanFieldSettings& settings, const std::vector<Pairwise<T>>& pairwise, Classes of, bool transpose)
-      : pairwise_(pairwise), transpose_(transpose), classes_(std::move(of)), channels_(padded_channels(count())) {
-    for (const auto& term : pairwise) {
-      messages_.push_back(term.kernel->message(channels_));
-      couplings_.emplace_back(term, settings.classes, classes_, T(1 - settings.damping), transpose);
-    }
-  }
+  LikelyClasses(double threshold, const Chunks& chunks, int channels)
+      : threshold_(T(threshold)), channels_(channels), maxima_(chunks.count() * channels, T(0)) {}
 
-  const Classes& classes() const { return classes_; }
-  int count() const { return static_cast<int>(classes_.size()); }
-  int channels() const { return channels_; }
+  void see(const Tile& tile, const T* q) { loops<T>().update_maxima(q, &maxima_[tile.chunk * channels_], channels_, tile.n); }
 
-  // Tiles of a chunk are sent from its begin on.
-  void send(const Chunks& chunks, int64_t chunk, int64_t begin, int64_t n, const T* rows) {
-    for (std::size_t k = 0; k < messages_.size(); ++k) {
-      if (begin == chunks.begin(chunk)) messages_[k]->open(chunk);
-      const T* scale = transpose_ ? pairwise_[k].post : pairwise_[k].pre;
-      messages_[k]->send(begin, n, rows, scale ? scale + begin : nullptr);
-    }
-  }
-
-  void propagate(Team& team) {
-    for (const auto& message : messages_) message->propagate(team, transpose_);
-  }
-
-  void stop_sending() {
-    for (const auto& message : messages_) message->stop_sending();
-  }
-
-  // to = from − Σ_k coupling_k · message_k.
-  void receive(int64_t begin, int64_t n, const T* from, T* to, T* row_buffer) const {
-    if (messages_.empty()) std::copy_n(from, n * channels_, to);
-    for (std::size_t k = 0; k < messages_.size(); ++k, from = to) {
-      if (couplings_[k].diagonal) {
-        messages_[k]->receive(begin, n, to, scale(k, begin), couplings_[k].numbers.data(), from);
-      } else {
-        receive_one(k, begin, n, row_buffer);
-        couple(k, n, row_buffer, from, to);
-      }
-    }
-  }
-
-  void receive_one(std::size_t k, int64_t begin, int64_t n, T* rows) const {
-    messages_[k]->receive(begin, n, rows, scale(k, begin), nullptr, nullptr);
-  }
-
-  void couple(std::size_t k, int64_t n, const T* message, const T* from, T* to) const {
-    couplings_[k].apply(message, from, to, channels_, n);
-  }
-
- private:
-  const T* scale(std::size_t k, int64_t begin) const {
-    const T* factors = transpose_ ? pairwise_[k].pre : pairwise_[k].post;
-    return factors ? factors + begin : nullptr;
-  }
-
-  const std::vector<Pairwise<T>>& pairwise_;
-  const bool transpose_;
-  const Classes classes_;
-  const int channels_;
-  std::vector<std::unique_ptr<Message<T>>> messages_;
-  std::vector<PaddedCoupling<T>> couplings_;
-};
-
-// Which classes are somewhere at least as likely as the threshold, from rows of marginals seen tile by tile.
-template <class T>
-class Likely {
- public:
-  Likely(double threshold, const Chunks& chunks, int channels)
-      : threshold_(T(threshold)), channels_(channels), largest_(chunks.count() * channels, T(0)) {}
-
-  void see(int64_t chunk, const T* q, int64_t n) { loops<T>().raise(q, &largest_[chunk * channels_], channels_, n); }
-
-  // Never none.
-  Classes of(const Classes& classes) const {
+  // Of the classes that the rows are of; never none, as the likeliest stays.
+  Classes among(const Classes& classes) const {
     std::vector<T> most(channels_, T(0));
-    for (std::size_t i = 0; i < largest_.size(); ++i) most[i % channels_] = std::max(most[i % channels_], largest_[i]);
+    for (std::size_t i = 0; i < maxima_.size(); ++i) most[i % channels_] = std::max(most[i % channels_], maxima_[i]);
     const T threshold = std::min(threshold_, *std::max_element(most.begin(), most.end()));
     Classes likely;
     for (std::size_t k = 0; k < classes.size(); ++k)
@@ -151,211 +32,158 @@ class Likely {
  private:
   const T threshold_;
   const int channels_;
-  std::vector<T> largest_;
+  std::vector<T> maxima_;
+};
+
+// The loop (4), with classes left out as in (13). `mean_field` below shows the order of the steps.
+template <class T>
+class MeanField {
+ public:
+  MeanField(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
+            const MeanFieldResult<T>& result, T* marginals)
+      : settings_(settings), layout_(settings.scores), unary_(unary), pairwise_(pairwise), result_(result),
+        marginals_(marginals), points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
+        all_channels_(padded_channels(layout_.classes)) {}
+
+  // a_0 = U is the result.
+  void return_unary() {
+    open_result();
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T*, T*) {
+      read_scores(layout_, unary_, tile, all_, T(padding_score), a);
+      write_result(tile, a);
+    });
+  }
+
+  // Sends q_0 = softmax(U).
+  void start() {
+    likely_ = settings_.class_threshold > 0 ? classes_likely_at_start() : all_;
+    state_ = state_of_likely();
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* q, T*, T*) {
+      state_->send_marginals(tile, state_->read_unary(tile), q);
+      keep_marginals(0, tile, q);
+    });
+  }
+
+  // Receives the messages of q_{t-1} and sends q_t = softmax(a_t).
+  void iterate(int t) {
+    state_->propagate(points_.team);
+    std::unique_ptr<Recurrence<T>> fewer;
+    if (likely_.size() < state_->classes().size()) {
+      fewer = state_of_likely();
+      state_->stop_sending();
+    }
+    Recurrence<T>& next = fewer ? *fewer : *state_;
+    const bool lets_go = settings_.class_threshold > 0 && t + 1 < settings_.iterations;
+    LikelyClasses<T> likely(settings_.class_threshold, points_.chunks, next.channels());
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T* spare) {
+      state_->receive_scores(tile, a, q);
+      if (fewer) {
+        select_classes(a, state_->classes(), next.classes(), spare, tile.n);
+        next.read_unary(tile);
+        a = spare;
+      }
+      next.send_marginals(tile, a, q);
+      keep_marginals(t, tile, q);
+      if (lets_go) likely.see(tile, q);
+    });
+    if (fewer) state_ = std::move(fewer);
+    if (lets_go) likely_ = likely.among(likely_);
+  }
+
+  // Receives the last messages and returns a_T.
+  void finish() {
+    state_->propagate(points_.team);
+    state_->stop_sending();
+    open_result();
+    const bool complete = state_->classes().size() == all_.size();
+    std::vector<PaddedCoupling<T>> to_all;
+    for (const auto& term : pairwise_) to_all.emplace_back(term, layout_.classes, all_, T(1), false);
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
+      if (complete) {
+        state_->receive_scores(tile, a, spare);
+      } else {
+        receive_left_out(to_all, tile, a, in_play, spare);
+        state_->receive_scores(tile, in_play, spare);
+        scatter_classes(in_play, state_->classes(), a, all_channels_, tile.n);
+      }
+      write_result(tile, a);
+    });
+  }
+
+ private:
+  // S_0 of equation (13).
+  Classes classes_likely_at_start() {
+    LikelyClasses<T> likely(settings_.class_threshold, points_.chunks, all_channels_);
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
+      read_scores(layout_, unary_, tile, all_, T(padding_score), rows);
+      loops<T>().softmax(rows, rows, all_channels_, tile.n);
+      likely.see(tile, rows);
+    });
+    return likely.among(all_);
+  }
+
+  std::unique_ptr<Recurrence<T>> state_of_likely() const {
+    return std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, likely_);
+  }
+
+  void keep_marginals(int t, const Tile& tile, const T* q) {
+    const int64_t channels = state_->channels();
+    if (marginals_) std::copy_n(q, tile.n * channels, marginals_ + (t * layout_.points + tile.begin) * channels);
+  }
+
+  // Rows of all classes with the scores of those that were left out. They sent nothing, but full matrices couple them to the
+  // classes in play: they have U less the last messages of these. Rows of the classes in play are overwritten later.
+  void receive_left_out(const std::vector<PaddedCoupling<T>>& to_all, const Tile& tile, T* a, T* in_play, T* message) const {
+    read_scores(layout_, unary_, tile, all_, T(padding_score), a);
+    for (std::size_t k = 0; k < pairwise_.size(); ++k) {
+      if (to_all[k].is_diagonal()) continue;
+      state_->receive_message(k, tile, in_play);
+      std::fill_n(message, tile.n * all_channels_, T(0));
+      scatter_classes(in_play, state_->classes(), message, all_channels_, tile.n);
+      to_all[k].apply(message, a, a, all_channels_, tile.n);
+    }
+  }
+
+  void open_result() {
+    if (result_.form != Form::labels) scores_ = result_.new_scores();
+  }
+
+  void write_result(const Tile& tile, T* a) {
+    if (result_.form == Form::labels) return likeliest_classes(a, layout_.classes, tile.n, result_.labels + tile.begin);
+    if (result_.form == Form::probabilities) loops<T>().softmax(a, a, all_channels_, tile.n);
+    write_scores(layout_, a, tile, scores_);
+  }
+
+  using Form = typename MeanFieldResult<T>::Form;
+  const MeanFieldSettings& settings_;
+  const ScoreLayout& layout_;
+  const T* const unary_;
+  const std::vector<Pairwise<T>>& pairwise_;
+  const MeanFieldResult<T>& result_;
+  T* const marginals_;
+  TileTeam points_;
+  const Classes all_;
+  const int all_channels_;
+  Classes likely_;  // S_t: the classes that send from the next iteration on
+  std::unique_ptr<Recurrence<T>> state_;
+  T* scores_ = nullptr;  // the result, unless that is labels
 };
 
 }  // namespace
 
 template <class T>
-void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
-                const std::function<T*()>& new_result, T* marginals, int32_t* labels) {
-  const int64_t points = settings.points;
-  const int last = settings.iterations;
-  const auto& row_loops = loops<T>();
-  const T damping = T(settings.damping);
-  const bool selective = settings.class_threshold > 0;
-  const Classes all = all_classes(settings.classes);
-  const int all_channels = padded_channels(settings.classes);
-  Walk walk(settings);
-
-  auto read_unary = [&](int64_t begin, int64_t n, const Classes& classes, T* rows) {
-    read_scores(settings, unary, begin, n, classes, T(padding_score), rows);
-  };
-  T* result = nullptr;
-  auto write_result = [&](int64_t begin, int64_t n, T* rows) {
-    if (labels) return likeliest(rows, settings.classes, n, labels + begin);
-    if (probabilities) row_loops.softmax(rows, rows, all_channels, n);
-    write_scores(settings, rows, begin, n, result);
-  };
-  if (last == 0) {
-    if (!labels) result = new_result();
-    walk.over_tiles<T>(all_channels, [&](int64_t, int64_t begin, int64_t n, T* rows) {
-      read_unary(begin, n, all, rows);
-      write_result(begin, n, rows);
-    });
-    return;
-  }
-
-  Classes classes = all;
-  if (selective) {
-    Likely<T> likely(settings.class_threshold, walk.chunks, all_channels);
-    walk.over_tiles<T>(all_channels, [&](int64_t chunk, int64_t begin, int64_t n, T* rows) {
-      read_unary(begin, n, all, rows);
-      row_loops.softmax(rows, rows, all_channels, n);
-      likely.see(chunk, rows, n);
-    });
-    classes = likely.of(all);
-  }
-
-  auto exchange = std::make_unique<Exchange<T>>(settings, pairwise, classes, false);
-  Buffer<T> unary_rows((points + tile) * exchange->channels());  // loops read whole vectors past the last row
-  Buffer<T> scores(damping > 0 ? points * exchange->channels() : 0);  // a_t, which damping needs
-  walk.over_tiles<T>(exchange->channels(), [&](int64_t chunk, int64_t begin, int64_t n, T* q) {
-    const int channels = exchange->channels();
-    T* u = &unary_rows[begin * channels];
-    read_unary(begin, n, exchange->classes(), u);
-    if (damping > 0) std::copy_n(u, n * channels, &scores[begin * channels]);
-    row_loops.softmax(u, q, channels, n);
-    if (marginals) std::copy_n(q, n * channels, marginals + begin * channels);
-    exchange->send(walk.chunks, chunk, begin, n, q);
-  });
-
-  for (int iteration = 1; iteration < last; ++iteration) {
-    exchange->propagate(walk.team);
-    std::unique_ptr<Exchange<T>> smaller;
-    if (classes.size() < exchange->classes().size()) smaller = std::make_unique<Exchange<T>>(settings, pairwise, classes, false);
-    Exchange<T>& next = smaller ? *smaller : *exchange;
-    const int channels = exchange->channels(), next_channels = next.channels();
-    Buffer<T> next_unary_rows(smaller ? (points + tile) * next_channels : 0);
-    Buffer<T> next_scores(smaller && damping > 0 ? points * next_channels : 0);
-    if (smaller) exchange->stop_sending();
-    Likely<T> likely(settings.class_threshold, walk.chunks, next_channels);
-    walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* a) {
-      const T* u = &unary_rows[begin * channels];
-      T* q = a + tile * channels;
-      if (damping > 0) row_loops.mix(1 - damping, u, damping, &scores[begin * channels], a, channels, n);
-      exchange->receive(begin, n, damping > 0 ? a : u, a, q);
-      if (smaller) {
-        T* fewer = a + 2 * tile * channels;
-        take(a, exchange->classes(), channels, classes, fewer, next_channels, n);
-        a = fewer;
-        read_unary(begin, n, classes, &next_unary_rows[begin * next_channels]);
-      }
-      if (damping > 0) std::copy_n(a, n * next_channels, &(smaller ? next_scores : scores)[begin * next_channels]);
-      row_loops.softmax(a, q, next_channels, n);
-      if (marginals) std::copy_n(q, n * next_channels, marginals + (iteration * points + begin) * next_channels);
-      if (selective && iteration + 1 < last) likely.see(chunk, q, n);
-      next.send(walk.chunks, chunk, begin, n, q);
-    });
-    if (smaller) {
-      exchange = std::move(smaller);
-      unary_rows = std::move(next_unary_rows);
-      scores = std::move(next_scores);
-    }
-    if (selective && iteration + 1 < last) classes = likely.of(classes);
-  }
-
-  // Classes left out have sent nothing, but hear the others once.
-  exchange->propagate(walk.team);
-  exchange->stop_sending();
-  if (!labels) result = new_result();
-  const int channels = exchange->channels();
-  const bool complete = exchange->classes().size() == all.size();
-  std::vector<PaddedCoupling<T>> to_all;
-  for (const auto& term : pairwise) to_all.emplace_back(term, settings.classes, all, T(1), false);
-  walk.over_tiles<T>(all_channels, [&](int64_t, int64_t begin, int64_t n, T* a) {
-    T* kept = complete ? a : a + tile * all_channels;
-    T* message = a + 2 * tile * all_channels;
-    const T* u = &unary_rows[begin * channels];
-    if (!complete) {
-      read_unary(begin, n, all, a);
-      for (std::size_t k = 0; k < pairwise.size(); ++k) {
-        if (to_all[k].diagonal) continue;
-        exchange->receive_one(k, begin, n, kept);
-        std::fill_n(message, n * all_channels, T(0));
-        put(kept, exchange->classes(), channels, message, all_channels, n);
-        to_all[k].apply(message, a, a, all_channels, n);
-      }
-    }
-    if (damping > 0) row_loops.mix(1 - damping, u, damping, &scores[begin * channels], kept, channels, n);
-    exchange->receive(begin, n, damping > 0 ? kept : u, kept, message);
-    if (!complete) put(kept, exchange->classes(), channels, a, all_channels, n);
-    write_result(begin, n, a);
-  });
+void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
+                const MeanFieldResult<T>& result, T* marginals) {
+  MeanField<T> field(settings, unary, pairwise, result, marginals);
+  if (settings.iterations == 0) return field.return_unary();
+  field.start();
+  for (int t = 1; t < settings.iterations; ++t) field.iterate(t);
+  field.finish();
 }
 
-template <class T>
-void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const T* marginals,
-                    const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients) {
-  using Coupling = typename Pairwise<T>::Coupling;
-  const int classes = settings.classes;
-  const int64_t points = settings.points;
-  Walk walk(settings);
-  const Classes all = all_classes(classes);
-  Exchange<T> exchange(settings, pairwise, all, true);
-  const int channels = exchange.channels();
-  const auto& row_loops = loops<T>();
-  const T damping = T(settings.damping), kept = 1 - damping;
-  Buffer<T> g_rows(damping > 0 ? points * channels : 0);  // ∂L/∂a_t, which damping needs
-  Buffer<T> total(points * channels);                     // ∂L/∂U so far
-
-  // Σ h qᵀ of each chunk apart, added up in order: the same bits for any number of threads.
-  const int64_t square = int64_t(channels) * channels;
-  Buffer<T> products(walk.chunks.count() * static_cast<int64_t>(pairwise.size()) * square);
-  std::fill(products.begin(), products.end(), T(0));
-  auto product_of = [&](int64_t chunk, std::size_t k) { return &products[(chunk * pairwise.size() + k) * square]; };
-
-  // ∂L/∂a at iteration t enters U through all but its damped part, and the messages.
-  auto pass_on = [&](int64_t chunk, int64_t begin, int64_t n, const T* g, bool first, bool last) {
-    T* sum = &total[begin * channels];
-    const T share = last ? T(1) : kept;
-    row_loops.mix(first ? T(0) : T(1), first ? g : sum, share, g, sum, channels, n);
-    if (damping > 0) std::copy_n(g, n * channels, &g_rows[begin * channels]);
-    if (last) {
-      write_scores(settings, sum, begin, n, unary_gradient);
-    } else {
-      exchange.send(walk.chunks, chunk, begin, n, g);
-    }
-  };
-
-  walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* g) {
-    read_scores(settings, cotangent, begin, n, all, T(0), g);
-    pass_on(chunk, begin, n, g, true, settings.iterations == 0);
-  });
-  for (int iteration = settings.iterations - 1; iteration >= 0; --iteration) {
-    exchange.propagate(walk.team);
-    walk.over_tiles<T>(channels, [&](int64_t chunk, int64_t begin, int64_t n, T* g) {
-      T* message = g + tile * channels;
-      T* q = g + 2 * tile * channels;
-      std::copy_n(marginals + (iteration * points + begin) * channels, n * channels, q);
-      std::fill_n(g, n * channels, T(0));
-      for (std::size_t k = 0; k < pairwise.size(); ++k) {
-        exchange.receive_one(k, begin, n, message);
-        (pairwise[k].kind == Coupling::matrix ? row_loops.outer_products : row_loops.diagonal_products)(message, q, product_of(chunk, k),
-                                                                                                      channels, n);
-        exchange.couple(k, n, message, g, g);
-      }
-      row_loops.softmax_vjp(q, g, channels, n);
-      if (damping > 0) row_loops.mix(1, g, damping, &g_rows[begin * channels], g, channels, n);
-      pass_on(chunk, begin, n, g, false, iteration == 0);
-    });
-  }
-
-  for (std::size_t k = 0; k < pairwise.size(); ++k) {
-    T* gradient = coupling_gradients[k];
-    auto sum = [&](int64_t entry) {
-      T value = 0;
-      for (int64_t chunk = 0; chunk < walk.chunks.count(); ++chunk) value -= kept * product_of(chunk, k)[entry];
-      return value;
-    };
-    if (pairwise[k].kind == Coupling::matrix) {
-      for (int r = 0; r < classes; ++r)
-        for (int c = 0; c < classes; ++c) gradient[r * classes + c] = sum(c * channels + r);
-    } else if (pairwise[k].kind == Coupling::per_class) {
-      for (int c = 0; c < classes; ++c) gradient[c] = sum(c);
-    } else {
-      gradient[0] = 0;
-      for (int c = 0; c < classes; ++c) gradient[0] += sum(c);
-    }
-  }
-}
-
-#define CRFRNN_INSTANTIATE(T)                                                                                             \
-  template void mean_field<T>(const MeanFieldSettings&, const T*, const std::vector<Pairwise<T>>&, bool, const std::function<T*()>&, T*, int32_t*); \
-  template void mean_field_vjp<T>(const MeanFieldSettings&, const T*, const T*, const std::vector<Pairwise<T>>&, T*,      \
-                                  const std::vector<T*>&);
-CRFRNN_INSTANTIATE(float)
-CRFRNN_INSTANTIATE(double)
-#undef CRFRNN_INSTANTIATE
+template void mean_field<float>(const MeanFieldSettings&, const float*, const std::vector<Pairwise<float>>&,
+                                const MeanFieldResult<float>&, float*);
+template void mean_field<double>(const MeanFieldSettings&, const double*, const std::vector<Pairwise<double>>&,
+                                 const MeanFieldResult<double>&, double*);
 
 }  // namespace crfrnn

@@ -4,38 +4,35 @@
 #include <functional>
 #include <vector>
 
-#include "kernel.h"
+#include "exchange.h"
+#include "rows.h"
 
 namespace crfrnn {
 
-// One Gaussian kernel of the CRF: messages are coupling · diag(post) K diag(pre) q.
-template <class T>
-struct Pairwise {
-  enum class Coupling { scalar, per_class, matrix };
-  const Kernel<T>* kernel;
-  const T* pre;   // N factors, or null for ones
-  const T* post;  // N factors, or null for ones
-  Coupling kind;
-  const T* coupling;  // 1, C or C × C numbers: what the scores lose per unit of message
-};
-
 struct MeanFieldSettings {
-  int classes = 1;
-  int64_t points = 1;
-  bool points_first = false;  // scores in memory: the classes of a point side by side, not the points of a class
+  ScoreLayout scores;
   int iterations = 0;
   double damping = 0;
   double class_threshold = 0;
   int threads = 1;
 };
 
-// unary and the result, in the memory that new_result returns: classes × points, in the order that settings say. marginals:
-// null, or iterations × points × padded_channels(classes) for the vjp, without a class_threshold. new_result is called once,
-// when the buffers of the last messages are free again; with labels it is not called, and they get the likeliest class of
-// each point.
+// The form in which a mean field returns its last scores a_T, and where.
 template <class T>
-void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise, bool probabilities,
-                const std::function<T*()>& new_result, T* marginals, int32_t* labels = nullptr);
+struct MeanFieldResult {
+  enum class Form { logits, probabilities, labels };
+  Form form = Form::logits;
+  // Returns memory for logits or probabilities, laid out like the unary. It is called once, when the buffers that only
+  // sending needs are free again: the result can take their place.
+  std::function<T*()> new_scores = nullptr;
+  int32_t* labels = nullptr;  // the likeliest class of each point
+};
+
+// marginals: null, or memory for iterations × points × padded_channels(classes) numbers, which the vector-Jacobian product
+// needs. They can be kept without a class_threshold only.
+template <class T>
+void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
+                const MeanFieldResult<T>& result, T* marginals);
 
 // From ∂L/∂result (logits) to ∂L/∂unary and, for each kernel, ∂L/∂coupling in the coupling's own shape.
 template <class T>

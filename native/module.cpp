@@ -1,4 +1,5 @@
-// Python's view of the core: check shapes, release the GIL, call. The packages' own Python modules convert and explain.
+// The core as Python sees it. Functions check shapes, release the GIL and call the core. The Python modules of the package
+// convert what users give, and explain what is wrong with it.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -12,7 +13,8 @@
 #include <thread>
 
 #include "exact.h"
-#include "gaussian.h"
+#include "filter.h"
+#include "grid.h"
 #include "lattice.h"
 #include "meanfield.h"
 
@@ -57,25 +59,25 @@ void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
-// Whether the classes of a point lie side by side in memory, and not the points of a class.
+// Throws std::invalid_argument if scores are neither class-major nor point-major.
 template <class T>
-bool points_first(const Scores<T>& scores) {
+ScoreLayout layout_of(const Scores<T>& scores) {
   const auto classes = static_cast<int64_t>(scores.shape(0)), points = static_cast<int64_t>(scores.shape(1));
   require(classes > 0 && points > 0, "scores need classes and points");
   auto steps = [&](int64_t of_class, int64_t of_point) {
     return (classes == 1 || scores.stride(0) == of_class) && (points == 1 || scores.stride(1) == of_point);
   };
-  if (steps(points, 1)) return false;
-  require(steps(1, classes), "scores need to be contiguous, class after class or point after point");
-  return true;
+  const ScoreLayout layout{static_cast<int>(classes), points, !steps(points, 1)};
+  require(!layout.point_major || steps(1, classes), "scores need to be contiguous, class after class or point after point");
+  return layout;
 }
 
-// An array of classes × points over a buffer in that order.
+// An array of classes × points over a buffer of that layout.
 template <class T>
-Out<T> scores_array(Buffer<T> buffer, const MeanFieldSettings& settings) {
-  const auto classes = static_cast<std::size_t>(settings.classes), points = static_cast<std::size_t>(settings.points);
-  if (!settings.points_first) return as_array(std::move(buffer), {classes, points}, {settings.points, 1});
-  return as_array(std::move(buffer), {classes, points}, {1, settings.classes});
+Out<T> scores_array(Buffer<T> buffer, const ScoreLayout& layout) {
+  const auto classes = static_cast<std::size_t>(layout.classes), points = static_cast<std::size_t>(layout.points);
+  if (!layout.point_major) return as_array(std::move(buffer), {classes, points}, {layout.points, 1});
+  return as_array(std::move(buffer), {classes, points}, {1, layout.classes});
 }
 
 template <class T>
@@ -92,7 +94,7 @@ template <class T>
 using OptionalFactors = std::vector<std::optional<Factors<T>>>;
 
 template <class T>
-std::vector<Pairwise<T>> pairwise_terms(int64_t classes, int64_t points, const std::vector<const Kernel<T>*>& kernels,
+std::vector<Pairwise<T>> pairwise_terms(const ScoreLayout& layout, const std::vector<const Kernel<T>*>& kernels,
                                         const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                         const std::vector<In<T>>& couplings) {
   using Coupling = typename Pairwise<T>::Coupling;
@@ -101,16 +103,18 @@ std::vector<Pairwise<T>> pairwise_terms(int64_t classes, int64_t points, const s
   std::vector<Pairwise<T>> terms;
   auto factors = [&](const std::optional<Factors<T>>& f) -> const T* {
     if (!f) return nullptr;
-    require(static_cast<int64_t>(f->shape(0)) == points, "pre and post need one factor for each point");
+    require(static_cast<int64_t>(f->shape(0)) == layout.points, "pre and post need one factor for each point");
     return f->data();
   };
   for (std::size_t k = 0; k < kernels.size(); ++k) {
-    require(kernels[k]->num_points() == points, "every kernel needs as many points as the scores");
+    require(kernels[k]->num_points() == layout.points, "every kernel needs as many points as the scores");
     const auto& coupling = couplings[k];
     require(coupling.ndim() <= 2, "a coupling is a number, one per class, or classes x classes");
     for (std::size_t axis = 0; axis < coupling.ndim(); ++axis)
-      require(static_cast<int64_t>(coupling.shape(axis)) == classes, "a coupling needs as many classes as the scores");
-    const Coupling kind = coupling.ndim() == 0 ? Coupling::scalar : coupling.ndim() == 1 ? Coupling::per_class : Coupling::matrix;
+      require(static_cast<int64_t>(coupling.shape(axis)) == layout.classes, "a coupling needs as many classes as the scores");
+    const Coupling kind = coupling.ndim() == 0   ? Coupling::scalar
+                          : coupling.ndim() == 1 ? Coupling::per_class
+                                                 : Coupling::matrix;
     terms.push_back({kernels[k], factors(pre[k]), factors(post[k]), kind, coupling.data()});
   }
   return terms;
@@ -120,39 +124,44 @@ template <class T>
 std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                            const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                            const std::vector<In<T>>& couplings, int iterations, double damping,
-                                           double class_threshold, bool keep_marginals, bool return_probabilities, int threads) {
+                                           double class_threshold, bool keep_marginals, bool return_probabilities,
+                                           int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   require(class_threshold == 0 || !keep_marginals, "mean_field keeps the marginals of all classes or of none");
-  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), points_first(unary),
-                             iterations, damping, class_threshold, threads};
-  const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
+  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, threads};
+  const auto& layout = settings.scores;
+  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   T* marginals;
-  Buffer<T> result;
-  auto marginals_array = new_array<T>({keep_marginals ? std::size_t(iterations) : 0, unary.shape(1),
-                                       std::size_t(padded_channels(settings.classes))}, &marginals);
+  Buffer<T> scores;
+  auto marginals_array = new_array<T>(
+      {keep_marginals ? std::size_t(iterations) : 0, unary.shape(1), std::size_t(padded_channels(layout.classes))}, &marginals);
   {
     nb::gil_scoped_release unlocked;
-    auto new_result = [&] {
-      result = Buffer<T>(settings.classes * settings.points);
-      return result.get();
+    auto new_scores = [&] {
+      scores = Buffer<T>(layout.classes * layout.points);
+      return scores.get();
     };
-    mean_field<T>(settings, unary.data(), terms, return_probabilities, new_result, keep_marginals ? marginals : nullptr);
+    using Form = typename MeanFieldResult<T>::Form;
+    const MeanFieldResult<T> result{return_probabilities ? Form::probabilities : Form::logits, new_scores};
+    mean_field(settings, unary.data(), terms, result, keep_marginals ? marginals : nullptr);
   }
-  return {scores_array(std::move(result), settings), std::move(marginals_array)};
+  return {scores_array(std::move(scores), layout), std::move(marginals_array)};
 }
 
 template <class T>
-Out<int32_t> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
-                               const OptionalFactors<T>& post, const std::vector<In<T>>& couplings, int iterations,
-                               double damping, double class_threshold, int threads) {
+Out<int32_t> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
+                               const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                               const std::vector<In<T>>& couplings, int iterations, double damping, double class_threshold,
+                               int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
-  MeanFieldSettings settings{static_cast<int>(unary.shape(0)), static_cast<int64_t>(unary.shape(1)), points_first(unary),
-                             iterations, damping, class_threshold, threads};
-  const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
+  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, threads};
+  const auto& layout = settings.scores;
+  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   int32_t* labels;
   auto labels_array = new_array<int32_t>({unary.shape(1)}, &labels);
   nb::gil_scoped_release unlocked;
-  mean_field<T>(settings, unary.data(), terms, false, nullptr, nullptr, labels);
+  const MeanFieldResult<T> result{MeanFieldResult<T>::Form::labels, nullptr, labels};
+  mean_field<T>(settings, unary.data(), terms, result, nullptr);
   return labels_array;
 }
 
@@ -161,13 +170,12 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cot
                                                             const std::vector<const Kernel<T>*>& kernels,
                                                             const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                                             const std::vector<In<T>>& couplings, double damping, int threads) {
-  MeanFieldSettings settings{static_cast<int>(cotangent.shape(0)), static_cast<int64_t>(cotangent.shape(1)),
-                             points_first(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, threads};
-  require(marginals.shape(1) == cotangent.shape(1) &&
-              static_cast<int>(marginals.shape(2)) == padded_channels(settings.classes),
+  const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, threads};
+  const auto& layout = settings.scores;
+  require(marginals.shape(1) == cotangent.shape(1) && static_cast<int>(marginals.shape(2)) == padded_channels(layout.classes),
           "marginals are not those that mean_field kept for scores of this shape");
-  const auto terms = pairwise_terms(settings.classes, settings.points, kernels, pre, post, couplings);
-  Buffer<T> unary_gradient(settings.classes * settings.points);
+  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
+  Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
   std::vector<T*> gradients;
   const auto classes = cotangent.shape(0);
@@ -187,7 +195,7 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cot
     nb::gil_scoped_release unlocked;
     mean_field_vjp(settings, cotangent.data(), marginals.data(), terms, unary_gradient.get(), gradients);
   }
-  return {scores_array(std::move(unary_gradient), settings), std::move(arrays)};
+  return {scores_array(std::move(unary_gradient), layout), std::move(arrays)};
 }
 
 template <class T>
@@ -236,22 +244,24 @@ void bind(nb::module_& m, const std::string& bits) {
           "__init__",
           [](ExactGaussian<T>* self, const Rows<T>& features) {
             nb::gil_scoped_release unlocked;
-            new (self) ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), static_cast<int>(features.shape(1)));
+            new (self)
+                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), static_cast<int>(features.shape(1)));
           },
           "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "iterations"_a, "damping"_a, "class_threshold"_a, "keep_marginals"_a, "return_probabilities"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "iterations"_a, "damping"_a, "class_threshold"_a, "threads"_a);
-  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a, "post"_a,
-        "couplings"_a, "damping"_a, "threads"_a);
+  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
+        "post"_a, "couplings"_a, "damping"_a, "threads"_a);
 }
 
 }  // namespace
 }  // namespace crfrnn
 
 NB_MODULE(_native, m) {
-  nb::set_leak_warnings(false);  // frameworks that keep our types alive to the end of the process are no news to users
+  // Some frameworks keep our types alive until the process ends. Users cannot do anything about such warnings.
+  nb::set_leak_warnings(false);
   m.def("info", [] {
     nb::dict info;
 #if defined(__clang__)
@@ -267,8 +277,11 @@ NB_MODULE(_native, m) {
     info["hardware_threads"] = static_cast<int>(std::thread::hardware_concurrency());
     return info;
   });
-  m.def("release_memory", &crfrnn::release_blocks);
+  m.def("release_memory", &crfrnn::release_kept);
   m.def("padded_channels", &crfrnn::padded_channels, "channels"_a);
+  m.attr("MAX_FEATURES") = crfrnn::most_features;
+  m.attr("MAX_AXES") = crfrnn::most_axes;
+  m.attr("GRID_CUTOFF") = crfrnn::grid_cutoff;
   crfrnn::bind<float>(m, "32");
   crfrnn::bind<double>(m, "64");
 }

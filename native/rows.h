@@ -1,16 +1,23 @@
-// Rows of points, one number for each channel, from scores and back, and among fewer or more classes.
+// Rows of points, one number for each class: from scores and back, and between more classes and fewer.
 #pragma once
 
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
+#include "chunks.h"
 #include "loops.h"
-#include "meanfield.h"
 
 namespace crfrnn {
 
-using Classes = std::vector<int>;  // ids, rising
+// An array of scores, classes × points.
+struct ScoreLayout {
+  int classes = 1;
+  int64_t points = 1;
+  bool point_major = false;  // in memory, the scores of a point lie side by side; otherwise those of a class do
+};
+
+using Classes = std::vector<int>;  // ids, in rising order
 
 inline Classes all_classes(int count) {
   Classes classes(count);
@@ -18,18 +25,20 @@ inline Classes all_classes(int count) {
   return classes;
 }
 
-// The rows of n points from begin on, of some of the classes: padded with `pad`.
+// The score of a padding channel. As a probability it is 0: exp of it underflows.
+constexpr double padding_score = -1e30;
+
+// Copies the scores of some classes to the rows of a tile and sets padding channels to `pad`.
 template <class T>
-void read_scores(const MeanFieldSettings& settings, const T* scores, int64_t begin, int64_t n, const Classes& classes, T pad,
-                 T* rows) {
+void read_scores(const ScoreLayout& layout, const T* scores, const Tile& tile, const Classes& classes, T pad, T* rows) {
   const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
-  if (!settings.points_first) {
-    loops<T>().rows_from_planes(scores + begin, settings.points, classes.data(), count, pad, rows, channels, n);
+  if (!layout.point_major) {
+    loops<T>().rows_from_class_major(scores + tile.begin, layout.points, classes.data(), count, pad, rows, channels, tile.n);
     return;
   }
-  for (int64_t i = 0; i < n; ++i, rows += channels) {
-    const T* point = scores + (begin + i) * settings.classes;
-    if (count == settings.classes) {
+  for (int64_t i = 0; i < tile.n; ++i, rows += channels) {
+    const T* point = scores + (tile.begin + i) * layout.classes;
+    if (count == layout.classes) {
       std::copy_n(point, count, rows);
     } else {
       for (int c = 0; c < count; ++c) rows[c] = point[classes[c]];
@@ -38,20 +47,20 @@ void read_scores(const MeanFieldSettings& settings, const T* scores, int64_t beg
   }
 }
 
-// The inverse of `read_scores`, of all classes.
+// Copies rows of all classes to the scores of a tile.
 template <class T>
-void write_scores(const MeanFieldSettings& settings, const T* rows, int64_t begin, int64_t n, T* scores) {
-  const int classes = settings.classes, channels = padded_channels(classes);
-  if (!settings.points_first) {
-    loops<T>().planes_from_rows(rows, channels, scores + begin, settings.points, classes, n);
+void write_scores(const ScoreLayout& layout, const T* rows, const Tile& tile, T* scores) {
+  const int classes = layout.classes, channels = padded_channels(classes);
+  if (!layout.point_major) {
+    loops<T>().class_major_from_rows(rows, channels, scores + tile.begin, layout.points, classes, tile.n);
     return;
   }
-  for (int64_t i = 0; i < n; ++i) std::copy_n(rows + i * channels, classes, scores + (begin + i) * classes);
+  for (int64_t i = 0; i < tile.n; ++i) std::copy_n(rows + i * channels, classes, scores + (tile.begin + i) * classes);
 }
 
-// The likeliest class of each of n rows, of several the first.
+// The likeliest class of each of n rows; of equally likely ones, the first.
 template <class T>
-void likeliest(const T* rows, int classes, int64_t n, int32_t* labels) {
+void likeliest_classes(const T* rows, int classes, int64_t n, int32_t* labels) {
   const int channels = padded_channels(classes);
   for (int64_t i = 0; i < n; ++i, rows += channels) {
     T most = rows[0];
@@ -64,21 +73,25 @@ void likeliest(const T* rows, int classes, int64_t n, int32_t* labels) {
   }
 }
 
-constexpr double padding_score = -1e30;  // no probability: exp of it is exactly 0
-
-// Channels of rows: those of some classes taken out of rows of more, or put into them.
+// n rows of the classes `from` to rows of the classes `to`, a subset. Padding channels become padding_score.
 template <class T>
-void take(const T* rows, const Classes& of, int channels, const Classes& classes, T* to, int to_channels, int64_t n) {
-  for (std::size_t k = 0, from = 0; k < static_cast<std::size_t>(to_channels); ++k) {
-    if (k < classes.size())
-      while (of[from] != classes[k]) ++from;
-    for (int64_t i = 0; i < n; ++i) to[i * to_channels + k] = k < classes.size() ? rows[i * channels + from] : T(padding_score);
+void select_classes(const T* rows, const Classes& from, const Classes& to, T* selected, int64_t n) {
+  const int channels = padded_channels(static_cast<int>(from.size())), count = static_cast<int>(to.size());
+  const int selected_channels = padded_channels(count);
+  for (int k = 0, source = 0; k < selected_channels; ++k) {
+    if (k < count)
+      while (from[source] != to[k]) ++source;
+    for (int64_t i = 0; i < n; ++i)
+      selected[i * selected_channels + k] = k < count ? rows[i * channels + source] : T(padding_score);
   }
 }
+
+// n rows of some classes into rows of all classes. The other channels keep what they hold.
 template <class T>
-void put(const T* rows, const Classes& classes, int channels, T* to, int to_channels, int64_t n) {
-  for (std::size_t k = 0; k < classes.size(); ++k)
-    for (int64_t i = 0; i < n; ++i) to[i * to_channels + classes[k]] = rows[i * channels + k];
+void scatter_classes(const T* rows, const Classes& classes, T* all, int all_channels, int64_t n) {
+  const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
+  for (int k = 0; k < count; ++k)
+    for (int64_t i = 0; i < n; ++i) all[i * all_channels + classes[k]] = rows[i * channels + k];
 }
 
 }  // namespace crfrnn

@@ -1,5 +1,5 @@
-// Vectors of W lanes, and rows of any number of lanes made of them. Included by loops.cpp, which is compiled once for
-// each instruction set; CRFRNN_TARGET names the namespace so that no two compilations share a symbol.
+// Vectors of W lanes, and rows of any number of lanes made of them. Included by the files of loops, which are compiled once for
+// each instruction set. CRFRNN_TARGET is the namespace, so that no two compilations share a symbol.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,8 @@ constexpr int vector_bytes = 16;
 
 #if defined(CRFRNN_VECTORS)
 #define CRFRNN_INLINE inline __attribute__((always_inline))
+// For a lambda that is called with several widths. If it were not inlined, its loop would read what it captures from memory.
+#define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
 template <class T, int W>
 struct VecOf {
   typedef T type __attribute__((vector_size(W * sizeof(T))));
@@ -64,7 +66,7 @@ template <int K, bool Second, class T, int W, int... I>
 CRFRNN_INLINE Vec<T, W> interleave_lanes(Vec<T, W> a, Vec<T, W> b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (Second ? (I & K ? W + I : I + K) : (I & K ? W + I - K : I))...);
 }
-// Of two vectors cut into parts of K lanes: the even parts of a and b in turn, or the odd ones.
+// Takes a and b as runs of K lanes. The result has the even runs of a and b in turn, or the odd ones.
 template <int K, bool Second, class T, int W>
 CRFRNN_INLINE Vec<T, W> interleaved(Vec<T, W> a, Vec<T, W> b) {
   return interleave_lanes<K, Second, T, W>(a, b, std::make_integer_sequence<int, W>{});
@@ -73,19 +75,20 @@ CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); 
 CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1); }
 #else
 #define CRFRNN_INLINE inline
+#define CRFRNN_INLINE_LAMBDA
 template <class T, int W>
 struct Vec {
   T lane[W];
   T& operator[](int i) { return lane[i]; }
   T operator[](int i) const { return lane[i]; }
-#define CRFRNN_OPERATOR(op)                                             \
-  friend Vec operator op(Vec a, Vec b) {                                \
-    for (int i = 0; i < W; ++i) a.lane[i] = T(a.lane[i] op b.lane[i]);  \
-    return a;                                                           \
-  }                                                                     \
-  friend Vec operator op(Vec a, T b) {                                  \
-    for (int i = 0; i < W; ++i) a.lane[i] = T(a.lane[i] op b);          \
-    return a;                                                           \
+#define CRFRNN_OPERATOR(op)                                            \
+  friend Vec operator op(Vec a, Vec b) {                               \
+    for (int i = 0; i < W; ++i) a.lane[i] = T(a.lane[i] op b.lane[i]); \
+    return a;                                                          \
+  }                                                                    \
+  friend Vec operator op(Vec a, T b) {                                 \
+    for (int i = 0; i < W; ++i) a.lane[i] = T(a.lane[i] op b);         \
+    return a;                                                          \
   }
   CRFRNN_OPERATOR(+) CRFRNN_OPERATOR(-) CRFRNN_OPERATOR(*) CRFRNN_OPERATOR(/)
 #undef CRFRNN_OPERATOR
@@ -131,17 +134,21 @@ constexpr int line = 64 / static_cast<int>(sizeof(T));
 template <class T>
 constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
 
+// A piece of a row: 8 numbers, or as many as a vector holds if that is less.
+template <class T>
+constexpr int piece = lanes<T> < 8 ? lanes<T> : 8;
+
 constexpr int power_of_two_below(int n) {
   int p = 1;
   while (2 * p <= n) p *= 2;
   return p;
 }
 
-// Where number `First` of row v is, when rows of `Width` numbers are kept in planes.
+// The place of number `First` of row v, where `count` rows of `Width` numbers are kept in planes (see Planes below).
 template <class T, int First, int Width>
 CRFRNN_INLINE int64_t in_planes(int64_t count, int64_t v) {
   constexpr int plane = First / line<T>, left = Width - plane * line<T>;
-  return plane * line<T> * count + v * (left < line<T> ? left : line<T>) + First % line<T>;
+  return plane * line<T> * count + v * (left < line<T> ? left : line<T>)+First % line<T>;
 }
 
 struct Max {
@@ -166,10 +173,11 @@ struct Row {
 
   static CRFRNN_INLINE Row read(const T* p) { return {load<Vec<T, P>>(p), Tail::read(p + P)}; }
   static CRFRNN_INLINE Row zero() { return {Vec<T, P>{}, Tail::zero()}; }
-  // The lanes from `First` on of a row of `Width` numbers that is kept in planes, see Planes.
+  // The lanes from `First` on of a row of `Width` numbers that is kept in planes.
   template <int First, int Width>
   static CRFRNN_INLINE Row read_planes(const T* planes, int64_t count, int64_t v) {
-    return {load<Vec<T, P>>(planes + in_planes<T, First, Width>(count, v)), Tail::template read_planes<First + P, Width>(planes, count, v)};
+    return {load<Vec<T, P>>(planes + in_planes<T, First, Width>(count, v)),
+            Tail::template read_planes<First + P, Width>(planes, count, v)};
   }
   template <int First, int Width>
   CRFRNN_INLINE void write_planes(T* planes, int64_t count, int64_t v) const {
@@ -182,12 +190,14 @@ struct Row {
   }
   CRFRNN_INLINE void add(const Row& r) { head = head + r.head, tail.add(r.tail); }
   CRFRNN_INLINE void add(const Row& r, T weight) { head = head + r.head * weight, tail.add(r.tail, weight); }
-  CRFRNN_INLINE void add_product(const Row& r, const Row& s) { head = head + r.head * s.head, tail.add_product(r.tail, s.tail); }
+  CRFRNN_INLINE void add_product(const Row& r, const Row& s) {
+    head = head + r.head * s.head, tail.add_product(r.tail, s.tail);
+  }
   CRFRNN_INLINE void subtract_product(const Row& r, const Row& s) {
     head = head - r.head * s.head, tail.subtract_product(r.tail, s.tail);
   }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
-  CRFRNN_INLINE void raise(const Row& r) { head = Max{}(head, r.head), tail.raise(r.tail); }
+  CRFRNN_INLINE void keep_larger(const Row& r) { head = Max{}(head, r.head), tail.keep_larger(r.tail); }
 };
 
 template <class T>
@@ -206,28 +216,36 @@ struct Row<T, 0> {
   CRFRNN_INLINE void add_product(const Row&, const Row&) {}
   CRFRNN_INLINE void subtract_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}
-  CRFRNN_INLINE void raise(const Row&) {}
+  CRFRNN_INLINE void keep_larger(const Row&) {}
 };
 
-// Calls f(constant W, first channel) for blocks of W channels that cover a row: one block where a row fits registers.
+// Calls f(W, first) for channels [first, first + W) until they cover a row. W is a constant. Rows of up to 32 channels, which
+// fit the registers, take one call.
 template <class F>
-CRFRNN_INLINE void for_blocks(int channels, F f) {
+CRFRNN_INLINE void for_widths(int channels, F f) {
   int first = 0;
   for (; channels - first > 32; first += 32) f(std::integral_constant<int, 32>{}, first);
   switch (channels - first) {
-    case 1: return f(std::integral_constant<int, 1>{}, first);
-    case 2: return f(std::integral_constant<int, 2>{}, first);
-    case 4: return f(std::integral_constant<int, 4>{}, first);
-    case 8: return f(std::integral_constant<int, 8>{}, first);
-    case 16: return f(std::integral_constant<int, 16>{}, first);
-    case 24: return f(std::integral_constant<int, 24>{}, first);
-    default: return f(std::integral_constant<int, 32>{}, first);
+    case 1:
+      return f(std::integral_constant<int, 1>{}, first);
+    case 2:
+      return f(std::integral_constant<int, 2>{}, first);
+    case 4:
+      return f(std::integral_constant<int, 4>{}, first);
+    case 8:
+      return f(std::integral_constant<int, 8>{}, first);
+    case 16:
+      return f(std::integral_constant<int, 16>{}, first);
+    case 24:
+      return f(std::integral_constant<int, 24>{}, first);
+    default:
+      return f(std::integral_constant<int, 32>{}, first);
   }
 }
 
-// W channels, from the first one on, of the rows of `count` vertices. Such rows are scattered in memory, so they are kept in
-// planes of a cache line or what is left of a row: the first line of all vertices, then the second, and so on. No access
-// crosses a line.
+// W channels, from the first one on, of `count` rows. The rows of vertices are read in no order, so they are kept in planes:
+// the first cache line of all rows, then the second, and so on; the last plane has what is left of a row. So no access to a row
+// crosses a cache line.
 template <class T, int W>
 struct Planes {
   Planes(T* values, int64_t count, int first_channel) : start(values + count * first_channel), count(count) {}
@@ -239,19 +257,20 @@ struct Planes {
     if constexpr (W > 2 * line<T>) prefetch(start + in_planes<T, 2 * line<T>, W>(count, v));
     if constexpr (W > 3 * line<T>) prefetch(start + in_planes<T, 3 * line<T>, W>(count, v));
   }
-  // Whether the rows take more than so many bytes: fetching early those that the nearer caches hold costs more than it saves.
+  // Whether the rows take more than so many bytes. If they take less, the nearer caches hold them, and fetching them early
+  // costs more than it saves.
   CRFRNN_INLINE bool beyond(int64_t bytes) const { return count * W * static_cast<int64_t>(sizeof(T)) > bytes; }
   T* start;
   int64_t count;
 };
 
-// Over every group of G neighbouring lanes: the sum or the maximum, in all lanes of the group.
 struct Sum {
   template <class V>
   CRFRNN_INLINE V operator()(V a, V b) const {
     return a + b;
   }
 };
+// The sum or the maximum of every G neighbouring lanes, in all of these lanes.
 template <int G, class T, int W, class Op>
 CRFRNN_INLINE Vec<T, W> reduce_groups(Vec<T, W> v, Op op) {
   if constexpr (G > 16) v = op(v, exchanged<16, T, W>(v));
@@ -262,7 +281,7 @@ CRFRNN_INLINE Vec<T, W> reduce_groups(Vec<T, W> v, Op op) {
   return v;
 }
 
-// exp to the last bit or two; 0 where x < log(smallest normal number). Scaling by 2^n is an addition to the exponent.
+// exp to the last bit or two, and 0 where x < log(smallest normal number). Multiplying by 2^n adds n to the exponent.
 template <class T>
 struct ExpConstants;
 template <>

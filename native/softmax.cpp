@@ -1,14 +1,11 @@
-// Softmax over the classes of a row, and rows of points from planes of classes and back.
+// Softmax over the classes of a row.
 #include "loops.h"
 #include "simd.h"
 
 namespace crfrnn::CRFRNN_TARGET {
 
-// A piece is a part of a row as wide as 8 lanes or a vector, whatever is less; a vector holds one piece of as many points
-// as fit. Narrower rows than a piece lie side by side in a vector as they are.
-template <class T>
-constexpr int piece = lanes<T> < 8 ? lanes<T> : 8;
-
+// Rows are read in pieces (simd.h): a vector holds one piece of each of as many points as fit. Rows narrower than a piece lie
+// side by side in a vector as they are.
 template <class T>
 CRFRNN_INLINE Vec<T, lanes<T>> load_pieces(const T* p, int channels) {
   using V = Vec<T, lanes<T>>;
@@ -20,6 +17,7 @@ CRFRNN_INLINE Vec<T, lanes<T>> load_pieces(const T* p, int channels) {
     return joined<T, piece<T>>(halves[0], halves[1]);
   }
 }
+
 template <class T>
 CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
   if constexpr (lanes<T> == piece<T>) {
@@ -31,6 +29,7 @@ CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
   }
 }
 
+// Rows of G numbers, narrower than a piece.
 template <class T, int G>
 void softmax_narrow(const T* scores, T* q, int64_t n) {
   constexpr int L = lanes<T>;
@@ -53,7 +52,7 @@ void softmax_vjp_narrow(const T* q, T* v, int64_t n) {
   }
 }
 
-// Pieces = 0: as many as there are, with the row kept in memory instead of registers.
+// Rows of any whole number of pieces. Where it is known at compile time (Pieces > 0) the row stays in registers.
 template <class T, int Pieces>
 void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
   constexpr int S = piece<T>, L = lanes<T>;
@@ -76,7 +75,8 @@ void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
     }
     const V inverse = (V{} + T(1)) / reduce_groups<S, T, L>(total, Sum{});
     for (int k = 0; k < pieces; ++k)
-      store_pieces<T>((Pieces > 0 ? row[k % (Pieces ? Pieces : 1)] : load_pieces(q + k * S, channels)) * inverse, q + k * S, channels);
+      store_pieces<T>((Pieces > 0 ? row[k % (Pieces ? Pieces : 1)] : load_pieces(q + k * S, channels)) * inverse, q + k * S,
+                      channels);
   }
 }
 
@@ -109,72 +109,28 @@ template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n) {
   if (if_narrow<T>(channels, [&](auto width) { softmax_narrow<T, width()>(scores, q, n); })) return;
   switch (channels / piece<T>) {
-    case 1: return softmax_wide<T, 1>(scores, q, channels, n);
-    case 2: return softmax_wide<T, 2>(scores, q, channels, n);
-    case 3: return softmax_wide<T, 3>(scores, q, channels, n);
-    case 4: return softmax_wide<T, 4>(scores, q, channels, n);
-    default: return softmax_wide<T, 0>(scores, q, channels, n);
+    case 1:
+      return softmax_wide<T, 1>(scores, q, channels, n);
+    case 2:
+      return softmax_wide<T, 2>(scores, q, channels, n);
+    case 3:
+      return softmax_wide<T, 3>(scores, q, channels, n);
+    case 4:
+      return softmax_wide<T, 4>(scores, q, channels, n);
+    default:
+      return softmax_wide<T, 0>(scores, q, channels, n);
   }
 }
 
 template <class T>
 void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
-  if (!if_narrow<T>(channels, [&](auto width) { softmax_vjp_narrow<T, width()>(q, v, n); })) softmax_vjp_wide(q, v, channels, n);
+  if (!if_narrow<T>(channels, [&](auto width) { softmax_vjp_narrow<T, width()>(q, v, n); }))
+    softmax_vjp_wide(q, v, channels, n);
 }
 
-// Squares of `piece` numbers: swapping halves, then quarters, … of neighbouring vectors transposes them.
-template <class T, int S>
-CRFRNN_INLINE void transpose_square(Vec<T, S> (&square)[S]) {
-  auto swap_parts = [&](auto step) {
-    for (int r = 0; r < S; ++r)
-      if (!(r & step())) {
-        const auto upper = square[r], lower = square[r + step()];
-        square[r] = interleaved<step(), false, T, S>(upper, lower);
-        square[r + step()] = interleaved<step(), true, T, S>(upper, lower);
-      }
-  };
-  if constexpr (S > 4) swap_parts(std::integral_constant<int, 4>{});
-  if constexpr (S > 2) swap_parts(std::integral_constant<int, 2>{});
-  swap_parts(std::integral_constant<int, 1>{});
-}
-
-template <class T>
-void rows_from_planes(const T* planes, int64_t stride, const int* which, int classes, T pad, T* rows, int channels, int64_t n) {
-  constexpr int S = piece<T>;
-  using V = Vec<T, S>;
-  const int64_t whole = channels % S == 0 ? n / S * S : 0;
-  for (int64_t i = 0; i < whole; i += S)
-    for (int c = 0; c < channels; c += S) {
-      V square[S];
-      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(planes + which[c + k] * stride + i) : V{} + pad;
-      transpose_square<T, S>(square);
-      for (int k = 0; k < S; ++k) std::memcpy(rows + (i + k) * channels + c, &square[k], sizeof(V));
-    }
-  for (int c = 0; c < channels; ++c)
-    for (int64_t i = whole; i < n; ++i) rows[i * channels + c] = c < classes ? planes[which[c] * stride + i] : pad;
-}
-
-template <class T>
-void planes_from_rows(const T* rows, int channels, T* planes, int64_t stride, int classes, int64_t n) {
-  constexpr int S = piece<T>;
-  using V = Vec<T, S>;
-  const int64_t whole = channels % S == 0 ? n / S * S : 0;
-  for (int64_t i = 0; i < whole; i += S)
-    for (int c = 0; c < classes; c += S) {
-      V square[S];
-      for (int k = 0; k < S; ++k) square[k] = load<V>(rows + (i + k) * channels + c);
-      transpose_square<T, S>(square);
-      for (int k = 0; k < S && c + k < classes; ++k) std::memcpy(planes + (c + k) * stride + i, &square[k], sizeof(V));
-    }
-  for (int c = 0; c < classes; ++c)
-    for (int64_t i = whole; i < n; ++i) planes[c * stride + i] = rows[i * channels + c];
-}
-
-#define CRFRNN_INSTANTIATE(T)                                                     \
-  template void softmax<T>(const T*, T*, int, int64_t);                           \
-  template void softmax_vjp<T>(const T*, T*, int, int64_t);                       \
-  template void rows_from_planes<T>(const T*, int64_t, const int*, int, T, T*, int, int64_t); \
-  template void planes_from_rows<T>(const T*, int, T*, int64_t, int, int64_t);
+#define CRFRNN_INSTANTIATE(T)                           \
+  template void softmax<T>(const T*, T*, int, int64_t); \
+  template void softmax_vjp<T>(const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

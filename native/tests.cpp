@@ -1,5 +1,5 @@
-// Native tests, meant to run under AddressSanitizer and UndefinedBehaviorSanitizer (`make sanitize`): the paths that Python's
-// tests check for their numbers, here for their memory, and the identities that need no second implementation.
+// Native tests, meant to run under AddressSanitizer and UndefinedBehaviorSanitizer (`make sanitize`). Python's tests check the
+// numbers. These take the same paths to check their use of memory, and identities that need no second implementation.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "exact.h"
-#include "gaussian.h"
+#include "filter.h"
+#include "grid.h"
 #include "lattice.h"
 #include "meanfield.h"
 
@@ -73,7 +74,8 @@ void lattices(double tolerance) {
         for (int64_t columns : {1, 2, 3, 5, 21, 70}) filter_identities(lattice, columns, tolerance);
         std::vector<int32_t> neighbours((d + 1) * lattice.num_vertices() * 2);
         lattice.neighbours(neighbours.data());
-        CHECK(std::all_of(neighbours.begin(), neighbours.end(), [&](int32_t v) { return v >= -1 && v < lattice.num_vertices(); }));
+        CHECK(std::all_of(neighbours.begin(), neighbours.end(),
+                          [&](int32_t v) { return v >= -1 && v < lattice.num_vertices(); }));
       }
     }
   // Keys of more than one word.
@@ -99,7 +101,7 @@ void exact_kernels(double tolerance) {
       const ExactGaussian<T> kernel(features.data(), n, d);
       for (int64_t columns : {1, 2, 3, 5, 21, 70}) filter_identities(kernel, columns, tolerance);
     }
-  // Enough points for several chunks, and so wide apart that most blocks are left out.
+  // Several chunks of points, so far apart that most pairs of blocks are left out.
   const auto spread = random_numbers<T>(17000 * 5, 20);
   filter_identities(ExactGaussian<T>(spread.data(), 17000, 5), 3, tolerance);
 }
@@ -125,7 +127,8 @@ void bad_input() {
   thrown([] { GridGaussian<double>({4, 0}, {1.0, 1.0}); }, __LINE__);
 }
 
-// ⟨∂result, cotangent⟩ by central differences along a random direction against the vjp, scores and couplings together.
+// Compares the vector-Jacobian product with central differences of ⟨result, cotangent⟩ along a random direction, in scores and
+// couplings together.
 void gradients() {
   const int64_t height = 13, width = 17, n = height * width;
   const auto features = random_numbers<double>(n * 3, 1);
@@ -134,10 +137,11 @@ void gradients() {
   auto positive = random_numbers<double>(n);
   for (auto& x : positive) x = 0.02 + 0.01 * std::abs(x);
   using Term = Pairwise<double>;
+  using Form = MeanFieldResult<double>::Form;
   for (int classes : {1, 2, 3, 9, 21, 37})
     for (double damping : {0.0, 0.3})
       for (int threads : {1, 2}) {
-        const MeanFieldSettings settings{classes, n, false, 3, damping, 0, threads};
+        const MeanFieldSettings settings{{classes, n, false}, 3, damping, 0, threads};
         const auto unary = random_numbers<double>(classes * n), cotangent = random_numbers<double>(classes * n);
         const auto matrix = random_numbers<double>(classes * classes, 0.3), diagonal = random_numbers<double>(classes, 0.3);
         const std::vector<double> scalar{-0.4};
@@ -158,12 +162,14 @@ void gradients() {
             moved.push_back(*couplings[k]);
             for (std::size_t i = 0; i < moved[k].size(); ++i) moved[k][i] += step * direction[k][i];
             const Kernel<double>* kernel = k == 1 ? static_cast<const Kernel<double>*>(&grid) : &lattice;
-            terms.push_back({kernel, k == 2 ? positive.data() : nullptr, k != 0 ? positive.data() : nullptr, kinds[k], nullptr});
+            terms.push_back(
+                {kernel, k == 2 ? positive.data() : nullptr, k != 0 ? positive.data() : nullptr, kinds[k], nullptr});
           }
           for (std::size_t k = 0; k < couplings.size(); ++k) terms[k].coupling = moved[k].data();
           auto scores = unary;
           for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += step * unary_direction[i];
-          mean_field<double>(settings, scores.data(), terms, false, [&] { return result.data(); }, keep ? marginals.data() : nullptr);
+          mean_field<double>(settings, scores.data(), terms, {Form::logits, [&] { return result.data(); }},
+                             keep ? marginals.data() : nullptr);
           if (keep) {
             std::vector<double*> pointers;
             for (auto& g : gradient) pointers.push_back(g.data());
@@ -179,11 +185,12 @@ void gradients() {
       }
 }
 
-// Classes that are let go between iterations: nothing changes for those that stay at a threshold they all reach, and at any
-// threshold the bits are the same for any number of threads.
+// Classes are let go between iterations. At a threshold that all of them reach, nothing changes. At any threshold the bits are
+// the same for any number of threads.
 void classes_left_out() {
   const int64_t height = 61, width = 283, n = height * width;  // three chunks
   const GridGaussian<float> grid({height, width}, {3.0, 3.0});
+  using Form = MeanFieldResult<float>::Form;
   const auto raw = random_numbers<float>(21 * n);
   for (int classes : {2, 9, 21})
     for (double damping : {0.0, 0.3})
@@ -196,7 +203,8 @@ void classes_left_out() {
           for (int c = 0; c < classes; ++c)
             for (int64_t i = 0; i < n; ++i) unary[c * n + i] -= static_cast<float>(c);
           std::vector<float> result(classes * n);
-          mean_field<float>({classes, n, false, 6, damping, threshold, threads}, unary.data(), terms, true, [&] { return result.data(); }, nullptr);
+          mean_field<float>({{classes, n, false}, 6, damping, threshold, threads}, unary.data(), terms,
+                            {Form::probabilities, [&] { return result.data(); }}, nullptr);
           return result;
         };
         CHECK(run(1e-30, 1) == run(0, 1));

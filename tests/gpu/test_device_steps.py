@@ -297,8 +297,8 @@ def test_mean_field_and_gradients_with_sums_in_any_order(rng, place, monkeypatch
 def test_mean_field_and_gradients_stored_in_16_bits(rng, place, monkeypatch, storage, deterministic):
     """Off by some roundings of 2^-9, and not by fewer than one."""
     monkeypatch.setattr(pairwise, "fixed_order", lambda deterministic: deterministic)
-    logits, image = images(rng, (4, 5) if INTERPRETED else (9, 12), np.float32)
-    couplings = [np.float32(-0.3), rng.normal(size=(5, 5)).astype(np.float32)]
+    logits, image = images(rng, (4, 5) if INTERPRETED else (9, 12), np.float32, classes=17)
+    couplings = [np.float32(-0.3), rng.normal(size=(17, 17)).astype(np.float32) / 2]
     numbers = settings(damping=0.25, storage=storage, deterministic=deterministic)
     bounds = Tolerance(filter=2e-2, mean_field=2e-2, gradient=4e-2, adjoint=0)
     assert_like_native(rng, place, logits, image, None, couplings, numbers, bounds)

@@ -45,8 +45,6 @@ def test_what_a_device_does_not_do(rng, image):
     logits = rng.normal(size=(3, *SHAPE))
     with raises_saying(ValueError, "device='cudda'", "not to be had"):
         refine(logits, image, device="cudda")
-    with raises_saying(ValueError, "class_threshold"):
-        refine(logits, image, CRFParameters(class_threshold=0.1), device="cpu")
     with raises_saying(ValueError, "origin=(3, 0)", "device='cpu'"):
         refine(logits, image, device="cpu", origin=(3, 0))
     if not torch.cuda.is_available():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crfrnn import CRFParameters, reference
+from crfrnn.inference.backend import UnsupportedError
 from errors import raises_saying
 from tolerances import assert_close, tolerance
 
@@ -225,7 +226,11 @@ LATTICE = CRFParameters()
 @pytest.mark.parametrize(
     ("options", "error", "facts"),
     [
-        ({"theta_alpha": torch.tensor(3.0), "parameters": LATTICE}, ValueError, ("theta_alpha", "filter='exact'")),
+        (
+            {"theta_alpha": torch.tensor(3.0), "parameters": LATTICE},
+            UnsupportedError,
+            ("theta_alpha", "filter='exact'"),
+        ),
         ({"theta_alpha": 3.0}, TypeError, ("theta_alpha is a float", "torch.Tensor")),
         ({"theta_alpha": torch.tensor(0.0)}, ValueError, ("theta_alpha=0.0", "above 0")),
         ({"theta_beta": torch.ones(1, 1)}, ValueError, ("theta_beta", "(1, 1)", "a number or one for each")),

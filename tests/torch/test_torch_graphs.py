@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from crfrnn.inference import batch
+from specified import specified
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch.utils.checkpoint import checkpoint  # noqa: E402
@@ -15,7 +16,8 @@ from crfrnn.torch import CrfRnn, gaussian_filter, ops, tape  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-NUMBERS = ([5.13], [61.7], [1.57], "after", "grid", "lattice", 0, 2, 0.1, None, True, None)
+SPECIFIED = specified(iterations=2, damping=0.1, threads=None)
+NUMBERS = (SPECIFIED.crf.text, None, *SPECIFIED.execution)
 
 
 @pytest.fixture
@@ -27,13 +29,13 @@ def crf():
 def built(monkeypatch):
     """The images whose kernels were built so far."""
     images = []
-    build = batch.pairwise_terms
+    build = batch.build_terms
 
     def counting(image, *args, **more):
         images.append(image)
         return build(image, *args, **more)
 
-    monkeypatch.setattr(batch, "pairwise_terms", counting)
+    monkeypatch.setattr(batch, "build_terms", counting)
     return images
 
 
@@ -69,10 +71,11 @@ def assert_same(actual, expected):
 def test_opcheck_of_the_mean_field(rng, dtype, shape):
     logits, image = inputs(rng)
     couplings = [torch.from_numpy(np.asarray(rng.normal(size=shape))).to(dtype).requires_grad_() for _ in range(2)]
-    arguments = (logits.to(dtype).requires_grad_(), image, torch.ones(2, 6, 7), *couplings)
-    torch.library.opcheck(ops.mean_field, (*arguments, True, *NUMBERS))
-    refined, handle = ops.mean_field(*(each.detach() for each in arguments), True, *NUMBERS)
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *(each.detach() for each in arguments), *NUMBERS))
+    scene = (logits.to(dtype).requires_grad_(), image, torch.ones(2, 6, 7))
+    torch.library.opcheck(ops.mean_field, (True, *scene, [], couplings, *NUMBERS))
+    plain = (*(each.detach() for each in scene), [], [coupling.detach() for coupling in couplings])
+    refined, handle = ops.mean_field(True, *plain, *NUMBERS)
+    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *plain, *NUMBERS))
 
 
 @pytest.mark.parametrize("transpose", [False, True])
@@ -93,14 +96,14 @@ def test_kernels_are_built_once_for_forward_and_backward(rng, crf, built):
 
 def test_records_live_as_long_as_the_graph(rng, crf, monkeypatch):
     terms = []
-    build = batch.pairwise_terms
+    build = batch.build_terms
 
     def watched(*args, **more):
         made = build(*args, **more)
         terms.extend(map(weakref.ref, made))
         return made
 
-    monkeypatch.setattr(batch, "pairwise_terms", watched)
+    monkeypatch.setattr(batch, "build_terms", watched)
     logits, image = inputs(rng)
     refined = crf(logits, image)
     assert len(tape._entries) == 1

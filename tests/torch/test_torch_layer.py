@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crfrnn import CRFParameters, reference
+from crfrnn.crf import Bilateral, Grid, Spatial
 from tolerances import GOLDEN, assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
@@ -48,23 +49,25 @@ def truth(crf, logits, image, mask=None):
     spatial = logits.shape[1:]
     grid = np.stack([axis.ravel() for axis in np.indices(spatial)[::-1]], axis=1)
     colours = image.reshape(len(image), -1).T
-    bilateral = np.concatenate([grid / crf.theta_alpha, colours / crf.theta_beta], axis=1)
-    if crf.spatial == "grid":
-        kernel = reference.GridGaussian(spatial, crf.theta_gamma)
+    smooth, similar = crf.crf.kernels
+    theta_gamma = smooth.features.theta_gamma
+    bilateral = np.concatenate([grid / similar.features.theta_alpha, colours / similar.features.theta_beta], axis=1)
+    if isinstance(smooth.filter, Grid):
+        kernel = reference.GridGaussian(spatial, theta_gamma)
     else:
-        kernel = reference.Lattice(grid / crf.theta_gamma)
+        kernel = reference.Lattice(grid / theta_gamma)
     flat = None if mask is None else mask.ravel()
     W_s, W_b, M = (parameter.detach().numpy() for parameter in crf.parameters())
     terms = [
-        reference.Term(kernel, W_s, crf.normalization, flat),
-        reference.Term(reference.Lattice(bilateral), W_b, crf.normalization, flat),
+        reference.Term(kernel, W_s, smooth.normalization, flat),
+        reference.Term(reference.Lattice(bilateral), W_b, similar.normalization, flat),
     ]
     refined, _ = reference.mean_field(
         logits.reshape(len(logits), -1),
         terms,
         iterations=crf.num_iterations,
         compatibility=M,
-        damping=crf.damping,
+        damping=crf.crf.solver.damping,
     )
     return refined.reshape(logits.shape)
 
@@ -144,7 +147,8 @@ def test_starts_as_published():
     assert torch.equal(crf.spatial_ker_weights, 3 * torch.eye(3))
     assert torch.equal(crf.bilateral_ker_weights, 5 * torch.eye(3))
     assert torch.equal(crf.compatibility_matrix, -torch.eye(3))
-    assert (crf.num_iterations, crf.theta_alpha, crf.theta_beta, crf.theta_gamma) == (5, 160.0, 3.0, 3.0)
+    assert crf.num_iterations == 5
+    assert [kernel.features for kernel in crf.crf.kernels] == [Spatial(3.0), Bilateral(160.0, 3.0)]
 
 
 def test_every_image_of_a_batch_is_refined_like_alone(rng):
@@ -347,11 +351,11 @@ def test_options_that_do_not_fit_the_image_are_named():
     with pytest.raises(ValueError, match=r"bilateral_weight has shape \(3,\).* 4 classes"):
         mean_field(*GOOD, bilateral_weight=torch.ones(3))
     with pytest.raises(
-        TypeError, match="parameters must be CRFParameters, the name of a preset or a parameters file, got dict"
+        TypeError, match="parameters must be CRFParameters, a CRF, the name of a preset or a parameters file, got dict"
     ):
         mean_field(*GOOD, parameters={})
     with pytest.raises(ValueError, match="class_threshold is not available"):
-        mean_field(*GOOD, parameters=CRFParameters(class_threshold=0.01))
+        mean_field(GOOD[0].clone().requires_grad_(), GOOD[1], parameters=CRFParameters(class_threshold=0.01))
 
 
 def test_another_device_is_named():

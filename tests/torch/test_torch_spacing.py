@@ -33,7 +33,7 @@ def test_layer_and_function_are_refine(rng, spacing):
         expected = refine(logits[index].numpy(), image[index, 0].numpy(), parameters, spacing=spacing)
         for result in (torch.softmax(refined, dim=1), probabilities):
             assert_close(result[index].detach(), expected, tolerance(np.float64).mean_field)
-    assert crf.theta_alpha == 6.13
+    assert crf.crf.kernels[1].features.theta_alpha == 6.13
 
 
 def test_gradients(rng):

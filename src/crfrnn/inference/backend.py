@@ -19,6 +19,7 @@ class Ability(Enum):
     EXACT = auto()
     OWN_KERNEL = auto()
     CLASS_THRESHOLD = auto()
+    GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
     GRADIENT_THROUGH_LATTICE = auto()  # the same where a lattice lies between
@@ -91,7 +92,7 @@ def asked_by(crf: CRF) -> dict[Ability, str]:
     for kernel in crf.kernels:
         ability = {Grid: Ability.GRID, Lattice: Ability.LATTICE, Exact: Ability.EXACT}[type(kernel.filter)]
         asked[ability] = f"{type(kernel.filter).__name__}() is not available"
-    if getattr(crf.solver, "class_threshold", 0):
+    if getattr(crf.solver, "class_threshold", 0.0):
         asked[Ability.CLASS_THRESHOLD] = "class_threshold is not available; set it to 0"
     return asked
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Lattice, Normalization, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, Lattice, Normalization, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
@@ -92,7 +92,7 @@ def mean_field(
         weights_of_kernels,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,
-        Execution(threads, deterministic, check_storage(storage)),
+        Execution(threads, deterministic, check_storage(storage, crf)),
         thetas,
     )
 
@@ -149,12 +149,13 @@ def refine(
     inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing)
 
     operator = batch if logits.device.type in ("cpu", "meta") else gpu
-    if able((operator, differentiable), _asked(crf, inputs, overrides, execution), "crfrnn.torch") is differentiable:
+    trained = any(map(_trained, (logits, *couplings)))
+    asked = _asked(crf, inputs, overrides, execution, trained)
+    if able((operator, differentiable), asked, "crfrnn.torch") is differentiable:
         refined = _differentiable(crf, inputs, couplings, overrides, execution)
     else:
-        trained = logits.requires_grad or any(coupling.requires_grad for coupling in couplings)
         model = (*inputs[:3], list(given.values()), couplings, crf.text, spacing, *execution)
-        refined, _ = ops.mean_field(torch.is_grad_enabled() and trained, *model)
+        refined, _ = ops.mean_field(trained, *model)
     result: Tensor = torch.softmax(refined, dim=1) if return_probabilities else refined
     if binary:
         result = result[:, 1:] if return_probabilities else result[:, 1:] - result[:, :1]
@@ -213,22 +214,29 @@ def gaussian_filter(
     return filtered.to(values.dtype)
 
 
-def check_storage(storage: torch.dtype | None) -> torch.dtype | None:
+def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
     """A dtype of 16 bits, or None."""
     if storage not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"storage={storage!r} must be torch.float16, torch.bfloat16 or None")
+    if storage is not None and any(isinstance(kernel.filter, Exact) for kernel in crf.kernels):
+        raise ValueError(f"filter='exact' has no lattice to keep in {storage}; leave out storage")
     return storage
 
 
-def _asked(crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution) -> dict[Ability, str]:
+def _asked(
+    crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
+) -> dict[Ability, str]:
     """What a call asks of a backend, and how to say that it is not to be had."""
     asked = asked_by(crf)
     on_lattice = any(isinstance(kernel.filter, Lattice) for kernel in crf.kernels)
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):
         asked[Ability.OWN_KERNEL] = "a kernel of your own is not available"
-    on_cpu = inputs.logits.device.type in ("cpu", "meta")
-    if execution.storage is not None and not (on_cpu and on_lattice):
-        asked[Ability.SIXTEEN_BITS] = f"filter='exact' has no lattice to keep in {execution.storage}; leave out storage"
+    if execution.storage is not None and inputs.logits.device.type not in ("cpu", "meta"):
+        asked[Ability.SIXTEEN_BITS] = f"storage={execution.storage} is not available; leave it out"
+    if trained and Ability.CLASS_THRESHOLD in asked:
+        asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
+            "class_threshold is not available where gradients are wanted; set it to 0"
+        )
     for name, tensor in (("image", inputs.image), ("mask", inputs.mask), *inputs.given.items()):
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)

@@ -107,7 +107,7 @@ class CrfRnn(nn.Module):
         self.crf = crf
         self.return_probabilities = return_probabilities
         self.deterministic = deterministic
-        self.storage = check_storage(storage)
+        self.storage = check_storage(storage, crf)
         self.threads = threads
         classes = num_classes_of(num_classes)
         for name, kernel in zip(crf.names, crf.kernels, strict=True):

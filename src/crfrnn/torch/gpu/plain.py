@@ -241,7 +241,7 @@ def backstep(
 
 
 def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
-    """messagesᵀ marginals of both kernels, (2, channels, channels): None, and a library multiplies."""
+    """messagesᵀ marginals of both kernels, (2, channels, channels); None where a library should multiply."""
     return None
 
 

@@ -17,7 +17,7 @@ def couple_values(values, coupling, count, out, CHANNELS: tl.constexpr, BLOCK_C:
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
         v = begin + tl.arange(0, BLOCK)
         inside = v < vertices
-        coupled = _coupled(values, v.to(tl.int64), inside, coupling, c, CHANNELS, True)
+        coupled = _coupled(values, v.to(tl.int64), inside, coupling, c, CHANNELS, True, True)
         at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
         tl.store(out + at, coupled, mask=inside[:, None] & (c[None, :] < CHANNELS))
 
@@ -65,35 +65,43 @@ def convolve(
     target_blocks,
     RADIUS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    WIDE: tl.constexpr,
+    LINE: tl.constexpr,
     COLUMNS: tl.constexpr,
     TARGETS: tl.constexpr,
     SOURCES: tl.constexpr,
+    OFFSETS: tl.constexpr,
     PRECISION: tl.constexpr,
     ROUNDED_TAPS: tl.constexpr,
 ):
     # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
     # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
-    # of several lines lie side by side where a line has few.
+    # of several lines, of which each takes LINE, lie side by side where a line has few. Offsets count from the first of
+    # these lines.
     T: tl.constexpr = taps.dtype.element_ty
-    width = tl.full((), CHANNELS, tl.int64) * inside_points
-    if WIDE:
+    width = tl.full((), CHANNELS, OFFSETS) * inside_points
+    if LINE > COLUMNS:
         begin = tl.program_id(0) // column_blocks * TARGETS
         block = tl.program_id(0) % column_blocks
         blocks = tl.cdiv(width, COLUMNS)
-        line = block // blocks
-        column = block % blocks * COLUMNS + tl.arange(0, COLUMNS)
-        exists = column < width
+        line = (block // blocks).to(tl.int64)
+        first = (block % blocks).to(OFFSETS) * COLUMNS + tl.arange(0, COLUMNS)
+        exists = first < width
+        first_point = first // CHANNELS
     else:
         begin = tl.program_id(0) % target_blocks * TARGETS
-        start = (tl.program_id(0) // target_blocks).to(tl.int64) * COLUMNS
-        local = start % width + tl.arange(0, COLUMNS)
-        line = start // width + local // width
-        column = local % width
-        exists = line < lines
+        line = (tl.program_id(0) // target_blocks).to(tl.int64) * (COLUMNS // LINE)
+        further = tl.arange(0, COLUMNS) // LINE
+        column = tl.arange(0, COLUMNS) % LINE
+        exists = (further < lines - line) & (column < width)
+        first = further.to(OFFSETS) * (length * width) + column
+        first_point = further.to(OFFSETS) * (length * inside_points) + column // CHANNELS
+    rows += line * length * width
+    out += line * length * width
+    if before is not None:
+        before += line * length * inside_points
+    if after is not None:
+        after += line * length * inside_points
     target = begin + tl.arange(0, TARGETS)
-    first = line * length * width + column
-    first_point = line * length * inside_points + column // CHANNELS
     total = tl.zeros([TARGETS, COLUMNS], T)
     if tl.float64 == T:
         for k in range(2 * RADIUS + 1):
@@ -124,7 +132,8 @@ def _lines(rows, before, first, first_point, x, exists, length, width, inside_po
     mask = ((x >= 0) & (x < length))[:, None] & exists[None, :]
     tile = tl.load(rows + first[None, :] + x[:, None] * width, mask=mask, other=0).to(T)
     if before is not None:
-        tile *= tl.load(before + first_point[None, :] + x.to(tl.int64)[:, None] * inside_points, mask=mask, other=0)
+        at = first_point[None, :] + x.to(first_point.dtype)[:, None] * inside_points
+        tile *= tl.load(before + at, mask=mask, other=0)
     return tile
 
 
@@ -158,7 +167,8 @@ def update(
     at = p[:, None] * CHANNELS + c[None, :]
     a = tl.load(unary + at, mask=tile, other=0)
     if message is not None:
-        a -= _coupled(message, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
+        # Beside what is gathered here, a product on the matrix units takes twice as long as one by a loop.
+        a -= _coupled(message, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX, False)
     if values is not None:
         bilateral = sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
         if bilateral_coupling is not None:
@@ -201,9 +211,9 @@ def backstep(
     T: tl.constexpr = total.dtype.element_ty
     v = tl.zeros([BLOCK, BLOCK_C], T)
     if spatial is not None:
-        v -= _coupled(spatial, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX)
+        v -= _coupled(spatial, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX, True)
     if bilateral is not None:
-        v -= _coupled(bilateral, p, inside, bilateral_coupling, c, CHANNELS, BILATERAL_MATRIX)
+        v -= _coupled(bilateral, p, inside, bilateral_coupling, c, CHANNELS, BILATERAL_MATRIX, True)
     q = tl.load(marginals + at, mask=tile, other=0).to(T)
     result = q * (v - tl.sum(q * v, axis=1)[:, None])
     if DAMPING > 0:
@@ -219,12 +229,12 @@ def products(
     marginals,
     out,
     points,
-    PRECISION: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Each program adds up tiles of its own and leaves both sums.
+    # Each program adds up tiles of its own and leaves both sums. What is stored in 16 bits has no more than the 11 that
+    # matrix units take.
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     first = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
@@ -235,9 +245,9 @@ def products(
         tile = (p < points)[:, None] & channel
         q = tl.load(marginals + at, mask=tile, other=0).to(tl.float32)
         message = tl.load(spatial + at, mask=tile, other=0).to(tl.float32)
-        first = tl.dot(tl.trans(message), q, first, input_precision=PRECISION)
+        first = tl.dot(tl.trans(message), q, first, input_precision="tf32")
         message = tl.load(bilateral + at, mask=tile, other=0).to(tl.float32)
-        second = tl.dot(tl.trans(message), q, second, input_precision=PRECISION)
+        second = tl.dot(tl.trans(message), q, second, input_precision="tf32")
     at = c[:, None] * CHANNELS + c[None, :]
     tile = (c[:, None] < CHANNELS) & channel
     out += tl.program_id(0) * 2 * CHANNELS * CHANNELS
@@ -246,10 +256,11 @@ def products(
 
 
 @triton.jit
-def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr):
+def _coupled(rows, r, inside, coupling, c, CHANNELS: tl.constexpr, MATRIX: tl.constexpr, UNITS: tl.constexpr):
+    # UNITS: on the matrix units, which take float32 and 16 rows and columns at least.
     T: tl.constexpr = coupling.dtype.element_ty
     channel = c < CHANNELS
-    if MATRIX and (tl.float32 != T or r.shape[0] < 16 or c.shape[0] < 16):  # the least that matrix units take
+    if MATRIX and (not UNITS or tl.float32 != T or r.shape[0] < 16 or c.shape[0] < 16):
         coupled = tl.zeros([r.shape[0], c.shape[0]], T)
         for j in range(CHANNELS):
             column = tl.load(rows + r * CHANNELS + j, mask=inside, other=0).to(T)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
@@ -18,8 +19,8 @@ TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
 NARROW_WARPS = 1
 POINTS = 128  # points or vertices of a program that holds single numbers of each
-JOINT_TILE = 2048  # the same of parts of a vertex
-JOINT_WARPS = 4
+JOINT_TILE = 512  # the same of parts of a vertex
+JOINT_WARPS = 1
 COLUMNS, TARGETS, MOST_SOURCES = 128, 32, 64  # of the products that convolve: numbers, outputs and inputs along a line
 CONVOLVE_WARPS = 4
 LEAST_SIDE = 16  # of matrices that matrix units take
@@ -214,10 +215,11 @@ def convolve(
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
     channels, radius = rows.shape[1], len(taps) // 2
     lines, width = len(rows) // (length * inside), inside * channels
-    wide = width >= COLUMNS
-    column_blocks = lines * _ceil_div(width, COLUMNS) if wide else _ceil_div(lines * width, COLUMNS)
+    line = _power_of_2(width)
+    column_blocks = lines * _ceil_div(width, COLUMNS) if line > COLUMNS else _ceil_div(lines, COLUMNS // line)
     target_blocks = _ceil_div(length, TARGETS)
     small = rows.dtype.itemsize == 2
+    reach = max(1, COLUMNS // line) * (length + TARGETS + 2 * radius) * width
     triton_meanfield.convolve[(column_blocks * target_blocks,)](
         rows,
         taps,
@@ -231,10 +233,11 @@ def convolve(
         target_blocks,
         RADIUS=radius,
         CHANNELS=channels,
-        WIDE=wide,
+        LINE=min(line, 2 * COLUMNS),
         COLUMNS=COLUMNS,
         TARGETS=TARGETS,
         SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
+        OFFSETS=tl.int32 if reach < 2**31 else tl.int64,
         PRECISION="tf32" if small else "tf32x3",
         ROUNDED_TAPS=small,
         num_warps=CONVOLVE_WARPS,
@@ -319,13 +322,11 @@ def backstep(
 def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
     points, channels = marginals.shape
     tile = _tile(channels)
-    if messages[0].dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
+    if marginals.dtype.itemsize > 2 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
         return None
     programs = min(_ceil_div(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
     sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
-    # What is stored in 16 bits has no more than the 11 that matrix units take.
-    precision = "tf32x3" if marginals.dtype == torch.float32 else "tf32"
-    triton_meanfield.products[(programs,)](*messages, marginals, sums, points, PRECISION=precision, **tile)
+    triton_meanfield.products[(programs,)](*messages, marginals, sums, points, **tile)
     return sums.sum(dim=0)
 
 

@@ -1,4 +1,4 @@
-#include "gaussian.h"
+#include "grid.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,20 +9,22 @@
 namespace crfrnn {
 
 namespace {
-constexpr double cutoff = 4.0;  // in σ: leaves out 6e-5 of the mass of an axis
-constexpr int64_t strip = 256;  // numbers side by side that are one task: the rows in use stay in the cache
+
+constexpr int64_t strip_size = 256;  // numbers side by side that are one task: the rows in use stay in the cache
+
 }  // namespace
 
 template <class T>
 GridGaussian<T>::GridGaussian(std::vector<int64_t> shape, const std::vector<double>& sigmas) : shape_(std::move(shape)) {
-  if (shape_.empty() || shape_.size() > 4 || shape_.size() != sigmas.size())
+  if (shape_.empty() || shape_.size() > most_axes || shape_.size() != sigmas.size())
     throw std::invalid_argument("GridGaussian needs 1 to 4 axes and one sigma for each");
   for (std::size_t axis = 0; axis < shape_.size(); ++axis) {
     if (shape_[axis] < 1) throw std::invalid_argument("GridGaussian needs at least one point along every axis");
-    if (!(sigmas[axis] >= 0) || !std::isfinite(sigmas[axis])) throw std::invalid_argument("GridGaussian needs finite sigmas >= 0");
+    if (!(sigmas[axis] >= 0) || !std::isfinite(sigmas[axis]))
+      throw std::invalid_argument("GridGaussian needs finite sigmas >= 0");
     points_ *= shape_[axis];
     // No tap reaches further than the grid.
-    const int radius = static_cast<int>(std::min<double>(std::ceil(cutoff * sigmas[axis]), double(shape_[axis] - 1)));
+    const int radius = static_cast<int>(std::min<double>(std::ceil(grid_cutoff * sigmas[axis]), double(shape_[axis] - 1)));
     std::vector<T> taps(2 * radius + 1 + 2 * tap_margin, T(0));
     for (int k = -radius; k <= radius; ++k)
       taps[tap_margin + radius + k] = k == 0 ? T(1) : T(std::exp(-0.5 * k * k / (sigmas[axis] * sigmas[axis])));
@@ -31,18 +33,18 @@ GridGaussian<T>::GridGaussian(std::vector<int64_t> shape, const std::vector<doub
   }
 }
 
-// Lines of the last axis are kept with `radius` zero rows on both sides, so that no convolution sees a border.
+// The lines of the last axis are kept with `radius` zero rows on both sides, so that no convolution sees a border.
 template <class T>
-class GridMessageOf final : public Message<T> {
+class GridMessage final : public Message<T> {
  public:
-  GridMessageOf(const GridGaussian<T>& grid, int channels)
-      : grid_(grid), channels_(channels), line_(grid.shape_.back()), margin_(grid.radii_.back()),
-        sent_(make_lines()), received_(make_lines()) {}
+  GridMessage(const GridGaussian<T>& grid, int channels)
+      : grid_(grid), channels_(channels), line_(grid.shape_.back()), margin_(grid.radii_.back()), sent_(make_lines()),
+        received_(make_lines()) {}
 
   void open(int64_t) override {}
 
   void send(int64_t begin, int64_t n, const T* rows, const T* scale) override {
-    each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
+    for_each_line(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
       T* to = sent_.get() + (line * padded_line() + margin_ + x) * channels_;
       const T* from = rows + done * channels_;
       if (!scale) {
@@ -54,23 +56,15 @@ class GridMessageOf final : public Message<T> {
     });
   }
 
-  // All axes but the last, one after the other; the kernel is symmetric, so its transpose is itself.
+  // All axes but the last, which receive() convolves. The kernel is symmetric, so its transpose is itself.
   void propagate(Team& team, bool) override {
     int64_t lines_inside = 1;  // lines of the last axis between neighbours along `axis`
     for (int axis = static_cast<int>(grid_.shape_.size()) - 2; axis >= 0; --axis) {
-      const int64_t length = grid_.shape_[axis], width = line_ * channels_, strips = (width + strip - 1) / strip;
-      const int64_t stride = lines_inside * padded_line() * channels_;
       if (grid_.radii_[axis] > 0) {
-        team.run(grid_.points_ / (line_ * length) * strips, [&](int64_t task) {
-          const int64_t inside = task / strips % lines_inside, outside = task / strips / lines_inside, x = task % strips * strip;
-          const int64_t start = ((outside * length * lines_inside + inside) * padded_line() + margin_) * channels_ + x;
-          loops<T>().convolve_columns(sent_.get() + start, received_.get() + start, length, stride,
-                                      static_cast<int>(std::min(strip, width - x)), grid_.taps_[axis].data() + tap_margin,
-                                      grid_.radii_[axis]);
-        });
+        convolve_axis(team, axis, lines_inside);
         received_.swap(sent_);
       }
-      lines_inside *= length;
+      lines_inside *= grid_.shape_[axis];
     }
     received_.swap(sent_);
   }
@@ -78,7 +72,7 @@ class GridMessageOf final : public Message<T> {
   void stop_sending() override { sent_ = {}; }
 
   void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
-    each_segment(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
+    for_each_line(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
       loops<T>().convolve_rows(received_.get() + (line * padded_line() + x) * channels_, grid_.taps_.back().data() + tap_margin,
                                margin_, scale ? scale + done : nullptr, coupling, from ? from + done * channels_ : nullptr,
                                rows + done * channels_, channels_, count);
@@ -99,25 +93,40 @@ class GridMessageOf final : public Message<T> {
     return buffer;
   }
 
+  // From sent_ to received_. A task is a strip: all lines along the axis, a few numbers of each.
+  void convolve_axis(Team& team, int axis, int64_t lines_inside) {
+    const int64_t length = grid_.shape_[axis], stride = lines_inside * padded_line() * channels_;
+    const Parts strips{line_ * channels_, strip_size};
+    team.run(grid_.points_ / (line_ * length) * strips.count(), [&](int64_t task) {
+      const int64_t lines = task / strips.count(), inside = lines % lines_inside, outside = lines / lines_inside;
+      const int64_t x = strips.begin(task % strips.count()), width = strips.end(task % strips.count()) - x;
+      const int64_t start = ((outside * length * lines_inside + inside) * padded_line() + margin_) * channels_ + x;
+      loops<T>().convolve_columns(sent_.get() + start, received_.get() + start, length, stride, static_cast<int>(width),
+                                  grid_.taps_[axis].data() + tap_margin, grid_.radii_[axis]);
+    });
+  }
+
+  // Calls work(line, x, count, done) for the points [begin, begin + n) of each line: `count` of them, from x on; `done` are of
+  // the lines before.
   template <class F>
-  void each_segment(int64_t begin, int64_t n, F f) const {
+  void for_each_line(int64_t begin, int64_t n, F work) const {
     for (int64_t done = 0; done < n;) {
       const int64_t line = (begin + done) / line_, x = (begin + done) % line_, count = std::min(n - done, line_ - x);
-      f(line, x, count, done);
+      work(line, x, count, done);
       done += count;
     }
   }
 
   const GridGaussian<T>& grid_;
   const int channels_;
-  const int64_t line_;
+  const int64_t line_;  // points of a line
   const int margin_;
   Buffer<T> sent_, received_;
 };
 
 template <class T>
 std::unique_ptr<Message<T>> GridGaussian<T>::message(int channels) const {
-  return std::make_unique<GridMessageOf<T>>(*this, channels);
+  return std::make_unique<GridMessage<T>>(*this, channels);
 }
 
 template class GridGaussian<float>;

@@ -1,8 +1,8 @@
-// Parallel loops over a fixed number of tasks.
+// The threads of one call, which share out a fixed number of tasks.
 //
-// A Team lives for one call into the library: no thread outlives it, so nothing is left to go wrong after fork(), and
-// worker processes start clean. Tasks are claimed dynamically, but what a task computes never depends on who runs it:
-// results are the same bits for any number of threads.
+// A Team lives for one call into the library. No thread outlives it, so a process can fork at any time between calls and
+// its children start clean. Threads claim tasks as they become free, but what a task computes does not depend on the
+// thread that runs it: results have the same bits for any number of threads.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@ class Team {
       try {
         workers_.emplace_back([this] { work(); });
       } catch (const std::system_error&) {
-        break;  // the system has no more threads to give: those that started do the work
+        break;  // the system gives no more threads: those that have started do all the work
       }
     }
   }
@@ -51,8 +51,8 @@ class Team {
   }
 
  private:
-  // A ticket is (phase, tasks in the phase, next task); claiming one is a compare-and-swap, so that a thread that
-  // wakes late can never take a task of a phase it has not seen.
+  // A ticket holds a phase, the number of its tasks and the next task. A task is claimed with a compare-and-swap of the
+  // whole ticket, so a thread that wakes late cannot claim a task of a phase that it has not seen.
   static constexpr uint64_t bits = 20, most = (uint64_t{1} << bits) - 1, stop = ~uint64_t{0};
   static uint64_t next_of(uint64_t ticket) { return ticket & most; }
   static uint64_t tasks_of(uint64_t ticket) { return (ticket >> bits) & most; }
@@ -102,7 +102,8 @@ class Team {
     }
   }
 
-  // A few microseconds of looking, then sleep: phases follow each other closely, but cores may be shared.
+  // Phases follow each other closely, so it pays to watch the value for a few microseconds. Then the thread sleeps, since
+  // other processes may need the core.
   static void pause_until_changed(const std::atomic<uint64_t>& value, uint64_t old) {
     for (int i = 0; i < 2000; ++i) {
       if (value.load(std::memory_order_relaxed) != old) return;
@@ -121,21 +122,6 @@ class Team {
   const std::function<void(int64_t)>* task_ = nullptr;
   std::mutex failure_mutex_;
   std::exception_ptr failure_;
-};
-
-// Points are worked on in fixed chunks of consecutive points, a function of their number alone.
-struct Chunks {
-  explicit Chunks(int64_t points) : points(points) {
-    const int64_t eighth = ((points + 7) / 8 + 63) / 64 * 64;
-    size = eighth < 8192 ? 8192 : eighth > 65536 ? 65536 : eighth;
-  }
-  // More threads than chunks would only wait.
-  int useful_threads(int threads) const { return count() < threads ? static_cast<int>(count()) : threads; }
-  int64_t count() const { return (points + size - 1) / size; }
-  int64_t begin(int64_t chunk) const { return chunk * size; }
-  int64_t end(int64_t chunk) const { return chunk * size + size < points ? chunk * size + size : points; }
-
-  int64_t points, size;
 };
 
 }  // namespace crfrnn

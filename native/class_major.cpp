@@ -1,0 +1,63 @@
+// Rows of points from class-major scores, and back: transposing in small squares.
+#include "loops.h"
+#include "simd.h"
+
+namespace crfrnn::CRFRNN_TARGET {
+
+// Transposes a square of S × S numbers: swaps its off-diagonal quarters, then those of the quarters, and so on.
+template <class T, int S>
+CRFRNN_INLINE void transpose_square(Vec<T, S> (&square)[S]) {
+  auto swap_quarters = [&](auto step) {
+    for (int r = 0; r < S; ++r)
+      if (!(r & step())) {
+        const auto upper = square[r], lower = square[r + step()];
+        square[r] = interleaved<step(), false, T, S>(upper, lower);
+        square[r + step()] = interleaved<step(), true, T, S>(upper, lower);
+      }
+  };
+  if constexpr (S > 4) swap_quarters(std::integral_constant<int, 4>{});
+  if constexpr (S > 2) swap_quarters(std::integral_constant<int, 2>{});
+  swap_quarters(std::integral_constant<int, 1>{});
+}
+
+template <class T>
+void rows_from_class_major(const T* scores, int64_t stride, const int* which, int classes, T pad, T* rows, int channels,
+                           int64_t n) {
+  constexpr int S = piece<T>;
+  using V = Vec<T, S>;
+  const int64_t whole = channels % S == 0 ? n / S * S : 0;
+  for (int64_t i = 0; i < whole; i += S)
+    for (int c = 0; c < channels; c += S) {
+      V square[S];
+      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(scores + which[c + k] * stride + i) : V{} + pad;
+      transpose_square<T, S>(square);
+      for (int k = 0; k < S; ++k) std::memcpy(rows + (i + k) * channels + c, &square[k], sizeof(V));
+    }
+  for (int c = 0; c < channels; ++c)
+    for (int64_t i = whole; i < n; ++i) rows[i * channels + c] = c < classes ? scores[which[c] * stride + i] : pad;
+}
+
+template <class T>
+void class_major_from_rows(const T* rows, int channels, T* scores, int64_t stride, int classes, int64_t n) {
+  constexpr int S = piece<T>;
+  using V = Vec<T, S>;
+  const int64_t whole = channels % S == 0 ? n / S * S : 0;
+  for (int64_t i = 0; i < whole; i += S)
+    for (int c = 0; c < classes; c += S) {
+      V square[S];
+      for (int k = 0; k < S; ++k) square[k] = load<V>(rows + (i + k) * channels + c);
+      transpose_square<T, S>(square);
+      for (int k = 0; k < S && c + k < classes; ++k) std::memcpy(scores + (c + k) * stride + i, &square[k], sizeof(V));
+    }
+  for (int c = 0; c < classes; ++c)
+    for (int64_t i = whole; i < n; ++i) scores[c * stride + i] = rows[i * channels + c];
+}
+
+#define CRFRNN_INSTANTIATE(T)                                                                      \
+  template void rows_from_class_major<T>(const T*, int64_t, const int*, int, T, T*, int, int64_t); \
+  template void class_major_from_rows<T>(const T*, int, T*, int64_t, int, int64_t);
+CRFRNN_INSTANTIATE(float)
+CRFRNN_INSTANTIATE(double)
+#undef CRFRNN_INSTANTIATE
+
+}  // namespace crfrnn::CRFRNN_TARGET

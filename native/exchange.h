@@ -1,0 +1,135 @@
+// The exchange of messages between points: the sum over kernels of coupling × normalised filter that every solver of the CRF
+// needs, forward or transposed.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernel.h"
+#include "rows.h"
+
+namespace crfrnn {
+
+// One Gaussian kernel of the CRF. Its messages are coupling · diag(post) K diag(pre) q.
+template <class T>
+struct Pairwise {
+  enum class Coupling { scalar, per_class, matrix };
+  const Kernel<T>* kernel;
+  const T* pre;   // N factors, or null for ones
+  const T* post;  // N factors, or null for ones
+  Coupling kind;
+  const T* coupling;  // 1, C or C × C numbers: what the scores lose per unit of message
+};
+
+// A coupling between some of the classes, multiplied by a factor and laid out for the loops: a number for each channel, or a
+// transposed matrix if an entry off the diagonal is not zero. So only those matrices cost a matrix product.
+template <class T>
+class PaddedCoupling {
+ public:
+  PaddedCoupling(const Pairwise<T>& term, int num_classes, const Classes& classes, T factor, bool transpose) {
+    using Coupling = typename Pairwise<T>::Coupling;
+    const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
+    auto entry = [&](int row, int column) {
+      const int r = classes[row], c = classes[column];
+      if (term.kind == Coupling::matrix) return factor * term.coupling[transpose ? c * num_classes + r : r * num_classes + c];
+      return r == c ? factor * term.coupling[term.kind == Coupling::scalar ? 0 : r] : T(0);
+    };
+    for (int r = 0; r < count; ++r)
+      for (int c = 0; c < count; ++c) is_diagonal_ &= r == c || entry(r, c) == T(0);
+    numbers_.assign(is_diagonal_ ? channels : channels * channels, T(0));
+    for (int r = 0; r < count; ++r) {
+      if (is_diagonal_) {
+        numbers_[r] = entry(r, r);
+      } else {
+        for (int c = 0; c < count; ++c) numbers_[c * channels + r] = entry(r, c);
+      }
+    }
+  }
+
+  bool is_diagonal() const { return is_diagonal_; }
+  const T* numbers() const { return numbers_.data(); }
+
+  // to = from − coupling · message, n rows.
+  void apply(const T* message, const T* from, T* to, int channels, int64_t n) const {
+    const auto couple = is_diagonal_ ? loops<T>().couple_diagonal : loops<T>().couple_matrix;
+    couple(numbers_.data(), message, from, to, channels, n);
+  }
+
+ private:
+  bool is_diagonal_ = true;
+  std::vector<T> numbers_;
+};
+
+// Messages between the points about some of the classes. Tiles of points send rows to every kernel, the kernels propagate
+// them, and each tile receives what arrived. The couplings are multiplied by `factor`.
+template <class T>
+class Exchange {
+ public:
+  Exchange(const std::vector<Pairwise<T>>& pairwise, int num_classes, Classes classes, T factor, bool transpose)
+      : pairwise_(pairwise), transpose_(transpose), classes_(std::move(classes)),
+        channels_(padded_channels(static_cast<int>(classes_.size()))) {
+    for (const auto& term : pairwise) {
+      messages_.push_back(term.kernel->message(channels_));
+      couplings_.emplace_back(term, num_classes, classes_, factor, transpose);
+    }
+  }
+
+  const Classes& classes() const { return classes_; }
+  int channels() const { return channels_; }
+
+  // The tiles of a chunk send in order, from the one that opens the chunk.
+  void send(const Tile& tile, const T* rows) {
+    for (std::size_t k = 0; k < messages_.size(); ++k) {
+      if (tile.opens_chunk) messages_[k]->open(tile.chunk);
+      messages_[k]->send(tile.begin, tile.n, rows, of_tile(transpose_ ? pairwise_[k].post : pairwise_[k].pre, tile));
+    }
+  }
+
+  void propagate(Team& team) {
+    for (const auto& message : messages_) message->propagate(team, transpose_);
+  }
+
+  void stop_sending() {
+    for (const auto& message : messages_) message->stop_sending();
+  }
+
+  // to = from − Σ_k coupling_k · message_k. `spare` is memory for the rows of a tile.
+  void receive(const Tile& tile, const T* from, T* to, T* spare) const {
+    if (messages_.empty()) std::copy_n(from, tile.n * channels_, to);
+    for (std::size_t k = 0; k < messages_.size(); ++k, from = to) {
+      if (couplings_[k].is_diagonal()) {
+        messages_[k]->receive(tile.begin, tile.n, to, received_scale(k, tile), couplings_[k].numbers(), from);
+      } else {
+        receive_one(k, tile, spare);
+        couple(k, tile, spare, from, to);
+      }
+    }
+  }
+
+  // rows = message_k, before its coupling.
+  void receive_one(std::size_t k, const Tile& tile, T* rows) const {
+    messages_[k]->receive(tile.begin, tile.n, rows, received_scale(k, tile), nullptr, nullptr);
+  }
+
+  // to = from − coupling_k · message.
+  void couple(std::size_t k, const Tile& tile, const T* message, const T* from, T* to) const {
+    couplings_[k].apply(message, from, to, channels_, tile.n);
+  }
+
+ private:
+  static const T* of_tile(const T* factors, const Tile& tile) { return factors ? factors + tile.begin : nullptr; }
+  const T* received_scale(std::size_t k, const Tile& tile) const {
+    return of_tile(transpose_ ? pairwise_[k].pre : pairwise_[k].post, tile);
+  }
+
+  const std::vector<Pairwise<T>>& pairwise_;
+  const bool transpose_;
+  const Classes classes_;
+  const int channels_;
+  std::vector<std::unique_ptr<Message<T>>> messages_;
+  std::vector<PaddedCoupling<T>> couplings_;
+};
+
+}  // namespace crfrnn

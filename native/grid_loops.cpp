@@ -1,0 +1,91 @@
+// Convolutions: the loops of the grid Gaussian.
+#include "epilogue.h"
+#include "loops.h"
+#include "simd.h"
+
+namespace crfrnn::CRFRNN_TARGET {
+
+// Four outputs share every row of input that is read. Their taps lie `spacing` apart, between zeros on both sides.
+template <class R, class T>
+CRFRNN_INLINE void convolve4(const T* in, int64_t stride, const T* taps, int spacing, int inputs, R (&sums)[4]) {
+  for (R& sum : sums) sum = R::zero();
+  for (int k = 0; k < inputs; ++k) {
+    const R row = R::read(in + k * stride);
+    for (int j = 0; j < 4; ++j) sums[j].add(row, taps[k - j * spacing]);
+  }
+}
+
+template <class T>
+void convolve_columns(const T* in, T* out, int64_t n, int64_t stride, int width, const T* taps, int radius) {
+  constexpr int L = lanes<T>;
+  for (int64_t y = 0; y < n; y += 4) {
+    const int64_t first = y > radius ? y - radius : 0, last = y + 3 + radius < n ? y + 3 + radius : n - 1;
+    const T* aligned_taps = taps + (first - (y - radius));
+    auto convolve_four = [&](auto size, int x) {
+      if (size() == 2 * L && last + 4 < n)
+        for (int j = 1; j <= 4; ++j)  // the rows of the next four outputs
+          for (int line_start = 0; line_start < 2 * L; line_start += line<T>) {
+            prefetch(in + (last + j) * stride + x + line_start);
+            prefetch_to_write(out + (y + 3 + j) * stride + x + line_start);
+          }
+      Row<T, size()> sums[4];
+      convolve4(in + first * stride + x, stride, aligned_taps, 1, static_cast<int>(last - first + 1), sums);
+      for (int64_t j = 0; j < 4 && y + j < n; ++j) sums[j].write(out + (y + j) * stride + x);
+    };
+    int x = 0;
+    for (; x + 2 * L <= width; x += 2 * L) convolve_four(std::integral_constant<int, 2 * L>{}, x);
+    for (; x < width; ++x) convolve_four(std::integral_constant<int, 1>{}, x);
+  }
+}
+
+constexpr int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(b, a % b); }
+
+template <class T>
+void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
+                   int channels, int64_t n) {
+  for_widths(channels, [&](auto width, int first) {
+    // Points are taken together until their channels fill whole vectors. This needs rows without gaps between them.
+    constexpr int W = width(), together = lanes<T> / common_divisor(lanes<T>, W);
+    const Epilogue<T, W> finish{scale, coupling, from, rows, channels, first};
+    const int inputs = 2 * radius + 1;
+    int64_t i = 0;
+    alignas(64) T points[4 * together * W];
+    auto convolve = [&](auto group, auto outputs) {
+      constexpr int G = group();
+      using R = Row<T, G * W>;
+      for (; i + G * outputs() <= n; i += G * outputs()) {
+        const T* start = in + i * channels + first;
+        for (int k = 0; k < G * outputs(); ++k) prefetch_next_tile(start + (2 * radius + k) * channels, channels, W);
+        if constexpr (outputs() == 4) {
+          R sums[4];
+          convolve4(start, channels, taps, G, inputs + 3 * G, sums);
+          for (int j = 0; j < 4; ++j) sums[j].write(points + j * G * W);
+        } else {
+          R sum = R::zero();
+          for (int k = 0; k < inputs; ++k) sum.add(R::read(start + k * channels), taps[k]);
+          sum.write(points);
+        }
+        for (int k = 0; k < G * outputs(); ++k) finish(i + k, Row<T, W>::read(points + k * W));
+      }
+    };
+    constexpr std::integral_constant<int, 1> one;
+    constexpr std::integral_constant<int, 4> four;
+    if constexpr (together == 1) convolve(one, four);
+    if constexpr (together > 1) {
+      if (channels == W) {
+        if constexpr (together == 2) convolve(std::integral_constant<int, 2>{}, four);
+        convolve(std::integral_constant<int, together>{}, one);
+      }
+    }
+    convolve(one, one);
+  });
+}
+
+#define CRFRNN_INSTANTIATE(T)                                                            \
+  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int); \
+  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);
+CRFRNN_INSTANTIATE(float)
+CRFRNN_INSTANTIATE(double)
+#undef CRFRNN_INSTANTIATE
+
+}  // namespace crfrnn::CRFRNN_TARGET

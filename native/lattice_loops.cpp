@@ -1,0 +1,109 @@
+// Splat, gather, blur and slice: the loops of the lattice.
+#include "epilogue.h"
+#include "loops.h"
+#include "simd.h"
+
+namespace crfrnn::CRFRNN_TARGET {
+
+// How many points or vertices ahead rows are fetched. Their places are known, but scattered.
+constexpr int ahead = 8;
+
+// Calls f(corners), with a constant for the 5 features of a colour photo.
+template <class F>
+CRFRNN_INLINE void with_corners(int corners, F f) {
+  if (corners == 6) return f(std::integral_constant<int, 6>{});
+  f(corners);
+}
+
+template <class T>
+void splat(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, int corners_given, const T* rows, const T* scale,
+           int channels, int64_t n) {
+  with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
+    for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
+      const Planes<T, width()> planes(sums, count, first);
+      for (int64_t i = 0; i < n; ++i) {
+        if (planes.beyond(16 << 20) && i + ahead < n)
+          for (int k = 0; k < corners; ++k) planes.fetch(sum_rows[(i + ahead) * corners + k]);
+        auto row = Row<T, width()>::read(rows + i * channels + first);
+        if (scale) row.scale(scale[i]);
+        for (int k = 0; k < corners; ++k) {
+          const int32_t r = sum_rows[i * corners + k];
+          auto sum = planes.read(r);
+          sum.add(row, weights[i * corners + k]);
+          planes.write(r, sum);
+        }
+      }
+    });
+  });
+}
+
+template <class T>
+void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners_given, T factor,
+           const T* scale, const T* coupling, const T* from, T* rows, int channels, int64_t n) {
+  with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
+    for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
+      using R = Row<T, width()>;
+      const Planes<T, width()> planes(const_cast<T*>(values), count, first);
+      const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};
+      for (int64_t i = 0; i < n; ++i) {
+        if (planes.beyond(1 << 20) && i + ahead < n)
+          for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
+        R sum = R::zero();
+        for (int k = 0; k < corners; ++k) sum.add(planes.read(vertices[i * corners + k]), weights[i * corners + k]);
+        finish(i, sum, factor);
+      }
+    });
+  });
+}
+
+template <class T>
+void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
+            int channels) {
+  for_widths(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    const Planes<T, width()> from(const_cast<T*>(sums), sums_count, first), to(values, count, first);
+    int64_t v = vertex;
+    R sum = R::zero();
+    for (int64_t i = 0; i < length; ++i) {  // where a vertex ends cannot be predicted, so there is no branch on it
+      const int32_t row = rows[i], last = row >> 31;
+      if (from.beyond(1 << 20) && i + 2 * ahead < length) from.fetch(rows[i + 2 * ahead] ^ (rows[i + 2 * ahead] >> 31));
+      sum.add(from.read(row ^ last));
+      to.write(v, sum);
+      v -= last;
+      sum.scale(T(1 + last));
+    }
+  });
+}
+
+template <class T>
+void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int channels) {
+  if (length == 0) return;
+  for_widths(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    const Planes<T, width()> planes(values, count, first);
+    R before = R::zero(), here = planes.read(chain[0]);
+    for (int64_t i = 0; i + 1 < length; ++i) {  // no branch on where a chain ends: a link that is not there weighs 0
+      const int32_t v = chain[i], last = v >> 31, following = chain[i + 1];
+      if (planes.beyond(1 << 20) && i + 2 * ahead < length) planes.fetch(chain[i + 2 * ahead] ^ (chain[i + 2 * ahead] >> 31));
+      const R next = planes.read(following ^ (following >> 31));
+      const T link = T(0.5) * T(1 + last);
+      before.add(here), before.add(next, link);
+      planes.write(v ^ last, before);
+      before = here, before.scale(link);
+      here = next;
+    }
+    before.add(here);
+    planes.write(~chain[length - 1], before);
+  });
+}
+
+#define CRFRNN_INSTANTIATE(T)                                                                                                  \
+  template void splat<T>(T*, int64_t, const int32_t*, const T*, int, const T*, const T*, int, int64_t);                        \
+  template void slice<T>(const T*, int64_t, const int32_t*, const T*, int, T, const T*, const T*, const T*, T*, int, int64_t); \
+  template void gather<T>(T*, int64_t, const T*, int64_t, const int32_t*, int64_t, int64_t, int);                              \
+  template void blur<T>(T*, int64_t, const int32_t*, int64_t, int);
+CRFRNN_INSTANTIATE(float)
+CRFRNN_INSTANTIATE(double)
+#undef CRFRNN_INSTANTIATE
+
+}  // namespace crfrnn::CRFRNN_TARGET

@@ -1,0 +1,106 @@
+// Messages through a lattice: splat, blur and slice, equation (9), and their transpose.
+#include <algorithm>
+#include <cmath>
+
+#include "lattice.h"
+
+namespace crfrnn {
+namespace {
+
+template <class T>
+class LatticeMessage final : public Message<T> {
+ public:
+  LatticeMessage(const LatticeArrays<T>& lattice, int channels)
+      : lattice_(lattice), channels_(channels), rows_(lattice.chunk_sums.back() + 1), sums_(rows_ * channels),
+        values_(lattice.num_vertices * channels) {
+    clear(rows_ - 1, rows_);  // the row of the vertices that no point touches
+  }
+
+  void open(int64_t chunk) override { clear(lattice_.chunk_sums[chunk], lattice_.chunk_sums[chunk + 1]); }
+
+  void send(int64_t begin, int64_t n, const T* rows, const T* scale) override {
+    const int64_t at = begin * lattice_.corners;
+    loops<T>().splat(sums_.get(), rows_, &lattice_.corner_sum[at], &lattice_.corner_weight[at], lattice_.corners, rows, scale,
+                     channels_, n);
+  }
+
+  void stop_sending() override { sums_ = {}; }
+
+  // Each direction's blur is symmetric, so the transpose of all of them is the reverse order.
+  void propagate(Team& team, bool transpose) override {
+    if (transpose) {
+      blur_transposed(team);
+    } else {
+      blur_forward(team);
+    }
+  }
+
+  void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
+    const int64_t at = begin * lattice_.corners;
+    const T factor = T(1) / (T(1) + std::ldexp(T(1), -lattice_.d));
+    loops<T>().slice(values_.get(), lattice_.num_vertices, &lattice_.corner_vertex[at], &lattice_.corner_weight[at],
+                     lattice_.corners, factor, scale, coupling, from, rows, channels_, n);
+  }
+
+ private:
+  void blur_forward(Team& team) {
+    const int d = lattice_.d;
+    team.run(num_slabs(), [&](int64_t slab) {  // all that stays inside a slab, while the slab is in the cache
+      gather(slab);
+      for (int j = 0; j < d - 1; ++j) blur(j, slab);
+    });
+    team.run(num_slabs(), [&](int64_t slab) { blur(d - 1, slab); });
+    team.run(num_slabs(), [&](int64_t slab) { blur(d, slab); });
+  }
+
+  void blur_transposed(Team& team) {
+    const int d = lattice_.d;
+    team.run(num_slabs(), [&](int64_t slab) { gather(slab); });
+    team.run(num_slabs(), [&](int64_t slab) { blur(d, slab); });
+    team.run(num_slabs(), [&](int64_t slab) { blur(d - 1, slab); });
+    team.run(num_slabs(), [&](int64_t slab) {
+      for (int j = d - 2; j >= 0; --j) blur(j, slab);
+    });
+  }
+
+  int64_t num_slabs() const { return static_cast<int64_t>(lattice_.slabs.size()) - 1; }
+
+  // The values of the vertices of a slab from the sums of the chunks.
+  void gather(int64_t slab) {
+    const int64_t begin = lattice_.slab_sums[slab], end = lattice_.slab_sums[slab + 1];
+    loops<T>().gather(values_.get(), lattice_.num_vertices, sums_.get(), rows_, lattice_.vertex_sums.get() + begin, end - begin,
+                      lattice_.slabs[slab], channels_);
+  }
+
+  void blur(int direction, int64_t slab) {
+    const auto& [list, slab_begins] = lattice_.chains[direction];
+    const int64_t begin = slab_begins[slab], end = slab_begins[slab + 1];
+    loops<T>().blur(values_.get(), lattice_.num_vertices, list.get() + begin, end - begin, channels_);
+  }
+
+  // Sets rows [begin, end) of the sums to zero. They are kept in planes (simd.h).
+  void clear(int64_t begin, int64_t end) {
+    constexpr int line = 64 / sizeof(T);
+    for (int first = 0; first < channels_; first += line) {
+      const int width = std::min(line, channels_ - first);
+      std::fill(&sums_[first * rows_ + begin * width], &sums_[first * rows_ + end * width], T(0));
+    }
+  }
+
+  const LatticeArrays<T>& lattice_;
+  const int channels_;
+  const int64_t rows_;  // of sums
+  Buffer<T> sums_, values_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Message<T>> Lattice<T>::message(int channels) const {
+  return std::make_unique<LatticeMessage<T>>(arrays_, channels);
+}
+
+template std::unique_ptr<Message<float>> Lattice<float>::message(int) const;
+template std::unique_ptr<Message<double>> Lattice<double>::message(int) const;
+
+}  // namespace crfrnn
