@@ -17,7 +17,7 @@ class Ability(Enum):
     GRID = auto()
     LATTICE = auto()
     EXACT = auto()
-    OWN_KERNEL = auto()
+    OWN_KERNEL = auto()  # a function of the framework's tensors
     CLASS_THRESHOLD = auto()
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()

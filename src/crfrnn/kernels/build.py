@@ -10,7 +10,7 @@ from crfrnn.arrays import Array, Shape, check_finite, num_points
 from crfrnn.crf import Bilateral, Exact, Given, Grid, Kernel, Lattice
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.exact import ExactGaussian
-from crfrnn.kernels.features import feature_rows
+from crfrnn.kernels.features import feature_rows, given_count
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
 from crfrnn.memory import exact_bytes, lattice_bytes
@@ -96,7 +96,7 @@ def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
     if isinstance(kernel.features, Bilateral) and guide.image is not None:
         count += guide.image.shape[-1]
     elif isinstance(kernel.features, Given):
-        count = int(np.shape(guide.given[kernel.features.name])[-1])
+        count = given_count(kernel.features.name, guide.given, guide.grid)
     if isinstance(kernel.filter, Exact):
         return exact_bytes(points, count, itemsize)
     assert isinstance(kernel.filter, Lattice)

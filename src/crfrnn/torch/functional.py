@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Exact, Lattice, Normalization, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, Lattice, Normalization, Spatial, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
@@ -84,6 +84,11 @@ def mean_field(
         for name, theta in (("theta_alpha", theta_alpha), ("theta_beta", theta_beta), ("theta_gamma", theta_gamma))
         if theta is not None
     }
+    if thetas:
+        known = {name for kernel in crf.kernels for name in thetas_of(kernel.features)}
+        for name in thetas:
+            if name not in known:
+                raise ValueError(f"no kernel has {name}; they have {', '.join(sorted(known)) or 'no deviations'}")
     weights = {"spatial": spatial_weight, "bilateral": bilateral_weight}
     crf, weights_of_kernels = _weighted(crf, weights)
     return refine(
@@ -99,7 +104,10 @@ def mean_field(
 
 def _weighted(crf: CRF, weights: Mapping[str, Any]) -> tuple[CRF, list[Any]]:
     """The CRF without kernels that have weight 0, and the weight of each, with those given by name in their place."""
-    given = [name for name in crf.names if weights.get(name) is not None]
+    given = [name for name, weight in weights.items() if weight is not None]
+    for name in given:
+        if name not in crf.names:
+            raise ValueError(f"{name}_weight has no kernel {name!r}; there are {', '.join(crf.names) or 'none'}")
     if not given:
         return crf.active, [kernel.weight for kernel in crf.active.kernels]
     pairs = [(kernel, weights.get(name)) for name, kernel in zip(crf.names, crf.kernels, strict=True)]
