@@ -82,9 +82,14 @@ def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
         return None
     name = kernel.features.name
     if name not in given:
-        there = f"; there is {', '.join(map(repr, given))}" if given else ""
-        raise ValueError(f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}")
+        raise ValueError(missing(name, given))
     return given[name] if hasattr(given[name], "filter") else None
+
+
+def missing(name: str, given: Mapping[str, Any]) -> str:
+    """What to say where a call gave nothing under a name."""
+    there = f"; there is {', '.join(map(repr, given))}" if given else ""
+    return f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}"
 
 
 def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
