@@ -141,9 +141,7 @@ def test_a_kernel_of_ones_own(rng, dtype, normalization):
     assert refined.dtype == dtype
     assert_close(refined.reshape(4, -1), reference.softmax(logits), tolerance(dtype).mean_field)
     cotangent = rng.normal(size=unary.shape)
-    ours = crfrnn.pairwise_terms(
-        None, crf, shape=SPATIAL, mask=one.mask, given={"own": Own(matrix)}, dtype=dtype
-    )
+    ours = crfrnn.pairwise_terms(None, crf, shape=SPATIAL, mask=one.mask, given={"own": Own(matrix)}, dtype=dtype)
     refined, kept = mean_field_with_marginals(one.logits, ours, iterations=3, **options)
     assert refined.dtype == dtype
     gradients = mean_field_vjp(cotangent.reshape(one.logits.shape), kept, ours, **options)

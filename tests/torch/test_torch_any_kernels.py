@@ -206,9 +206,7 @@ def test_compiled_and_exported(rng, place, name):
         return [refined.detach(), unary.grad, *(p.grad for p in layer.parameters() if p.grad is not None)]
 
     expected = results(layer)
-    for ours, theirs in zip(
-        results(torch.compile(layer, fullgraph=True, backend="aot_eager")), expected, strict=True
-    ):
+    for ours, theirs in zip(results(torch.compile(layer, fullgraph=True, backend="aot_eager")), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     exported = torch.export.export(layer, (logits, image, mask, None, features)).module()
     torch.testing.assert_close(exported(logits, image, mask, None, features).detach(), expected[0])

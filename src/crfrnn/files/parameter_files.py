@@ -128,12 +128,25 @@ def load_parameters(path: Path | str) -> CRFParameters | CRF:
 
 def _load_crf(path: Path, content: Mapping[str, Any]) -> CRF:
     try:
+        _refuse_booleans(content)
         crf = decoded({"type": CRF.__name__, **content})
         if not isinstance(crf, CRF):
             raise ValueError(f"type={content['type']!r} must be 'CRF'")
         return crf
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _refuse_booleans(content: Any, key: str = "") -> None:
+    """Python would take true for 1."""
+    if isinstance(content, bool):
+        raise ValueError(f"{key}={json.dumps(content)} must be a number, or a list of numbers")
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _refuse_booleans(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_booleans(value, key)
 
 
 def require_defaults(parameters: CRFParameters, known: Sequence[str], what: str) -> None:
