@@ -8,7 +8,7 @@ checked, compared, hashed, saved, loaded and handed to every backend without ano
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from itertools import chain, count
@@ -227,15 +227,19 @@ class CRF:
 
         Raises: TypeError or ValueError: if no kernel has one of that name, or for wrong deviations.
         """
-        known = dict.fromkeys(name for kernel in self.kernels for name in thetas_of(kernel.features))
-        for name in thetas:
-            if name not in known:
-                raise ValueError(f"no kernel has {name}; they have {', '.join(known) or 'no deviations'}")
+        self.require_thetas(thetas)
         kernels = []
         for kernel in self.kernels:
             changes = {name: thetas[name] for name in thetas_of(kernel.features) if name in thetas}
             kernels.append(replace(kernel, features=replace(kernel.features, **changes)))  # type: ignore[arg-type]
         return replace(self, kernels=kernels)
+
+    def require_thetas(self, names: Iterable[str]) -> None:
+        """Raise a ValueError unless some kernel has a deviation of each of these names."""
+        known = dict.fromkeys(name for kernel in self.kernels for name in thetas_of(kernel.features))
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no kernel has {name}; they have {', '.join(known) or 'no deviations'}")
 
     def in_pixels(self, spacing: float | Sequence[float], axes: int) -> "CRF":
         """The same with deviations of positions, given in the unit of the spacing, in pixels along each axis.
@@ -285,15 +289,10 @@ def decoded(value: Any) -> Any:
     for key in content:
         if key not in known:
             raise ValueError(f"{kind} has no {key!r}; it has {', '.join(known) or 'no fields'}")
-    missing = [each.name for each in fields(_TYPES[kind]) if each.init and _is_required(each)]
-    for name in missing:
-        if name not in content:
-            raise ValueError(f"{kind} needs {name!r}")
+    for each in fields(_TYPES[kind]):
+        if each.init and each.default is MISSING and each.name not in content:
+            raise ValueError(f"{kind} needs {each.name!r}")
     return _TYPES[kind](**content)
-
-
-def _is_required(each: Any) -> bool:
-    return each.default is MISSING and each.default_factory is MISSING
 
 
 @lru_cache(maxsize=256)

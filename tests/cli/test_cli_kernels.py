@@ -157,5 +157,5 @@ def test_contrast_without_a_kernel_that_has_it(one, capsys):
 
 def test_the_search_is_for_two_kernels(one, capsys):
     written(CRFS["three"])
-    assert main("tune . -o q.json --scores . --parameters p.json".split()) != 0
+    assert main(["tune", ".", "-o", "q.json", "--scores", ".", "--parameters", "p.json"]) != 0
     assert "a spatial and a bilateral kernel" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def truth(
     solver, found, gradients, couplings = crf.solver, [], [], []
     for index in range(len(given.logits)):
         one = given.item(index)
-        classes, *spatial = one.logits.shape
+        classes = len(one.logits)
         terms = _terms(crf, one, weights, spacing)
         arguments = {"compatibility": compatibility, "damping": solver.damping}
         unary = one.logits.reshape(classes, -1)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Exact, Features, Given, Lattice, Normalization, Spatial, thetas_of
+from crfrnn.crf import CRF, Bilateral, Exact, Given, Lattice, Normalization, Spatial, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
@@ -85,11 +85,7 @@ def mean_field(
         for name, theta in (("theta_alpha", theta_alpha), ("theta_beta", theta_beta), ("theta_gamma", theta_gamma))
         if theta is not None
     }
-    if thetas:
-        known = {name for kernel in crf.kernels for name in thetas_of(kernel.features)}
-        for name in thetas:
-            if name not in known:
-                raise ValueError(f"no kernel has {name}; they have {', '.join(sorted(known)) or 'no deviations'}")
+    crf.require_thetas(thetas)
     weights = {"spatial": spatial_weight, "bilateral": bilateral_weight}
     crf, weights_of_kernels = _weighted(crf, weights)
     return refine(
@@ -246,11 +242,16 @@ def _asked(
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
-    given = ((f"given[{name!r}]", own, Given(name)) for name, own in inputs.given.items())
-    for name, tensor, read in (("image", inputs.image, Bilateral), ("mask", inputs.mask, Features), *given):
+    image_on_lattices = any(isinstance(each, Bilateral) for each in on_lattices)
+    given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
+    for name, tensor, on_a_lattice in (
+        ("image", inputs.image, image_on_lattices),
+        ("mask", inputs.mask, bool(on_lattices)),
+        *given,
+    ):
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)
-            if any(each == read if isinstance(read, Given) else isinstance(each, read) for each in on_lattices):
+            if on_a_lattice:
                 asked[Ability.GRADIENT_THROUGH_LATTICE] = NO_GRADIENT.format(name=name)
     for name in thetas:
         asked[Ability.GRADIENT_TO_GUIDE] = f"{name} as a tensor needs parameters with filter='exact'"
