@@ -23,7 +23,7 @@ from crfrnn.cli.outputs import (
 )
 from crfrnn.cli.usage import UsageError
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.crf import CRF
+from crfrnn.crf import CRF, Given
 from crfrnn.files.photos import stem_of, suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import tile_bytes
@@ -118,6 +118,12 @@ class Refinement:
         for option, number in (("--threads", self.threads), ("--num-classes", self.num_classes)):
             if number is not None and number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
+        for kernel in self.crf.active.kernels:
+            if isinstance(kernel.features, Given):
+                raise UsageError(
+                    f"the kernel over {kernel.features} needs features, which files do not give: call "
+                    f"crfrnn.refine(…, given={{{kernel.features.name!r}: …}}) in Python"
+                )
         if self.device is not None and self.tiling is not None:
             raise UsageError("--device does not go with tiles: leave out --tile, --memory and --overlap")
 
