@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from crfrnn.models import Segmenter, attach
-from crfrnn.resize import resize_scores
+from crfrnn.files.resize import resize_scores
 
 STEPS = 20
 HEIGHT, WIDTH = 150, 225
