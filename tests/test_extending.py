@@ -157,6 +157,8 @@ def check_backend(page) -> None:
     close(ours[1][0], theirs[1][0])
     with pytest.raises(page["UnsupportedError"], match=r"Lattice\(\) is not available"):
         page["able"]([page["dense"]], page["asked_by"](page["crf"]), "this example")
+    with pytest.raises(page["UnsupportedError"], match="Tempered is not available"):
+        page["able"]([page["dense"]], page["asked_by"](page["soft"]), "this example")
 
 
 def check_jax(page) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from crfrnn.crf import CRF, Exact, Given, Lattice, Normalization, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
+from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import missing
 from crfrnn.numbers import in_pixels, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
@@ -230,7 +230,7 @@ def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
 
 def _asked(
     crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
-) -> dict[Ability, str]:
+) -> dict[Asked, str]:
     """What a call asks of a backend, and how to say that it is not to be had."""
     asked = asked_by(crf)
     on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
