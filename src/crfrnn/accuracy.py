@@ -125,7 +125,7 @@ def filter_accuracy(
 def shrunk(
     scores: Any, image: Any, parameters: CRFParameters | CRF, longest_side: int, input: Input = "logits"
 ) -> tuple[Any, NDArray[Any], CRFParameters | CRF]:
-    """A photo and its scores made smaller, with θ_α and θ_γ as much smaller; as they are if they are small enough.
+    """A photo and its scores reduced in size, and θ_α and θ_γ with them; unchanged if they are small enough.
 
     Args:
         scores: (C, H, W), or labels (H, W).
@@ -170,7 +170,7 @@ def _labels(probabilities: Array) -> NDArray[Any]:
 
 
 def _timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """The result and the seconds of a call, the fastest of some if it is quick."""
+    """The result of a call and its seconds. A quick call is repeated, and the fastest time counts."""
     fastest = np.inf
     for _ in range(REPEATS):
         start = time.perf_counter()

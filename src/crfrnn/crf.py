@@ -76,7 +76,7 @@ class Bilateral(Features):
 
 @dataclass(frozen=True)
 class Given(Features):
-    """The caller's own, which every call hands over under this name as `given={name: …}`.
+    """Features or a kernel of the caller's own, which every call gives under this name as `given={name: …}`.
 
     Either features, divided by their deviations, for which the filter counts; or the kernel itself, a linear map of
     values between points, for which it does not.
@@ -265,7 +265,7 @@ _TYPES = {each.__name__: each for each in (CRF, Kernel, Spatial, Bilateral, Give
 
 
 def thetas_of(features: Features) -> Iterator[str]:
-    """The names of its deviations."""
+    """The names of the deviations of features."""
     return (each.name for each in fields(features) if each.name.startswith("theta_"))  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from crfrnn.files.progress import progress
 EXAMPLES = ("chelsea", "astronaut", "coffee")
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")
 COLOURS = ((240, 190, 40), (40, 130, 240), (0, 180, 130), (150, 90, 240), (230, 90, 60), (220, 80, 170))
-"""Of the classes that occur, in their order; the background is the dimmed photo."""
+"""Colours of the classes that occur, in their order. The background is the dimmed photo."""
 CELL_WIDTH = 480
 GAP = 12
 TITLE_HEIGHT = 44

@@ -77,7 +77,7 @@ def _system_memory() -> int | None:
 
 
 def _cgroup_memory() -> int | None:
-    """What a container's limit leaves, by version 2 of control groups; None without a limit, which is not a number."""
+    """What a container's limit leaves, by version 2 of control groups; None where there is no limit."""
     try:
         return int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
     except (OSError, ValueError):

@@ -25,11 +25,11 @@ except ImportError as error:
 from crfrnn.models import Model, Segmenter, load_model
 
 LONGEST_SIDE = 500
-"""Of the photo that a network sees, in pixels: that of the original CRF-RNN."""
+"""The longest side of the photo that a network sees, in pixels: that of the original CRF-RNN."""
 LEVELS = 255
 DEEP_LEVELS = 65535
 STRIP_SIZE = 4_000_000
-"""Numbers that are enlarged at a time."""
+"""How many numbers are enlarged at a time."""
 CHANNELS = {1: "grey", 2: "grey and opacity", 3: "RGB", 4: "RGB and opacity"}
 
 
@@ -89,7 +89,7 @@ def segment(
 
 
 def image_batch(photo: NDArray[np.uint8], segmenter: Segmenter) -> torch.Tensor:
-    """An RGB photo (H, W, 3) as segmenters take it, where this one lies: (1, 3, H, W) float32, 0-255."""
+    """An RGB photo (H, W, 3) as segmenters take it, on the device of this one: (1, 3, H, W) float32, 0-255."""
     device = next((parameter.device for parameter in segmenter.parameters()), None)
     return torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))[None]).float().to(device)
 
@@ -189,7 +189,7 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
 
 @contextmanager
 def _unlimited_pixels() -> Iterator[None]:
-    """Pillow's limit on the size of images lifted: `require_memory` takes its place."""
+    """Without Pillow's limit on the size of images: `require_memory` takes its place."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:

@@ -268,7 +268,7 @@ def _search(
     trials: int,
     seed: int,
 ) -> optuna.Study:
-    """Trials of factors of the start's values; the first is the start itself."""
+    """Trials of factors by which the start's values are multiplied. The first trial is the start itself."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -75,7 +75,7 @@ def refine_folder(
 
 
 class Memory:
-    """Memory that threads share: each waits until there is as much as it takes, or all of it."""
+    """Memory that threads share: each waits until as much as it needs is free, or all of it."""
 
     def __init__(self, total: int) -> None:
         self.total = self._free = total

@@ -146,7 +146,7 @@ def stretch(scores: NDArray[Any], image: NDArray[Any], square: bool) -> tuple[ND
 
 
 def _volume_scores(values: NDArray[Any], input: ScoresInput | None) -> tuple[NDArray[Any], ScoresInput]:
-    """Voxels of a NIfTI file as scores: (C, Z, Y, X) of classes; of fewer axes labels if whole, else one channel.
+    """Voxels of a NIfTI file as scores (C, Z, Y, X), or with fewer axes as labels if whole, otherwise as one channel.
 
     Whole numbers saved in floating point are as common as labels in integers.
     """

@@ -32,7 +32,7 @@ from crfrnn.refine import label_dtype, refine
 from crfrnn.tiles import Tile, class_count, refine_tiled, resident_bytes
 
 CONTRAST_SIDE = 2000
-"""Pixels along each axis in the middle of an image to be tiled of which the contrast is measured."""
+"""The contrast of an image that is tiled is measured in its middle, on this many pixels along each axis."""
 PROCESS_BYTES = 120_000_000
 """What Python and its libraries take by themselves."""
 
@@ -59,7 +59,7 @@ class Tiling:
             raise UsageError(f"--memory must be above {PROCESS_BYTES // 10**6} MB, which Python takes by itself")
 
     def memory_left(self, held: int) -> int | None:
-        """What is left of the memory for tiles beside Python and arrays that are read or written at once."""
+        """The memory that is left for tiles besides Python and the arrays that are read or written as a whole."""
         if self.memory is None:
             return None
         left = self.memory - PROCESS_BYTES - held
@@ -150,7 +150,7 @@ class Refinement:
         return tile_bytes(points, classes, axes + math.prod(pair.image.shape[axes:]), itemsize)
 
     def _fitted(self, pair: Pair) -> tuple[Refinement, str]:
-        """This with the spacing and the contrast of a pair, and a remark on them."""
+        """The same refinement with the spacing and the contrast of a pair, and a remark on them."""
         crf, remark, axes = self.crf, "", len(pair.grid)
         spacing = None if self.spacing is None else per_axis(self.spacing, axes, "spacing", "spatial axes")
         if spacing is None and pair.geometry is not None:

@@ -25,7 +25,7 @@ from crfrnn.data.segmentation import Sample
 from crfrnn.files.classes import VOID
 
 PADDING = 127.0
-"""The grey around a photo."""
+"""The grey level that fills the space around a photo."""
 
 
 class Example(NamedTuple):

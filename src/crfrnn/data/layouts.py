@@ -9,7 +9,7 @@ from pathlib import Path
 from crfrnn.files.photos import IMAGE_SUFFIXES
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-"""Of formats that keep class ids as they are."""
+"""The suffixes of formats that keep class ids as they are."""
 
 NAMES_SHOWN = 3
 

@@ -11,7 +11,7 @@ from crfrnn.evaluation.metrics import iou_of_classes
 RESAMPLES = 2000
 LEVEL = 0.95
 BLOCK = 50
-"""Resamples whose confusion matrices are held at a time."""
+"""How many resamples have their confusion matrices in memory at a time."""
 
 
 def gain_interval(before: Tensor, after: Tensor, seed: int = 0) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from crfrnn.files.classes import ClassSet
 from crfrnn.files.legend import INK, PAPER, draw_legend, tinted_photo
 
 CELL = 320
-"""Width of a picture, and its greatest height, in pixels."""
+"""The width of a picture and its largest height, in pixels."""
 GAP = 12
 TITLE_HEIGHT = 40
 CAPTION_HEIGHT = 30

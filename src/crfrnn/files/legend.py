@@ -13,7 +13,7 @@ from crfrnn.files.palette import tinted, voc_palette
 
 OPACITY = 0.55
 LONGEST_SIDE = 1600
-"""Of an overlay's photo, in pixels; larger ones are shown smaller."""
+"""The longest side of the photo in an overlay, in pixels; larger photos are reduced to it."""
 PAPER = (255, 255, 255)
 INK = (34, 34, 34)
 FONT_SIZE = 18

@@ -24,7 +24,7 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG_QUALITY = 90
 BITS_PER_SAMPLE = 258
-"""The TIFF tag."""
+"""The number of the TIFF tag."""
 
 
 def suffix_of(path: Path) -> str:

@@ -19,7 +19,7 @@ from crfrnn.files.photos import replacing
 CHANNEL_AXES = "SC"
 """What tifffile calls an axis that holds channels: samples of a pixel, or channels."""
 BIG_BYTES = 2**32 - 2**25
-"""From here on a file is written as BigTIFF."""
+"""Files of at least this many bytes are written as BigTIFF."""
 GREY_OR_RGB = (0, 1, 2)
 """The photometric interpretations white is zero, black is zero and RGB."""
 

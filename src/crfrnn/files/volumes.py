@@ -20,9 +20,9 @@ from crfrnn.arrays import Shape
 from crfrnn.files.photos import replacing, suffix_of
 
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
-"""Of the units of length that NIfTI knows; a file that names none is in millimetres."""
+"""Millimetres in each unit of length that NIfTI knows. A file without a unit is taken to be in millimetres."""
 GRID_TOLERANCE = 0.1
-"""How far apart two files may put a corner of the volume and be on the same grid, in voxels."""
+"""How far apart two files on the same grid may place a corner of the volume, in voxels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from crfrnn.files.photos import read_photo
 
 SIZE = 500
 BGR_MEAN = (103.939, 116.779, 123.68)
-"""Of ImageNet, in levels 0-255."""
+"""The mean of ImageNet, in levels 0-255."""
 
 
 def get_preprocessed_image(file_name: Path | str) -> tuple[NDArray[np.float32], int, int]:

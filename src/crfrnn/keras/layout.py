@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 Sizes: TypeAlias = Sequence[Any]
-"""A shape; whatever is no int, such as None or a symbol, is a size that is not known yet."""
+"""A shape. An entry that is not an int, such as None or a symbol, is a size that is not known yet."""
 
 
 class Layout(NamedTuple):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 MEAN, DEVIATION = 127.0, 128.0
-"""Of the RGB levels 0-255, in all three channels."""
+"""Subtracted from the RGB levels 0-255, and their divisor, in all three channels."""
 
 STRIDE = 32
-"""Of the coarsest features."""
+"""The stride of the coarsest features."""
 
 FEATURE_CHANNELS = {8: 40, 16: 112, 32: 320}
 """Channels of the features at each stride."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 from crfrnn.numbers import whole_number
 
 BGR_MEAN = (103.939, 116.779, 123.68)
-"""Of ImageNet, in levels 0-255."""
+"""The mean of ImageNet, in levels 0-255."""
 VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of conv1_1, conv1_2; conv2_1, …: blocks of 3×3 convolutions, the maximum of 2×2 behind each block."""
 FC_CHANNELS = 4096

@@ -23,13 +23,13 @@ from crfrnn.torch.layer import Trained
 
 FORMAT = 1
 HEADER = "crfrnn"
-"""The key in the file's metadata under which our description lies, as JSON."""
+"""The key in the file's metadata that holds the description of the model, as JSON."""
 
 NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in (FcnLite, Fcn8s, Fcn16s, Fcn32s)}
 """The networks that files can name. Each keeps its constructor's arguments in `options`."""
 
 KINDS: tuple[Trained, ...] = ("scalar", "per-class", "full")
-"""Of the CRF's weights, by their number of axes."""
+"""The kinds of a CRF's weights, by their number of axes."""
 
 
 @dataclass(frozen=True)

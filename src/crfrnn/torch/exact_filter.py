@@ -44,7 +44,7 @@ def exact_filter(values: Tensor, features: Tensor, threads: int | None) -> Tenso
     schema="(Tensor cotangent, Tensor values, Tensor features) -> (Tensor, Tensor)",
 )
 def exact_filter_vjp(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ⟨cotangent, K v⟩ to values and features, in blocks that are computed once more.
+    """Gradients of ⟨cotangent, K v⟩ to values and features, in blocks that are computed again.
 
     With S[i, j] = K[i, j] (g_i·v_j + g_j·v_i), ∂f_i = Σ_j S[i, j] (f_j - f_i).
     """
@@ -120,5 +120,5 @@ def _blocks(features: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast would take products down to 16 bits."""
+    """Autocast turned off: it would compute products in 16 bits."""
     return torch.autocast(device.type, enabled=False)

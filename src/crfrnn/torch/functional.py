@@ -344,7 +344,7 @@ def _readable(tensor: Tensor | None) -> Tensor | None:
 
 
 def _check_scene(crf: CRF, scene: Scene) -> None:
-    """Raise unless image, mask and what is given go with the logits."""
+    """Raise an error unless image, mask and what is given fit the logits."""
     if any(kernel.features.reads_image for kernel in crf.kernels):
         _check_beside("image", scene.image, "logits", scene.logits)
     _check_mask(scene.mask, "logits", scene.logits)

@@ -29,7 +29,7 @@ class Interrupted(Exception):  # noqa: N818, as it is no error
 
 
 class CompleteFiles(TorchCheckpointIO):
-    """Checkpoints that take the place of older ones once they are complete."""
+    """Checkpoints that replace older ones only once they are complete."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with replacing(Path(path)) as handle:
@@ -37,7 +37,7 @@ class CompleteFiles(TorchCheckpointIO):
 
 
 def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """The best epoch's weights, and after them, so that it knows of them, all it takes to go on after the last."""
+    """Callbacks that save the best epoch's weights and then, as it records them, all that a run needs to continue."""
     best = ModelCheckpoint(
         folder,
         BEST,

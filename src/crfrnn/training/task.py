@@ -48,7 +48,7 @@ class SegmentationTask(LightningModule):
         self.train()
 
     def train(self, mode: bool = True) -> SegmentationTask:
-        """As any module; a frozen network stays as it is when it is used, without dropout and with its statistics."""
+        """As for any module, but a frozen network stays in evaluation: no dropout, and its statistics are kept."""
         super().train(mode)
         if self.frozen:
             self.segmenter.network.eval()
@@ -117,7 +117,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) 
 
 
 def balanced_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
-    """Weights (C,) that rare classes count more with: the median of the frequencies over the class's own.
+    """Weights (C,) by which rare classes count more: the median of all frequencies over that of the class.
 
     Args:
         counts: Pixels of each class; a class without any has weight 1.

@@ -60,7 +60,7 @@ NOISE = (
     ".*treespec, LeafSpec.*",
     "Grad strides do not match.*",
 )
-"""Warnings about what is meant to be so."""
+"""Warnings about what is intended here."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def run_stage(
 
 
 def new_loggers(folder: Path, stage: str) -> list[Logger]:
-    """Logs of a stage, in a new folder each time that it goes on: none is written over."""
+    """Logs of a stage, in a new folder whenever it is resumed: no log is overwritten."""
     table = CSVLogger(folder, stage, flush_logs_every_n_steps=STEPS_BETWEEN_LOGS)
     return [table, TensorBoardLogger(folder, stage, table.version)]
 
@@ -207,7 +207,7 @@ def write_settings(output: Path, config: TrainingConfig) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's remarks about what is meant to be so."""
+    """Without Lightning's remarks about what is intended here."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ SMALLEST_DEVIATION = float(np.finfo(np.float32).tiny)
 
 
 def count(value: Any, name: str) -> int:
-    """A whole number of at least 0; 5.0 is one."""
+    """A whole number of at least 0; 5.0 counts as one."""
     try:
         number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
     except TypeError:
