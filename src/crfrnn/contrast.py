@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import image_array, mask_array, spatial_shape
 
 SHARE = 0.125
-"""θ_β as a share of the root mean square step. Edges make up most of that mean: at 1 the kernel would reach over them."""
+"""θ_β as a share of the root mean square step. Edges make most of that mean: at 1 the kernel would reach over them."""
 
 
 def contrast_theta_beta(
