@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from crfrnn import CRFParameters, PermutohedralLattice, bilateral_features, reference, refine
-from crfrnn.accuracy import SETTINGS, filter_accuracy, shrunk
+from crfrnn.accuracy import WAYS, filter_accuracy, shrunk
 from crfrnn.cli import main
 from crfrnn.files.resize import resize_scores
 from errors import raises_saying
@@ -29,7 +29,7 @@ def centred(values):
 def test_measures_what_it_says(rng):
     photo, scores = photo_and_scores(rng)
     found = {each.setting: each for each in filter_accuracy(scores, photo, PARAMETERS)}
-    assert list(found) == list(SETTINGS)
+    assert list(found) == list(WAYS)
     assert all(each.seconds > 0 for each in found.values())
 
     q = reference.softmax(scores.astype(np.float64)).reshape(4, -1).T
@@ -44,7 +44,7 @@ def test_measures_what_it_says(rng):
     assert (found["exact"].mean_change, found["exact"].max_change, found["exact"].labels_changed) == (0, 0, 0)
 
     exact = refine(scores, photo, CRFParameters(**{**vars(PARAMETERS), "filter": "exact"}))
-    for setting, changes in SETTINGS.items():
+    for setting, changes in WAYS.items():
         other = refine(scores, photo, CRFParameters(**{**vars(PARAMETERS), **changes}))
         assert found[setting].mean_change == pytest.approx(np.abs(other - exact).mean(), abs=1e-7)
         assert found[setting].max_change == pytest.approx(np.abs(other - exact).max(), abs=1e-7)
@@ -66,7 +66,7 @@ def test_other_scores_and_normalisations(rng, classes, normalization):
 def test_labels_and_volumes(rng):
     labels, volume = rng.integers(0, 3, (4, 5, 6)), rng.uniform(0, 255, (4, 5, 6))
     found = filter_accuracy(labels, volume, PARAMETERS, input="labels", spacing=(1, 1, 2))
-    assert [each.setting for each in found] == list(SETTINGS)
+    assert [each.setting for each in found] == list(WAYS)
     assert found[-1].labels_changed == 0
 
 
@@ -123,10 +123,10 @@ def test_command(files, tmp_path, capsys):
     content = json.loads(output.read_text())
     assert content["size"] == [15, 12]
     assert content["parameters"]["theta_alpha"] == [10, 10]
-    assert [each["setting"] for each in content["settings"]] == list(SETTINGS)
+    assert [each["setting"] for each in content["settings"]] == list(WAYS)
     assert "15×12, 2 iterations" in printed
     lines = printed.splitlines()
-    for setting, line in zip(content["settings"], lines[-len(SETTINGS) :], strict=True):
+    for setting, line in zip(content["settings"], lines[-len(WAYS) :], strict=True):
         assert line.startswith(setting["setting"])
         assert f"{setting['message_error']:.2g}" in line.split()
         assert f"{setting['labels_changed']:.3%}" in line.split()
