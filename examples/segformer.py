@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from crfrnn.files.resize import resize_scores
 from crfrnn.models import Segmenter, attach
-from crfrnn.resize import resize_scores
 
 STEPS = 20
 HEIGHT, WIDTH = 150, 225

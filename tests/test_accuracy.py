@@ -1,6 +1,7 @@
 """`filter_accuracy` and `crfrnn accuracy` against the dense kernel and calls of `refine` one by one."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,9 +44,10 @@ def test_measures_what_it_says(rng):
     assert 0 < found["exact"].message_error < 1e-5
     assert (found["exact"].mean_change, found["exact"].max_change, found["exact"].labels_changed) == (0, 0, 0)
 
-    exact = refine(scores, photo, CRFParameters(**{**vars(PARAMETERS), "filter": "exact"}))
-    for setting, changes in WAYS.items():
-        other = refine(scores, photo, CRFParameters(**{**vars(PARAMETERS), **changes}))
+    exact = refine(scores, photo, replace(PARAMETERS, filter="exact"))
+    changes = ({}, {"neighbour_rounds": 1}, {"spatial": "lattice"}, {"class_threshold": 0.01}, {"filter": "exact"})
+    for setting, changed in zip(WAYS, changes, strict=True):
+        other = refine(scores, photo, replace(PARAMETERS, **changed))
         assert found[setting].mean_change == pytest.approx(np.abs(other - exact).mean(), abs=1e-7)
         assert found[setting].max_change == pytest.approx(np.abs(other - exact).max(), abs=1e-7)
         assert found[setting].labels_changed == np.mean(other.argmax(0) != exact.argmax(0))
