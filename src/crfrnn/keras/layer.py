@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from crfrnn.arrays import spatial_shape
-from crfrnn.crf import CRF, Given, decoded, encoded
+from crfrnn.crf import CRF, Given, decoded, encoded, thetas_of
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
 from crfrnn.numbers import one_of, whole_number
@@ -159,7 +159,11 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes an equal layer of."""
-        config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "data_format")}
+        names = ("image_dims", "num_classes", "num_iterations", "data_format")
+        config = {name: getattr(self, name) for name in names}
+        # What the published layer says of itself, for whoever reads it; `crf` holds all of it.
+        features = [kernel.features for kernel in self.crf.kernels]
+        config |= {name: getattr(each, name) for each in features for name in thetas_of(each)}
         return {**super().get_config(), **config, "crf": encoded(self.crf)}
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
