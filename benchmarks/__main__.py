@@ -5,48 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from .cases import CASES
+from .machine import commit, machine
 from .measure import MODULES, PEERS, ROOT, Workbench, find_sides
 from .report import case_text, markdown, plot_scaling
-
-
-def cpu_model() -> str:
-    try:
-        return re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit measured, marked where the working tree differs from it; unknown without git."""
-    command = ["git", "describe", "--always", "--dirty=+changes", "--exclude=*"]
-    try:
-        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
-
-
-def machine(versions: dict[str, str]) -> dict[str, object]:
-    from crfrnn import _native
-
-    return {
-        "processor": cpu_model(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        **_native.info(),
-        "Python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "torch")},
-        **versions,
-    }
 
 
 def progress(cases: list) -> object:

@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from .case import THETAS, Case
 from .folder import throughput
 from .measure import Workbench, interleaved, medians, model_settings, ratio
-from .photos import MEDIAN, SMOOTH, TEXTURED
+from .photos import MEDIAN, TEXTURED
 
 TOLERANCE = 1e-3
-THETAS = ((160.0, 3.0, 3.0), (80.0, 13.0, 3.0))
 # Sides whose result is the model's answer; crfseg has another model, a backward pass gives gradients.
 ANSWERS = ("crfrnn", "pydensecrf", "simplecrf", "layer")
-
-
-@dataclass(frozen=True)
-class Case:
-    """`sides[0]` is what the others are compared with; it must first agree with the side in `agrees_with`."""
-
-    name: str
-    title: str
-    measure: Callable[[Case, Workbench], list[dict]]
-    sides: tuple[str, ...] = ("crfrnn", "pydensecrf")
-    agrees_with: str = "pydensecrf"
-    iterations: int = 10
-    cores: int = 1
-    classes: int = 21
-    photos: tuple[str, ...] = (SMOOTH, MEDIAN, TEXTURED)
-    thetas: tuple[tuple[float, float, float], ...] = THETAS
-    size: tuple[int, int] | None = None
-    options: dict = field(default_factory=dict)
-    repeats: int = 7
-    note: str = ""
-
-    def rows(self, bench: Workbench) -> list[tuple[str, tuple[float, float, float], dict]]:
-        """Photo, deviations and settings of each row; a quick run has one row."""
-        pairs = [(photo, theta) for photo in self.photos for theta in self.thetas]
-        rows = [(photo, theta, model_settings(theta, self.iterations)) for photo, theta in pairs]
-        return rows[:1] if bench.quick else rows
-
-    def rounds(self, bench: Workbench) -> int:
-        return 3 if bench.quick else self.repeats
 
 
 def compare(case: Case, bench: Workbench) -> list[dict]:

@@ -8,15 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from .case import Case
 from .measure import ROOT, WEIGHTS, Workbench, medians, ratio
-
-if TYPE_CHECKING:
-    from .cases import Case
 
 QUICK_PHOTOS = 8
 MOST_CHANGED = 1e-3

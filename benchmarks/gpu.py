@@ -34,9 +34,9 @@ from crfrnn.torch.gpu import meanfield, plain
 from crfrnn.torch.gpu.lattice import CELL_LIMIT, Lattice
 from crfrnn.torch.gpu.terms import rows_of
 
-from .__main__ import commit, cpu_model
 from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, crf_of, make_case
 from .gpu_profile import goals, kernel_times, megabytes, parts, summary
+from .machine import commit, cpu_model
 from .measure import ROOT
 from .report import table
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,15 @@ import torch
 from crfrnn import CRFParameters, refine
 from crfrnn.data import SegmentationData
 from crfrnn.evaluation import confusion_matrix, evaluate, iou_of_classes
-from crfrnn.files.classes import class_set
 from crfrnn.files.photos import replacing
 from crfrnn.models import Segmenter, load_model
 from crfrnn.segment import image_batch
 from crfrnn.torch import CrfRnn
 from crfrnn.training import TrainingConfig
 from crfrnn.training.train import train
+from experiments.report import write_report
+from experiments.variants import CLASSES, CRF_EPOCHS, END_TO_END, TEST_ITERATIONS, VARIANTS, Experiment
 
-CLASSES = class_set("msrc21")
-TEST_ITERATIONS = 10
-CRF_EPOCHS = 6
 CROP = (213, 320)  # the size of most photos
 
 START = CRFParameters(theta_alpha=50, theta_beta=10, theta_gamma=3, spatial_weight=3, bilateral_weight=5)
@@ -43,40 +41,6 @@ SEARCH: tuple[dict[str, tuple[float, ...]], ...] = (
     {"theta_gamma": (1, 2, 4)},
 )
 """Choices of the parameters, tried in groups, each with the best of the groups before."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to go on from the network alone, and how it is measured."""
-
-    title: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-END_TO_END = "end-to-end"
-VARIANTS = {
-    END_TO_END: Variant("CRF-RNN, end to end"),
-    "longer": Variant("network alone, trained as long as end to end", {"network_epochs": CRF_EPOCHS, "crf_epochs": 0}),
-    "frozen": Variant("CRF-RNN, network frozen", {"freeze_network": True}),
-    "T1": Variant("1 iteration in training", {"train_iterations": 1}),
-    "T3": Variant("3 iterations in training", {"train_iterations": 3}),
-    "T10": Variant("10 iterations in training", {"train_iterations": 10}),
-    "scalar": Variant("one weight for each kernel", {"crf_weights": "scalar"}),
-    "per-class": Variant("a weight for each kernel and class", {"crf_weights": "per-class"}),
-    "potts": Variant("Potts model kept", {"learn_compatibility": False}),
-}
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Where data lie and results go, and how long networks train."""
-
-    data: Path
-    output: Path
-    network_epochs: int
-
-    def folder(self, seed: int, name: str) -> Path:
-        return self.output / f"seed{seed}" / name
 
 
 def train_network(experiment: Experiment, seed: int) -> None:
@@ -204,8 +168,6 @@ def run_task(task: Task) -> None:
 
 
 def main() -> None:
-    from experiments.report import write_report
-
     default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "msrc21"
     parser = argparse.ArgumentParser(prog="python -m experiments.ablation", description=__doc__)
     parser.add_argument("--data", type=Path, default=default_data, help="folder of MSRC-21 (default: %(default)s)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from crfrnn.files.photos import replacing
 from crfrnn.models import load_model
-
-if TYPE_CHECKING:
-    from experiments.ablation import Experiment
+from experiments.variants import CLASSES, CRF_EPOCHS, END_TO_END, TEST_ITERATIONS, VARIANTS, Experiment
 
 MEASURES = {
     "mean_iou": "mean IoU",
@@ -28,7 +26,6 @@ PAIRS = 6
 
 def write_report(experiment: Experiment, seeds: list[int], names: list[str], docs: Path) -> None:
     """Write ablation.md on the variants of these names, and compatibility.png beside it."""
-    from experiments.ablation import CLASSES, CRF_EPOCHS, END_TO_END, TEST_ITERATIONS, VARIANTS
 
     def measured(name: str, side: str) -> list[dict[str, Any]]:
         return [json.loads((experiment.folder(seed, name) / "test.json").read_text())[side] for seed in seeds]

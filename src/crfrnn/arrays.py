@@ -187,6 +187,11 @@ def num_points(shape: Shape) -> int:
     return math.prod(shape)
 
 
+def real_shape(value: ArrayLike, name: str) -> Shape:
+    """The shape of an array of real numbers; a TypeError if it is none."""
+    return _real_array(value, name).shape
+
+
 def _real_array(value: ArrayLike, name: str) -> NDArray[Any]:
     try:
         array = np.asarray(value)

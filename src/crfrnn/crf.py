@@ -7,10 +7,11 @@ checked, compared, hashed, saved, loaded and handed to every backend without ano
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
+from itertools import chain, count
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -129,7 +130,8 @@ class Kernel:
     normalization: Normalization = "after"
 
     def __post_init__(self) -> None:
-        _one_class(self.features, Features, "features")
+        if not isinstance(self.features, Features):
+            raise TypeError(f"features is {_described(self.features)}; expected Spatial(…), Bilateral(…) or Given(…)")
         if self.filter is None:
             _set(self, "filter", Grid() if isinstance(self.features, Spatial) else Lattice())
         _one_class(self.filter, (Grid, Lattice, Exact), "filter")
@@ -173,7 +175,6 @@ class CRF:
             (C,) diagonal or (C, C) matrix is taken as given: a positive diagonal penalises agreement.
         solver: `MeanField`.
         text: The same as JSON, which `CRF.from_text` reads: for files and for operators of frameworks.
-        active: The CRF without its kernels of weight 0: what is computed.
     Raises: TypeError or ValueError: on construction, naming the field.
     """
 
@@ -181,11 +182,10 @@ class CRF:
     compatibility: ArrayLike | None = None
     solver: MeanField = MeanField()
     text: str = field(init=False, repr=False, compare=False)
-    active: "CRF" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.kernels, Kernel) or not isinstance(self.kernels, Sequence):
-            raise TypeError(f"kernels is a {type(self.kernels).__name__}; expected a list of Kernel")
+        if isinstance(self.kernels, Kernel | str) or not isinstance(self.kernels, Sequence):
+            raise TypeError(f"kernels is {_described(self.kernels)}; expected a list of Kernel")
         for index, kernel in enumerate(self.kernels):
             _one_class(kernel, Kernel, f"kernels[{index}]")
         _set(self, "kernels", tuple(self.kernels))
@@ -194,7 +194,12 @@ class CRF:
         _one_class(self.solver, tuple(_SOLVERS), "solver")
         _set(self, "text", json.dumps(encoded(self), separators=(",", ":")))
         active = [kernel for kernel in self.kernels if np.any(kernel.weight)]
-        _set(self, "active", self if len(active) == len(self.kernels) else replace(self, kernels=active))
+        _set(self, "_active", self if len(active) == len(self.kernels) else replace(self, kernels=active))
+
+    @property
+    def active(self) -> "CRF":
+        """The CRF without its kernels of weight 0."""
+        return self._active  # type: ignore[attr-defined, no-any-return]
 
     @classmethod
     def from_text(cls, text: str) -> "CRF":
@@ -206,22 +211,35 @@ class CRF:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each kernel, that of its features, numbered where several share one: bilateral, bilateral_2."""
-        seen: Counter[str] = Counter()
-        names = []
+        """A name for each kernel, that of its features, numbered where several share one: bilateral, bilateral_2.
+
+        Frameworks name weights by them: what is no letter or digit in the name of `Given` features is an underscore.
+        """
+        names: list[str] = []
         for kernel in self.kernels:
-            name = kernel.features.name
-            seen[name] += 1
-            names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+            name = re.sub(r"\W", "_", kernel.features.name)
+            numbered = (f"{name}_{number}" for number in count(2))
+            names.append(next(each for each in chain([name], numbered) if each not in names))
         return tuple(names)
 
     def with_thetas(self, **thetas: Deviation | Sequence[float]) -> "CRF":
-        """The same with other deviations, in all kernels that have one of that name: `theta_beta=10`."""
+        """The same with other deviations, in all kernels that have one of that name: `theta_beta=10`.
+
+        Raises: TypeError or ValueError: if no kernel has one of that name, or for wrong deviations.
+        """
+        self.require_thetas(thetas)
         kernels = []
         for kernel in self.kernels:
             changes = {name: thetas[name] for name in thetas_of(kernel.features) if name in thetas}
             kernels.append(replace(kernel, features=replace(kernel.features, **changes)))  # type: ignore[arg-type]
         return replace(self, kernels=kernels)
+
+    def require_thetas(self, names: Iterable[str]) -> None:
+        """Raise a ValueError unless some kernel has a deviation of each of these names."""
+        known = dict.fromkeys(name for kernel in self.kernels for name in thetas_of(kernel.features))
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no kernel has {name}; they have {', '.join(known) or 'no deviations'}")
 
     def in_pixels(self, spacing: float | Sequence[float], axes: int) -> "CRF":
         """The same with deviations of positions, given in the unit of the spacing, in pixels along each axis.
@@ -271,6 +289,9 @@ def decoded(value: Any) -> Any:
     for key in content:
         if key not in known:
             raise ValueError(f"{kind} has no {key!r}; it has {', '.join(known) or 'no fields'}")
+    for each in fields(_TYPES[kind]):
+        if each.init and each.default is MISSING and each.name not in content:
+            raise ValueError(f"{kind} needs {each.name!r}")
     return _TYPES[kind](**content)
 
 
@@ -290,5 +311,10 @@ def _one_class(value: object, expected: type | tuple[type, ...], name: str) -> N
     if not isinstance(value, expected):
         classes = expected if isinstance(expected, tuple) else (expected,)
         raise TypeError(
-            f"{name} is a {type(value).__name__}; expected {' or '.join(each.__name__ for each in classes)}"
+            f"{name} is {_described(value)}; expected {' or '.join(f'{each.__name__}(…)' for each in classes)}"
         )
+
+
+def _described(value: object) -> str:
+    """What a value is, in words: an object of a class, or the class itself."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -104,6 +104,7 @@ def refine_tiled(
     one_of(input, get_args(Input), "input")
     grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
     _check_shapes(scores, image, grid)
+    _check_reach(crf)
     if overlap is None:
         margins = margins_of(crf, len(grid), spacing)
     else:
@@ -149,10 +150,9 @@ def margins_of(
     Raises: ValueError: if a kernel has features without positions, of which nobody knows how far they reach.
     """
     crf = crf_of(parameters).active.in_pixels(1.0 if spacing is None else spacing, axes)
+    _check_reach(crf)
     reaches = [np.ones(axes)]
     for kernel in crf.kernels:
-        if not kernel.features.positions:
-            raise ValueError(f"the kernel over {kernel.features} has no reach in pixels: refine the image as a whole")
         reach = SPATIAL_REACH if isinstance(kernel.features, Spatial) else REACH
         reaches += [reach * np.array(getattr(kernel.features, name)) for name in kernel.features.positions]
     margins = np.broadcast_to(np.ceil(np.max(reaches, axis=0)), axes)
@@ -251,6 +251,12 @@ def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
         present = np.union1d(present, label_array(scores[block.core]))
         release_pages(scores)
     return label_count(present)
+
+
+def _check_reach(crf: CRF) -> None:
+    for kernel in crf.active.kernels:
+        if not kernel.features.positions:
+            raise ValueError(f"the kernel over {kernel.features} has no reach in pixels: refine the image as a whole")
 
 
 def _check_shapes(scores: Any, image: Any, grid: Shape) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import crfrnn
 from crfrnn.cli.parameter_options import HELP, add_parameter_options, chosen_parameters
-from crfrnn.cli.refine import UsageError
+from crfrnn.cli.usage import UsageError
 from crfrnn.parameters import CRFParameters
 
 

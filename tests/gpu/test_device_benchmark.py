@@ -13,7 +13,7 @@ pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks.__main__ import commit  # noqa: E402
+from benchmarks.machine import commit  # noqa: E402
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,8 +13,9 @@ import pytest
 
 from crfrnn import PermutohedralLattice, reference
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Inputs
+from crfrnn.inference.backend import Execution, Inputs
 from errors import raises_saying
+from kernel_lists import ON_LATTICES, scene, truth
 from specified import specified
 from tolerances import Tolerance, assert_close, tolerance
 
@@ -331,6 +332,25 @@ def test_images_of_any_type(rng, place, dtype):
     image = image.astype(dtype)
     couplings = [np.ones((), np.float32), np.ones(5, np.float32)]
     assert_like_native(rng, place, logits, image, None, couplings, settings(theta_beta=[7.0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", cases(*ON_LATTICES, few=["spatial", "bilateral", "three", "empty"]))
+def test_any_list_of_kernels(rng, place, name, dtype):
+    """Against the oracles, for couplings that are matrices."""
+    crf, given = ON_LATTICES[name], scene(rng, dtype, (3, 4) if INTERPRETED else (5, 6))
+    cotangent = rng.normal(size=given.logits.shape).astype(dtype)
+    features = {key: np.asarray(each, np.float64) for key, each in given.given.items()}
+    expected = truth(crf, given._replace(given=features), cotangent)
+    M = reference.as_matrix(-1.0 if crf.compatibility is None else crf.compatibility, 4)
+    couplings = [place.tensor((M @ reference.as_matrix(each.weight, 4)).astype(dtype)) for each in crf.kernels]
+    there = Inputs(*map(place.tensor, given[:3]), {key: place.tensor(each) for key, each in given.given.items()})
+    refined, record = meanfield.forward(crf, there, couplings, True, Execution(), place.steps)
+    assert_close(refined.cpu(), expected.logits, tolerance(dtype).mean_field)
+    to_logits, to_couplings = meanfield.vjp(crf, place.tensor(cotangent), record, couplings, Execution(), place.steps)
+    assert_close(to_logits.cpu(), expected.to_unary, tolerance(dtype).gradient)
+    for ours, theirs in zip(to_couplings, expected.to_couplings, strict=True):
+        assert_close(ours.cpu(), theirs, tolerance(dtype).gradient, floor=1.0)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="plain torch has no programs")

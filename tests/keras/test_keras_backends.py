@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-SUITES = ("keras_layer_suite.py", "keras_training_suite.py", "keras_backend_suite.py", "keras_model_suite.py")
+SUITES = (
+    "keras_layer_suite.py",
+    "keras_kernels_suite.py",
+    "keras_training_suite.py",
+    "keras_backend_suite.py",
+    "keras_model_suite.py",
+)
 BACKENDS = ("tensorflow", "jax", "torch")
 TIMEOUT = 900
 

@@ -82,9 +82,13 @@ def truth(crf, logits, image, mask=None, cotangent=None):
 
 
 def refined_and_gradients(crf, logits, image, cotangent, mask=None, compiled=False):
-    """Refined logits and the gradients of ⟨cotangent, refined⟩ to logits, W_s, W_b and M, as arrays."""
+    """Refined logits and the gradients of ⟨cotangent, refined⟩ to logits, W of each kernel and M, as arrays.
+
+    The image may be a list of it and what else the layer is called with.
+    """
     run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND]
-    return [numpy(tensor) for tensor in run(crf, logits, image, cotangent, mask, compiled)]
+    beside = image if isinstance(image, list) else [image]
+    return [numpy(tensor) for tensor in run(crf, logits, beside, cotangent, mask, compiled)]
 
 
 def double_precision():
@@ -96,25 +100,25 @@ def double_precision():
     return jax.enable_x64(True)
 
 
-def _tensorflow(crf, logits, image, cotangent, mask, compiled):
+def _tensorflow(crf, logits, beside, cotangent, mask, compiled):
     import tensorflow as tf
 
-    def gradients(logits, image, cotangent):
+    def gradients(logits, cotangent, *beside):
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            refined = crf([logits, image], mask=mask, training=True)
+            refined = crf([logits, *beside], mask=mask, training=True)
         return [refined, *tape.gradient(refined, [logits, *crf.trainable_variables], output_gradients=cotangent)]
 
     call = tf.function(gradients) if compiled else gradients
-    return call(*map(tf.constant, (logits, image, cotangent)))
+    return call(*map(tf.constant, (logits, cotangent, *beside)))
 
 
-def _jax(crf, logits, image, cotangent, mask, compiled):
+def _jax(crf, logits, beside, cotangent, mask, compiled):
     import jax
 
-    def gradients(weights, logits, image, cotangent):
+    def gradients(weights, logits, cotangent, *beside):
         def refine(weights, logits):
-            return crf.stateless_call(weights, [], [logits, image], mask=mask)[0]
+            return crf.stateless_call(weights, [], [logits, *beside], mask=mask)[0]
 
         refined, back = jax.vjp(refine, weights, logits)
         to_weights, to_logits = back(cotangent)
@@ -122,16 +126,16 @@ def _jax(crf, logits, image, cotangent, mask, compiled):
 
     call = jax.jit(gradients) if compiled else gradients
     return call(
-        [weight.value for weight in crf.trainable_variables], *map(jax.numpy.asarray, (logits, image, cotangent))
+        [weight.value for weight in crf.trainable_variables], *map(jax.numpy.asarray, (logits, cotangent, *beside))
     )
 
 
-def _torch(crf, logits, image, cotangent, mask, compiled):
+def _torch(crf, logits, beside, cotangent, mask, compiled):
     import torch
 
     assert not compiled
     given = torch.tensor(logits, requires_grad=True)
-    refined = crf([given, torch.tensor(image)], mask=mask)
+    refined = crf([given, *map(torch.tensor, beside)], mask=mask)
     inputs = [given, *(weight.value for weight in crf.trainable_variables)]
     return [refined.detach(), *torch.autograd.grad(refined, inputs, torch.tensor(cotangent))]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crfrnn.cli.inputs import read_pair
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.refine import UsageError, distances
+from crfrnn.cli.usage import UsageError, distances
 from crfrnn.files.parameter_files import content_of, crf_of
 from crfrnn.files.photos import replacing
 

@@ -12,7 +12,8 @@ from threading import Condition
 
 from crfrnn.cli.inputs import INPUT_SUFFIXES
 from crfrnn.cli.outputs import folder_suffix, folder_suffixes
-from crfrnn.cli.refine import Refinement, UsageError
+from crfrnn.cli.refine import Refinement
+from crfrnn.cli.usage import UsageError
 from crfrnn.files.photos import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory

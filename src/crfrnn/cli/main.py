@@ -16,10 +16,11 @@ from crfrnn.cli.folder import refine_folder
 from crfrnn.cli.info import info_lines
 from crfrnn.cli.outputs import FORMAT_SUFFIXES
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters, is_contrast
-from crfrnn.cli.refine import Refinement, Tiling, UsageError, byte_count, distances, refine_file
+from crfrnn.cli.refine import Refinement, Tiling, refine_file
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
+from crfrnn.cli.usage import UsageError, byte_count, distances
 from crfrnn.demo import run_demo
 from crfrnn.files.parameter_files import crf_of
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from crfrnn.cli.refine import UsageError
+from crfrnn.cli.usage import UsageError
 from crfrnn.crf import CRF
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +21,9 @@ from crfrnn.cli.outputs import (
     result_array,
     write_result,
 )
+from crfrnn.cli.usage import UsageError
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.crf import CRF
+from crfrnn.crf import CRF, Given
 from crfrnn.files.photos import stem_of, suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import tile_bytes
@@ -34,15 +33,10 @@ from crfrnn.tiles import Tile, class_count, refine_tiled, resident_bytes
 
 CONTRAST_SIDE = 2000
 """Pixels along each axis in the middle of an image to be tiled of which the contrast is measured."""
-UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 PROCESS_BYTES = 120_000_000
 """What Python and its libraries take by themselves."""
 
 Show = Callable[[Sequence[Tile]], Iterable[Tile]]
-
-
-class UsageError(ValueError):
-    """The arguments do not fit together, whatever the files hold."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +118,12 @@ class Refinement:
         for option, number in (("--threads", self.threads), ("--num-classes", self.num_classes)):
             if number is not None and number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
+        for kernel in self.crf.active.kernels:
+            if isinstance(kernel.features, Given):
+                raise UsageError(
+                    f"the kernel over {kernel.features} needs features, which files do not give: call "
+                    f"crfrnn.refine(…, given={{{kernel.features.name!r}: …}}) in Python"
+                )
         if self.device is not None and self.tiling is not None:
             raise UsageError("--device does not go with tiles: leave out --tile, --memory and --overlap")
 
@@ -256,25 +256,6 @@ def middle(image: Any, grid: Shape) -> NDArray[Any]:
     """The middle of an image of this spatial shape, at most `CONTRAST_SIDE` pixels along each axis."""
     starts = [max(0, length - CONTRAST_SIDE) // 2 for length in grid]
     return np.asarray(image[tuple(slice(start, start + CONTRAST_SIDE) for start in starts)])
-
-
-def byte_count(text: str) -> int:
-    """Bytes in words such as 4GB, 500MB or 1.5 TB."""
-    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
-    if given is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected one such as 4GB or 500MB")
-    return int(float(given[1]) * UNITS[given[2]])
-
-
-def distances(text: str) -> tuple[float, ...]:
-    """A distance between neighbouring pixels, or one for each axis separated by commas."""
-    try:
-        given = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        given = ()
-    if not given or not all(0 < step < math.inf for step in given):
-        raise argparse.ArgumentTypeError(f"{text!r} is no distance above 0, nor one for each axis such as 0.9,0.9,3")
-    return given
 
 
 def format_of(output: Path, output_format: str | None) -> str:

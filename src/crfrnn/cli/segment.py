@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
-from crfrnn.cli.refine import UsageError
+from crfrnn.cli.usage import UsageError
 from crfrnn.files.legend import full_palette, labelled_overlay
 from crfrnn.files.photos import IMAGE_SUFFIXES, write_labels, write_picture, write_probabilities
 from crfrnn.files.progress import progress

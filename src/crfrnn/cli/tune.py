@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.refine import UsageError
+from crfrnn.cli.usage import UsageError
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
 TUNE_HELP = """\

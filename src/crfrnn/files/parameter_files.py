@@ -30,6 +30,18 @@ def crf_of(parameters: CRFParameters | CRF | str | Path) -> CRF:
     return found if isinstance(found, CRF) else found.crf
 
 
+def checked_crf(crf: object) -> CRF:
+    """What a layer takes as `crf`: a CRF, or its short form.
+
+    Raises: TypeError: if it is something else.
+    """
+    if isinstance(crf, CRFParameters):
+        return crf.crf
+    if not isinstance(crf, CRF):
+        raise TypeError(f"crf is a {type(crf).__name__}; expected CRF(…)")
+    return crf
+
+
 def parameters_of(parameters: CRFParameters | CRF | str | Path) -> CRFParameters | CRF:
     """Parameters as they are, those of the preset of that name, or of a file."""
     if isinstance(parameters, Path) or (isinstance(parameters, str) and parameters.endswith(SUFFIX)):
@@ -116,12 +128,25 @@ def load_parameters(path: Path | str) -> CRFParameters | CRF:
 
 def _load_crf(path: Path, content: Mapping[str, Any]) -> CRF:
     try:
+        _refuse_booleans(content)
         crf = decoded({"type": CRF.__name__, **content})
         if not isinstance(crf, CRF):
             raise ValueError(f"type={content['type']!r} must be 'CRF'")
         return crf
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _refuse_booleans(content: Any, key: str = "") -> None:
+    """Python would take true for 1."""
+    if isinstance(content, bool):
+        raise ValueError(f"{key}={json.dumps(content)} must be a number, or a list of numbers")
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _refuse_booleans(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_booleans(value, key)
 
 
 def require_defaults(parameters: CRFParameters, known: Sequence[str], what: str) -> None:

@@ -17,7 +17,7 @@ class Ability(Enum):
     GRID = auto()
     LATTICE = auto()
     EXACT = auto()
-    OWN_KERNEL = auto()
+    OWN_KERNEL = auto()  # a function of the framework's tensors
     CLASS_THRESHOLD = auto()
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
@@ -102,10 +102,10 @@ def able(backends: Sequence[_Backend], asked: Mapping[Ability, str], where: str)
 
     Args:
         where: What the user called, for the message.
-    Raises: UnsupportedError: if there is none; it says what the one that lacks least lacks.
+    Raises: UnsupportedError: if there is none; it says what the one that lacks least lacks, the last one of equals.
     """
     lacking = [[text for ability, text in asked.items() if ability not in backend.OFFERS] for backend in backends]
     for backend, lacks in zip(backends, lacking, strict=True):
         if not lacks:
             return backend
-    raise UnsupportedError(f"{min(lacking, key=len)[0]} (in {where})")
+    raise UnsupportedError(f"{min(reversed(lacking), key=len)[0]} (in {where})")

@@ -24,7 +24,7 @@ from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.CLASS_THRESHOLD})
+OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD})
 
 
 class Record(NamedTuple):

@@ -79,7 +79,7 @@ def kl_divergence(
         raise ValueError(f"marginals have shape {given.shape} but the unary has shape {scores.shape}")
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     q = given.reshape(len(given), -1).T
-    return _divergence(q, scores.reshape(len(scores), -1).T, message(q, pairwise, couplings))
+    return divergence(q, scores.reshape(len(scores), -1).T, message(q, pairwise, couplings))
 
 
 def mean_field_trace(
@@ -102,11 +102,12 @@ def mean_field_trace(
         U = scores.reshape(len(scores), num_points(scores.shape[1:])).T
         for step in itertools.islice(steps(solver, U, pairwise, couplings), solver.iterations + 1):
             marginals = np.array(step.marginals.T, order="C").reshape(scores.shape)
-            yield marginals, _divergence(step.marginals, U, step.message)
+            yield marginals, divergence(step.marginals, U, step.message)
 
     return trace()
 
 
-def _divergence(q: Array, unary: Array, received: Array) -> float:
+def divergence(q: Array, unary: Array, received: Array) -> float:
+    """D(q) of marginals, logits and the message that the marginals make, of one shape (docs/algorithm.md, eq. 7)."""
     log_q = np.log(np.maximum(q, SMALLEST_PROBABILITY))
     return float(np.sum(q * (log_q - unary + received), dtype=np.float64))

@@ -150,7 +150,7 @@ def pairwise_terms(
         ValueError: if shapes, deviations or spacing do not fit the image, or it is not finite.
         MemoryError: if a lattice would not fit into memory.
     """
-    crf = crf_of(parameters)
+    crf = crf_of(parameters).active
     grid = None if shape is None else spatial_shape(shape)
     channels = None if image is None else image_array(image, grid)
     if channels is not None:
@@ -169,19 +169,19 @@ def pairwise_terms(
 def build_terms(
     crf: CRF, guide: Guide, spacing: float | Sequence[float] | None, dtype: np.dtype[Any], threads: int | None
 ) -> list[PairwiseTerm]:
-    """`pairwise_terms` of what has been checked, in memory that has been asked for."""
-    active = crf.active if spacing is None else crf.active.in_pixels(spacing, len(guide.grid))
+    """The term of every kernel, of what has been checked, in memory that has been asked for."""
+    in_pixels = crf if spacing is None else crf.in_pixels(spacing, len(guide.grid))
     return [
         PairwiseTerm.of_checked(
             build_kernel(kernel, guide, dtype, threads), kernel.weight, kernel.normalization, guide.mask
         )
-        for kernel in active.kernels
+        for kernel in in_pixels.kernels
     ]
 
 
 def terms_bytes(crf: CRF, guide: Guide, itemsize: int) -> int:
     """About what `build_terms` takes."""
-    return sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.active.kernels)
+    return sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.kernels)
 
 
 def precision(pairwise: Sequence[PairwiseTerm]) -> np.dtype[Any] | None:

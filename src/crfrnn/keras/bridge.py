@@ -135,10 +135,12 @@ def _jax_function(run: Pass) -> Any:
         return infer([inputs[0], number], *inputs)[0]
 
     def forward(*primals: Any) -> tuple[Any, Any]:
-        if primals[1].perturbed:
-            raise ValueError(
-                "image requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient(image)"
-            )
+        names = ["image", *run.given, *(["mask"] if len(primals) > 2 + run.trained + len(run.given) else [])]
+        for name, primal in zip(names, [primals[1], *primals[2 + run.trained :]], strict=True):
+            if primal.perturbed:
+                raise ValueError(
+                    f"{name} requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient({name})"
+                )
         inputs = [primal.value for primal in primals]
         refined, kept_under = learn([inputs[0], number], *inputs)
         return refined, (kept_under, inputs)

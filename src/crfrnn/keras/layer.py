@@ -9,6 +9,7 @@ from keras import ops
 
 from crfrnn.arrays import spatial_shape
 from crfrnn.crf import CRF, Given, decoded, encoded, thetas_of
+from crfrnn.files.parameter_files import checked_crf
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
 from crfrnn.numbers import one_of, whole_number
@@ -85,7 +86,7 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
             ).crf
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
-        self.crf: CRF = crf if isinstance(crf, CRF) else decoded(crf)
+        self.crf = checked_crf(decoded(crf) if isinstance(crf, dict) else crf)
         self.data_format = data_format
         self.supports_jit = keras.backend.backend() != "tensorflow"
 
@@ -127,8 +128,8 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         weight = _combined(mask)
         layout = self._layout()
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
-        for features in others:
-            layout.check(logits.shape, features.shape, None)
+        for name, features in zip(self._given(), others, strict=True):
+            layout.check(logits.shape, features.shape, None, name)
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         scores = ops.cast(logits, dtype)
         if self.num_classes == 1:
@@ -153,8 +154,11 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the logits."""
-        logits, image, *_ = self._inputs(input_shape)
-        self._layout().check(logits, image, None)
+        logits, image, *others = self._inputs(input_shape)
+        layout = self._layout()
+        layout.check(logits, image, None)
+        for name, features in zip(self._given(), others, strict=True):
+            layout.check(logits, features, None, name)
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ class Layout(NamedTuple):
     image_dims: tuple[int, ...] | None
     channel_axis: int
 
-    def check(self, logits: Sizes, image: Sizes, mask: Sizes | None) -> None:
-        """Raise a ValueError unless the three shapes go together."""
+    def check(self, logits: Sizes, image: Sizes, mask: Sizes | None, name: str = "image") -> None:
+        """Raise a ValueError unless the three shapes go together; the image is called by this name."""
         expected = self._shape("batch", "*spatial", str(self.num_classes))
         if not 3 <= len(logits) <= 5:
             raise ValueError(f"logits have shape {tuple(logits)}; expected {expected} with 1 to 3 spatial axes")
@@ -44,10 +44,10 @@ class Layout(NamedTuple):
         if len(image) != len(logits) or not _same((image[0], *self._spatial(image)), (batch, *spatial)):
             wanted = self._shape(*map(str, (batch, *spatial)), "channels")
             raise ValueError(
-                f"image has shape {tuple(image)}; expected {wanted} to go with logits of shape {tuple(logits)}"
+                f"{name} has shape {tuple(image)}; expected {wanted} to go with logits of shape {tuple(logits)}"
             )
         if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
-            raise ValueError(f"image has shape {tuple(image)}; expected at least one channel")
+            raise ValueError(f"{name} has shape {tuple(image)}; expected at least one channel")
         if mask is not None and not _same(mask, (batch, *spatial)):
             raise ValueError(
                 f"mask has shape {tuple(mask)}; expected {(batch, *spatial)}, without a channel axis, to go with "

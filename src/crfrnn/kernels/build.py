@@ -10,7 +10,7 @@ from crfrnn.arrays import Array, Shape, check_finite, num_points
 from crfrnn.crf import Bilateral, Given, Grid, Kernel, Lattice
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.exact import ExactGaussian
-from crfrnn.kernels.features import feature_rows
+from crfrnn.kernels.features import feature_rows, given_count
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
 from crfrnn.memory import exact_bytes, lattice_bytes
@@ -81,9 +81,14 @@ def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
         return None
     name = kernel.features.name
     if name not in given:
-        there = f"; there is {', '.join(map(repr, given))}" if given else ""
-        raise ValueError(f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}")
+        raise ValueError(missing(name, given))
     return given[name] if hasattr(given[name], "filter") else None
+
+
+def missing(name: str, given: Mapping[str, Any]) -> str:
+    """What to say where a call gave nothing under a name."""
+    there = f"; there is {', '.join(map(repr, given))}" if given else ""
+    return f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}"
 
 
 def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
@@ -95,7 +100,7 @@ def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
     if isinstance(kernel.features, Bilateral) and guide.image is not None:
         count += guide.image.shape[-1]
     elif isinstance(kernel.features, Given):
-        count = int(np.shape(guide.given[kernel.features.name])[-1])
+        count = given_count(kernel.features.name, guide.given, guide.grid)
     if isinstance(kernel.filter, Lattice):
         return lattice_bytes(points, count, itemsize, kernel.filter.neighbour_rounds)
     return exact_bytes(points, count, itemsize)

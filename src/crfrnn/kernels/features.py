@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, spatial_shape
+from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, real_shape, spatial_shape
 from crfrnn.crf import Bilateral, Features, Given, Spatial
 from crfrnn.numbers import per_axis
 
@@ -118,14 +118,24 @@ def _(
     origin: Sequence[int] | None,
     dtype: np.dtype[Any],
 ) -> Array:
-    rows = float_array(given[features.name], f"given[{features.name!r}]", dtype)
-    points = num_points(grid)
-    if rows.shape[:-1] not in (grid, (points,)) or rows.ndim < 2 or rows.shape[-1] == 0:
+    count = given_count(features.name, given, grid)
+    return float_array(given[features.name], f"given[{features.name!r}]", dtype).reshape(-1, count)
+
+
+def given_count(name: str, given: Mapping[str, Any], grid: Shape) -> int:
+    """How many features a point has in what a call gave.
+
+    Raises:
+        TypeError: if these are no numbers.
+        ValueError: if they do not fit the grid.
+    """
+    shape, points = real_shape(given[name], f"given[{name!r}]"), num_points(grid)
+    if shape[:-1] not in (grid, (points,)) or len(shape) < 2 or shape[-1] == 0:
         raise ValueError(
-            f"given[{features.name!r}] has shape {rows.shape}; expected features ({', '.join(map(str, grid))}, d) or "
-            f"({points}, d), or a kernel with filter(values, transpose)"
+            f"given[{name!r}] has shape {shape}; expected features ({', '.join(map(str, grid))}, d) or ({points}, d), "
+            "or a kernel with filter(values, transpose)"
         )
-    return rows.reshape(points, -1)
+    return shape[-1]
 
 
 def _write_coordinates(rows: NDArray[Any], theta: Any, origin: Sequence[int] | None, name: str) -> None:

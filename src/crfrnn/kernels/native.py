@@ -15,7 +15,6 @@ from crfrnn.crf import MeanField
 from crfrnn.threads import thread_count
 
 Output: TypeAlias = Literal["logits", "probabilities", "labels"]
-padded_channels = _native.padded_channels
 
 
 class NativeKernel:

@@ -11,8 +11,10 @@ from torch import Tensor
 from crfrnn.arrays import Array
 from crfrnn.crf import CRF
 from crfrnn.kernels.build import Guide
+from crfrnn.kernels.features import given_count
 from crfrnn.kernels.native import Output
 from crfrnn.torch.functional import mean_field
+from crfrnn.torch.ops import given_names
 
 
 def refine_on(
@@ -40,8 +42,9 @@ def refine_on(
     def features(name: str, rows: Any) -> Tensor:
         if hasattr(rows, "filter"):
             raise ValueError(f"given[{name!r}] is a kernel in NumPy: leave out device={device!r}, or give its features")
-        columns = np.moveaxis(np.asarray(rows, unary.dtype), -1, 0)
-        return batch(columns.reshape(len(columns), *guide.grid))
+        count = given_count(name, guide.given, guide.grid)
+        columns = np.moveaxis(np.asarray(rows, unary.dtype).reshape(*guide.grid, count), -1, 0)
+        return batch(columns)
 
     with torch.inference_mode():
         probabilities = mean_field(
@@ -49,7 +52,7 @@ def refine_on(
             None if guide.image is None else batch(np.moveaxis(guide.image.astype(unary.dtype), -1, 0)),
             None if guide.mask is None else batch(guide.mask.reshape(guide.grid)),
             crf,
-            given={name: features(name, rows) for name, rows in guide.given.items()},
+            given={name: features(name, guide.given[name]) for name in given_names(crf) if name in guide.given},
             spacing=spacing,
             return_probabilities=True,
         )

@@ -93,7 +93,7 @@ def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution
     """K v as a function of values (B, C, *spatial)."""
     dtype = inputs.logits.dtype
     if isinstance(kernel.features, Given) and not isinstance(inputs.given[kernel.features.name], Tensor):
-        return inputs.given[kernel.features.name]  # type: ignore[no-any-return]
+        return partial(_own, kernel=inputs.given[kernel.features.name], name=kernel.features.name)
     if isinstance(kernel.filter, Grid):
         sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, thetas)
         return partial(grid_filter, sigmas=sigmas[::-1])
@@ -103,6 +103,17 @@ def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution
     lattice = (features, None, "none", kernel.filter.neighbour_rounds, execution.deterministic, execution.threads)  # type: ignore[union-attr]
     handle = ops.lattice(*lattice)
     return lambda values: ops.gaussian_filter(values, handle, False, *lattice)
+
+
+def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    """K v by a caller's function."""
+    filtered = kernel(values)
+    if not isinstance(filtered, Tensor) or filtered.shape != values.shape:
+        got = tuple(filtered.shape) if isinstance(filtered, Tensor) else f"a {type(filtered).__name__}"
+        raise ValueError(
+            f"given[{name!r}] made values of shape {tuple(values.shape)} to {got}; expected a tensor of the same shape"
+        )
+    return filtered
 
 
 def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:

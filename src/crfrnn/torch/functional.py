@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeAlias, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Exact, Lattice, Normalization, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, Given, Lattice, Normalization, Spatial, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
+from crfrnn.kernels.build import missing
 from crfrnn.numbers import in_pixels, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
@@ -84,6 +85,7 @@ def mean_field(
         for name, theta in (("theta_alpha", theta_alpha), ("theta_beta", theta_beta), ("theta_gamma", theta_gamma))
         if theta is not None
     }
+    crf.require_thetas(thetas)
     weights = {"spatial": spatial_weight, "bilateral": bilateral_weight}
     crf, weights_of_kernels = _weighted(crf, weights)
     return refine(
@@ -99,7 +101,10 @@ def mean_field(
 
 def _weighted(crf: CRF, weights: Mapping[str, Any]) -> tuple[CRF, list[Any]]:
     """The CRF without kernels that have weight 0, and the weight of each, with those given by name in their place."""
-    given = [name for name in crf.names if weights.get(name) is not None]
+    given = [name for name, weight in weights.items() if weight is not None]
+    for name in given:
+        if name not in crf.names:
+            raise ValueError(f"{name}_weight has no kernel {name!r}; there are {', '.join(crf.names) or 'none'}")
     if not given:
         return crf.active, [kernel.weight for kernel in crf.active.kernels]
     pairs = [(kernel, weights.get(name)) for name, kernel in zip(crf.names, crf.kernels, strict=True)]
@@ -228,7 +233,7 @@ def _asked(
 ) -> dict[Ability, str]:
     """What a call asks of a backend, and how to say that it is not to be had."""
     asked = asked_by(crf)
-    on_lattice = any(isinstance(kernel.filter, Lattice) for kernel in crf.kernels)
+    on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):
         asked[Ability.OWN_KERNEL] = "a kernel of your own is not available"
     if execution.storage is not None and inputs.logits.device.type not in ("cpu", "meta"):
@@ -237,14 +242,20 @@ def _asked(
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
-    for name, tensor in (("image", inputs.image), ("mask", inputs.mask), *inputs.given.items()):
+    image_on_lattices = any(isinstance(each, Bilateral) for each in on_lattices)
+    given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
+    for name, tensor, on_a_lattice in (
+        ("image", inputs.image, image_on_lattices),
+        ("mask", inputs.mask, bool(on_lattices)),
+        *given,
+    ):
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)
-            if on_lattice:
+            if on_a_lattice:
                 asked[Ability.GRADIENT_THROUGH_LATTICE] = NO_GRADIENT.format(name=name)
     for name in thetas:
         asked[Ability.GRADIENT_TO_GUIDE] = f"{name} as a tensor needs parameters with filter='exact'"
-        if on_lattice:
+        if any(name in thetas_of(each) for each in on_lattices):
             asked[Ability.GRADIENT_THROUGH_LATTICE] = f"{name} as a tensor needs parameters with filter='exact'"
     return asked
 
@@ -339,7 +350,7 @@ def _check_scene(crf: CRF, scene: Scene) -> None:
     _check_mask(scene.mask, "logits", scene.logits)
     for name in ops.given_names(crf):
         if name not in scene.given:
-            raise ValueError(f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel")
+            raise ValueError(missing(name, scene.given))
         if isinstance(scene.given[name], Tensor) or not callable(scene.given[name]):
             _check_beside(f"given[{name!r}]", scene.given[name], "logits", scene.logits)
 

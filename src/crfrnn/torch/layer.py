@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.crf import CRF, Normalization
+from crfrnn.files.parameter_files import checked_crf
 from crfrnn.inference.backend import Execution
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
@@ -104,7 +105,7 @@ class CrfRnn(nn.Module):
                 filter=filter,
             ).crf
         self.num_classes = num_classes
-        self.crf = crf
+        self.crf = crf = checked_crf(crf)
         self.return_probabilities = return_probabilities
         self.deterministic = deterministic
         self.storage = check_storage(storage, crf)

@@ -18,7 +18,7 @@ from crfrnn.compat.pydensecrf.arguments import agreement, count, deviations, lay
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.compat.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
 from crfrnn.crf import Normalization
-from crfrnn.inference.energy import SMALLEST_PROBABILITY
+from crfrnn.inference.energy import SMALLEST_PROBABILITY, divergence
 from crfrnn.inference.meanfield import mean_field, message
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings
 from crfrnn.kernels.features import bilateral_features, spatial_features
@@ -163,9 +163,7 @@ class DenseCRF:
         q = self._checked(Q)
         received = self._message(q)
         self._heard = (q.copy(), received)
-        return float(
-            np.sum(q * (np.log(np.maximum(q, SMALLEST_PROBABILITY)) - self._unary() + received), dtype=np.float64)
-        )
+        return divergence(q, self._unary(), received)
 
     def _message(self, q: Float32) -> Float32:
         """What an iteration takes from the logits where the marginals are q, both (nlabels, nvar)."""

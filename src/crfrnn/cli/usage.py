@@ -1,0 +1,30 @@
+"""What the commands share: the error of arguments that do not fit, and words that stand for numbers."""
+
+import argparse
+import math
+import re
+
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class UsageError(ValueError):
+    """The arguments do not fit together, whatever the files hold."""
+
+
+def byte_count(text: str) -> int:
+    """Bytes in words such as 4GB, 500MB or 1.5 TB."""
+    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
+    if given is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected one such as 4GB or 500MB")
+    return int(float(given[1]) * UNITS[given[2]])
+
+
+def distances(text: str) -> tuple[float, ...]:
+    """A distance between neighbouring pixels, or one for each axis separated by commas."""
+    try:
+        given = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        given = ()
+    if not given or not all(0 < step < math.inf for step in given):
+        raise argparse.ArgumentTypeError(f"{text!r} is no distance above 0, nor one for each axis such as 0.9,0.9,3")
+    return given

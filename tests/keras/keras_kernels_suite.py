@@ -1,0 +1,163 @@
+"""`CrfRnnLayer` of any list of kernels on one backend; `test_keras_backends.py` runs this file on every backend."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from crfrnn.crf import CRF, Given, Kernel
+from crfrnn.keras import CrfRnnLayer
+from errors import raises_saying
+from keras_calls import BACKEND, COMPILED, double_precision, numpy, refined_and_gradients
+from kernel_lists import CLASSES, CRFS, scene, truth
+from tolerances import assert_close, tolerance
+
+SINGLE, DOUBLE = tolerance(np.float32), tolerance(np.float64)
+
+
+def channels_last(given, dtype=np.float32):
+    """Logits, image, mask, and features if any, channels last."""
+    planes = given.logits, given.image, given.given["learned"]
+    logits, image, features = (np.ascontiguousarray(np.moveaxis(each, 1, -1)) for each in planes)
+    return logits, image, given.mask, features
+
+
+def layer(rng, crf, **options):
+    """With random weights."""
+    made = CrfRnnLayer(None, CLASSES, crf=crf, **options)
+    features = [(None, None, None, 2)] if any(isinstance(each.features, Given) for each in crf.kernels) else []
+    made.build([(None, None, None, CLASSES), (None, None, None, 3), *features])
+    made.set_weights([weight + 0.3 * rng.normal(size=weight.shape) for weight in made.get_weights()])
+    return made, bool(features)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("name", ["three", "bilateral", "given", "given exactly", "empty", "each its own"])
+def test_values_and_gradients(rng, name, compiled):
+    assert_true(rng, CRFS[name], compiled)
+
+
+def test_weights_of_0_in_the_specification_are_trained_like_others(rng):
+    assert_true(rng, CRFS["weights of 0"], False)
+
+
+def assert_true(rng, crf, compiled):
+    made, with_features = layer(rng, crf)
+    given = scene(rng, np.float32)
+    logits, image, mask, features = channels_last(given)
+    beside = [image, features] if with_features else [image]
+    cotangent = rng.normal(size=given.logits.shape).astype(np.float32)
+    *weights, compatibility = made.get_weights()
+    given = given._replace(given={name: np.float64(each) for name, each in given.given.items()})
+    expected = truth(crf, given, cotangent, weights, compatibility)
+    moved = np.moveaxis(cotangent, 1, -1)
+    if not crf.kernels:  # frameworks have no gradient to what is not used
+        assert_close(numpy(made([logits, *beside], mask=mask)), np.moveaxis(expected.logits, 1, -1), SINGLE.mean_field)
+        return
+    refined, to_logits, *to_weights = refined_and_gradients(made, logits, beside, moved, mask, compiled)
+    assert_close(refined, np.moveaxis(expected.logits, 1, -1), SINGLE.mean_field)
+    assert_close(to_logits, np.moveaxis(expected.to_unary, 1, -1), SINGLE.gradient)
+    for ours, theirs in zip(to_weights, [*expected.to_weights, expected.to_compatibility], strict=True):
+        assert_close(ours, theirs, SINGLE.gradient)
+
+
+def test_double_precision(rng):
+    with double_precision():
+        made, _ = layer(rng, CRFS["three"], dtype="float64")
+        given = scene(rng)
+        logits, image, mask, _ = channels_last(given)
+        *weights, compatibility = made.get_weights()
+        expected = truth(CRFS["three"], given, None, weights, compatibility).logits
+        assert_close(numpy(made([logits, image], mask=mask)), np.moveaxis(expected, 1, -1), DOUBLE.mean_field)
+
+
+def test_channels_first(rng):
+    last, _ = layer(rng, CRFS["given"])
+    first = CrfRnnLayer(None, CLASSES, crf=CRFS["given"], data_format="channels_first")
+    given = scene(rng, np.float32)
+    logits, image, _, features = channels_last(given)
+    expected = numpy(last([logits, image, features]))
+    first.build([given.logits.shape, given.image.shape, given.given["learned"].shape])
+    first.set_weights(last.get_weights())
+    np.testing.assert_array_equal(
+        np.moveaxis(numpy(first([given.logits, given.image, given.given["learned"]])), 1, -1), expected
+    )
+
+
+@pytest.mark.parametrize("name", ["three", "given", "empty"])
+def test_saved_and_loaded(rng, name, tmp_path):
+    made, with_features = layer(rng, CRFS[name])
+    config = json.loads(json.dumps(made.get_config()))
+    twin = CrfRnnLayer.from_config(config)
+    assert twin.crf == made.crf
+    assert twin.get_config() == made.get_config()
+    symbols = [keras.Input((None, None, channels)) for channels in (CLASSES, 3, 2)[: 2 + with_features]]
+    model = keras.Model(symbols, made(symbols))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.layers[-1].crf == made.crf
+    names = [*(f"{each}_ker_weights" for each in CRFS[name].names), "compatibility_matrix"]
+    assert [weight.name for weight in loaded.layers[-1].weights] == names
+    logits, image, _, features = channels_last(scene(rng, np.float32))
+    inputs = [logits, image, features][: 2 + with_features]
+    np.testing.assert_array_equal(loaded.predict(inputs, verbose=0), model.predict(inputs, verbose=0))
+
+
+def test_names_of_the_users_own():
+    crf = CRF([Kernel(Given("net.features/1")), Kernel(Given("net.features/1"), 2)])
+    made = CrfRnnLayer(None, 2, crf=crf)
+    made.build([(None, None, None, 2)] * 3)
+    assert [weight.name for weight in made.weights][:2] == [
+        "net_features_1_ker_weights",
+        "net_features_1_2_ker_weights",
+    ]
+
+
+LOGITS, IMAGE = np.zeros((2, 5, 6, CLASSES), np.float32), np.zeros((2, 5, 6, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "facts"),
+    [
+        ([LOGITS, IMAGE], ["3 inputs", "layer([logits, image, learned])", "a list of 2"]),
+        ([LOGITS, IMAGE, IMAGE, IMAGE], ["3 inputs", "a list of 4"]),
+        ([LOGITS, IMAGE, IMAGE[:, :4]], ["learned has shape (2, 4, 6, 3)", "(2, 5, 6, channels)"]),
+        ([LOGITS, IMAGE, IMAGE[..., :0]], ["learned has shape (2, 5, 6, 0)", "at least one channel"]),
+    ],
+)
+def test_wrong_inputs(inputs, facts):
+    with raises_saying(ValueError, *facts):
+        CrfRnnLayer(None, CLASSES, crf=CRFS["given"])(inputs)
+
+
+def test_wrong_specifications():
+    with raises_saying(TypeError, "crf is a list", "CRF(…)"):
+        CrfRnnLayer(None, CLASSES, crf=[])
+    with raises_saying(TypeError, "crf is a Kernel", "CRF(…)"):
+        CrfRnnLayer(None, CLASSES, crf={"type": "Kernel", "features": {"type": "Spatial"}})
+
+
+def test_features_that_need_a_gradient(rng):
+    """TensorFlow gives None; the others do not let it pass."""
+    made, _ = layer(rng, CRFS["given"])
+    logits, image, _, features = channels_last(scene(rng, np.float32))
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        tensor = tf.constant(features)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            refined = made([logits, image, tensor])
+        assert tape.gradient(refined, tensor) is None
+    elif BACKEND == "jax":
+        import jax
+
+        weights = [weight.value for weight in made.trainable_variables]
+        with pytest.raises(ValueError, match=r"learned requires a gradient.* keras.ops.stop_gradient\(learned\)"):
+            jax.grad(lambda given: made.stateless_call(weights, [], [logits, image, given])[0].sum())(features)
+    else:
+        import torch
+
+        with pytest.raises(ValueError, match=r"given\['learned'\] requires a gradient"):
+            made([torch.tensor(logits), torch.tensor(image), torch.tensor(features, requires_grad=True)])
