@@ -48,7 +48,8 @@ def test_python_of_the_readme(readme_files: Path) -> None:
     assert ran == 3
     assert names["labels"].shape == (20, 30)
     np.testing.assert_allclose(names["q"].sum(axis=0), 1, atol=1e-5)
-    np.testing.assert_allclose(names["marginals"], 1 / 3, atol=1e-5)
+    np.testing.assert_allclose(names["probabilities"].sum(axis=0), 1, atol=1e-5)
+    assert len(names["crf"].kernels) == 3
 
 
 @pytest.mark.torch

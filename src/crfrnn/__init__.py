@@ -2,8 +2,9 @@
 
     probabilities = crfrnn.refine(logits, image)
 
-refines the class scores of a network. `mean_field` is the algorithm for any `PairwiseTerm` over any features, and
-`PermutohedralLattice` the Gaussian filter by itself.
+refines the class scores of a network. A `CRF` names the kernels, the compatibility and the solver; `CRFParameters` is
+its short form of two kernels. `mean_field` is the algorithm for any `PairwiseTerm` over any features, and
+`PermutohedralLattice` is the Gaussian filter by itself.
 """
 
 from importlib import metadata
@@ -21,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from crfrnn.contrast import contrast_theta_beta
+from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Spatial
 from crfrnn.files.parameter_files import load_parameters, save_parameters
 from crfrnn.inference.energy import energy, kl_divergence, mean_field_trace
 from crfrnn.inference.meanfield import (
@@ -41,13 +43,22 @@ from crfrnn.tiles import refine_tiled
 from crfrnn.unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
+    "CRF",
     "PRESETS",
+    "Bilateral",
     "CRFParameters",
+    "Exact",
     "ExactGaussian",
+    "Given",
+    "Grid",
     "GridGaussian",
+    "Kernel",
+    "Lattice",
+    "MeanField",
     "MeanFieldGradients",
     "PairwiseTerm",
     "PermutohedralLattice",
+    "Spatial",
     "bilateral_features",
     "contrast_theta_beta",
     "default_threads",

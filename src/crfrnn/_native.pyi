@@ -1,8 +1,8 @@
 """Native core. Arrays are C-contiguous, but `unary` and `cotangent` (C, N) may be so transposed, and then results that
 go with them are; `...32` classes and functions take float32, `...64` float64.
 
-This is the only module that knows pointers; `crfrnn.lattice`, `crfrnn.grid` and `crfrnn.meanfield` check and convert
-what users give before they call it. Rows: N points; columns: channels. `threads` is at least 1.
+This is the only module that knows pointers; `crfrnn.kernels` checks and converts what users give
+before it calls. Rows: N points; columns: channels. `threads` is at least 1.
 """
 
 from collections.abc import Sequence

@@ -34,6 +34,7 @@ class Features:
     """What a kernel compares points by. Fields named theta_… are deviations; those in `positions` are in pixels."""
 
     positions: ClassVar[tuple[str, ...]] = ()
+    reads_image: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in thetas_of(self):
@@ -66,6 +67,7 @@ class Bilateral(Features):
     theta_alpha: Deviation | Sequence[float] = 160.0
     theta_beta: Deviation | Sequence[float] = 3.0
     positions: ClassVar[tuple[str, ...]] = ("theta_alpha",)
+    reads_image: ClassVar[bool] = True
     name: ClassVar[str] = "bilateral"
 
 

@@ -6,7 +6,7 @@ The backends are `inference/batch.py` (the native core), `torch/gpu` (lattices a
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from crfrnn.crf import CRF, Exact, Grid, Lattice
 
@@ -65,6 +65,7 @@ class Backend(Protocol):
     """A module. Tensors and arrays have been checked for shape and type."""
 
     OFFERS: frozenset[Ability]
+    SOLVERS: dict[type, Any]  # by class of specifications: what computes it
 
     def forward(
         self, crf: CRF, inputs: Inputs, couplings: Sequence[Any], keep: bool, execution: Execution
@@ -84,11 +85,14 @@ class Backend(Protocol):
 
 
 _Backend = TypeVar("_Backend", bound=Backend)
+Asked: TypeAlias = Ability | type
+"""An ability, or the class of a solver."""
 
 
-def asked_by(crf: CRF) -> dict[Ability, str]:
+def asked_by(crf: CRF) -> dict[Asked, str]:
     """What a CRF asks of a backend, and how to say that it is not to be had."""
-    asked = {}
+    solver = type(crf.solver)
+    asked: dict[Asked, str] = {solver: f"{solver.__name__} is not available"}
     for kernel in crf.kernels:
         ability = {Grid: Ability.GRID, Lattice: Ability.LATTICE, Exact: Ability.EXACT}[type(kernel.filter)]
         asked[ability] = f"{type(kernel.filter).__name__}() is not available"
@@ -97,14 +101,17 @@ def asked_by(crf: CRF) -> dict[Ability, str]:
     return asked
 
 
-def able(backends: Sequence[_Backend], asked: Mapping[Ability, str], where: str) -> _Backend:
+def able(backends: Sequence[_Backend], asked: Mapping[Asked, str], where: str) -> _Backend:
     """The first backend that offers all that is asked.
 
     Args:
         where: What the user called, for the message.
     Raises: UnsupportedError: if there is none; it says what the one that lacks least lacks, the last one of equals.
     """
-    lacking = [[text for ability, text in asked.items() if ability not in backend.OFFERS] for backend in backends]
+    lacking = [
+        [text for each, text in asked.items() if each not in backend.OFFERS and each not in backend.SOLVERS]
+        for backend in backends
+    ]
     for backend, lacks in zip(backends, lacking, strict=True):
         if not lacks:
             return backend

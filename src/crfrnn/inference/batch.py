@@ -14,6 +14,7 @@ from crfrnn.arrays import check_finite, image_array, mask_array, points_first
 from crfrnn.crf import CRF, Normalization
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.inference.coupling import simplest
+from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
 from crfrnn.kernels.build import Guide

@@ -55,9 +55,9 @@ class Solver(Protocol):
         ...
 
 
-_SOLVERS: dict[type, Solver] = {MeanField: meanfield}
+SOLVERS: dict[type, Solver] = {MeanField: meanfield}
 
 
 def solver_for(solver: object) -> Solver:
     """The module of a specification."""
-    return _SOLVERS[type(solver)]
+    return SOLVERS[type(solver)]

@@ -96,8 +96,8 @@ def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
     points, axes = num_points(guide.grid), len(guide.grid)
     if own_kernel(kernel, guide.given) is not None or isinstance(kernel.filter, Grid):
         return 0
-    count = axes
-    if isinstance(kernel.features, Bilateral) and guide.image is not None:
+    count = axes if kernel.features.positions else 0
+    if kernel.features.reads_image and guide.image is not None:
         count += guide.image.shape[-1]
     elif isinstance(kernel.features, Given):
         count = given_count(kernel.features.name, guide.given, guide.grid)

@@ -41,7 +41,7 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Theta
             _normalised(_filter(kernel, inputs, thetas, execution), sent, kernel.normalization)
             for kernel in crf.kernels
         ]
-        refined: Tensor = _SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
+        refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
     return refined
 
 
@@ -86,7 +86,7 @@ def _mean_field(solver: MeanField, logits: Tensor, filters: Sequence[Filter], co
     return scores
 
 
-_SOLVERS: dict[type, Any] = {MeanField: _mean_field}
+SOLVERS: dict[type, Any] = {MeanField: _mean_field}
 
 
 def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution) -> Filter:

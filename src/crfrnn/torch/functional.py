@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeAlias, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Exact, Given, Lattice, Normalization, Spatial, thetas_of
+from crfrnn.crf import CRF, Exact, Given, Lattice, Normalization, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
+from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import missing
 from crfrnn.numbers import in_pixels, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
@@ -136,7 +136,7 @@ def refine(
     """`mean_field` of a CRF whose weights and compatibility are numbers, arrays or tensors of their own."""
     logits, mask = scene.logits, scene.mask
     _check_scores("logits", logits)
-    image = scene.image if any(isinstance(kernel.features, Bilateral) for kernel in crf.kernels) else None
+    image = scene.image if any(kernel.features.reads_image for kernel in crf.kernels) else None
     _check_scene(crf, scene)
     if execution.threads is not None:
         thread_count(execution.threads)
@@ -230,7 +230,7 @@ def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
 
 def _asked(
     crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
-) -> dict[Ability, str]:
+) -> dict[Asked, str]:
     """What a call asks of a backend, and how to say that it is not to be had."""
     asked = asked_by(crf)
     on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
@@ -242,7 +242,7 @@ def _asked(
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
-    image_on_lattices = any(isinstance(each, Bilateral) for each in on_lattices)
+    image_on_lattices = any(each.reads_image for each in on_lattices)
     given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
     for name, tensor, on_a_lattice in (
         ("image", inputs.image, image_on_lattices),
@@ -267,7 +267,7 @@ def _differentiable(
     spacing, axes = inputs.spacing, inputs.logits.ndim - 2
     if spacing is not None:
         crf = crf.in_pixels(spacing, axes)
-        positions = {name for features in (Spatial, Bilateral) for name in features.positions}
+        positions = {name for kernel in crf.kernels for name in kernel.features.positions}
         scaled = {name: in_pixels(thetas[name], spacing, axes, name) for name in thetas if name in positions}
         thetas = {**thetas, **scaled}
     return differentiable.forward(crf, inputs._replace(spacing=None), couplings, thetas, execution)
@@ -345,7 +345,7 @@ def _readable(tensor: Tensor | None) -> Tensor | None:
 
 def _check_scene(crf: CRF, scene: Scene) -> None:
     """Raise unless image, mask and what is given go with the logits."""
-    if any(isinstance(kernel.features, Bilateral) for kernel in crf.kernels):
+    if any(kernel.features.reads_image for kernel in crf.kernels):
         _check_beside("image", scene.image, "logits", scene.logits)
     _check_mask(scene.mask, "logits", scene.logits)
     for name in ops.given_names(crf):

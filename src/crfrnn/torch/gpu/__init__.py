@@ -22,7 +22,7 @@ from crfrnn.torch.gpu.meanfield import Record
 from crfrnn.torch.gpu.terms import Term
 
 OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.SIXTEEN_BITS})
-_SOLVERS: dict[type, Any] = {MeanField: meanfield}
+SOLVERS: dict[type, Any] = {MeanField: meanfield}
 OLDEST_TRITON = (3, 5)
 OLDEST_CAPABILITY = (8, 0)
 
@@ -32,7 +32,7 @@ def forward(
 ) -> tuple[Tensor, Record]:
     """As `Backend` tells, by the steps of the tensors' device."""
     with _at(inputs.logits.device) as steps:
-        solver: Any = _SOLVERS[type(crf.solver)]
+        solver: Any = SOLVERS[type(crf.solver)]
         refined, record = solver.forward(crf, inputs, couplings, keep, execution, steps)
         return refined, record
 
@@ -42,7 +42,7 @@ def vjp(
 ) -> tuple[Tensor, list[Tensor]]:
     """As `Backend` tells, by the steps of the tensors' device."""
     with _at(cotangent.device) as steps:
-        solver: Any = _SOLVERS[type(crf.solver)]
+        solver: Any = SOLVERS[type(crf.solver)]
         to_logits, to_couplings = solver.vjp(crf, cotangent, record, couplings, execution, steps)
         return to_logits, to_couplings
 

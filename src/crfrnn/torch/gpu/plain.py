@@ -1,7 +1,7 @@
 """Every step of a mean field in plain torch, for any device; `triton_steps` has the same steps as Triton kernels.
 
 Read these to know what the kernels compute. Rows are (P, channels): a point of the batch each, images one after the
-other, channels padded (pairwise.py). Values are (V, channels), a lattice vertex each. Of V rows, those after
+other, channels padded (arrays.py). Values are (V, channels), a lattice vertex each. Of V rows, those after
 `lattice.num_vertices` are not used. Both may be stored in 16 bits; numbers are those of the lattice's weights.
 """
 
@@ -22,7 +22,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
 def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     """The simplex around each point (Adams, Baek & Davis 2010, section 3).
 
-    Operation by operation what the native core does, without triton_steps multiply-adds: many pixels lie exactly on the
+    Operation by operation what the native core does, without fused multiply-adds: many pixels lie exactly on the
     border of two simplices, and rounding decides on which side.
 
     Args:
