@@ -12,7 +12,7 @@ from crfrnn.crf import CRF, Bilateral, Exact, Given, Lattice, Normalization, Spa
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Execution, Inputs, able, asked_by
-from crfrnn.kernels.build import missing
+from crfrnn.kernels.build import given_mapping, missing
 from crfrnn.numbers import in_pixels, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
@@ -90,7 +90,7 @@ def mean_field(
     crf, weights_of_kernels = _weighted(crf, weights)
     return refine(
         crf,
-        Scene(logits, image, mask, given or {}, spacing),
+        Scene(logits, image, mask, given_mapping(given), spacing),
         weights_of_kernels,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,
