@@ -13,7 +13,7 @@ from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference.coupling import simplest
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
-from crfrnn.kernels.build import Guide
+from crfrnn.kernels.build import Guide, given_mapping
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import one_of, whole_number
@@ -84,7 +84,7 @@ def refine(
         grid,
         None if image is None else image_array(image, grid, np.shape(scores)),
         None if mask is None else mask_array(mask, grid),
-        given or {},
+        given_mapping(given),
         origin,
     )
     if device is not None:

@@ -72,6 +72,15 @@ def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: in
     return ExactGaussian.of_rows(rows, threads)
 
 
+def given_mapping(given: Any) -> Mapping[str, Any]:
+    """What a call gave by name; a TypeError if it has no names."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"given is a {type(given).__name__}; expected {{name: features or a kernel}}")
+    return given
+
+
 def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
     """What a call gave as the kernel itself; None where it is built from features.
 

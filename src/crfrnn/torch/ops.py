@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Given, Normalization
+from crfrnn.crf import CRF, Normalization
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.inference.batch import Array
@@ -50,7 +50,7 @@ class Model(NamedTuple):
         """The CRF, the inputs and the couplings."""
         crf = CRF.from_text(self.crf)
         image, mask = (None if tensor is None else convert(tensor) for tensor in (self.image, self.mask))
-        given = dict(zip(given_names(crf), map(convert, self.given), strict=True))
+        given = dict(zip(crf.given_names, map(convert, self.given), strict=True))
         inputs = Inputs(convert(_dense(self.logits)), image, mask, given, self.spacing)
         return crf, inputs, [convert(coupling) for coupling in self.couplings]
 
@@ -61,11 +61,6 @@ class Model(NamedTuple):
         if threads is None and self.logits.device.type == "cpu":
             threads = torch.get_num_threads()
         return Execution(threads, self.deterministic, self.storage)
-
-
-def given_names(crf: CRF) -> list[str]:
-    """The names of what calls give, each once, in the order of the kernels."""
-    return list(dict.fromkeys(kernel.features.name for kernel in crf.kernels if isinstance(kernel.features, Given)))
 
 
 @torch.library.custom_op(
