@@ -19,7 +19,7 @@ from kernel_lists import CLASSES, COMPATIBILITY, CRFS, GIVEN, MATRIX, scene, smo
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import CrfRnn, differentiable, functional, gpu, mean_field, ops, tape  # noqa: E402
+from crfrnn.torch import CrfRnn, differentiable, functional, gpu, kept, mean_field, ops  # noqa: E402
 from crfrnn.torch.gpu import terms as gpu_terms  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -48,7 +48,7 @@ def elsewhere(monkeypatch):
 def nothing_stays_behind():
     yield
     gc.collect()
-    assert not tape._entries
+    assert not kept._entries
 
 
 def tensors(given):
