@@ -31,7 +31,10 @@ def _set(specification: object, name: str, value: object) -> None:
 
 
 class Features:
-    """What a kernel compares points by. Fields named theta_… are deviations; those in `positions` are in pixels."""
+    """What a kernel compares points by.
+
+    Fields named theta_… are deviations. Those that `positions` names are in pixels, or in the unit of a spacing.
+    """
 
     positions: ClassVar[tuple[str, ...]] = ()
     reads_image: ClassVar[bool] = False
@@ -79,7 +82,7 @@ class Given(Features):
     values between points, for which it does not.
 
     Attributes:
-        name: Any text.
+        name: Any text that is not empty.
     """
 
     name: str
@@ -153,8 +156,8 @@ class MeanField:
     Attributes:
         iterations: T; 0 returns what was given.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
-        class_threshold: Classes are left out of filtering as soon as their probability is nowhere at least this; 0
-            filters all. docs/algorithm.md, section 6, gives the rule and the error.
+        class_threshold: A class is left out of filtering as soon as its probability is below this everywhere; 0
+            filters all classes. docs/algorithm.md, section 6, gives the rule and the error.
     """
 
     iterations: int = 10
@@ -207,7 +210,7 @@ class CRF:
     def from_text(cls, text: str) -> "CRF":
         """The CRF of this `text`.
 
-        Raises: TypeError or ValueError: if it is no text of a CRF.
+        Raises: TypeError or ValueError: if the text does not describe a CRF.
         """
         return _from_text(text)
 
@@ -215,7 +218,7 @@ class CRF:
     def names(self) -> tuple[str, ...]:
         """A name for each kernel, that of its features, numbered where several share one: bilateral, bilateral_2.
 
-        Frameworks name weights by them: what is no letter or digit in the name of `Given` features is an underscore.
+        Frameworks name weights by them, so any other character than a letter or digit in a name becomes an underscore.
         """
         names: list[str] = []
         for kernel in self.kernels:

@@ -1,4 +1,4 @@
-"""Refusing, in the user's terms, what cannot fit into memory, before it is allocated."""
+"""Work that cannot fit into memory is refused, in the user's terms, before anything is allocated."""
 
 import os
 from pathlib import Path
@@ -7,17 +7,17 @@ from crfrnn.arrays import padded_channels
 
 CGROUP = Path("/sys/fs/cgroup")
 UNKNOWN_MEMORY = 4_000_000_000
-"""Bytes taken to be half of what is there, where the system does not say."""
+"""Bytes assumed to be half of the memory where the system does not tell how much there is."""
 
 
 def available_memory() -> int | None:
-    """Bytes this process can still allocate without swapping; None where the system does not say."""
+    """Bytes that this process can still allocate without swapping; None where the system does not tell."""
     known = [amount for amount in (_system_memory(), _cgroup_memory()) if amount is not None]
     return min(known, default=None)
 
 
 def half_of_memory() -> int:
-    """Half of the bytes available, for work that decides itself how much it takes."""
+    """Half of the available bytes, for work that can choose how much it uses."""
     return (available_memory() or 2 * UNKNOWN_MEMORY) // 2
 
 
@@ -37,20 +37,20 @@ def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_r
 
 
 def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
-    """About what an exact kernel takes: the features once more, their boxes and two ids for every point."""
+    """About what an exact kernel takes: a copy of the features, their boxes and two ids for every point."""
     return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
 
 
 def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0) -> int:
-    """About what a mean field takes over its inputs: marginals, messages, lattice values, result and what is kept."""
+    """About what a mean field takes besides its inputs: marginals, messages, lattice values, result, what is kept."""
     return num_points * padded_channels(num_classes) * itemsize * (6 + kept_iterations)
 
 
 def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int, lattices: int = 1) -> int:
     """About what refining a tile takes, its part of scores and image included.
 
-    Each of the lattices over the image is taken to have two vertices for every pixel, as many as the roughest photos
-    have; noise has up to d + 1.
+    Each of the lattices over the image is assumed to have two vertices for every pixel, as many as the roughest photos
+    have. Noise has up to d + 1.
     """
     vertices = 2 * num_points * (2 * padded_channels(num_classes) * itemsize + 20)
     inputs = num_points * (2 * num_classes + 2 * num_features) * itemsize
@@ -76,7 +76,7 @@ def _system_memory() -> int | None:
 
 
 def _cgroup_memory() -> int | None:
-    """What a container's limit leaves: version 2 of control groups, which has no number where there is no limit."""
+    """What a container's limit leaves, by version 2 of control groups; None without a limit, which is not a number."""
     try:
         return int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
     except (OSError, ValueError):

@@ -34,8 +34,8 @@ class CRFParameters:
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         neighbour_rounds: Rounds of lattice vertices that no pixel touches added around those touched. One round halves
             the error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
-        class_threshold: Classes are left out of filtering as soon as their probability is nowhere at least this; 0
-            filters all. docs/algorithm.md, section 6, gives the rule and the error.
+        class_threshold: A class is left out of filtering as soon as its probability is below this everywhere; 0
+            filters all classes. docs/algorithm.md, section 6, gives the rule and the error.
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels (docs/accuracy.md). The exact filter goes
             with spatial="grid" and without neighbour_rounds.

@@ -28,7 +28,7 @@ SPATIAL_REACH = 8
 MOST_WORK = 25
 """How much larger than its core a context may be before `memory` counts as too little."""
 BLOCK = 4096
-"""Most labels that are counted at a time, along each axis."""
+"""How many labels are counted at a time, at most, along each axis."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def refine_tiled(
 ) -> Any:
     """Refine an image that need not fit into memory, tile by tile; arguments not named here are those of `refine`.
 
-    Tiles are cores that share the image out evenly, refined with a margin around them. All see the same lattice, so
-    that what a core loses is only what lies beyond its margin. An image of one tile has the result of `refine`. Classes
+    The image is divided evenly into cores, and each is refined with a margin around it. All tiles see the same lattice,
+    so a core misses only what lies beyond its margin. An image of one tile has the result of `refine`. Classes
     below the `class_threshold` of the parameters are left out in each tile by itself.
 
     Args:
@@ -154,7 +154,7 @@ def margins_of(
 ) -> tuple[int, ...]:
     """Pixels that a tile needs around it along each axis, the first axis first, for its core to be as in the whole.
 
-    Raises: ValueError: if a kernel has features without positions, of which nobody knows how far they reach.
+    Raises: ValueError: if a kernel has features without positions: how far it reaches is then unknown.
     """
     crf = crf_of(parameters).active.in_pixels(1.0 if spacing is None else spacing, axes)
     _check_reach(crf)
@@ -169,7 +169,7 @@ def margins_of(
 def tile_grid(
     shape: Shape, margins: Shape, tile: int | None = None, memory: int | None = None, bytes_per_point: int = 1
 ) -> list[Tile]:
-    """Tiles that share a grid out evenly, in raster order.
+    """Tiles that divide a grid evenly, in raster order.
 
     Args:
         shape: Of the grid.
@@ -203,9 +203,9 @@ def tile_grid(
 
 
 def release_pages(array: Any) -> None:
-    """Let go of the pages that a memory-mapped array has read or written; the file keeps them."""
+    """Release the pages that a memory-mapped array has read or written; the file keeps the data."""
     mapped = _owner(array, np.memmap)
-    # Copy on write is left alone: what was written there is nowhere else.
+    # Copy-on-write mappings are left alone: what was written to them exists nowhere else.
     if mapped is None or mapped.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return
     pages = _owner(mapped, mmap.mmap)
@@ -234,7 +234,7 @@ def _widened(core: tuple[slice, ...], margins: Shape, shape: Shape) -> tuple[sli
 
 
 def _largest_context(shape: Shape, margins: Shape, counts: Sequence[int]) -> int:
-    """Pixels of the largest context, if every axis is cut into so many parts."""
+    """Pixels of the largest context if every axis is cut into this many parts."""
     return math.prod(
         min(length, -(-length // count) + min(2, count - 1) * margin)
         for length, margin, count in zip(shape, margins, counts, strict=True)
@@ -248,7 +248,7 @@ def _shares(length: int, count: int) -> list[slice]:
 
 
 def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
-    """C of scores as `refine_tiled` takes them, for labels by reading them all if it is not given."""
+    """C of scores as `refine_tiled` takes them. For labels without `num_classes` all of them are read."""
     if input != "labels":
         return int(scores.shape[0])
     if num_classes is not None:

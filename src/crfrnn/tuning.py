@@ -1,4 +1,4 @@
-"""The search for a CRF's parameters on labelled photos with scores, and what they gain on photos it has not seen."""
+"""The search for a CRF's parameters on labelled photos with scores, and their gain on photos that it has not seen."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SPAN = 5.0
 DIGITS = 4
 """Significant digits of what is found."""
 SEARCH_THRESHOLD = 0.01
-"""Least `class_threshold` in the search: it is faster and changes hardly a label (docs/benchmarks.md)."""
+"""Least `class_threshold` in the search: it saves time and changes hardly any label (docs/benchmarks.md)."""
 CHUNKS = 5
-"""Parts of the photos, after each of which a trial that is worse than half of those before is given up."""
+"""Parts of the photos. After each, a trial that is worse than half of those before it is given up."""
 TRIALS = 40
 FEWEST_PHOTOS = 2
-"""In each part: one photo tells nothing about others."""
+"""Photos in each part, at least: a single photo says nothing about others."""
 
 COMPLETE, PRUNED = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 ALL, NEAR_EDGES = 0, 1

@@ -1,4 +1,4 @@
-"""What the commands share: the error of arguments that do not fit, and words that stand for numbers."""
+"""What the commands share: the error for arguments that do not fit together, and parsers of amounts and distances."""
 
 import argparse
 import math

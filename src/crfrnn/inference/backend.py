@@ -90,7 +90,7 @@ Asked: TypeAlias = Ability | type
 
 
 def asked_by(crf: CRF) -> dict[Asked, str]:
-    """What a CRF asks of a backend, and how to say that it is not to be had."""
+    """What a CRF asks of a backend, each with what to say where it is missing."""
     solver = type(crf.solver)
     asked: dict[Asked, str] = {solver: f"{solver.__name__} is not available"}
     for kernel in crf.kernels:

@@ -54,8 +54,8 @@ def mean_field(
         iterations: T; 0 returns the unary.
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
-        class_threshold: Leave classes out of filtering as soon as their probability is nowhere at least this: the
-            others no longer hear of them. docs/algorithm.md, section 6, gives the rule and the error.
+        class_threshold: Leave a class out of filtering as soon as its probability is below this everywhere: it then
+            sends no messages. docs/algorithm.md, section 6, gives the rule and the error.
         return_probabilities: Return softmax(a_T) instead of the logits a_T.
         threads: None is `default_threads()`. The result is the same to the bit for any number.
     Returns: (C, *spatial), in the precision of the kernels.

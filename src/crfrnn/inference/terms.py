@@ -141,8 +141,8 @@ def pairwise_terms(
             or a kernel, an object with `filter(values, transpose)` for values (N, C).
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
-        origin: Position (x, y[, z]) of the first pixel in a larger image, in pixels; None is 0. A lattice is nailed to
-            the coordinates: only with their origin do parts of an image see the same one.
+        origin: Position (x, y[, z]) of the first pixel in a larger image, in pixels; None is 0. The place of a lattice
+            depends on the coordinates, so parts of an image share a lattice only if each is given its origin.
         threads: Threads of building and filtering; None is `default_threads()`.
         dtype: float32 or float64; None is float64 for a float64 image and float32 for others.
     Raises:

@@ -15,8 +15,8 @@ class Kept:
     """Lattices and marginals of forward passes, each until its backward pass takes it.
 
     TensorFlow and JAX carry arrays from the forward to the backward pass, not Python objects, and may run a backward
-    pass once, often or never. So the oldest give way to new ones beyond a limit; who does not find what he looks for
-    computes it once more.
+    pass once, often or never. So the oldest entries are dropped beyond a limit. A backward pass that does not find its
+    entry computes the forward pass again.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:

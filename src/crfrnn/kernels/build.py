@@ -36,7 +36,7 @@ class Guide(NamedTuple):
 
 
 class OwnKernel:
-    """A caller's kernel, of which nothing is asked but `filter(values, transpose=False)`."""
+    """A caller's kernel. The only thing it needs is a method `filter(values, transpose=False)`."""
 
     def __init__(self, kernel: Any, points: int) -> None:
         self.num_points = points

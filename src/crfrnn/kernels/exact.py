@@ -18,8 +18,8 @@ class ExactGaussian(NativeKernel):
     classes a filter takes seconds where a lattice takes milliseconds (docs/accuracy.md), and at twice the width and
     height 16 times as long. Memory is O(N). Like a lattice it is not normalised.
 
-    Groups of points so far apart that all they could add to a value is below rounding (2⁻²⁴ of the largest value sent
-    in float32, 2⁻⁵³ in float64) are left out, which saves most of the time where deviations are small.
+    Two groups of points are left out if they are so far apart that together they add less to a value than rounding does
+    (2⁻²⁴ of the largest value sent in float32, 2⁻⁵³ in float64). This saves most of the time if deviations are small.
 
     Args:
         features: (N, d) rows, any d, scaled so that the deviation wanted is 1. float64 features make a float64 kernel,

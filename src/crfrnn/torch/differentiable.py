@@ -1,7 +1,8 @@
 """The CRF in operations of torch as a backend: autograd gives gradients to all that it is given.
 
-Scores, weights, mask, image, features and θ, but for what lies behind a lattice, which gives gradients to values alone;
-a kernel may be any function of tensors. It keeps what every operation needs, so memory grows with the iterations.
+Gradients go to scores, weights, mask, image, features and θ. A lattice is the exception: it gives them to values only.
+A kernel may be any function of tensors. Every operation keeps what its gradient needs, so memory grows with the
+iterations.
 """
 
 import math

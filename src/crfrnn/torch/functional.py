@@ -229,7 +229,7 @@ def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
 def _asked(
     crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
 ) -> dict[Asked, str]:
-    """What a call asks of a backend, and how to say that it is not to be had."""
+    """What a call asks of a backend, each with what to say where it is missing."""
     asked = asked_by(crf)
     on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):

@@ -2,8 +2,9 @@
 
 Autograd and torch.compile carry tensors from the forward to the backward pass, not Python objects. So the forward
 operator also returns a one-element tensor, its handle. While the handle's memory lives, this file keeps what belongs
-to it under the memory's address, which nothing else can have; when the last view of it is freed, so is the entry.
-A handle that was copied (by a hook on saved tensors, to another process) is not found: recompute, do not fail.
+to it under the memory's address, which nothing else can have. When the last view of the memory is freed, so is the
+entry. A copy of a handle (made by a hook on saved tensors, or in another process) has no entry: the caller then
+computes the forward pass again, and nothing fails.
 """
 
 import weakref
@@ -32,5 +33,5 @@ def keep(entry: Any) -> torch.Tensor:
 
 
 def find(handle: torch.Tensor) -> Any | None:
-    """What is kept under this handle; None if it is a blank one or a copy."""
+    """What is kept under this handle; None if the handle is blank or a copy."""
     return _entries.get(handle.data_ptr())
