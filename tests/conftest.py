@@ -1,6 +1,7 @@
 """Data that tests of several rooms share: golden files, in tests/golden, and larger real data where it is there."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,13 @@ def pydensecrf() -> dict[str, np.ndarray]:
 def crfrnn_layer() -> dict[str, np.ndarray]:
     """Inputs, output and gradients of the original PyTorch CRF-RNN layer."""
     return golden("crfrnn_layer")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> None:
+    """A job in the background of a shell ignores SIGINT, and so would all that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """`filter_accuracy` and `crfrnn accuracy` against the dense kernel and calls of `refine` one by one."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from crfrnn import CRFParameters, PermutohedralLattice, bilateral_features, reference, refine
-from crfrnn.accuracy import SETTINGS, filter_accuracy, shrunk
+from crfrnn.accuracy import WAYS, filter_accuracy, shrunk
 from crfrnn.cli import main
 from crfrnn.files.resize import resize_scores
 from errors import raises_saying
@@ -29,7 +30,7 @@ def centred(values):
 def test_measures_what_it_says(rng):
     photo, scores = photo_and_scores(rng)
     found = {each.setting: each for each in filter_accuracy(scores, photo, PARAMETERS)}
-    assert list(found) == list(SETTINGS)
+    assert list(found) == list(WAYS)
     assert all(each.seconds > 0 for each in found.values())
 
     q = reference.softmax(scores.astype(np.float64)).reshape(4, -1).T
@@ -43,9 +44,10 @@ def test_measures_what_it_says(rng):
     assert 0 < found["exact"].message_error < 1e-5
     assert (found["exact"].mean_change, found["exact"].max_change, found["exact"].labels_changed) == (0, 0, 0)
 
-    exact = refine(scores, photo, CRFParameters(**{**vars(PARAMETERS), "filter": "exact"}))
-    for setting, changes in SETTINGS.items():
-        other = refine(scores, photo, CRFParameters(**{**vars(PARAMETERS), **changes}))
+    exact = refine(scores, photo, replace(PARAMETERS, filter="exact"))
+    changes = ({}, {"neighbour_rounds": 1}, {"spatial": "lattice"}, {"class_threshold": 0.01}, {"filter": "exact"})
+    for setting, changed in zip(WAYS, changes, strict=True):
+        other = refine(scores, photo, replace(PARAMETERS, **changed))
         assert found[setting].mean_change == pytest.approx(np.abs(other - exact).mean(), abs=1e-7)
         assert found[setting].max_change == pytest.approx(np.abs(other - exact).max(), abs=1e-7)
         assert found[setting].labels_changed == np.mean(other.argmax(0) != exact.argmax(0))
@@ -66,7 +68,7 @@ def test_other_scores_and_normalisations(rng, classes, normalization):
 def test_labels_and_volumes(rng):
     labels, volume = rng.integers(0, 3, (4, 5, 6)), rng.uniform(0, 255, (4, 5, 6))
     found = filter_accuracy(labels, volume, PARAMETERS, input="labels", spacing=(1, 1, 2))
-    assert [each.setting for each in found] == list(SETTINGS)
+    assert [each.setting for each in found] == list(WAYS)
     assert found[-1].labels_changed == 0
 
 
@@ -123,10 +125,10 @@ def test_command(files, tmp_path, capsys):
     content = json.loads(output.read_text())
     assert content["size"] == [15, 12]
     assert content["parameters"]["theta_alpha"] == [10, 10]
-    assert [each["setting"] for each in content["settings"]] == list(SETTINGS)
+    assert [each["setting"] for each in content["settings"]] == list(WAYS)
     assert "15×12, 2 iterations" in printed
     lines = printed.splitlines()
-    for setting, line in zip(content["settings"], lines[-len(SETTINGS) :], strict=True):
+    for setting, line in zip(content["settings"], lines[-len(WAYS) :], strict=True):
         assert line.startswith(setting["setting"])
         assert f"{setting['message_error']:.2g}" in line.split()
         assert f"{setting['labels_changed']:.3%}" in line.split()

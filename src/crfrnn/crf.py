@@ -227,6 +227,12 @@ class CRF:
             names.append(next(each for each in chain([name], numbered) if each not in names))
         return tuple(names)
 
+    @property
+    def given_names(self) -> tuple[str, ...]:
+        """The names under which calls give features or kernels, each once, in the order of the kernels."""
+        features = (kernel.features for kernel in self.kernels)
+        return tuple(dict.fromkeys(each.name for each in features if isinstance(each, Given)))
+
     def with_thetas(self, **thetas: Deviation | Sequence[float]) -> "CRF":
         """The same with other deviations, in all kernels that have one of that name: `theta_beta=10`.
 

@@ -46,18 +46,17 @@ def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iter
     return num_points * padded_channels(num_classes) * itemsize * (6 + kept_iterations)
 
 
-def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int) -> int:
+def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int, lattices: int = 1) -> int:
     """About what refining a tile takes, its part of scores and image included.
 
-    A lattice is assumed to have two vertices for every pixel, as many as the roughest photos have. Noise has up to
-    d + 1.
+    Each of the lattices over the image is assumed to have two vertices for every pixel, as many as the roughest photos
+    have. Noise has up to d + 1.
     """
     vertices = 2 * num_points * (2 * padded_channels(num_classes) * itemsize + 20)
     inputs = num_points * (2 * num_classes + 2 * num_features) * itemsize
     return (
-        lattice_bytes(num_points, num_features, itemsize)
+        lattices * (lattice_bytes(num_points, num_features, itemsize) + vertices)
         + mean_field_bytes(num_points, num_classes, itemsize)
-        + vertices
         + inputs
     )
 

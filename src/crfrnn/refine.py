@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, mask_array, score_array
 from crfrnn.crf import CRF
 from crfrnn.files.parameter_files import crf_of
-from crfrnn.inference.coupling import simplest
+from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
-from crfrnn.kernels.build import Guide
+from crfrnn.kernels.build import Guide, given_mapping
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import one_of, whole_number
@@ -84,7 +84,7 @@ def refine(
         grid,
         None if image is None else image_array(image, grid, np.shape(scores)),
         None if mask is None else mask_array(mask, grid),
-        given or {},
+        given_mapping(given),
         origin,
     )
     if device is not None:
@@ -108,7 +108,7 @@ def _refined(
         f"refining {classes} classes on {' × '.join(map(str, guide.grid))} pixels",
     )
     terms = build_terms(crf, guide, spacing, unary.dtype, threads)
-    couplings = [simplest(matrix) for matrix in checked_couplings(unary.shape, terms, crf.compatibility)[0]]
+    couplings = [fewest_axes(matrix) for matrix in checked_couplings(unary.shape, terms, crf.compatibility)[0]]
     solver = solver_for(crf.solver)
     rows = unary.reshape(classes, points)
     result, _ = solver.forward(crf.solver, rows, terms, couplings, output, False, threads)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape, label_array
-from crfrnn.crf import CRF, Spatial
+from crfrnn.crf import CRF, Bilateral, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import one_of, whole_number
@@ -112,7 +112,8 @@ def refine_tiled(
     classes = class_count(scores, input, num_classes)
     features = len(grid) + (0 if image is None else math.prod(image.shape[len(grid) :]))
     itemsize = 8 if getattr(scores, "dtype", None) == np.float64 else 4
-    tiles = tile_grid(grid, margins, tile, memory, tile_bytes(1, max(2, classes), features, itemsize))
+    bytes_per_point = tile_bytes(1, max(2, classes), features, itemsize, image_lattices(crf))
+    tiles = tile_grid(grid, margins, tile, memory, bytes_per_point)
     if output is None:
         output = np.empty(grid, label_dtype(classes))
     labelled = _is_labels(output, grid, classes)
@@ -140,6 +141,12 @@ def refine_tiled(
         for array in (scores, image, output):
             release_pages(array)
     return output
+
+
+def image_lattices(crf: CRF) -> int:
+    """How many lattices over the image are in memory at once; those over positions alone are small."""
+    kernels = crf.active.kernels
+    return sum(isinstance(each.features, Bilateral) and isinstance(each.filter, Lattice) for each in kernels)
 
 
 def margins_of(

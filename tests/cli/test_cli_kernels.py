@@ -10,6 +10,8 @@ import pytest
 import crfrnn
 from crfrnn.cli import main
 from crfrnn.crf import CRF, Bilateral, Given, Kernel, MeanField, Spatial
+from crfrnn.memory import tile_bytes
+from crfrnn.tiles import image_lattices
 from errors import raises_saying
 from kernel_lists import CRFS, scene
 
@@ -159,3 +161,10 @@ def test_the_search_is_for_two_kernels(one, capsys):
     written(CRFS["three"])
     assert main(["tune", ".", "-o", "q.json", "--scores", ".", "--parameters", "p.json"]) != 0
     assert "a spatial and a bilateral kernel" in capsys.readouterr().err
+
+
+def test_every_lattice_over_the_image_takes_memory():
+    kernels = [Kernel(Bilateral(8.0, 3.0))] * 3
+    assert image_lattices(CRF(kernels)) == 3
+    assert image_lattices(CRFS["lattice and exact"]) == image_lattices(CRFS["nothing but 0"]) == 0
+    assert tile_bytes(1, 4, 5, 4, 3) > 2 * tile_bytes(1, 4, 5, 4)

@@ -281,16 +281,16 @@ class TestBadInput:
 
 def test_one_lattice_a_kernel_and_item(monkeypatch):
     """Not one an iteration."""
-    from crfrnn.inference import terms as pairwise
+    from crfrnn.inference import terms
 
     built = []
-    lattice = pairwise.PermutohedralLattice
+    build = terms.build_kernel
 
-    def counted(*arguments, **options):
+    def counted(*arguments):
         built.append(1)
-        return lattice(*arguments, **options)
+        return build(*arguments)
 
-    monkeypatch.setattr(pairwise, "PermutohedralLattice", counted)
+    monkeypatch.setattr(terms, "build_kernel", counted)
     logits, levels = example(2)
     monai_module.CRF(iterations=7)(logits.requires_grad_(), levels).sum().backward()
     assert len(built) == 2 * 2

@@ -8,11 +8,11 @@ import importlib
 import numpy as np
 import pytest
 
-from crfrnn import PairwiseTerm, PermutohedralLattice, reference, spatial_features
+from crfrnn import PairwiseTerm, PermutohedralLattice, mean_field, reference, spatial_features
 from crfrnn.compat.pydensecrf import densecrf as densecrf_module
 from crfrnn.compat.pydensecrf import eigen
 from crfrnn.compat.pydensecrf import utils as utils_module
-from crfrnn.inference import meanfield as meanfield_module
+from crfrnn.kernels import native as native_module
 from errors import raises_saying
 from tolerances import GOLDEN
 
@@ -322,9 +322,9 @@ class TestSteps:
 class TestWhatIsBuilt:
     def test_lattices_once_and_inference_in_one_native_call(self, pydensecrf, monkeypatch):
         built, called = [], []
-        lattice, native = densecrf_module.PermutohedralLattice, meanfield_module._native.mean_field32
+        lattice, native = densecrf_module.PermutohedralLattice, native_module._native.mean_field32
         monkeypatch.setattr(densecrf_module, "PermutohedralLattice", lambda rows: built.append(1) or lattice(rows))
-        monkeypatch.setattr(meanfield_module._native, "mean_field32", lambda *a: called.append(a[5]) or native(*a))
+        monkeypatch.setattr(native_module._native, "mean_field32", lambda *a: called.append(a[5]) or native(*a))
         crf = two_kernels(pydensecrf, 1, 2)
         assert len(built) == 2
         crf.inference(4)
@@ -360,5 +360,5 @@ def test_a_term_is_what_the_class_adds(pydensecrf):
         PairwiseTerm(PermutohedralLattice(spatial_features((HEIGHT, WIDTH), 3.0)), 1.0, "symmetric"),
         PairwiseTerm(PermutohedralLattice(rows), 2.0, "symmetric"),
     ]
-    expected = meanfield_module.mean_field(logits, terms, iterations=5, return_probabilities=True)
+    expected = mean_field(logits, terms, iterations=5, return_probabilities=True)
     assert_same(crf.inference(5), expected)

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from crfrnn.torch import CrfRnn, gaussian_filter, gpu, mean_field, ops, tape  # noqa: E402
+from crfrnn.torch import CrfRnn, gaussian_filter, gpu, kept, mean_field, ops  # noqa: E402
 from crfrnn.torch.gpu import plain  # noqa: E402
 from crfrnn.torch.gpu.terms import fixed_order  # noqa: E402
 from errors import raises_saying  # noqa: E402
@@ -35,7 +35,7 @@ def elsewhere(monkeypatch):
 def nothing_stays_behind():
     yield
     gc.collect()
-    assert not tape._entries
+    assert not kept._entries
 
 
 @pytest.fixture(params=[pytest.param(index, marks=pytest.mark.gpu) for index in (0, 1)], ids=lambda i: f"cuda:{i}")
@@ -179,12 +179,12 @@ def test_records_live_as_long_as_the_graph(rng, elsewhere):
     crf = layer()
     logits, image = inputs(rng)
     refined = crf(logits, image)
-    assert len(tape._entries) == 1
+    assert len(kept._entries) == 1
     refined.sum().backward()
-    assert not tape._entries
+    assert not kept._entries
     with torch.no_grad():
         crf(logits, image)
-    assert not tape._entries
+    assert not kept._entries
 
 
 def test_shapes_and_devices_are_known_without_a_gpu():

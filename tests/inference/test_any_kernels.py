@@ -160,6 +160,7 @@ GIVEN_ONLY = CRF([Kernel(Given("learned"))])
     ("given", "error", "facts"),
     [
         (None, ValueError, ["given={'learned': …}"]),
+        (np.ones((5, 6, 2)), TypeError, ["given is a ndarray", "{name: "]),
         ({"learnt": np.ones((5, 6, 2))}, ValueError, ["given={'learned': …}", "there is 'learnt'"]),
         ({"learned": np.ones((6, 5, 2))}, ValueError, ["given['learned'] has shape (6, 5, 2)", "(5, 6, d) or (30, d)"]),
         ({"learned": np.ones((5, 6))}, ValueError, ["given['learned'] has shape (5, 6)", "(5, 6, d)"]),

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import keras_fcn8s
+from crfrnn.crf import Lattice
 from crfrnn.files.palette import voc_palette
 from crfrnn.keras import fcn8s, get_crfrnn_model_def, get_label_image, get_preprocessed_image
 from crfrnn.keras import model as definition
@@ -88,9 +89,10 @@ def test_names_and_shapes_are_the_official_ones():
     assert made == keras_fcn8s.shapes()
     assert crfrnn == dict.fromkeys(WEIGHTS, (21, 21))
     config = model.get_layer("crfrnn").get_config()
-    expected = {"image_dims": (500, 500), "num_classes": 21, "num_iterations": 10, "spatial": "lattice"}
+    expected = {"image_dims": (500, 500), "num_classes": 21, "num_iterations": 10}
     expected |= {"theta_alpha": 160.0, "theta_beta": 3.0, "theta_gamma": 3.0}
-    assert config.items() >= expected.items()
+    assert {name: config[name] for name in expected} == expected
+    assert model.get_layer("crfrnn").crf.kernels[0].filter == Lattice()
 
 
 def test_the_official_file_is_loaded_as_ever(narrow, monkeypatch, layers, weight_file):

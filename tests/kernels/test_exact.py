@@ -1,5 +1,7 @@
 """The exact Gaussian kernel against the dense matrix in float64, alone and in the mean field; `filter="exact"`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -129,7 +131,7 @@ def test_refine_with_exact_filters(rng, shape):
     expected, _ = reference.mean_field(logits.reshape(5, -1), terms, iterations=4)
     refined = refine(logits, image, parameters)
     assert_close(refined.reshape(5, -1), reference.softmax(expected), tolerance(np.float64).mean_field)
-    lattice = refine(logits, image, CRFParameters(**{**vars(parameters), "filter": "lattice"}))
+    lattice = refine(logits, image, replace(parameters, filter="lattice"))
     assert np.abs(lattice - refined).max() > 1e-4
 
 

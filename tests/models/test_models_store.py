@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crfrnn import CRFParameters
+from crfrnn.crf import Exact
 from crfrnn.files.classes import class_set
 from errors import raises_saying
 
@@ -75,7 +77,8 @@ def test_what_goes_in_comes_out(rng, tmp_path, network, options):
     assert loaded.network.options.items() >= {"num_classes": 5, **options}.items()
     assert not loaded.training
     assert repr(loaded.crf) == repr(crf)
-    assert loaded.crf.damping == 0.25
+    assert loaded.crf.crf == saved.crf.crf
+    assert loaded.crf.crf.solver.damping == 0.25
     state = loaded.state_dict()
     assert all(torch.equal(state[key], tensor) for key, tensor in saved.state_dict().items())
     assert model.classes.names == ("class 0", "class 1", "class 2", "class 3", "class 4")
@@ -183,6 +186,33 @@ def test_weights_that_do_not_fit_the_description(file):
             load_model(rewritten(file, tensors=tensors))
 
 
+def _features(description):
+    """Of the bilateral kernel."""
+    return description["crf"]["crf"]["kernels"][1]["features"]
+
+
+def test_a_file_of_before_crfs_were_one_value(file, tmp_path):
+    """Its description held the arguments of the layer."""
+    options = {
+        "num_classes": 3,
+        "num_iterations": 7,
+        "theta_alpha": 160.0,
+        "theta_beta": [20.0, 21.0, 22.0],
+        "theta_gamma": 3.0,
+        "normalization": "symmetric",
+        "spatial": "lattice",
+        "weights": "full",
+        "compatibility": "full",
+        "damping": 0.25,
+        "filter": "lattice",
+    }
+    old = rewritten(file, lambda description: description.update(crf=options))
+    expected = CRFParameters(
+        theta_beta=(20, 21, 22), normalization="symmetric", spatial="lattice", iterations=7, damping=0.25
+    )
+    assert load_model(old).segmenter.crf.crf == expected.crf
+
+
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
@@ -191,7 +221,8 @@ def test_weights_that_do_not_fit_the_description(file):
         (lambda description: description.update(network=["Fcn8s"]), ["unhashable"]),
         (lambda description: description.update(options={"depth": 3}), ["depth"]),
         (lambda description: description.update(options=None), ["does not describe a model"]),
-        (lambda description: description["crf"].update(theta_beta=-1), ["theta_beta=-1"]),
+        (lambda description: _features(description).update(theta_beta=-1), ["theta_beta=-1"]),
+        (lambda description: _features(description).update(theta=1), ["Bilateral has no 'theta'"]),
         (lambda description: description.pop("palette"), ["has no 'palette'"]),
         (lambda description: description.update(palette=[[0, 0, 300]] * 3), ["does not describe a model"]),
         (lambda description: description.update(classes=["a"]), ["palette"]),
@@ -230,4 +261,4 @@ def test_a_missing_extra_is_named():
 def test_the_exact_filter_is_kept(tmp_path):
     saved = Segmenter(FcnLite(5), CrfRnn(5, filter="exact"))
     save_model(tmp_path / "model.safetensors", saved, class_set(5))
-    assert load_model(tmp_path / "model.safetensors").segmenter.crf.filter == "exact"
+    assert load_model(tmp_path / "model.safetensors").segmenter.crf.crf.kernels[1].filter == Exact()

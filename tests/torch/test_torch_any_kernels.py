@@ -19,7 +19,7 @@ from kernel_lists import CLASSES, COMPATIBILITY, CRFS, GIVEN, MATRIX, scene, smo
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import CrfRnn, differentiable, functional, gpu, mean_field, ops, tape  # noqa: E402
+from crfrnn.torch import CrfRnn, differentiable, functional, gpu, kept, mean_field, ops  # noqa: E402
 from crfrnn.torch.gpu import terms as gpu_terms  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -48,7 +48,7 @@ def elsewhere(monkeypatch):
 def nothing_stays_behind():
     yield
     gc.collect()
-    assert not tape._entries
+    assert not kept._entries
 
 
 def tensors(given):
@@ -256,6 +256,15 @@ def test_weights_in_the_place_of_the_specifications(rng, place):
     assert_close(refined, expected.logits, 1e-6)  # they are of float32
 
 
+@pytest.mark.parametrize("spacing", [0.7, (0.7, 1.9)])
+def test_spacing_scales_every_kernel(rng, place, spacing):
+    given = scene(rng)
+    crf = CRF([*CRFS["three"].kernels, Kernel(Spatial((1.3, 2.9)), 0.4, Lattice())], COMPATIBILITY, MeanField(2))
+    logits, image, mask, _ = tensors(given)
+    refined = mean_field(logits, image, mask, crf, spacing=spacing)
+    assert_close(refined, truth(crf, given, spacing=spacing).logits, BOUNDS.mean_field)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cpu plain"])
 @pytest.mark.parametrize("name", CRFS)
 def test_refine_on_a_device(rng, device, name, monkeypatch):
@@ -317,6 +326,11 @@ def test_class_thresholds_elsewhere(kernels, monkeypatch):
             lambda: mean_field(LOGITS, IMAGE, None, CRFS["given"], given={"learnt": IMAGE}),
             ValueError,
             ["given={'learned': …}", "there is 'learnt'"],
+        ),
+        (
+            lambda: mean_field(LOGITS, IMAGE, None, CRFS["given"], given=IMAGE),
+            TypeError,
+            ["given is a Tensor", "{name: "],
         ),
         (
             lambda: mean_field(LOGITS, IMAGE, None, CRFS["given"], given={"learned": IMAGE.mT}),

@@ -8,7 +8,7 @@ from crfrnn.inference import batch
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import gaussian_filter, tape  # noqa: E402
+from crfrnn.torch import gaussian_filter, kept  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -70,7 +70,7 @@ def test_lattices_are_built_once_and_freed(rng, monkeypatch):
     del filtered
     with torch.no_grad():
         gaussian_filter(values, features)
-    assert not tape._entries
+    assert not kept._entries
 
 
 def test_a_copied_handle_costs_time_but_no_accuracy(rng):

@@ -12,7 +12,7 @@ from specified import specified
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from crfrnn.torch import CrfRnn, gaussian_filter, ops, tape  # noqa: E402
+from crfrnn.torch import CrfRnn, gaussian_filter, kept, ops  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -43,7 +43,7 @@ def built(monkeypatch):
 def nothing_stays_behind():
     yield
     gc.collect()
-    assert not tape._entries
+    assert not kept._entries
 
 
 def inputs(rng, spatial=(6, 7), size=2):
@@ -106,15 +106,15 @@ def test_records_live_as_long_as_the_graph(rng, crf, monkeypatch):
     monkeypatch.setattr(batch, "build_terms", watched)
     logits, image = inputs(rng)
     refined = crf(logits, image)
-    assert len(tape._entries) == 1
+    assert len(kept._entries) == 1
     assert all(term() is not None for term in terms)
     refined.sum().backward(retain_graph=True)
-    assert len(tape._entries) == 1
+    assert len(kept._entries) == 1
     refined.sum().backward()
-    assert len(tape._entries) == 0
+    assert len(kept._entries) == 0
     refined = crf(logits, image)
     del refined
-    assert len(tape._entries) == 0
+    assert len(kept._entries) == 0
     assert len(terms) == 8
     assert all(term() is None for term in terms)
 
@@ -123,10 +123,10 @@ def test_nothing_is_kept_without_gradients(rng, crf):
     logits, image = inputs(rng)
     with torch.no_grad():
         kept = crf(logits, image)
-        assert not tape._entries
+        assert not kept._entries
     crf.requires_grad_(False)
     frozen = crf(logits, image)
-    assert not tape._entries
+    assert not kept._entries
     assert torch.equal(kept, frozen)
     assert not frozen.requires_grad
 

@@ -117,7 +117,7 @@ def test_both_stages(config, data, capsys):
     model = load_model(result.model)
     assert model.classes.num_classes == CLASSES
     assert model.segmenter.crf.num_iterations == config.test_iterations
-    assert model.segmenter.crf.theta_beta == 50
+    assert model.segmenter.crf.crf.kernels[1].features.theta_beta == 50
     assert mean_iou(model, data) == pytest.approx(result.stages["crf"].val_miou, abs=1e-6)
     assert result.stages["crf"].val_miou > 0.4
     assert "crf" in " ".join(model.notes)

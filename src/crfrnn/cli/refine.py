@@ -29,7 +29,7 @@ from crfrnn.files.progress import progress
 from crfrnn.memory import tile_bytes
 from crfrnn.numbers import per_axis
 from crfrnn.refine import label_dtype, refine
-from crfrnn.tiles import Tile, class_count, refine_tiled, resident_bytes
+from crfrnn.tiles import Tile, class_count, image_lattices, refine_tiled, resident_bytes
 
 CONTRAST_SIDE = 2000
 """The contrast of an image that is tiled is measured in its middle, on this many pixels along each axis."""
@@ -147,7 +147,8 @@ class Refinement:
         classes = max(2, class_count(pair.scores, pair.kind, self.num_classes))
         points, axes = math.prod(pair.grid), len(pair.grid)
         itemsize = 8 if pair.scores.dtype == np.float64 else 4
-        return tile_bytes(points, classes, axes + math.prod(pair.image.shape[axes:]), itemsize)
+        features = axes + math.prod(pair.image.shape[axes:])
+        return tile_bytes(points, classes, features, itemsize, image_lattices(self.crf))
 
     def _fitted(self, pair: Pair) -> tuple[Refinement, str]:
         """The same refinement with the spacing and the contrast of a pair, and a remark on them."""

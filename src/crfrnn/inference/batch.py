@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crfrnn.arrays import check_finite, image_array, mask_array, points_first
 from crfrnn.crf import CRF, Normalization
 from crfrnn.inference.backend import Ability, Execution, Inputs
-from crfrnn.inference.coupling import simplest
+from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
@@ -44,7 +44,7 @@ def forward(
     """
     logits, solver = inputs.logits, solver_for(crf.solver)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
-    fewest = [simplest(coupling) for coupling in couplings]
+    fewest = [fewest_axes(coupling) for coupling in couplings]
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")

@@ -25,7 +25,7 @@ def coupling(compatibility: Matrix | None, weight: Matrix) -> Matrix:
     return np.multiply(compatibility, weight)
 
 
-def simplest(matrix: Matrix) -> Matrix:
+def fewest_axes(matrix: Matrix) -> Matrix:
     """The same coupling with the fewest axes: the fewer, the faster."""
     if matrix.ndim == 2 and np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal()):
         matrix = matrix.diagonal().copy()

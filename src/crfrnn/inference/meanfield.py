@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
-from crfrnn.inference.coupling import compatibility_gradient, couple, simplest, weight_gradient
+from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
 from crfrnn.kernels.native import FusedTerm, NativeKernel, Output
@@ -70,7 +70,7 @@ def mean_field(
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, 0)
     output: Output = "probabilities" if return_probabilities else "logits"
-    result, _ = forward(solver, _by_class(scores), pairwise, _simplest(couplings), output, False, threads)
+    result, _ = forward(solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), output, False, threads)
     return result.reshape(scores.shape)
 
 
@@ -92,7 +92,9 @@ def mean_field_with_marginals(
     scores = score_array(unary, "unary", precision(pairwise))
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, solver.iterations)
-    logits, marginals = forward(solver, _by_class(scores), pairwise, _simplest(couplings), "logits", True, threads)
+    logits, marginals = forward(
+        solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), "logits", True, threads
+    )
     return logits.reshape(scores.shape), marginals
 
 
@@ -258,8 +260,8 @@ def _by_class(scores: Array) -> Array:
     return scores.reshape(len(scores), -1)
 
 
-def _simplest(couplings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    return [simplest(matrix) for matrix in couplings]
+def _all_fewest_axes(couplings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    return [fewest_axes(matrix) for matrix in couplings]
 
 
 def _require_memory(classes: int, points: int, itemsize: int, kept: int) -> None:

@@ -24,7 +24,7 @@ from crfrnn.crf import CRF, EPSILON, Normalization
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference.coupling import Matrix, coupling
 from crfrnn.kernels.base import PointKernel
-from crfrnn.kernels.build import Guide, build_kernel, kernel_bytes
+from crfrnn.kernels.build import Guide, build_kernel, given_mapping, kernel_bytes
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import require_memory
@@ -160,7 +160,7 @@ def pairwise_terms(
     if dtype is None:
         dtype = np.float64 if channels is not None and channels.dtype == np.float64 else np.float32
     weights = None if mask is None else mask_array(mask, grid)
-    guide = Guide(grid, channels, weights, given or {}, origin)
+    guide = Guide(grid, channels, weights, given_mapping(given), origin)
     kind = float_dtype(dtype)
     require_memory(terms_bytes(crf, guide, kind.itemsize), f"kernels over {' × '.join(map(str, grid))} points")
     return build_terms(crf, guide, spacing, kind, threads)

@@ -113,12 +113,13 @@ class Pass:
 def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout) -> Any:
     """By the operators of `crfrnn.torch`, where the tensors lie."""
     from crfrnn.torch import functional
+    from crfrnn.torch import scene as torch_scene
 
     def planes(tensor: Any) -> Any:
         return tensor.movedim(layout.channel_axis, 1)
 
     given = {name: planes(features) for name, features in scene.given.items()}
-    inputs = functional.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
+    inputs = torch_scene.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
     refined = functional.refine(crf, inputs, weights, compatibility, False, Execution())
     return refined.movedim(1, layout.channel_axis)
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from crfrnn.arrays import spatial_shape
-from crfrnn.crf import CRF, Given, decoded, encoded
+from crfrnn.crf import CRF, decoded, encoded, thetas_of
 from crfrnn.files.parameter_files import checked_crf
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
@@ -128,13 +128,13 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         weight = _combined(mask)
         layout = self._layout()
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
-        for name, features in zip(self._given(), others, strict=True):
+        for name, features in zip(self.crf.given_names, others, strict=True):
             layout.check(logits.shape, features.shape, None, name)
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         scores = ops.cast(logits, dtype)
         if self.num_classes == 1:
             scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
-        given = {name: ops.cast(features, dtype) for name, features in zip(self._given(), others, strict=True)}
+        given = {name: ops.cast(features, dtype) for name, features in zip(self.crf.given_names, others, strict=True)}
         refined = bridge.refine(
             self.crf,
             bridge.Scene(scores, ops.cast(image, dtype), given, None if weight is None else ops.cast(weight, dtype)),
@@ -157,13 +157,17 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         logits, image, *others = self._inputs(input_shape)
         layout = self._layout()
         layout.check(logits, image, None)
-        for name, features in zip(self._given(), others, strict=True):
+        for name, features in zip(self.crf.given_names, others, strict=True):
             layout.check(logits, features, None, name)
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes an equal layer of."""
-        config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "data_format")}
+        names = ("image_dims", "num_classes", "num_iterations", "data_format")
+        config = {name: getattr(self, name) for name in names}
+        # What the published layer says of itself, for whoever reads it; `crf` holds all of it.
+        features = [kernel.features for kernel in self.crf.kernels]
+        config |= {name: getattr(each, name) for each in features for name in thetas_of(each)}
         return {**super().get_config(), **config, "crf": encoded(self.crf)}
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
@@ -175,13 +179,8 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
             )
         return super()._trackable_children(save_type, **kwargs)
 
-    def _given(self) -> list[str]:
-        """The names of features that calls give after the image, in the order of the kernels."""
-        features = (kernel.features for kernel in self.crf.kernels)
-        return list(dict.fromkeys(each.name for each in features if isinstance(each, Given)))
-
     def _inputs(self, inputs: Any) -> Sequence[Any]:
-        names = ["logits", "image", *self._given()]
+        names = ["logits", "image", *self.crf.given_names]
         if not isinstance(inputs, list | tuple) or len(inputs) != len(names):
             given = f"a list of {len(inputs)}" if isinstance(inputs, list | tuple) else f"one {type(inputs).__name__}"
             count = "two" if len(names) == 2 else str(len(names))

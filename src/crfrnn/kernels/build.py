@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Array, Shape, check_finite, num_points
-from crfrnn.crf import Bilateral, Exact, Given, Grid, Kernel, Lattice
+from crfrnn.crf import Bilateral, Given, Grid, Kernel, Lattice
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import feature_rows, given_count
@@ -66,11 +66,19 @@ def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: in
         return GridGaussian(guide.grid, sigma[::-1], dtype, threads=threads)
     rows = feature_rows(features, guide.grid, guide.image, guide.given, guide.origin, dtype)
     check_finite(rows, f"given[{features.name!r}]" if isinstance(features, Given) else "features")
-    if isinstance(kernel.filter, Exact):
-        return ExactGaussian.of_rows(rows, threads)
-    assert isinstance(kernel.filter, Lattice)
-    _check_count(kernel, guide, rows.shape[1])
-    return PermutohedralLattice.of_rows(rows, kernel.filter.neighbour_rounds, threads)
+    if isinstance(kernel.filter, Lattice):
+        _check_count(kernel, guide, rows.shape[1])
+        return PermutohedralLattice.of_rows(rows, kernel.filter.neighbour_rounds, threads)
+    return ExactGaussian.of_rows(rows, threads)
+
+
+def given_mapping(given: Any) -> Mapping[str, Any]:
+    """What a call gave by name; a TypeError if it has no names."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"given is a {type(given).__name__}; expected {{name: features or a kernel}}")
+    return given
 
 
 def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
@@ -102,10 +110,9 @@ def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
         count += guide.image.shape[-1]
     elif isinstance(kernel.features, Given):
         count = given_count(kernel.features.name, guide.given, guide.grid)
-    if isinstance(kernel.filter, Exact):
-        return exact_bytes(points, count, itemsize)
-    assert isinstance(kernel.filter, Lattice)
-    return lattice_bytes(points, count, itemsize, kernel.filter.neighbour_rounds)
+    if isinstance(kernel.filter, Lattice):
+        return lattice_bytes(points, count, itemsize, kernel.filter.neighbour_rounds)
+    return exact_bytes(points, count, itemsize)
 
 
 def _check_count(kernel: Kernel, guide: Guide, count: int) -> None:

@@ -14,7 +14,6 @@ from crfrnn.kernels.build import Guide
 from crfrnn.kernels.features import given_count
 from crfrnn.kernels.native import Output
 from crfrnn.torch.functional import mean_field
-from crfrnn.torch.ops import given_names
 
 
 def refine_on(
@@ -52,7 +51,7 @@ def refine_on(
             None if guide.image is None else batch(np.moveaxis(guide.image.astype(unary.dtype), -1, 0)),
             None if guide.mask is None else batch(guide.mask.reshape(guide.grid)),
             crf,
-            given={name: features(name, guide.given[name]) for name in given_names(crf) if name in guide.given},
+            given={name: features(name, guide.given[name]) for name in crf.given_names if name in guide.given},
             spacing=spacing,
             return_probabilities=True,
         )

@@ -1,9 +1,9 @@
 """The dense CRF and its Gaussian filter as differentiable functions of tensors: checks, types, couplings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, get_args, overload
+from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor
@@ -12,15 +12,23 @@ from crfrnn.crf import CRF, Exact, Given, Lattice, Normalization, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
-from crfrnn.kernels.build import missing
+from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import in_pixels, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
+from crfrnn.torch.scene import (
+    Own,
+    Scene,
+    check_beside,
+    check_device,
+    check_mask,
+    check_scene,
+    check_scores,
+    check_tensor,
+)
 from crfrnn.unary import num_classes_of
 
-Own: TypeAlias = Tensor | Callable[[Tensor], Tensor]
-LAYOUT = "(batch, {}, *spatial) with 1 to 3 spatial axes"
 SMALL = 64
 NO_GRADIENT = "{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or take filter='exact'"
 
@@ -90,7 +98,7 @@ def mean_field(
     crf, weights_of_kernels = _weighted(crf, weights)
     return refine(
         crf,
-        Scene(logits, image, mask, given or {}, spacing),
+        Scene(logits, image, mask, given_mapping(given), spacing),
         weights_of_kernels,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,
@@ -114,16 +122,6 @@ def _weighted(crf: CRF, weights: Mapping[str, Any]) -> tuple[CRF, list[Any]]:
     return crf, [kernel.weight if weight is None else weight for kernel, weight in kept]
 
 
-class Scene(NamedTuple):
-    """What a call is given: as `Inputs`, not checked yet."""
-
-    logits: Tensor
-    image: Tensor | None
-    mask: Tensor | None
-    given: Mapping[str, Own]
-    spacing: float | Sequence[float] | None
-
-
 def refine(
     crf: CRF,
     scene: Scene,
@@ -135,9 +133,9 @@ def refine(
 ) -> Tensor:
     """`mean_field` of a CRF whose weights and compatibility are numbers, arrays or tensors of their own."""
     logits, mask = scene.logits, scene.mask
-    _check_scores("logits", logits)
+    check_scores("logits", logits)
     image = scene.image if any(kernel.features.reads_image for kernel in crf.kernels) else None
-    _check_scene(crf, scene)
+    check_scene(crf, scene)
     if execution.threads is not None:
         thread_count(execution.threads)
     overrides = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
@@ -149,7 +147,7 @@ def refine(
     binary = logits.shape[1] == 1
     scores = logits.to(dtype)
     scores = torch.cat([torch.zeros_like(scores), scores], dim=1) if binary else scores
-    given = {name: _own(scene.given[name]) for name in ops.given_names(crf)}
+    given = {name: _own(scene.given[name]) for name in crf.given_names}
     spacing = None if scene.spacing is None else spacing_steps(scene.spacing)
     inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing)
 
@@ -197,9 +195,9 @@ def gaussian_filter(
         require a gradient from a lattice, or tensors are on several devices.
     """
     one_of(filter, get_args(Filter), "filter")
-    _check_scores("values", values)
-    _check_beside("features", features, "values", values)
-    _check_mask(mask, "values", values)
+    check_scores("values", values)
+    check_beside("features", features, "values", values)
+    check_mask(mask, "values", values)
     if threads is not None:
         thread_count(threads)
     dtype = _compute_dtype(values)
@@ -275,7 +273,7 @@ def _differentiable(
 
 def _theta(name: str, tensor: Tensor) -> list[Tensor]:
     """The numbers of a tensor that takes the place of a specification's θ."""
-    _check_tensor(name, tensor)
+    check_tensor(name, tensor)
     if tensor.ndim > 1 or tensor.numel() == 0 or not tensor.is_floating_point():
         raise ValueError(
             f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected floating-point, a number or one for "
@@ -326,7 +324,7 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
             f"{name} has shape {tuple(tensor.shape)}; expected a number, ({classes},) or ({classes}, {classes}) "
             f"for logits with {classes} classes{' or one channel' if classes == 2 else ''}"
         )
-    _check_device(name, tensor, "logits", logits)
+    check_device(name, tensor, "logits", logits)
     return tensor.to(dtype)
 
 
@@ -341,66 +339,3 @@ def _readable(tensor: None) -> None: ...
 def _readable(tensor: Tensor | None) -> Tensor | None:
     """The tensor in a dtype that NumPy knows."""
     return tensor.float() if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _check_scene(crf: CRF, scene: Scene) -> None:
-    """Raise an error unless image, mask and what is given fit the logits."""
-    if any(kernel.features.reads_image for kernel in crf.kernels):
-        _check_beside("image", scene.image, "logits", scene.logits)
-    _check_mask(scene.mask, "logits", scene.logits)
-    for name in ops.given_names(crf):
-        if name not in scene.given:
-            raise ValueError(missing(name, scene.given))
-        if isinstance(scene.given[name], Tensor) or not callable(scene.given[name]):
-            _check_beside(f"given[{name!r}]", scene.given[name], "logits", scene.logits)
-
-
-def _check_scores(name: str, tensor: Tensor) -> None:
-    _check_tensor(name, tensor)
-    layout = LAYOUT.format("classes" if name == "logits" else "channels")
-    if not 3 <= tensor.ndim <= 5:
-        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; expected {layout}")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name} are {tensor.dtype}; expected a floating-point tensor: call .float() first")
-    if tensor.numel() == 0:
-        raise ValueError(f"{name} have shape {tuple(tensor.shape)}, which holds nothing; expected {layout}")
-
-
-def _check_beside(name: str, tensor: Any, beside: str, scores: Tensor) -> None:
-    _check_tensor(name, tensor)
-    _check_device(name, tensor, beside, scores)
-    expected = (scores.shape[0], "channels", *scores.shape[2:])
-    if tensor.ndim != scores.ndim or tensor.shape[0] != scores.shape[0] or tensor.shape[2:] != scores.shape[2:]:
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; expected ({', '.join(map(str, expected))}) "
-            f"to go with {beside} of shape {tuple(scores.shape)}"
-        )
-    if tensor.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected at least one channel")
-    if tensor.is_complex():
-        raise TypeError(f"{name} is {tensor.dtype}; expected real numbers")
-
-
-def _check_mask(mask: Tensor | None, beside: str, scores: Tensor) -> None:
-    if mask is None:
-        return
-    _check_tensor("mask", mask)
-    _check_device("mask", mask, beside, scores)
-    expected = (scores.shape[0], *scores.shape[2:])
-    if mask.shape != expected:
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}; expected {expected}, without a channel axis, "
-            f"to go with {beside} of shape {tuple(scores.shape)}"
-        )
-
-
-def _check_tensor(name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
-
-
-def _check_device(name: str, tensor: Tensor, beside: str, scores: Tensor) -> None:
-    if tensor.device != scores.device:
-        raise ValueError(
-            f"{name} is on {tensor.device}, but {beside} are on {scores.device}; move all, the layer too, to one device"
-        )

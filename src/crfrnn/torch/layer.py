@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from crfrnn.crf import CRF, Normalization
 from crfrnn.files.parameter_files import checked_crf
 from crfrnn.inference.backend import Execution
+from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.threads import thread_count
-from crfrnn.torch.functional import Own, Scene, check_storage, refine
+from crfrnn.torch.functional import check_storage, refine
+from crfrnn.torch.scene import Own, Scene
 from crfrnn.unary import num_classes_of
 
 Trained: TypeAlias = Literal["full", "per-class", "scalar"]
@@ -155,7 +157,7 @@ class CrfRnn(nn.Module):
             )
         return refine(
             self.crf,
-            Scene(logits, image, mask, given or {}, spacing),
+            Scene(logits, image, mask, given_mapping(given), spacing),
             [getattr(self, f"{name}_ker_weights") for name in self.crf.names],
             self.compatibility_matrix,
             self.return_probabilities,

@@ -3,7 +3,7 @@
 Tensors on the CPU go to the native core, those on any other device to `gpu`. An operator takes the specification in one
 piece, the `text` of a CRF, and what may train as a list of tensors. Around it autograd does the rest: couplings from
 weights and compatibility, softmax, conversions. What the backward pass needs besides its inputs, lattices and
-marginals, stays under a handle (tape.py). Should the handle get lost on the way, they are computed once more.
+marginals, stays under a handle (kept.py). Should the handle get lost on the way, they are computed once more.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Given, Normalization
+from crfrnn.crf import CRF, Normalization
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.inference.batch import Array
 from crfrnn.inference.terms import PairwiseTerm
-from crfrnn.torch import gpu, tape
+from crfrnn.torch import gpu, kept
 
 MODEL = (
     "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] couplings, str crf, float[]? spacing, "
@@ -50,7 +50,7 @@ class Model(NamedTuple):
         """The CRF, the inputs and the couplings."""
         crf = CRF.from_text(self.crf)
         image, mask = (None if tensor is None else convert(tensor) for tensor in (self.image, self.mask))
-        given = dict(zip(given_names(crf), map(convert, self.given), strict=True))
+        given = dict(zip(crf.given_names, map(convert, self.given), strict=True))
         inputs = Inputs(convert(_dense(self.logits)), image, mask, given, self.spacing)
         return crf, inputs, [convert(coupling) for coupling in self.couplings]
 
@@ -63,11 +63,6 @@ class Model(NamedTuple):
         return Execution(threads, self.deterministic, self.storage)
 
 
-def given_names(crf: CRF) -> list[str]:
-    """The names of what calls give, each once, in the order of the kernels."""
-    return list(dict.fromkeys(kernel.features.name for kernel in crf.kernels if isinstance(kernel.features, Given)))
-
-
 @torch.library.custom_op(
     "crfrnn::mean_field",
     mutates_args=(),
@@ -77,7 +72,7 @@ def given_names(crf: CRF) -> list[str]:
 def mean_field(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
     """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
     refined, records = Model(*model).forward(batch, keep, _array)
-    return torch.from_numpy(refined), tape.keep(records) if keep else tape.blank_handle()
+    return torch.from_numpy(refined), kept.keep(records) if keep else kept.blank_handle()
 
 
 @torch.library.custom_op(
@@ -95,7 +90,7 @@ def mean_field_vjp(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tenso
 @mean_field.register_kernel(None)
 def _(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
     refined, record = Model(*model).forward(gpu, keep, _same)
-    return refined, tape.keep(record) if keep else tape.blank_handle()
+    return refined, kept.keep(record) if keep else kept.blank_handle()
 
 
 @mean_field_vjp.register_kernel(None)
@@ -105,7 +100,7 @@ def _(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
 
 
 def _vjp(backend: ModuleType, cotangent: Tensor, handle: Tensor, model: Model, convert: Any) -> tuple[Any, list[Any]]:
-    record = tape.find(handle)
+    record = kept.find(handle)
     if record is None:
         _, record = model.forward(backend, True, convert)
     crf, _, couplings = model.described(convert)
@@ -149,7 +144,7 @@ mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_fiel
 @torch.library.custom_op("crfrnn::lattice", mutates_args=(), device_types="cpu", schema=f"({LATTICE}) -> Tensor")
 def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     """The handle of the normalised lattices over features."""
-    return tape.keep(_native_lattices(features, mask, *settings))
+    return kept.keep(_native_lattices(features, mask, *settings))
 
 
 @torch.library.custom_op(
@@ -162,7 +157,7 @@ def gaussian_filter(
     values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any
 ) -> Tensor:
     """Values filtered by the lattices under the handle, or by their transposes."""
-    terms = tape.find(handle)
+    terms = kept.find(handle)
     if terms is None:
         terms = _native_lattices(features, mask, *settings)
     return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _thread_count(settings[-1])))
@@ -170,12 +165,12 @@ def gaussian_filter(
 
 @lattice.register_kernel(None)
 def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
-    return tape.keep(gpu.lattices(features, mask, *settings[:3]))
+    return kept.keep(gpu.lattices(features, mask, *settings[:3]))
 
 
 @gaussian_filter.register_kernel(None)
 def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
-    term = tape.find(handle)
+    term = kept.find(handle)
     if term is None:
         term = gpu.lattices(features, mask, *settings[:3])
     return gpu.filtered(values.contiguous(), term, transpose)

@@ -1,0 +1,85 @@
+"""The edge of `crfrnn.torch`: what a call is given, checked in the user's terms."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from crfrnn.crf import CRF
+from crfrnn.kernels.build import missing
+
+Own: TypeAlias = Tensor | Callable[[Tensor], Tensor]
+LAYOUT = "(batch, {}, *spatial) with 1 to 3 spatial axes"
+
+
+class Scene(NamedTuple):
+    """What a call is given: as `Inputs`, not checked yet."""
+
+    logits: Tensor
+    image: Tensor | None
+    mask: Tensor | None
+    given: Mapping[str, Own]
+    spacing: float | Sequence[float] | None
+
+
+def check_scene(crf: CRF, scene: Scene) -> None:
+    """Raise unless image, mask and what is given fit the logits."""
+    if any(kernel.features.reads_image for kernel in crf.kernels):
+        check_beside("image", scene.image, "logits", scene.logits)
+    check_mask(scene.mask, "logits", scene.logits)
+    for name in crf.given_names:
+        if name not in scene.given:
+            raise ValueError(missing(name, scene.given))
+        if isinstance(scene.given[name], Tensor) or not callable(scene.given[name]):
+            check_beside(f"given[{name!r}]", scene.given[name], "logits", scene.logits)
+
+
+def check_scores(name: str, tensor: Tensor) -> None:
+    check_tensor(name, tensor)
+    layout = LAYOUT.format("classes" if name == "logits" else "channels")
+    if not 3 <= tensor.ndim <= 5:
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; expected {layout}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} are {tensor.dtype}; expected a floating-point tensor: call .float() first")
+    if tensor.numel() == 0:
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}, which holds nothing; expected {layout}")
+
+
+def check_beside(name: str, tensor: Any, beside: str, scores: Tensor) -> None:
+    check_tensor(name, tensor)
+    check_device(name, tensor, beside, scores)
+    expected = (scores.shape[0], "channels", *scores.shape[2:])
+    if tensor.ndim != scores.ndim or tensor.shape[0] != scores.shape[0] or tensor.shape[2:] != scores.shape[2:]:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; expected ({', '.join(map(str, expected))}) "
+            f"to go with {beside} of shape {tuple(scores.shape)}"
+        )
+    if tensor.shape[1] == 0:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected at least one channel")
+    if tensor.is_complex():
+        raise TypeError(f"{name} is {tensor.dtype}; expected real numbers")
+
+
+def check_mask(mask: Tensor | None, beside: str, scores: Tensor) -> None:
+    if mask is None:
+        return
+    check_tensor("mask", mask)
+    check_device("mask", mask, beside, scores)
+    expected = (scores.shape[0], *scores.shape[2:])
+    if mask.shape != expected:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}; expected {expected}, without a channel axis, "
+            f"to go with {beside} of shape {tuple(scores.shape)}"
+        )
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+
+
+def check_device(name: str, tensor: Tensor, beside: str, scores: Tensor) -> None:
+    if tensor.device != scores.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, but {beside} are on {scores.device}; move all, the layer too, to one device"
+        )
