@@ -136,8 +136,8 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
             scale, couplings = post, (padded, padded)
             return steps.update(unary, unary, rows, lattice, values, scale, couplings, 0.0, rows.dtype)
 
-        def backstep(rows: Tensor = rows) -> object:
-            return steps.backstep(rows, total, rows, (rows, rows), (padded, padded), 0.0, 1.0)
+        def backstep(rows: Tensor = rows, messages: tuple[Tensor, ...] = (rows.clone(), rows.clone())) -> object:
+            return steps.backstep(rows, total, rows, messages, (padded, padded), 0.0, 1.0)
 
         add(f"splat, fixed order, {kind}", splat, row + corner_bytes + value)
         unordered = lattice._replace(runs=None)

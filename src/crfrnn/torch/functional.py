@@ -244,7 +244,7 @@ def _asked(
     given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
     for name, tensor, on_a_lattice in (
         ("image", inputs.image, image_on_lattices),
-        ("mask", inputs.mask, bool(on_lattices)),
+        ("mask", inputs.mask, len(on_lattices) > 0),
         *given,
     ):
         if isinstance(tensor, Tensor) and _trained(tensor):
