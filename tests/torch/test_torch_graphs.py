@@ -10,6 +10,7 @@ from crfrnn.inference import batch
 from specified import specified
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from crfrnn.torch import CrfRnn, gaussian_filter, kept, ops  # noqa: E402
@@ -122,12 +123,12 @@ def test_records_live_as_long_as_the_graph(rng, crf, monkeypatch):
 def test_nothing_is_kept_without_gradients(rng, crf):
     logits, image = inputs(rng)
     with torch.no_grad():
-        kept = crf(logits, image)
+        refined = crf(logits, image)
         assert not kept._entries
     crf.requires_grad_(False)
     frozen = crf(logits, image)
     assert not kept._entries
-    assert torch.equal(kept, frozen)
+    assert torch.equal(refined, frozen)
     assert not frozen.requires_grad
 
 
@@ -155,6 +156,21 @@ def test_an_image_changed_before_the_backward_pass_is_an_error(rng, crf):
     image += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         refined.sum().backward()
+
+
+def test_a_new_specification_compiles_once_more(rng, crf):
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(crf, fullgraph=True, backend=counter)
+    logits, image = inputs(rng)
+    for iterations, graphs in ((3, 1), (3, 1), (2, 2), (3, 2), (2, 2)):
+        crf.num_iterations = iterations
+        torch.testing.assert_close(compiled(logits, image), crf(logits, image))
+        assert counter.frame_count == graphs
+    with torch.no_grad():
+        crf.spatial_ker_weights += 1  # what trains compiles nothing
+    compiled(logits, image)
+    assert counter.frame_count == 2
 
 
 def test_compile_in_one_graph(rng, crf, built):

@@ -57,7 +57,8 @@ class CrfRnn(nn.Module):
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
         crf: The specification, to be replaced at any time by one of as many kernels.
-        num_iterations: That of its solver; setting it replaces the specification.
+        num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
+            each specification, and finds it again when it comes back; weights may change without that.
         spatial_ker_weights: W_s, trainable.
         bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each of its kernels, by its `names`.
         compatibility_matrix: M, trainable.
