@@ -13,7 +13,8 @@ from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
-from crfrnn.kernels.build import Guide, given_mapping
+from crfrnn.kernels.build import given_mapping
+from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import one_of, whole_number

@@ -17,8 +17,8 @@ from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
-from crfrnn.kernels.build import Guide
 from crfrnn.kernels.exact import ExactGaussian
+from crfrnn.kernels.features import Guide
 from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.threads import thread_count

@@ -24,7 +24,8 @@ from crfrnn.crf import CRF, EPSILON, Normalization
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference.coupling import Matrix, coupling
 from crfrnn.kernels.base import PointKernel
-from crfrnn.kernels.build import Guide, build_kernel, given_mapping, kernel_bytes
+from crfrnn.kernels.build import build_kernel, given_mapping, kernel_bytes
+from crfrnn.kernels.features import Guide
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import require_memory

@@ -1,38 +1,19 @@
 """From the specification of a kernel to the kernel over the points of an image."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from crfrnn.arrays import Array, Shape, check_finite, num_points
+from crfrnn.arrays import check_finite, num_points
 from crfrnn.crf import Bilateral, Given, Grid, Kernel, Lattice
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.exact import ExactGaussian
-from crfrnn.kernels.features import feature_rows, given_count
+from crfrnn.kernels.features import Guide, feature_rows, given_count
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
 from crfrnn.memory import exact_bytes, lattice_bytes
 from crfrnn.numbers import per_axis
-
-
-class Guide(NamedTuple):
-    """What kernels are built from beside their specification; all of it has been checked.
-
-    Attributes:
-        grid: The spatial shape.
-        image: (*grid, K), finite, or None.
-        mask: Weights (N,) ≥ 0 of the points, or None.
-        given: Features or kernels by the names that `Given` has.
-        origin: Position (x, y[, z]) of the first pixel in a larger image; None is 0.
-    """
-
-    grid: Shape
-    image: NDArray[Any] | None = None
-    mask: Array | None = None
-    given: Mapping[str, Any] = {}
-    origin: Sequence[int] | None = None
 
 
 class OwnKernel:
@@ -64,7 +45,7 @@ def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: in
     if isinstance(kernel.filter, Grid):
         sigma = per_axis(features.theta_gamma, len(guide.grid), "theta_gamma", "spatial axes")  # type: ignore[union-attr]
         return GridGaussian(guide.grid, sigma[::-1], dtype, threads=threads)
-    rows = feature_rows(features, guide.grid, guide.image, guide.given, guide.origin, dtype)
+    rows = feature_rows(features, guide, dtype)
     check_finite(rows, f"given[{features.name!r}]" if isinstance(features, Given) else "features")
     if isinstance(kernel.filter, Lattice):
         _check_count(kernel, guide, rows.shape[1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -10,6 +10,24 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, real_shape, spatial_shape
 from crfrnn.crf import Bilateral, Features, Given, Spatial
 from crfrnn.numbers import per_axis
+
+
+class Guide(NamedTuple):
+    """What kernels are built from beside their specification; all of it has been checked.
+
+    Attributes:
+        grid: The spatial shape.
+        image: (*grid, K), finite, or None.
+        mask: Weights (N,) ≥ 0 of the points, or None.
+        given: Features or kernels by the names that `Given` has.
+        origin: Position (x, y[, z]) of the first pixel in a larger image; None is 0.
+    """
+
+    grid: Shape
+    image: NDArray[Any] | None = None
+    mask: Array | None = None
+    given: Mapping[str, Any] = {}
+    origin: Sequence[int] | None = None
 
 
 def spatial_features(
@@ -23,7 +41,7 @@ def spatial_features(
         origin: Position (x, y[, z]) of the first point in a larger grid; None is 0.
         dtype: float32 or float64.
     """
-    return feature_rows(Spatial(theta_gamma), spatial_shape(shape), None, {}, origin, float_dtype(dtype))
+    return feature_rows(Spatial(theta_gamma), Guide(spatial_shape(shape), origin=origin), float_dtype(dtype))
 
 
 def bilateral_features(
@@ -53,19 +71,12 @@ def bilateral_features(
     if dtype is None:
         dtype = np.float64 if channels.dtype == np.float64 else np.float32
     features = Bilateral(theta_alpha, theta_beta)
-    return feature_rows(features, channels.shape[:-1], channels, {}, origin, float_dtype(dtype))
+    return feature_rows(features, Guide(channels.shape[:-1], channels, origin=origin), float_dtype(dtype))
 
 
 @singledispatch
-def feature_rows(
-    features: Features,
-    grid: Shape,
-    image: NDArray[Any] | None,
-    given: Mapping[str, Any],
-    origin: Sequence[int] | None,
-    dtype: np.dtype[Any],
-) -> Array:
-    """Rows (N, d) of the points of a grid, in raster order; the image (*grid, K) has been checked.
+def feature_rows(features: Features, guide: Guide, dtype: np.dtype[Any]) -> Array:
+    """Rows (N, d) of the points of the guide's grid, in raster order.
 
     Raises: ValueError: if deviations do not fit the axes and channels, or something is missing.
     """
@@ -73,34 +84,21 @@ def feature_rows(
 
 
 @feature_rows.register
-def _(
-    features: Spatial,
-    grid: Shape,
-    image: NDArray[Any] | None,
-    given: Mapping[str, Any],
-    origin: Sequence[int] | None,
-    dtype: np.dtype[Any],
-) -> Array:
-    rows: Array = np.empty((*grid, len(grid)), dtype)
-    _write_coordinates(rows, features.theta_gamma, origin, "theta_gamma")
-    return rows.reshape(-1, len(grid))
+def _(features: Spatial, guide: Guide, dtype: np.dtype[Any]) -> Array:
+    rows: Array = np.empty((*guide.grid, len(guide.grid)), dtype)
+    _write_coordinates(rows, features.theta_gamma, guide.origin, "theta_gamma")
+    return rows.reshape(-1, len(guide.grid))
 
 
 @feature_rows.register
-def _(
-    features: Bilateral,
-    grid: Shape,
-    image: NDArray[Any] | None,
-    given: Mapping[str, Any],
-    origin: Sequence[int] | None,
-    dtype: np.dtype[Any],
-) -> Array:
+def _(features: Bilateral, guide: Guide, dtype: np.dtype[Any]) -> Array:
+    image, axes = guide.image, len(guide.grid)
     if image is None:
         raise ValueError("the bilateral kernel needs an image; give one, or set bilateral_weight=0")
-    axes, num_channels = len(grid), image.shape[-1]
+    num_channels = image.shape[-1]
     thetas = per_axis(features.theta_beta, num_channels, "theta_beta", "image channels")
-    rows: Array = np.empty((*grid, axes + num_channels), dtype)
-    _write_coordinates(rows, features.theta_alpha, origin, "theta_alpha")
+    rows: Array = np.empty((*guide.grid, axes + num_channels), dtype)
+    _write_coordinates(rows, features.theta_alpha, guide.origin, "theta_alpha")
     # Channel by channel: NumPy's inner loop then runs along the pixels, not along three channels.
     with np.errstate(over="ignore"):
         for channel, theta in enumerate(thetas):
@@ -110,16 +108,9 @@ def _(
 
 
 @feature_rows.register
-def _(
-    features: Given,
-    grid: Shape,
-    image: NDArray[Any] | None,
-    given: Mapping[str, Any],
-    origin: Sequence[int] | None,
-    dtype: np.dtype[Any],
-) -> Array:
-    count = given_count(features.name, given, grid)
-    return float_array(given[features.name], f"given[{features.name!r}]", dtype).reshape(-1, count)
+def _(features: Given, guide: Guide, dtype: np.dtype[Any]) -> Array:
+    count = given_count(features.name, guide.given, guide.grid)
+    return float_array(guide.given[features.name], f"given[{features.name!r}]", dtype).reshape(-1, count)
 
 
 def given_count(name: str, given: Mapping[str, Any], grid: Shape) -> int:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from crfrnn.arrays import Array
 from crfrnn.crf import CRF
-from crfrnn.kernels.build import Guide
-from crfrnn.kernels.features import given_count
+from crfrnn.kernels.features import Guide, given_count
 from crfrnn.kernels.native import Output
 from crfrnn.torch.functional import mean_field
 
