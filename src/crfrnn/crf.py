@@ -308,7 +308,10 @@ def decoded(value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _from_text(text: str) -> CRF:
-    crf = decoded(json.loads(text))
+    try:
+        crf = decoded(json.loads(text))
+    except RecursionError:
+        raise ValueError("the text of a CRF is nested too deeply") from None
     _one_class(crf, CRF, "the text")
     return crf  # type: ignore[no-any-return]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from numpy.typing import ArrayLike
 
@@ -74,6 +74,14 @@ class CRFParameters:
                         f"filter='exact' has no lattice for {name}={getattr(self, name)!r}; set {name} to {other!r}"
                     )
         self._set("_crf", crf)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            self._set(name, value)
+        self._set("_crf", self._as_crf()[0])
 
     @property
     def crf(self) -> CRF:

@@ -71,7 +71,8 @@ def refine(
             device is not there.
         MemoryError: if there is not enough memory.
     """
-    crf = crf_of(parameters).active
+    whole = crf_of(parameters)
+    crf = whole.active
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
     unary = _unary(scores, input, num_classes)
@@ -79,7 +80,7 @@ def refine(
     if binary:
         unary = np.concatenate([np.zeros_like(unary), unary])
     classes, *spatial = unary.shape
-    _check_weights(crf, classes)
+    _check_weights(whole, classes)
     grid = tuple(spatial)
     guide = Guide(
         grid,

@@ -30,18 +30,6 @@ def crf_of(parameters: CRFParameters | CRF | str | Path) -> CRF:
     return found if isinstance(found, CRF) else found.crf
 
 
-def checked_crf(crf: object) -> CRF:
-    """What a layer takes as `crf`: a CRF, or its short form.
-
-    Raises: TypeError: if it is something else.
-    """
-    if isinstance(crf, CRFParameters):
-        return crf.crf
-    if not isinstance(crf, CRF):
-        raise TypeError(f"crf is a {type(crf).__name__}; expected CRF(…)")
-    return crf
-
-
 def parameters_of(parameters: CRFParameters | CRF | str | Path) -> CRFParameters | CRF:
     """Parameters as they are, those of the preset of that name, or of a file."""
     if isinstance(parameters, Path) or (isinstance(parameters, str) and parameters.endswith(SUFFIX)):

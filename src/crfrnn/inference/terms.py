@@ -114,6 +114,11 @@ class PairwiseTerm:
             return mask, m / norm
         if self.normalization == "before":
             return m / norm, mask
+        if norm.min() < 0:
+            raise ValueError(
+                f"normalization='symmetric' takes roots of the filtered mask, which is {norm.min():.3g} somewhere: use "
+                "another normalisation, or a kernel without negative values"
+            )
         root = m / np.sqrt(norm)
         return root, root
 

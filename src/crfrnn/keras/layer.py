@@ -1,15 +1,15 @@
 """CRF-RNN as a layer of Keras, with the name, arguments and weights it was published with."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import product
 from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
 from crfrnn.arrays import spatial_shape
-from crfrnn.crf import CRF, decoded, encoded, thetas_of
-from crfrnn.files.parameter_files import checked_crf
+from crfrnn.attributes import CrfAttributes, alone
+from crfrnn.crf import CRF, decoded, encoded
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
 from crfrnn.numbers import one_of, whole_number
@@ -21,7 +21,7 @@ CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
 
 
 @keras.saving.register_keras_serializable(package="crfrnn")
-class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
+class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
     """Refine the logits of a segmentation network by the colours of the image: `layer([logits, image])`.
 
     `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
@@ -75,18 +75,17 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
         whole_number(num_iterations, "num_iterations")
         data_format = keras.config.image_data_format() if data_format is None else data_format
         one_of(data_format, list(CHANNEL_AXES), "data_format")
-        if crf is None:
-            crf = CRFParameters(
-                theta_alpha=theta_alpha,
-                theta_beta=theta_beta,
-                theta_gamma=theta_gamma,
-                iterations=num_iterations,
-                spatial=spatial,
-                filter=filter,
-            ).crf
+        short = CRFParameters(
+            theta_alpha=theta_alpha,
+            theta_beta=theta_beta,
+            theta_gamma=theta_gamma,
+            iterations=num_iterations,
+            spatial=spatial,
+            filter=filter,
+        )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
-        self.crf = checked_crf(decoded(crf) if isinstance(crf, dict) else crf)
+        self.crf = alone(decoded(crf) if isinstance(crf, dict) else crf, short, CRFParameters())
         self.data_format = data_format
         self.supports_jit = keras.backend.backend() != "tensorflow"
 
@@ -101,15 +100,6 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
                 autocast=False,
             )
             setattr(self, name, weight)
-
-    @property
-    def num_iterations(self) -> int:
-        """Iterations of the solver."""
-        return self.crf.solver.iterations
-
-    @num_iterations.setter
-    def num_iterations(self, iterations: int) -> None:
-        self.crf = replace(self.crf, solver=replace(self.crf.solver, iterations=iterations))
 
     def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
         """Refined logits.
@@ -163,12 +153,19 @@ class CrfRnnLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes an equal layer of."""
-        names = ("image_dims", "num_classes", "num_iterations", "data_format")
-        config = {name: getattr(self, name) for name in names}
-        # What the published layer says of itself, for whoever reads it; `crf` holds all of it.
-        features = [kernel.features for kernel in self.crf.kernels]
-        config |= {name: getattr(each, name) for each in features for name in thetas_of(each)}
-        return {**super().get_config(), **config, "crf": encoded(self.crf)}
+        config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "data_format")}
+        return {**super().get_config(), **config, **self._crf_config()}
+
+    def _crf_config(self) -> dict[str, Any]:
+        """The arguments of the published layer where they say all, else the CRF."""
+        if self.crf.names == CRFParameters().crf.names:
+            names = ("theta_alpha", "theta_beta", "theta_gamma", "spatial", "filter")
+            config = {name: getattr(self, name) for name in names}
+            if (config["spatial"], config["filter"]) in product(("grid", "lattice"), ("lattice", "exact")):
+                short = CRFParameters(iterations=self.num_iterations, **config)
+                if short.crf == self.crf:
+                    return {**config, "num_iterations": self.num_iterations}
+        return {"crf": encoded(self.crf)}
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
         """TensorFlow asks for these when it saves a model; a SavedModel would work in this process only."""

@@ -25,12 +25,19 @@ class OwnKernel:
 
     def filter(self, values: Any, transpose: bool = False) -> Any:
         """K values, or Kᵀ values, (N, channels)."""
-        filtered = np.asarray(self._kernel.filter(values, transpose))
+        name = type(self._kernel).__name__
+        try:
+            filtered = np.asarray(self._kernel.filter(values, transpose))
+        except TypeError as error:
+            raise TypeError(f"{name}.filter(values, transpose) failed: {error}") from error
+        if filtered.dtype.kind not in "biuf":
+            raise TypeError(f"the filter of {name} made {filtered.dtype}; expected real numbers")
         if filtered.shape != np.shape(values):
             raise ValueError(
-                f"the filter of {type(self._kernel).__name__} made values of shape {np.shape(values)} to "
-                f"{filtered.shape}; expected the same shape"
+                f"the filter of {name} made values of shape {np.shape(values)} to {filtered.shape}; expected the same "
+                "shape"
             )
+        check_finite(filtered, f"what the filter of {name} made")
         return filtered
 
 

@@ -94,7 +94,7 @@ def _(features: Spatial, guide: Guide, dtype: np.dtype[Any]) -> Array:
 def _(features: Bilateral, guide: Guide, dtype: np.dtype[Any]) -> Array:
     image, axes = guide.image, len(guide.grid)
     if image is None:
-        raise ValueError("the bilateral kernel needs an image; give one, or set bilateral_weight=0")
+        raise ValueError("the bilateral kernel needs an image; give one, or leave the kernel out (bilateral_weight=0)")
     num_channels = image.shape[-1]
     thetas = per_axis(features.theta_beta, num_channels, "theta_beta", "image channels")
     rows: Array = np.empty((*guide.grid, axes + num_channels), dtype)

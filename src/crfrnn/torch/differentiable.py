@@ -114,7 +114,7 @@ def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tenso
         raise ValueError(
             f"given[{name!r}] made values of shape {tuple(values.shape)} to {got}; expected a tensor of the same shape"
         )
-    return filtered
+    return filtered.to(values.dtype)
 
 
 def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Exact, Given, Lattice, Normalization, thetas_of
+from crfrnn.crf import CRF, Bilateral, Exact, Features, Given, Lattice, Normalization, Spatial, thetas_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
@@ -65,7 +65,8 @@ def mean_field(
         mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or the
-            kernel itself, a function or module from values (B, C, *spatial) to as many.
+            kernel itself, a function or module from values (B, channels, *spatial) to as many. For its norm it is
+            also called with one channel.
         spatial_weight: Tensor that takes the place of the first spatial kernel's: a number, (C,) or (C, C).
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
@@ -94,12 +95,11 @@ def mean_field(
         if theta is not None
     }
     crf.require_thetas(thetas)
-    weights = {"spatial": spatial_weight, "bilateral": bilateral_weight}
-    crf, weights_of_kernels = _weighted(crf, weights)
+    crf, weights = _weighted(crf, {Spatial: spatial_weight, Bilateral: bilateral_weight})
     return refine(
         crf,
         Scene(logits, image, mask, given_mapping(given), spacing),
-        weights_of_kernels,
+        weights,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,
         Execution(threads, deterministic, check_storage(storage, crf)),
@@ -107,15 +107,17 @@ def mean_field(
     )
 
 
-def _weighted(crf: CRF, weights: Mapping[str, Any]) -> tuple[CRF, list[Any]]:
-    """The CRF without kernels that have weight 0, and the weight of each, with those given by name in their place."""
-    given = [name for name, weight in weights.items() if weight is not None]
-    for name in given:
-        if name not in crf.names:
+def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, list[Any]]:
+    """The CRF without kernels that have weight 0, and the weight of each: one given for the first of such features."""
+    kinds = [type(kernel.features) for kernel in crf.kernels]
+    given = {kind: weight for kind, weight in weights.items() if weight is not None}
+    for kind in given:
+        if kind not in kinds:
+            name = kind.__name__.lower()
             raise ValueError(f"{name}_weight has no kernel {name!r}; there are {', '.join(crf.names) or 'none'}")
     if not given:
         return crf.active, [kernel.weight for kernel in crf.active.kernels]
-    pairs = [(kernel, weights.get(name)) for name, kernel in zip(crf.names, crf.kernels, strict=True)]
+    pairs = [(kernel, given.pop(kind, None)) for kind, kernel in zip(kinds, crf.kernels, strict=True)]
     kept = [pair for pair in pairs if pair[1] is not None or any(pair[0] is kernel for kernel in crf.active.kernels)]
     if len(kept) < len(pairs):
         crf = replace(crf, kernels=[kernel for kernel, _ in kept])

@@ -1,14 +1,14 @@
 """CRF-RNN as a layer: mean-field iterations of a dense CRF whose weights train with the network before it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Literal, TypeAlias, get_args
+from dataclasses import fields
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
+from crfrnn.attributes import CrfAttributes, alone
 from crfrnn.crf import CRF, Normalization
-from crfrnn.files.parameter_files import checked_crf
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import finite_number, one_of, whole_number
@@ -22,7 +22,7 @@ Trained: TypeAlias = Literal["full", "per-class", "scalar"]
 Deviation: TypeAlias = float | Sequence[float]
 
 
-class CrfRnn(nn.Module):
+class CrfRnn(CrfAttributes, nn.Module):
     """Refine the logits of a segmentation network by the colours of the image.
 
     `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
@@ -56,7 +56,8 @@ class CrfRnn(nn.Module):
             computed. Not for filter="exact".
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
-        crf: The specification, to be replaced at any time by one of as many kernels.
+        crf: The specification; it may be replaced at any time by one whose kernels have the same names.
+        theta_alpha, theta_beta, theta_gamma, normalization, damping: What it says; setting one replaces it.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
             each specification, and finds it again when it comes back; weights may change without that.
         spatial_ker_weights: W_s, trainable.
@@ -94,21 +95,20 @@ class CrfRnn(nn.Module):
         for name, choice in (("weights", weights), ("compatibility", compatibility)):
             one_of(choice, get_args(Trained), name)
         thread_count(threads)
-        if crf is None:
-            crf = CRFParameters(
-                theta_alpha=theta_alpha,
-                theta_beta=theta_beta,
-                theta_gamma=theta_gamma,
-                spatial_weight=finite_number(spatial_weight, "spatial_weight"),
-                bilateral_weight=finite_number(bilateral_weight, "bilateral_weight"),
-                normalization=normalization,
-                iterations=num_iterations,
-                spatial=spatial,
-                damping=damping,
-                filter=filter,
-            ).crf
+        short = CRFParameters(
+            theta_alpha=theta_alpha,
+            theta_beta=theta_beta,
+            theta_gamma=theta_gamma,
+            spatial_weight=finite_number(spatial_weight, "spatial_weight"),
+            bilateral_weight=finite_number(bilateral_weight, "bilateral_weight"),
+            normalization=normalization,
+            iterations=num_iterations,
+            spatial=spatial,
+            damping=damping,
+            filter=filter,
+        )
         self.num_classes = num_classes
-        self.crf = crf = checked_crf(crf)
+        self.crf = crf = alone(crf, short, CRFParameters(iterations=5))
         self.return_probabilities = return_probabilities
         self.deterministic = deterministic
         self.storage = check_storage(storage, crf)
@@ -120,14 +120,13 @@ class CrfRnn(nn.Module):
         agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
 
-    @property
-    def num_iterations(self) -> int:
-        """Iterations of the solver."""
-        return self.crf.solver.iterations
-
-    @num_iterations.setter
-    def num_iterations(self, iterations: int) -> None:
-        self.crf = replace(self.crf, solver=replace(self.crf.solver, iterations=iterations))
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A layer that an earlier version saved whole has its CRF in single attributes."""
+        if "_crf" not in state:
+            names = [each.name for each in fields(CRFParameters) if each.name in state]
+            numbers = {name: state.pop(name) for name in names}
+            state["_crf"] = CRFParameters(iterations=state.pop("num_iterations"), **numbers).crf
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -147,7 +146,8 @@ class CrfRnn(nn.Module):
             spacing: Distance between neighbouring pixels of all images of the batch, a number or one for each axis as
                 (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
             given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or
-                the kernel itself, a function or module from values (B, C, *spatial) to as many.
+                the kernel itself, a function or module from values (B, channels, *spatial) to as many. For its
+                norm it is also called with one channel.
         Returns: (B, C, *spatial) in the logits' dtype.
         Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
         """
@@ -168,8 +168,7 @@ class CrfRnn(nn.Module):
     def extra_repr(self) -> str:
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
         for kernel in self.crf.kernels:
-            thetas = (f"{each.name}={getattr(kernel.features, each.name)}" for each in fields(kernel.features))
-            described += [*thetas, f"{kernel.features.name}={kernel.filter}"]
+            described.append(f"{kernel.features} on {kernel.filter}")
         return ", ".join(described)
 
 

@@ -141,6 +141,30 @@ def _mean_field_backward(ctx: Any, cotangent: Tensor | None, _: None) -> tuple[A
 mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_field)
 
 
+def _one_by_one(operator: Any) -> Any:
+    """torch.vmap of an operator: its calls one after the other."""
+
+    def batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        calls = [
+            operator(*(_part(each, dim, index) for each, dim in zip(arguments, in_dims, strict=True)))
+            for index in range(info.batch_size)
+        ]
+        stacked = [torch.stack(parts) for parts in zip(*calls, strict=True)]
+        return (stacked, [0] * len(stacked)) if isinstance(calls[0], list) else (tuple(stacked), (0,) * len(stacked))
+
+    return batched
+
+
+def _part(given: Any, dim: Any, index: int) -> Any:
+    if isinstance(given, list | tuple) and isinstance(dim, list | tuple):
+        return [_part(each, along, index) for each, along in zip(given, dim, strict=True)]
+    return given if dim is None else given.select(dim, index)
+
+
+mean_field.register_vmap(_one_by_one(mean_field))
+mean_field_vjp.register_vmap(_one_by_one(mean_field_vjp))
+
+
 @torch.library.custom_op("crfrnn::lattice", mutates_args=(), device_types="cpu", schema=f"({LATTICE}) -> Tensor")
 def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     """The handle of the normalised lattices over features."""
