@@ -72,6 +72,8 @@ def test_an_interrupt_ends_the_work(folders: Path, monkeypatch, capsys) -> None:
     done = []
 
     def interrupted(self: Refinement, pair, output: Path, *arguments):
+        if done:
+            time.sleep(0.2)  # photos take their time, in which the others are called off
         done.append(output)
         raise KeyboardInterrupt
 
