@@ -141,6 +141,12 @@ def check_solver(page) -> None:
         return mean_field(logits, image, parameters=page["soft"], bilateral_weight=weight)
 
     assert torch.autograd.gradcheck(loss, (given, weight))
+    # The differentiable backend: an exact filter with a gradient to θ.
+    theta = torch.tensor(60.0, dtype=torch.float64, requires_grad=True)
+    refined = mean_field(logits, image, parameters=page["soft"], theta_beta=theta)
+    close(refined.detach(), expected)
+    refined.square().sum().backward()
+    assert theta.grad.abs() > 0
     labels = crfrnn.refine(page["scores"], page["photo"], page["soft"], return_labels=True)
     np.testing.assert_array_equal(labels, page["softer"].argmax(axis=0))
 
