@@ -1,16 +1,20 @@
 """`filter_accuracy` and `crfrnn accuracy` against the dense kernel and calls of `refine` one by one."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from crfrnn import CRFParameters, PermutohedralLattice, bilateral_features, reference, refine
+from crfrnn import crf as crf_module
 from crfrnn.accuracy import WAYS, filter_accuracy, shrunk
 from crfrnn.cli import main
+from crfrnn.crf import MeanField
 from crfrnn.files.resize import resize_scores
+from crfrnn.inference import meanfield
+from crfrnn.inference.solver import SOLVERS
 from errors import raises_saying
 
 PARAMETERS = CRFParameters(theta_alpha=6, theta_beta=40, iterations=3)
@@ -76,6 +80,28 @@ def test_without_a_bilateral_filter_there_is_nothing_to_compare(rng):
     photo, scores = photo_and_scores(rng)
     with raises_saying(ValueError, "bilateral_weight=0", "no bilateral filter"):
         filter_accuracy(scores, photo, CRFParameters(bilateral_weight=0))
+
+
+def test_a_solver_without_a_class_threshold_is_compared_without_it(rng, monkeypatch):
+    monkeypatch.setattr(crf_module, "_SOLVERS", (MeanField, Plain))
+    monkeypatch.setitem(SOLVERS, Plain, PlainSolver())
+    photo, scores = photo_and_scores(rng)
+    found = filter_accuracy(scores, photo, replace(PARAMETERS.crf, solver=Plain(3)))
+    expected = [each for each in filter_accuracy(scores, photo, PARAMETERS) if "class_threshold" not in each.setting]
+    assert [each.setting for each in found] == [each.setting for each in expected]
+    assert [each.mean_change for each in found] == [each.mean_change for each in expected]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A solver without any number but its iterations."""
+
+    iterations: int = 10
+
+
+class PlainSolver:
+    def forward(self, solver, *arguments):
+        return meanfield.forward(MeanField(solver.iterations), *arguments)
 
 
 def test_shrinking_scales_theta_along(rng):

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -140,6 +141,12 @@ def check_solver(page) -> None:
         return mean_field(logits, image, parameters=page["soft"], bilateral_weight=weight)
 
     assert torch.autograd.gradcheck(loss, (given, weight))
+    # The differentiable backend: an exact filter with a gradient to θ.
+    theta = torch.tensor(60.0, dtype=torch.float64, requires_grad=True)
+    refined = mean_field(logits, image, parameters=page["soft"], theta_beta=theta)
+    close(refined.detach(), expected)
+    refined.square().sum().backward()
+    assert theta.grad.abs() > 0
     labels = crfrnn.refine(page["scores"], page["photo"], page["soft"], return_labels=True)
     np.testing.assert_array_equal(labels, page["softer"].argmax(axis=0))
 
@@ -155,10 +162,37 @@ def check_backend(page) -> None:
     theirs = page["dense"].vjp(crf, cotangent, page["record"], couplings, page["Execution"]())
     close(ours[0], theirs[0])
     close(ours[1][0], theirs[1][0])
+    check_masks_and_normalisations(page)
     with pytest.raises(page["UnsupportedError"], match=r"Lattice\(\) is not available"):
         page["able"]([page["dense"]], page["asked_by"](page["crf"]), "this example")
     with pytest.raises(page["UnsupportedError"], match="Tempered is not available"):
         page["able"]([page["dense"]], page["asked_by"](page["soft"]), "this example")
+
+
+def check_masks_and_normalisations(page) -> None:
+    """With a mask and a spacing, in every normalisation, and with features that a call gives."""
+    exact, inputs, dense, batch = (page[name] for name in ("exact", "inputs", "dense", "batch"))
+    rng, execution = np.random.default_rng(2), page["Execution"]()
+    mask = rng.uniform(0.2, 1, size=inputs.logits[:, 0].shape) * (rng.random(inputs.logits[:, 0].shape) < 0.7)
+    depth = np.moveaxis(page["depth"], -1, 0)[None]
+    given = inputs._replace(mask=mask, spacing=(1.0, 20.0), given={"depth": depth / 0.1})
+    cotangent = rng.normal(size=inputs.logits.shape)
+    couplings = [np.asarray(-0.6), np.asarray([-0.3, -0.2, -0.1])]
+    for normalization in ("none", "before", "after", "symmetric"):
+        features = (exact.kernels[0].features, page["near"].kernels[0].features)
+        kernels = [replace(exact.kernels[0], features=each, normalization=normalization) for each in features]
+        crf = replace(exact, kernels=kernels)
+        theirs, their_record = dense.forward(crf, given, couplings, True, execution)
+        ours, our_record = batch.forward(crf, given, couplings, True, execution)
+        close(ours, theirs)
+        to_logits, to_couplings = dense.vjp(crf, cotangent, their_record, couplings, execution)
+        found = batch.vjp(crf, cotangent, our_record, couplings, execution)
+        close(found[0], to_logits)
+        for mine, true in zip(found[1], to_couplings, strict=True):
+            close(mine, true)
+    unmasked, _ = dense.forward(crf, given._replace(mask=None), couplings, False, execution)
+    in_pixels, _ = dense.forward(crf, given._replace(spacing=None), couplings, False, execution)
+    assert min(np.abs(theirs - each).max() for each in (unmasked, in_pixels)) > 1e-3
 
 
 def check_jax(page) -> None:

@@ -59,7 +59,7 @@ def test_torch_of_the_readme() -> None:
     (snippet,) = (snippet for snippet in SNIPPETS if "torch" in snippet)
     exec(compile(snippet, "README.md", "exec"), names)
     assert names["logits"].grad.abs().sum() > 0
-    assert names["crf"].compatibility_matrix.grad.abs().sum() > 0
+    assert names["layer"].compatibility_matrix.grad.abs().sum() > 0
 
 
 def test_commands_of_the_readme(readme_files: Path, rng: np.random.Generator) -> None:

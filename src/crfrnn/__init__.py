@@ -102,7 +102,9 @@ def native_info() -> dict[str, str | int]:
 
 
 def release_memory() -> int:
-    """Give back to the system the memory that is kept between calls: at most 2 GiB or an eighth of the machine's.
+    """Give back to the system the memory that is kept between calls.
+
+    It is at most an eighth of the machine's memory, and never more than 2 GiB.
 
     Returns: The number of bytes given back.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,7 +81,7 @@ def filter_accuracy(
     Args:
         scores: As for `refine`, like what follows.
         parameters: Whose filters and class_threshold count for nothing.
-    Returns: One entry for each way, in their order.
+    Returns: One entry for each way, in their order; a solver without class_threshold has none for that way.
     Raises: ValueError: if all kernels are spatial; and what `refine` raises.
     """
     given = crf_of(parameters).active
@@ -105,7 +105,8 @@ def filter_accuracy(
         centred: NDArray[np.float64] = filtered - filtered.mean(axis=0)
         return centred
 
-    ways = {name: _filtered(given, way) for name, way in WAYS.items()}
+    leaves_out = _has_threshold(given)
+    ways = {name: _filtered(given, way) for name, way in WAYS.items() if leaves_out or not way.class_threshold}
     true_message = message(ways[EXACT], np.float64)
     results = {name: _timed(lambda way=way: refined(way)) for name, way in ways.items()}  # type: ignore[misc]
     true_result, _ = results[EXACT]
@@ -161,7 +162,13 @@ def _filtered(crf: CRF, way: Way) -> CRF:
         replace(kernel, filter=way.spatial if isinstance(kernel.features, Spatial) else way.others)
         for kernel in crf.kernels
     ]
-    return replace(crf, kernels=kernels, solver=replace(crf.solver, class_threshold=way.class_threshold))
+    solver = replace(crf.solver, class_threshold=way.class_threshold) if _has_threshold(crf) else crf.solver
+    return replace(crf, kernels=kernels, solver=solver)
+
+
+def _has_threshold(crf: CRF) -> bool:
+    """Whether the solver can leave classes out."""
+    return any(each.name == "class_threshold" for each in fields(crf.solver))
 
 
 def _labels(probabilities: Array) -> NDArray[Any]:

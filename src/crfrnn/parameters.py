@@ -63,7 +63,8 @@ class CRFParameters:
             self._set(name, weight(getattr(self, name), name))
         crf, lattice = self._as_crf()
         # Fields have the names that they have there.
-        for part in (*(kernel.features for kernel in crf.kernels), crf.solver, lattice):
+        parts: list[Any] = [*(kernel.features for kernel in crf.kernels), crf.solver, lattice]
+        for part in parts:
             for each in fields(part):
                 self._set(each.name, getattr(part, each.name))
         self._set("compatibility", crf.compatibility)

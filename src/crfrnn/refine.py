@@ -49,7 +49,7 @@ def refine(
             the foreground of two classes: the input of a sigmoid, or its output; what `parameters` hold for classes
             is then for two, background first.
         image: (*spatial, K) with any number of channels, or (*spatial,) if grey; deviations in `parameters` are in
-            its levels, 0-255 in the presets. None if the bilateral weight is 0.
+            its levels, 0-255 in the presets. None if no kernel reads the image.
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         input: What scores are: "logits", "probabilities" or "labels".
         num_classes: C; needed for labels in which the last class does not occur.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape, label_array
-from crfrnn.crf import CRF, Bilateral, Lattice, Spatial
+from crfrnn.crf import CRF, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import one_of, whole_number
@@ -87,7 +87,7 @@ def refine_tiled(
         scores: (C, *spatial), or labels (*spatial): an array, a memory map (`numpy.load(..., mmap_mode="r")`), or
             anything with a shape that slices give arrays of, such as arrays of zarr and h5py. Values are checked as
             they are read.
-        image: (*spatial, K) or (*spatial,), likewise. None if the bilateral weight is 0.
+        image: (*spatial, K) or (*spatial,), likewise. None if no kernel reads the image.
         output: What is written to: (*spatial) of integers for labels, (C, *spatial) for probabilities; an array, a
             memory map or anything that takes slices. None makes an array of labels.
         tile: Most pixels of a core along each axis. None: as many as `memory` allows.
@@ -146,7 +146,7 @@ def refine_tiled(
 def image_lattices(crf: CRF) -> int:
     """How many lattices over the image are in memory at once; those over positions alone are small."""
     kernels = crf.active.kernels
-    return sum(isinstance(each.features, Bilateral) and isinstance(each.filter, Lattice) for each in kernels)
+    return sum(each.features.reads_image and isinstance(each.filter, Lattice) for each in kernels)
 
 
 def margins_of(

@@ -1,15 +1,16 @@
 """Parameters files of any kernels: written and read, and refined with from the command line."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import crfrnn
 from crfrnn.cli import main
-from crfrnn.crf import CRF, Bilateral, Given, Kernel, MeanField, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, Features, Given, Kernel, Lattice, MeanField, Spatial
 from crfrnn.memory import tile_bytes
 from crfrnn.tiles import image_lattices
 from errors import raises_saying
@@ -163,8 +164,17 @@ def test_the_search_is_for_two_kernels(one, capsys):
     assert "a spatial and a bilateral kernel" in capsys.readouterr().err
 
 
+@dataclass(frozen=True)
+class Patch(Features):
+    """Features over the image that the package does not have."""
+
+    reads_image: ClassVar[bool] = True
+    name: ClassVar[str] = "patch"
+
+
 def test_every_lattice_over_the_image_takes_memory():
     kernels = [Kernel(Bilateral(8.0, 3.0))] * 3
     assert image_lattices(CRF(kernels)) == 3
     assert image_lattices(CRFS["lattice and exact"]) == image_lattices(CRFS["nothing but 0"]) == 0
+    assert image_lattices(CRF([Kernel(Patch(), filter=each) for each in (Lattice(), Exact())])) == 1
     assert tile_bytes(1, 4, 5, 4, 3) > 2 * tile_bytes(1, 4, 5, 4)

@@ -2,15 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import crfrnn
+from crfrnn import crf as crf_module
 from crfrnn.cli.parameter_options import HELP, add_parameter_options, chosen_parameters
 from crfrnn.cli.usage import UsageError
+from crfrnn.crf import CRF, Kernel, MeanField, Spatial
 from crfrnn.parameters import CRFParameters
 
 
@@ -43,6 +45,25 @@ def test_options_replace_values_of_the_preset(tmp_path: Path) -> None:
         damping=0.5,
     )
     assert parsed([]) == crfrnn.preset("crfrnn")
+
+
+def test_an_option_that_a_solver_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crf_module, "_SOLVERS", (MeanField, Plain))
+    monkeypatch.setitem(crf_module._TYPES, "Plain", Plain)
+    crfrnn.save_parameters(tmp_path / "crf.json", CRF([Kernel(Spatial(3))], solver=Plain(7)))
+    file = ["--parameters", str(tmp_path / "crf.json")]
+    assert parsed([*file, "--iterations", "2"]).solver == Plain(2)
+    with pytest.raises(UsageError, match="--damping: this solver has no damping"):
+        parsed([*file, "--damping", "0.5"])
+    with pytest.raises(UsageError, match="--theta-beta is for a spatial and a bilateral kernel"):
+        parsed([*file, "--theta-beta", "5"])
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A solver without any number but its iterations."""
+
+    iterations: int = 10
 
 
 def test_wrong_parameters_are_usage_errors() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from crfrnn.cli.usage import UsageError
-from crfrnn.crf import CRF
+from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
 from crfrnn.parameters import PRESETS, CRFParameters, preset
@@ -51,7 +51,9 @@ def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = Fals
         contrast: Whether `--theta-beta contrast` is known, which `chosen_parameters` leaves to the caller.
     """
     group = parser.add_argument_group(
-        "parameters of the CRF", "Each option replaces one value of the preset, or of the parameters file."
+        "parameters of the CRF",
+        "Each option replaces one value of the preset, or of the parameters file. A file with a list of kernels takes "
+        "the options of its solver and --compatibility only.",
     )
     source = group.add_mutually_exclusive_group()
     source.add_argument(
@@ -94,7 +96,10 @@ def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
     solver = {each.name: chosen.pop(each.name) for each in fields(crf.solver) if each.name in chosen}
     compatibility = chosen.pop("compatibility", crf.compatibility)
     if chosen:
-        option = "--" + next(iter(chosen)).replace("_", "-")
+        name = next(iter(chosen))
+        option = "--" + name.replace("_", "-")
+        if name in (each.name for each in fields(MeanField)):
+            raise ValueError(f"{option}: this solver has no {name}")
         raise ValueError(f"{option} is for a spatial and a bilateral kernel; change the kernels in the parameters file")
     return replace(crf, compatibility=compatibility, solver=replace(crf.solver, **solver))
 

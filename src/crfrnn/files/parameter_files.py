@@ -1,4 +1,4 @@
-"""Parameters of a CRF in a JSON file: what `crfrnn tune` writes and every command takes as `--parameters`.
+"""Parameters of a CRF in a JSON file: what `crfrnn tune` writes and commands take as `--parameters`.
 
 The file is one object with the fields of `CRFParameters`, vectors and matrices as lists, and "notes" on where they come
 from, which nothing reads. Fields that are left out have their default. A `CRF` of other kernels is the object of its

@@ -1,6 +1,6 @@
 """Solvers: what turns scores and pairwise terms into refined scores, and gradients back.
 
-A solver is a specification of crf.py and a module with `forward` and `vjp` for it, named here once.
+A solver is a specification of crf.py and a module with `forward`, `vjp` and `kept_rows` for it, named here once.
 """
 
 from collections.abc import Sequence

@@ -25,7 +25,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
     """Refine the logits of a segmentation network by the colours of the image: `layer([logits, image])`.
 
     `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
-    the bilateral Gaussian filter, each divided by the filtered ones. W_s and W_b start as I, M as -I. The result are
+    the bilateral Gaussian filter, each divided by the filtered ones. W_s and W_b start as I, M as -I. The result is
     logits. Every image of a batch is refined; sizes may change from call to call, and there may be 1 to 3 spatial axes.
 
     Args:

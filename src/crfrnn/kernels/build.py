@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from crfrnn.arrays import check_finite, num_points
-from crfrnn.crf import Bilateral, Given, Grid, Kernel, Lattice
+from crfrnn.crf import Given, Grid, Kernel, Lattice
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide, feature_rows, given_count
@@ -50,7 +50,7 @@ def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: in
     if own is not None:
         return OwnKernel(own, num_points(guide.grid))
     if isinstance(kernel.filter, Grid):
-        sigma = per_axis(features.theta_gamma, len(guide.grid), "theta_gamma", "spatial axes")  # type: ignore[union-attr]
+        sigma = per_axis(features.theta_gamma, len(guide.grid), "theta_gamma", "spatial axes")  # type: ignore[attr-defined]
         return GridGaussian(guide.grid, sigma[::-1], dtype, threads=threads)
     rows = feature_rows(features, guide, dtype)
     check_finite(rows, f"given[{features.name!r}]" if isinstance(features, Given) else "features")
@@ -106,10 +106,10 @@ def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
 def _check_count(kernel: Kernel, guide: Guide, count: int) -> None:
     if count <= MAX_FEATURES:
         return
-    if isinstance(kernel.features, Bilateral):
-        channels = count - len(guide.grid)
+    if kernel.features.reads_image and guide.image is not None:
+        axes = len(guide.grid) if kernel.features.positions else 0
         raise ValueError(
-            f"image has {channels} channels; with {len(guide.grid)} coordinates that makes {count} features, and a "
+            f"image has {guide.image.shape[-1]} channels; with {axes} coordinates that makes {count} features, and a "
             f"lattice takes at most {MAX_FEATURES}: reduce the channels, for example by PCA, or take filter='exact'"
         )
     raise ValueError(

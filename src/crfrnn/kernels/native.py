@@ -1,6 +1,6 @@
 """The native core as the rest of the package sees it: what its kernels have in common, and the fused loop over them.
 
-Only the files of this folder know `_native`. What they hand over has been checked where users gave it.
+Besides `__init__.py` of the package, only the files of this folder know `_native`. What they hand over has been checked where users gave it.
 """
 
 from collections.abc import Callable, Sequence

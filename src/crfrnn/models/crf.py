@@ -33,9 +33,9 @@ def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
     Raises: ValueError: if weights are for another number of classes, or the CRF asks for what a layer does not do.
     """
     crf = crf_of(parameters)
-    if crf.solver.class_threshold:
+    if threshold := getattr(crf.solver, "class_threshold", 0.0):
         raise ValueError(
-            f"class_threshold={crf.solver.class_threshold}, but the CRF of a model has no class_threshold: "
+            f"class_threshold={threshold}, but the CRF of a model has no class_threshold: "
             "set it to 0.0"
         )
     compatibility = class_weights(-1.0 if crf.compatibility is None else crf.compatibility, "compatibility")
