@@ -34,10 +34,7 @@ def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
     """
     crf = crf_of(parameters)
     if threshold := getattr(crf.solver, "class_threshold", 0.0):
-        raise ValueError(
-            f"class_threshold={threshold}, but the CRF of a model has no class_threshold: "
-            "set it to 0.0"
-        )
+        raise ValueError(f"class_threshold={threshold}, but the CRF of a model has no class_threshold: set it to 0.0")
     compatibility = class_weights(-1.0 if crf.compatibility is None else crf.compatibility, "compatibility")
     pairs = zip(crf.names, crf.kernels, strict=True)
     given = {name: class_weights(kernel.weight, f"{name}_weight") for name, kernel in pairs}
