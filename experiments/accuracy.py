@@ -1,7 +1,7 @@
 """`python -m experiments.accuracy`: error against time of each way to filter, into docs/accuracy.md and accuracy.png.
 
-Three photos of PASCAL VOC, smooth, middling and textured, at half their size with θ_α and θ_γ halved, each with the
-scores a network gave it; and what one exact iteration takes at full size. Some minutes on two cores.
+It takes three photos of PASCAL VOC, smooth, middling and textured, at half their size with θ_α and θ_γ halved, each
+with the scores a network gave it. It also times one exact iteration at full size. It runs a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ Case = tuple[str, str, tuple[int, int], list[FilterAccuracy]]
 INTRODUCTION = """\
 # Accuracy
 
-How far the approximate filters are from the exact one, and what being exact costs. Written by
-`python -m experiments.accuracy`; `crfrnn accuracy IMAGE SCORES` prints the same table for a photo of yours.
+This page shows how far the approximate filters are from the exact one, and what the exact one costs. It is written by
+`python -m experiments.accuracy`; `crfrnn accuracy IMAGE SCORES` prints the same table for your own photo.
 
 `filter="exact"` (`CRFParameters`, `CrfRnn`, `CrfRnnLayer`, `refine`, `--filter exact`) sums the bilateral kernel over
-all pairs of pixels. `ExactGaussian(features)` is the kernel by itself, for any number of features. The spatial kernel
-is the separable Gaussian on the grid with either filter: exact but for a cut at ±⌈4σ⌉, which leaves out 6e-5 of the
-mass of an axis. `spatial="lattice"` and `neighbour_rounds` belong to the lattice and are refused with
+all pairs of pixels. `ExactGaussian(features)` is the kernel by itself, for any number of features. With either filter
+the spatial kernel is the separable Gaussian on the grid. It is exact except for a cut at ±⌈4σ⌉, which leaves out 6e-5
+of the mass of an axis. `spatial="lattice"` and `neighbour_rounds` belong to the lattice and are refused with
 `filter="exact"`.
 
-**Precision.** Features are subtracted before they are squared, and sums of 64 terms are added up in float64: against
-dense float64 the float32 kernel is right to a relative error of 1e-5, the float64 one to 1e-12. Blocks of pixels so far
-apart that all of them together add less than 2⁻²⁴ (float64: 2⁻⁵³) of the largest value to a sum are left out. Results
-are the same bits for any number of threads.
+**Precision.** Features are subtracted before they are squared, and sums of 64 terms are added up in float64. Compared
+with dense float64, the float32 kernel has a relative error of at most 1e-5, the float64 one of at most 1e-12. Blocks of
+pixels are left out if they are so far apart that all of them together add less than 2⁻²⁴ (float64: 2⁻⁵³) of the largest
+value to a sum. Results are the same to the bit for any number of threads.
 
 **Cost.** O(N²) time, O(N) memory. How many blocks can be left out depends on the photo and on θ.
 
@@ -53,18 +53,18 @@ Twice the width and height take up to 16 times as long. {load}
 
 **Gradients.** In `crfrnn.torch` they go to scores, weights, compatibility, mask, image and θ (`mean_field(...,
 theta_alpha=tensor)`), and to the features of `gaussian_filter(..., filter="exact")`. Those to image, features and θ are
-computed in blocks of plain torch, on a CPU many times slower than the filter. `scaled_dot_product_attention` computes
-the same message from products of features instead of differences; with a small θ_β these cancel and float32 has too few
-digits for it, so it is not used.
+computed in blocks of plain torch, which on a CPU is many times slower than the filter. `scaled_dot_product_attention`
+is not used: it computes the same message from products of features instead of differences. With a small θ_β these
+cancel, and float32 has too few digits.
 
 **On a GPU** of compute capability 8.0 and above, float32 tensors are filtered by a Triton kernel, all others by blocks
-of plain torch. The kernel, too, leaves out blocks too far apart: 64 points each, in the order of a Hilbert curve
-through the features, found on the device without waiting for it. Differences, exponents and sums are float32. Weights
-and values are multiplied by the TF32 matrix units, each split in two, three products for one, which keeps at least 20
-bits. These units cut sums off instead of rounding them, so each block is summed by itself and added to the others in
-float32. A value that is not finite makes its channel NaN, near or far. All this is tested in Triton's interpreter,
-which multiplies in full precision, and compiled for compute capability 9.0; neither error nor time has been measured on
-a GPU.
+of plain torch. This kernel also leaves out blocks that are too far apart. A block has 64 points, in the order of a
+Hilbert curve through the features; the order is found on the device without waiting for it. Differences, exponents and
+sums are float32. Weights and values are multiplied by the TF32 matrix units. Each is split in two, and three products
+take the place of one, which keeps at least 20 bits. These units truncate sums instead of rounding them, so each block is
+summed by itself and added to the others in float32. A value that is not finite makes its whole channel NaN. All this is
+tested in Triton's interpreter, which multiplies in full precision, and compiled for compute capability 9.0; neither
+error nor time has been measured on a GPU.
 
 ## Error against time
 
@@ -73,9 +73,9 @@ a GPU.
 {photos}
 
 `message error` is the relative error of the bilateral message of the first iteration, without the mean of each class,
-to the exact one in float64; `mean` and `max change` are of the probabilities after T = 10, and `labels changed` is the
-share of pixels with another likeliest class, both against the exact filter. One thread, float32, weights 3 and 5,
-normalised `after`, 21 classes.
+compared with the exact one in float64. `mean` and `max change` are those of the probabilities after T = 10, and
+`labels changed` is the share of pixels whose likeliest class differs, both compared with the exact filter. All runs use
+one thread, float32, weights 3 and 5, normalisation `after` and 21 classes.
 """
 
 
@@ -164,8 +164,8 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=root / "docs", help="folder to write to; %(default)s")
     options = parser.parse_args()
     load = (
-        f"The machine, of {os.cpu_count()} cores, had a load of {os.getloadavg()[0]:.1f} before this began: above 0, "
-        "all times on this page are longer than they need be."
+        f"The machine, of {os.cpu_count()} cores, had a load of {os.getloadavg()[0]:.1f} before this began. "
+        "With a load above 0, all times on this page are longer than on an idle machine."
     )
     cases, cost = measured(options.data)
     draw(cases, options.docs / "accuracy.png")
