@@ -61,10 +61,10 @@ cancel, and float32 has too few digits.
 of plain torch. This kernel also leaves out blocks that are too far apart. A block has 64 points, in the order of a
 Hilbert curve through the features; the order is found on the device without waiting for it. Differences, exponents and
 sums are float32. Weights and values are multiplied by the TF32 matrix units. Each is split in two, and three products
-take the place of one, which keeps at least 20 bits. These units truncate sums instead of rounding them, so each block is
-summed by itself and added to the others in float32. A value that is not finite makes its whole channel NaN. All this is
-tested in Triton's interpreter, which multiplies in full precision, and compiled for compute capability 9.0; neither
-error nor time has been measured on a GPU.
+replace one, which keeps at least 20 bits. These units truncate sums instead of rounding them, so each block is summed
+by itself and added to the others in float32. A value that is not finite makes its whole channel NaN. All this is tested
+in Triton's interpreter, which multiplies in full precision, and compiled for compute capability 9.0; neither error nor
+time has been measured on a GPU.
 
 ## Error against time
 

@@ -43,12 +43,12 @@ def test_without_an_image(rng):
 
 def test_what_a_device_does_not_do(rng, image):
     logits = rng.normal(size=(3, *SHAPE))
-    with raises_saying(ValueError, "device='cudda'", "not to be had"):
+    with raises_saying(ValueError, "device='cudda'", "not available"):
         refine(logits, image, device="cudda")
     with raises_saying(ValueError, "origin=(3, 0)", "device='cpu'"):
         refine(logits, image, device="cpu", origin=(3, 0))
     if not torch.cuda.is_available():
-        with raises_saying(ValueError, "device='cuda'", "not to be had"):
+        with raises_saying(ValueError, "device='cuda'", "not available"):
             refine(logits, image, device="cuda")
 
 

@@ -1,7 +1,7 @@
 """MONAI's CRF and PHLFilter, trainable: gradients reach the logits, and weights and compatibility that are tensors.
 
-Results are MONAI's. Lattices are built once a call, not once an iteration; there may be any number of classes, and up
-to 16 features. Tensors may be on any device, the computation is on the CPU. MetaTensors keep their metadata.
+Results are MONAI's. Lattices are built once per call, not once per iteration. There may be any number of classes, and
+up to 16 features. Tensors may be on any device; the computation is on the CPU. MetaTensors keep their metadata.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -26,8 +26,8 @@ Deviation = float | Sequence[float]
 class CRF(nn.Module):
     """Refine class scores by mean field with a Gaussian and a bilateral kernel.
 
-    All arguments are attributes that may be changed between calls. What is an `nn.Parameter` among the weights, the
-    factor and the matrix is trained.
+    All arguments are attributes that may be changed between calls. Weights, factor and matrix are trained if they are
+    `nn.Parameter`s.
 
     Args:
         iterations: Iterations of mean field.
@@ -36,8 +36,8 @@ class CRF(nn.Module):
         bilateral_spatial_sigma: Deviation of the bilateral kernel in pixels, or one for each axis in their order.
         bilateral_color_sigma: Deviation of the bilateral kernel in levels of the reference, or one for each channel.
         gaussian_spatial_sigma: Deviation of the Gaussian kernel in pixels, or one for each axis in their order.
-        update_factor: What messages are multiplied with, a number or a tensor of one.
-        compatibility_matrix: (classes, classes), multiplied to messages from the right; None is the identity.
+        update_factor: Factor that multiplies the messages, a number or a tensor of one.
+        compatibility_matrix: (classes, classes), multiplies messages from the right; None is the identity.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class CRF(nn.Module):
 
         Args:
             input_tensor: (B, C, *spatial) logits, 1 to 3 spatial axes. One channel is the log-odds of the foreground,
-                of which MONAI's gives 1 everywhere; the compatibility is then of two classes.
+                for which MONAI's CRF returns 1 everywhere; the compatibility is then that of two classes.
             reference_tensor: (B, channels, *spatial), the image; it gets no gradient.
         Returns: (B, C, *spatial) probabilities, in the dtype and on the device of the logits.
         Raises:
-            TypeError: if something else than tensors is given.
+            TypeError: if anything but tensors is given.
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
@@ -109,12 +109,12 @@ class CRF(nn.Module):
 
 
 class CRFd:
-    """The CRF as a dictionary transform of MONAI: channel-first arrays without a batch axis, metadata left alone.
+    """The CRF as a MONAI dictionary transform: takes channel-first arrays without a batch axis and keeps metadata.
 
     Args:
         keys: Where the dictionary holds logits (C, *spatial); probabilities take their place.
         reference_key: Where it holds the image (channels, *spatial).
-        options: Of `CRF`.
+        options: Arguments of `CRF`.
     """
 
     def __init__(self, keys: Hashable | Sequence[Hashable], reference_key: Hashable, **options: Any) -> None:
@@ -148,7 +148,7 @@ class PHLFilter:
             sigmas: Deviations, one for each feature; None is 1.
         Returns: In the shape and dtype and on the device of the input.
         Raises:
-            TypeError: if something else than tensors is given.
+            TypeError: if anything but tensors is given.
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input, features, "input", "features")
@@ -176,7 +176,7 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
             f"{name} of shape {tuple(scores.shape)}"
         )
     if beside.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name_beside} requires a gradient, which there is none of: pass {name_beside}.detach()")
+        raise ValueError(f"{name_beside} requires a gradient, but it gets none: pass {name_beside}.detach()")
 
 
 def _turned(tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The CRF-RNN as a layer of Keras 3, on its TensorFlow, JAX and PyTorch backends.
 
-`CrfRnnLayer` is called as the original always was, `layer([logits, image])`; `fcn8s` is the network of the paper and
-`get_crfrnn_model_def` both together, as the original defined them. docs/keras.md tells what works where.
+`CrfRnnLayer` is called like the original, `layer([logits, image])`. `fcn8s` is the network of the paper, and
+`get_crfrnn_model_def` is both together, as the original defined them. docs/keras.md says what works where.
 """
 
 try:

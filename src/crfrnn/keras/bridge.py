@@ -1,4 +1,4 @@
-"""The CRF as a differentiable function of the tensors of Keras' backend: the only file that knows them apart.
+"""The CRF as a differentiable function of the backend's tensors; the only file that tells the backends apart.
 
 A layer's call is one call of native code forward and one backward; lattices stay out of the frameworks' graphs. On
 PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
@@ -29,7 +29,7 @@ class Scene(NamedTuple):
     Attributes:
         logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
         image: The same with its own number of channels.
-        given: The same, features by the names that `Given` has.
+        given: The same layout; features by the names in `Given`.
         mask: (B, *spatial), or None.
     """
 
@@ -126,7 +126,7 @@ def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
 
 @lru_cache(maxsize=64)
 def _jax_function(run: Pass) -> Any:
-    """The differentiable function of JAX arrays; always the same one, or JAX would compile every call anew."""
+    """The differentiable function of JAX arrays; always the same object, or JAX would compile again at every call."""
     import jax
 
     infer, learn, learn_back = (_jax_call(function) for function in (run.infer, run.forward, run.backward))
@@ -161,7 +161,7 @@ def _jax_function(run: Pass) -> Any:
 
 
 def _jax_call(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
-    """A function of NumPy arrays as one of JAX arrays, after the arrays whose shapes and dtypes its results have."""
+    """A function of NumPy arrays as one of JAX arrays; results have the shapes and dtypes of the arrays given first."""
     import jax
     from jax.experimental.buffer_callback import buffer_callback
 

@@ -39,7 +39,7 @@ def get_label_image(probs: Any, img_h: int, img_w: int) -> Image.Image:
     """The likeliest class of every pixel, as an image in the colours of PASCAL VOC.
 
     Args:
-        probs: (H, W, C) probabilities or logits of one image, of which the part at the top left counts.
+        probs: (H, W, C) probabilities or logits of one image; only the part at the top left is used.
         img_h: Height of that part.
         img_w: Its width.
     Raises: ValueError: if there is a batch axis, too many classes for a palette, or the part is larger than probs.
@@ -52,7 +52,7 @@ def get_label_image(probs: Any, img_h: int, img_w: int) -> Image.Image:
         )
     height, width, classes = scores.shape
     if not (0 < img_h <= height and 0 < img_w <= width):
-        raise ValueError(f"img_h={img_h}, img_w={img_w} is no part of {height} × {width} scores")
+        raise ValueError(f"img_h={img_h}, img_w={img_w} does not lie within {height} × {width} scores")
     if not 0 < classes <= NUM_COLOURS:
         raise ValueError(f"probs has {classes} classes; a label image takes 1 to {NUM_COLOURS}")
     image = Image.fromarray(scores[:img_h, :img_w].argmax(axis=2).astype(np.uint8))

@@ -12,7 +12,7 @@ NUMBERS = 2**31
 
 
 class Kept:
-    """Lattices and marginals of forward passes, each until its backward pass takes it.
+    """Lattices and marginals of forward passes, each kept until its backward pass takes it.
 
     TensorFlow and JAX carry arrays from the forward to the backward pass, not Python objects, and may run a backward
     pass once, often or never. So the oldest entries are dropped beyond a limit. A backward pass that does not find its
@@ -39,7 +39,7 @@ class Kept:
             return number
 
     def take(self, number: int) -> Sequence[Record] | None:
-        """The records kept under a number, from now on no longer; None if they are not there."""
+        """The records kept under a number, which are then dropped; None if they are not there."""
         with self._lock:
             return self._entries.pop(number, None)
 

@@ -41,7 +41,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels.
         crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial` and
-            `filter`. Its weights and compatibility count for nothing: W are I and M is -I at the start, as always.
+            `filter`. Its weights and compatibility are ignored: at the start every W is I and M is -I, as always.
             Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
@@ -112,7 +112,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             training: Whether gradients will be asked for. Without it they are right too, but take longer where
                 TensorFlow runs eagerly.
         Returns: Logits in the shape of those given.
-        Raises: ValueError: if shapes do not fit; scores that are not finite raise what the backend makes of it.
+        Raises: ValueError: if shapes do not fit. For scores that are not finite, the error depends on the backend.
         """
         logits, image, *others = self._inputs(inputs)
         weight = _combined(mask)
@@ -152,12 +152,12 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes an equal layer of."""
+        """What `from_config` makes an equal layer from."""
         config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "data_format")}
         return {**super().get_config(), **config, **self._crf_config()}
 
     def _crf_config(self) -> dict[str, Any]:
-        """The arguments of the published layer where they say all, else the CRF."""
+        """The arguments of the published layer if they are enough, else the CRF."""
         if self.crf.names == CRFParameters().crf.names:
             names = ("theta_alpha", "theta_beta", "theta_gamma", "spatial", "filter")
             config = {name: getattr(self, name) for name in names}
@@ -191,7 +191,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
 
 def _combined(mask: Any) -> Any:
-    """One mask from those that there are; Keras passes one for each input."""
+    """All masks combined into one; Keras passes one for each input."""
     masks = [each for each in (mask if isinstance(mask, list | tuple) else [mask]) if each is not None]
     if len(masks) < 2:
         return masks[0] if masks else None

@@ -20,7 +20,7 @@ FC_CHANNELS = 4096
 FC6_KERNEL = 7
 PADDING = 100
 DROPOUT = 0.5
-# Where the scores lie in what is cut, in the original geometry: of a pool in those doubled, of the photo in the last.
+# Offsets of the crops in the original geometry: at pool4, at pool3 and at the photo.
 POOL4_OFFSET, POOL3_OFFSET, PHOTO_OFFSET = 5, 9, 31
 LAST_STRIDE = 8
 
@@ -45,7 +45,7 @@ class CropLike(layers.Layer):  # type: ignore[misc]
         return (whole[0], *like[1:3], whole[3])
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes an equal layer of."""
+        """What `from_config` makes an equal layer from."""
         return {**super().get_config(), "offset": self.offset}
 
 
@@ -61,15 +61,15 @@ def get_crfrnn_model_def() -> keras.Model:
 def fcn8s(
     num_classes: int = 21, image_dims: tuple[int, int] | None = None, *, padded: bool = True, crf: bool = True
 ) -> keras.Model:
-    """FCN-8s, channels last, with the original's layer names; any size has the same weights.
+    """FCN-8s, channels last, with the original's layer names; the weights are the same for any size.
 
-    Convolutions start random, scores at 0 and upsampling bilinear. `load_weights("crfrnn_keras_model.h5",
-    by_name=True)` gives it the published weights.
+    Convolutions start random, scores at 0, and upsampling as bilinear interpolation.
+    `load_weights("crfrnn_keras_model.h5", by_name=True)` gives it the published weights.
 
     Args:
         num_classes: Channels of the logits, at least 1.
         image_dims: (height, width) of the images; None takes any.
-        padded: The original's padding by 100 pixels and its crops; otherwise those that cost least.
+        padded: Use the original's padding by 100 pixels and its crops; otherwise those that cost least.
         crf: Put a CRF-RNN with 10 iterations behind the network, with the spatial kernel on the lattice as published.
     Returns: Model of images (B, H, W, 3), BGR less the mean (103.939, 116.779, 123.68); it gives logits (B, H, W, C).
     """

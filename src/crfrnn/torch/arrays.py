@@ -25,14 +25,14 @@ def refine_on(
 ) -> NDArray[Any]:
     """Probabilities (C, *spatial) or labels (*spatial) of a unary (C, *spatial) and a guide that have been checked.
 
-    Raises: ValueError: if torch has no such device, or no backend does there what the CRF asks for.
+    Raises: ValueError: if torch has no such device, or no backend on it supports what the CRF asks for.
     """
     if guide.origin is not None and any(guide.origin):
         raise ValueError(f"origin={tuple(guide.origin)} is for the native core: leave out device={device!r}")
     try:
         there = torch.zeros(0).to(device).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ValueError(f"device={device!r} is not to be had here: {error}") from error
+        raise ValueError(f"device={device!r} is not available: {error}") from error
 
     def batch(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(there)[None]

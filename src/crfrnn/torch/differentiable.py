@@ -1,6 +1,7 @@
-"""The CRF in operations of torch as a backend: autograd gives gradients to all that it is given.
+"""The CRF in operations of torch as a backend: autograd computes gradients to all inputs.
 
-Gradients go to scores, weights, mask, image, features and θ. A lattice is the exception: it gives them to values only.
+Gradients go to scores, weights, mask, image, features and θ. Lattices are the exception: through them, only values get
+gradients.
 A kernel may be any function of tensors. Every operation keeps what its gradient needs, so memory grows with the
 iterations.
 """
@@ -30,8 +31,8 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Theta
 
     Args:
         inputs: Without a spacing.
-        thetas: Tensors in the place of the specification's θ, of all kernels that have one of that name. The value of
-            θ_γ is read to know where its Gaussian is cut.
+        thetas: Tensors that replace the specification's θ, in all kernels that have one of that name. The value of
+            θ_γ is read to find where its Gaussian is cut.
     Raises: ValueError: on the CPU, if scores, image or mask are not finite, or a mask is below 0.
     """
     _check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
@@ -112,7 +113,7 @@ def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tenso
     if not isinstance(filtered, Tensor) or filtered.shape != values.shape:
         got = tuple(filtered.shape) if isinstance(filtered, Tensor) else f"a {type(filtered).__name__}"
         raise ValueError(
-            f"given[{name!r}] made values of shape {tuple(values.shape)} to {got}; expected a tensor of the same shape"
+            f"given[{name!r}] turned shape {tuple(values.shape)} into {got}; expected a tensor of the same shape"
         )
     return filtered.to(values.dtype)
 
@@ -144,7 +145,7 @@ def _couple(coupling: Tensor, message: Tensor) -> Tensor:
 
 
 def _check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:
-    """On the CPU, what the native core refuses; elsewhere looking would wait for the device, and NaN makes NaN."""
+    """Refuse on the CPU what the native core refuses. Elsewhere a check would wait for the device; NaN stays NaN."""
     there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if torch.compiler.is_compiling() or next(iter(there.values())).device.type != "cpu":
         return

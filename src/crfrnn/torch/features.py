@@ -18,7 +18,7 @@ Thetas = Mapping[str, Sequence[Any]]
 @singledispatch
 def feature_columns(features: Features, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
     """A tensor (B, *spatial) of `dtype` for each feature; deviations of positions are in pixels."""
-    raise TypeError(f"features are a {type(features).__name__}, of which no columns are made here")
+    raise TypeError(f"features are a {type(features).__name__}, which this backend cannot turn into columns")
 
 
 @feature_columns.register

@@ -30,7 +30,7 @@ from crfrnn.torch.scene import (
 from crfrnn.unary import num_classes_of
 
 SMALL = 64
-NO_GRADIENT = "{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or take filter='exact'"
+NO_GRADIENT = "{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or use filter='exact'"
 
 
 def mean_field(
@@ -54,9 +54,9 @@ def mean_field(
 ) -> Tensor:
     """Refine a batch of logits by mean-field iterations of a dense CRF, differentiably.
 
-    Computed in float64 for float64 logits, else in float32, under autocast too; the result has the logits' dtype.
-    Gradients go to the logits, the weights and the compatibility. With parameters of filter="exact" they also go to
-    image, mask and θ, but not to gradients of these again.
+    Computed in float64 for float64 logits, else in float32, also under autocast; the result has the logits' dtype.
+    Gradients go to the logits, the weights and the compatibility. With filter="exact" in the parameters they also go to
+    image, mask and θ, but only first derivatives.
 
     Args:
         logits: (B, C, *spatial) class scores, higher is likelier; 1 to 3 spatial axes. One channel is the log-odds of
@@ -67,10 +67,10 @@ def mean_field(
         given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or the
             kernel itself, a function or module from values (B, channels, *spatial) to as many. For its norm it is
             also called with one channel.
-        spatial_weight: Tensor that takes the place of the first spatial kernel's: a number, (C,) or (C, C).
+        spatial_weight: Tensor that replaces the first spatial kernel's weight: a number, (C,) or (C, C).
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
-        theta_alpha: Tensor that takes the place of the parameters': a number above 0, or one for each axis as
+        theta_alpha: Tensor that replaces the θ_α of the parameters: a number above 0, or one for each axis as
             (x, y[, z]). For filter="exact" only, like the next two.
         theta_beta: The same, or one for each channel.
         theta_gamma: The same, or one for each axis. Its value is read, which makes a GPU wait.
@@ -79,9 +79,9 @@ def mean_field(
         return_probabilities: Return softmax(a) instead of the logits a.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
-        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on other devices than the
-            CPU, at half the memory and a rounding of 2^-9; numbers are computed as without. None keeps them as
-            computed. Not for filter="exact".
+        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on devices other than the
+            CPU, at half the memory and a rounding of 2^-9; this does not change the precision of computing. None keeps
+            them as computed. Not for filter="exact".
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: (B, C, *spatial) logits, or probabilities that sum to 1 over classes; of one channel, log-odds or
         probabilities of the foreground.
@@ -108,13 +108,13 @@ def mean_field(
 
 
 def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, list[Any]]:
-    """The CRF without kernels that have weight 0, and the weight of each: one given for the first of such features."""
+    """The CRF without kernels of weight 0, and each one's weight; a given one is for the first kernel of its name."""
     kinds = [type(kernel.features) for kernel in crf.kernels]
     given = {kind: weight for kind, weight in weights.items() if weight is not None}
     for kind in given:
         if kind not in kinds:
             name = kind.__name__.lower()
-            raise ValueError(f"{name}_weight has no kernel {name!r}; there are {', '.join(crf.names) or 'none'}")
+            raise ValueError(f"{name}_weight has no kernel {name!r}; the kernels are {', '.join(crf.names) or 'none'}")
     if not given:
         return crf.active, [kernel.weight for kernel in crf.active.kernels]
     pairs = [(kernel, given.pop(kind, None)) for kind, kernel in zip(kinds, crf.kernels, strict=True)]
@@ -193,8 +193,8 @@ def gaussian_filter(
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster.
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: Filtered values in their own dtype; computed in float64 for float64 values, else in float32.
-    Raises: ValueError: if shapes do not fit, features on the CPU are not finite, features
-        require a gradient from a lattice, or tensors are on several devices.
+    Raises: ValueError: if shapes do not fit, features on the CPU are not finite, features of a lattice require a
+        gradient, or tensors are on several devices.
     """
     one_of(filter, get_args(Filter), "filter")
     check_scores("values", values)
@@ -231,7 +231,7 @@ def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
 def _asked(
     crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
 ) -> dict[Asked, str]:
-    """What a call asks of a backend, each with what to say where it is missing."""
+    """What a call asks of a backend, each with the message for when it is missing."""
     asked = asked_by(crf)
     on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):
@@ -274,7 +274,7 @@ def _differentiable(
 
 
 def _theta(name: str, tensor: Tensor) -> list[Tensor]:
-    """The numbers of a tensor that takes the place of a specification's θ."""
+    """The numbers of a tensor that replaces a specification's θ."""
     check_tensor(name, tensor)
     if tensor.ndim > 1 or tensor.numel() == 0 or not tensor.is_floating_point():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a forward pass leaves for its backward pass (lattices, marginals), alive as long as a small tensor is.
+"""What a forward pass leaves for its backward pass (lattices, marginals), kept as long as a small tensor lives.
 
 Autograd and torch.compile carry tensors from the forward to the backward pass, not Python objects. So the forward
 operator also returns a one-element tensor, its handle. While the handle's memory lives, this file keeps what belongs

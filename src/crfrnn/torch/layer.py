@@ -41,25 +41,27 @@ class CrfRnn(CrfAttributes, nn.Module):
         bilateral_weight: W_b at the start, a number times I.
         normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (raw sums).
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
-        weights: What is trained of W_s and W_b: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
-        compatibility: The same of M.
+        weights: What W_s and W_b are trained as: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
+        compatibility: The same for M.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
-            `spatial`, of `damping` and of `filter`. Its weights, numbers, are those at the start, times I.
+            `spatial`, of `damping` and of `filter`. Its weights must be numbers; times I, they are the weights at the
+            start.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
-        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on other devices than the
-            CPU, at half the memory and a rounding of 2^-9; numbers are computed as without. None keeps them as
-            computed. Not for filter="exact".
+        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on devices other than the
+            CPU, at half the memory and a rounding of 2^-9; this does not change the precision of computing. None keeps
+            them as computed. Not for filter="exact".
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names.
-        theta_alpha, theta_beta, theta_gamma, normalization, damping: What it says; setting one replaces it.
+        theta_alpha, theta_beta, theta_gamma, normalization, damping: The specification's values; setting one replaces
+            the specification.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
-            each specification, and finds it again when it comes back; weights may change without that.
+            each specification and reuses that when it comes back; new values of weights need no compilation.
         spatial_ker_weights: W_s, trainable.
         bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each of its kernels, by its `names`.
         compatibility_matrix: M, trainable.
@@ -121,7 +123,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A layer that an earlier version saved whole has its CRF in single attributes."""
+        """Load a layer that an earlier version saved whole, with its CRF in single attributes."""
         if "_crf" not in state:
             names = [each.name for each in fields(CRFParameters) if each.name in state]
             numbers = {name: state.pop(name) for name in names}

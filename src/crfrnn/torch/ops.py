@@ -1,9 +1,9 @@
-"""The dense CRF as operators of torch; that of exact filters is in exact_filter.py.
+"""The dense CRF as operators of torch; the operator of the exact filter is in exact_filter.py.
 
 Tensors on the CPU go to the native core, those on any other device to `gpu`. An operator takes the specification in one
-piece, the `text` of a CRF, and what may train as a list of tensors. Around it autograd does the rest: couplings from
-weights and compatibility, softmax, conversions. What the backward pass needs besides its inputs, lattices and
-marginals, stays under a handle (kept.py). Should the handle get lost on the way, they are computed once more.
+piece, the `text` of a CRF, and what may be trained as a list of tensors. Around it autograd does the rest: couplings
+from weights and compatibility, softmax, conversions. Besides its inputs, the backward pass needs lattices and
+marginals, which are kept under a handle (kept.py). If the handle gets lost on the way, they are computed once more.
 """
 
 from collections.abc import Sequence

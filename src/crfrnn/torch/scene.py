@@ -13,7 +13,7 @@ LAYOUT = "(batch, {}, *spatial) with 1 to 3 spatial axes"
 
 
 class Scene(NamedTuple):
-    """What a call is given: as `Inputs`, not checked yet."""
+    """What a call is given, as in `Inputs`, not yet checked."""
 
     logits: Tensor
     image: Tensor | None

@@ -31,7 +31,10 @@ def positive_count(value: Any, name: str) -> int:
 
 
 def deviations(value: Any, number: int, name: str, what: str) -> tuple[float, ...]:
-    """A standard deviation for each of `number` axes or channels (`what`, in the plural), from a number or as many."""
+    """A standard deviation for each of `number` axes or channels, from one number or `number` of them.
+
+    `what` is "axes" or "channels" in messages.
+    """
     given = float_array(value, name, np.float64)
     if given.ndim > 1 or given.size == 0 or not (np.isfinite(given) & (given >= SMALLEST_DEVIATION)).all():
         raise ValueError(f"{name}={value!r} must be a finite number above 0, or one for each of the {number} {what}")
@@ -46,7 +49,7 @@ def deviations(value: Any, number: int, name: str, what: str) -> tuple[float, ..
 def agreement(compat: ArrayLike, num_labels: int) -> NDArray[np.float64]:
     """A compat as the weight of a `PairwiseTerm`, where every agreement is rewarded.
 
-    Numbers are rewards there too; vectors and matrices, of which the symmetric part counts, are penalties.
+    In pydensecrf too, numbers are rewards. Vectors and matrices are penalties, and only their symmetric part counts.
     """
     given = class_weights(compat, "compat")
     check_classes(given, num_labels, "compat")

@@ -29,7 +29,7 @@ Float32 = NDArray[np.float32]
 
 
 class KernelType(IntEnum):
-    """What learning would have changed of a kernel; inference does not depend on it."""
+    """The part of a kernel that learning would have changed; inference does not depend on it."""
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -82,10 +82,10 @@ class DenseCRF:
         Args:
             u: (nlabels, nvar) energies, -log p; (nlabels, *spatial) does as well. Infinite ones count as very large,
                 with a warning.
-            f: None, or features (features, nvar); u holds their weights (nlabels, features) then.
+            f: None, or features (features, nvar); u then holds their weights (nlabels, features).
         Raises:
             TypeError: if they do not hold real numbers.
-            ValueError: if shapes do not fit, or there are NaN among them.
+            ValueError: if shapes do not fit, or a value is NaN.
         """
         self.setUnary(ConstUnary(u) if f is None else LogisticUnary(u, f))
 
@@ -120,8 +120,9 @@ class DenseCRF:
 
         Args:
             features: (d, nvar) for d up to 16, divided by their standard deviations.
-            compat: A number w rewards agreement: logits gain w times what the kernel brings. A vector (nlabels,) or a
-                matrix (nlabels, nlabels), of which the symmetric part counts, is a penalty: logits lose it.
+            compat: A number w rewards agreement: w times the kernel's message is added to the logits. A vector
+                (nlabels,) or a matrix (nlabels, nlabels) is a penalty, subtracted from them; only its symmetric part
+                counts.
             kernel: A `KernelType`; inference does not depend on it.
             normalization: A `NormalizationType`.
         Raises:
@@ -147,7 +148,7 @@ class DenseCRF:
         return self._solved(self._unary(), self._terms, count(niter, "niter")).view(MatrixXf)
 
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
-        """Marginals before the first iteration, and two things that `stepInference` asks for and does not need."""
+        """Marginals before the first iteration, and two values that `stepInference` takes but does not need."""
         return self.inference(0), MatrixXf(), MatrixXf()
 
     def stepInference(self, Q: MatrixXf, tmp1: MatrixXf, tmp2: MatrixXf) -> None:
@@ -166,7 +167,7 @@ class DenseCRF:
         return divergence(q, self._unary(), received)
 
     def _message(self, q: Float32) -> Float32:
-        """What an iteration takes from the logits where the marginals are q, both (nlabels, nvar)."""
+        """What an iteration subtracts from the logits if the marginals are q, both (nlabels, nvar)."""
         heard = self._heard  # once, as other threads may change it
         if heard is not None and np.array_equal(heard[0], q):
             return heard[1]
@@ -210,7 +211,7 @@ class DenseCRF:
         self._terms.append(PairwiseTerm(PermutohedralLattice(rows), weight, normalized))
 
     def _check_layout(self, layout: Shape | None, name: str) -> None:
-        """Raise a ValueError if an array (rows, points) was flattened from what is not (rows, *this grid)."""
+        """Raise a ValueError if an array (rows, points) was flattened from a shape other than (rows, *this grid)."""
 
 
 class DenseCRF2D(DenseCRF):

@@ -26,7 +26,7 @@ def vectorXf(arr: ArrayLike) -> VectorXf:
 
     Raises:
         TypeError: if arr does not hold real numbers.
-        ValueError: if it is no vector.
+        ValueError: if it is not a vector.
     """
     return _copy(arr, 1).view(VectorXf)
 
@@ -36,7 +36,7 @@ def matrixXf(arr: ArrayLike) -> MatrixXf:
 
     Raises:
         TypeError: if arr does not hold real numbers.
-        ValueError: if it is no matrix.
+        ValueError: if it is not a matrix.
     """
     return _copy(arr, 2).view(MatrixXf)
 

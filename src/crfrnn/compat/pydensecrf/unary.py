@@ -51,7 +51,7 @@ class LogisticUnary(Unary):
 def _scores(energies: ArrayLike, name: str) -> Float32:
     """Minus the energies, in a new array: class scores, higher is likelier.
 
-    Where the energy is infinite, as -log 0 is, it counts as `IMPOSSIBLE`; where it is so for all classes, as unknown.
+    An infinite energy, such as -log 0, counts as `IMPOSSIBLE`. A point where all classes have one counts as unknown.
     """
     array = float_array(energies, name, np.float32)
     if array.ndim < 2 or array.size == 0:

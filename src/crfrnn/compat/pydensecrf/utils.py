@@ -1,7 +1,7 @@
 """pydensecrf's unaries and features. Unaries are energies, -log p, flattened to (labels, points).
 
-Features run (y, x, channels), where those of DenseCRF2D's own methods run (x, y, channels); results differ as little as
-orientations of a lattice do.
+Features run (y, x, channels), while those of DenseCRF2D's own methods run (x, y, channels). The lattice then has
+another orientation, so results differ a little.
 """
 
 import math
@@ -62,7 +62,7 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
     Args:
         sm: (labels, *spatial); need not sum to 1.
         scale: Trust in them, above 0 and up to 1: they are mixed with 1 - scale of the uniform distribution.
-        clip: Smaller probabilities are raised to it, and larger ones than 1 lowered; None leaves both.
+        clip: Smaller probabilities are raised to it, and those above 1 are lowered to 1; None leaves both as they are.
     Returns: (labels, points).
     Raises:
         TypeError: if sm does not hold real numbers.
@@ -115,7 +115,7 @@ def create_pairwise_bilateral(
         sdims: Standard deviation along each axis of the image, or one for all.
         schan: Standard deviation of each channel, or one for all.
         img: Of any real dtype.
-        chdim: Which axis of img holds the channels; -1, the default, if there is none, not if it is the last.
+        chdim: Which axis of img holds the channels. -1, the default, means that there is none, not the last axis.
     Returns: (axes + channels, points) coordinates and levels, divided by sdims and schan.
     Raises: ValueError: if sdims or schan do not fit the image, or it is not finite.
     """

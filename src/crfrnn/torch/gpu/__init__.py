@@ -1,7 +1,7 @@
 """The CRF on any torch device as a backend: Triton kernels on CUDA, the same steps in plain torch elsewhere.
 
-`ops.py` calls it for tensors that are not on the CPU. `plain.py` is plain torch and the place to read; files named
-triton_… hold its steps as Triton kernels.
+`ops.py` calls it for tensors that are not on the CPU. `plain.py` has the steps in plain torch and is the one to read;
+files named triton_… hold the same steps as Triton kernels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ OLDEST_CAPABILITY = (8, 0)
 def forward(
     crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], keep: bool, execution: Execution
 ) -> tuple[Tensor, Record]:
-    """As `Backend` tells, by the steps of the tensors' device."""
+    """As in `Backend`, by the steps of the tensors' device."""
     with _at(inputs.logits.device) as steps:
         solver: Any = SOLVERS[type(crf.solver)]
         refined, record = solver.forward(crf, inputs, couplings, keep, execution, steps)
@@ -40,7 +40,7 @@ def forward(
 def vjp(
     crf: CRF, cotangent: Tensor, record: Record, couplings: Sequence[Tensor], execution: Execution
 ) -> tuple[Tensor, list[Tensor]]:
-    """As `Backend` tells, by the steps of the tensors' device."""
+    """As in `Backend`, by the steps of the tensors' device."""
     with _at(cotangent.device) as steps:
         solver: Any = SOLVERS[type(crf.solver)]
         to_logits, to_couplings = solver.vjp(crf, cotangent, record, couplings, execution, steps)
@@ -81,7 +81,7 @@ def steps_of(device: torch.device) -> ModuleType:
 
 @contextmanager
 def _at(device: torch.device) -> Iterator[ModuleType]:
-    """The steps of a device, which is the current one inside, where autocast leaves precision alone."""
+    """The steps of a device. Inside, that device is the current one and autocast is off."""
     with ExitStack() as stack:
         if torch.amp.is_autocast_available(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))

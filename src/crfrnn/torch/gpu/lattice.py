@@ -24,7 +24,7 @@ _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
 
 
 class Runs(NamedTuple):
-    """The corners of all points, sorted by vertex, and each vertex's cut into runs.
+    """The corners of all points, sorted by vertex; those of each vertex are cut into runs.
 
     Attributes:
         point: (E,) int32.
@@ -33,7 +33,7 @@ class Runs(NamedTuple):
         of_vertex: (V + 1,) int32, the first corner of each vertex, and E after the last.
         start: (E,) int32, the first corner of each run, in any order.
         num_runs: () int32, how many runs there are.
-        joined: (V,) int32, the vertices that have several runs, or none, in any order.
+        joined: (V,) int32, the vertices that have several runs or none, in any order.
         num_joined: () int32, how many of these there are.
     """
 
@@ -66,7 +66,7 @@ class Lattice(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """What makes the blurs' sum that of a Gaussian: 1 / (1 + 2^-d)."""
+        """The factor that gives the blurs the sum of a Gaussian: 1 / (1 + 2^-d)."""
         return 1 / (1 + 2.0 ** (1 - len(self.vertex)))
 
     def spread(self, rows: Tensor, scale: Tensor | None, transpose: bool, steps: ModuleType) -> Tensor:
@@ -94,7 +94,7 @@ def build_lattice(
     Args:
         features: (d, P), the points of one image after the other; float32 or float64. Where they are not finite or
             too large to tell cells apart, everything that the point takes part in becomes NaN.
-        images: How many images there are, of as many points each.
+        images: How many images there are, all with the same number of points.
         neighbour_rounds: How many times to add all neighbours of all vertices.
         deterministic: Whether sums have a fixed order.
     Raises: ValueError: if there are too many features or points.
@@ -141,12 +141,12 @@ def build_lattice(
 
 
 def type_of_sums(rows: Tensor) -> torch.dtype:
-    """What messages and lattice values of such rows are stored in: sums may exceed the 65504 of float16."""
+    """The dtype for messages and lattice values of such rows: sums may exceed the 65504 of float16."""
     return torch.bfloat16 if rows.dtype == torch.float16 else rows.dtype
 
 
 def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and remainders of the vertices of rising keys and of all their neighbours, which waits for the device."""
+    """Keys and remainders of vertices with rising keys and of all their neighbours; this waits for the device."""
     directions = step.shape[1]
     keys, remainders = [key], [remainder]
     for low, wrap in step.unbind(1):
@@ -163,7 +163,7 @@ def _units(cell: Tensor, images: int, margin: int) -> Tensor:
     """What one cell along each coordinate, one remainder and one image add to a key, (d + 2,) int64.
 
     Where keys fit 64 bits, they are the digits of a number, and no two vertices share one. Otherwise each unit is an
-    arbitrary number, modulo 2^64: V vertices then share no key but with a chance of V² / 2^64, at most.
+    arbitrary number, modulo 2^64: the chance that any of V vertices share a key is then at most V² / 2^64.
     """
     d = len(cell)
     low, high = torch.aminmax(cell, dim=1)
@@ -195,7 +195,7 @@ def _scales(d: int, dtype: torch.dtype) -> tuple[float, ...]:
 
 
 def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a tensor, copied to the device at the first call and kept there: later ones do not wait."""
+    """Numbers as a tensor, copied to the device at the first call and kept there, so that later calls do not wait."""
     kept = values, dtype, device
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         # A graph that is recorded reads this memory at every replay, long after other numbers came in its place here.

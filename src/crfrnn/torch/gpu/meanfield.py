@@ -32,7 +32,7 @@ class Record(NamedTuple):
 def forward(
     crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], keep: bool, execution: Execution, steps: ModuleType
 ) -> tuple[Tensor, Record]:
-    """As `Backend` tells; what is not finite in scores, image or mask is no error, as on the CPU, but makes NaN.
+    """As in `Backend`. Values of scores, image or mask that are not finite make NaN; on the CPU they are an error.
 
     The result has the layout in memory of the logits.
     """
@@ -65,7 +65,7 @@ def forward(
 def vjp(
     crf: CRF, cotangent: Tensor, record: Record, couplings: Sequence[Tensor], execution: Execution, steps: ModuleType
 ) -> tuple[Tensor, list[Tensor]]:
-    """As `Backend` tells (docs/algorithm.md, eq. 8)."""
+    """As in `Backend` (docs/algorithm.md, eq. 8)."""
     damping = crf.solver.damping
     classes = cotangent.shape[1]
     channels = padded_channels(classes)
@@ -118,14 +118,14 @@ def filtered(values: Tensor, term: Term[Lattice], transpose: bool, steps: Module
 
 
 def _sliced(terms: Sequence[Term[Any]]) -> int | None:
-    """Which lattice's values `update` slices itself, the last one's: its message is never written."""
+    """The term whose lattice values `update` slices itself, the last one: its message is never written."""
     return next((k for k in reversed(range(len(terms))) if isinstance(terms[k].kernel, Lattice)), None)
 
 
 def _at_most(
     count: int, messages: Sequence[Tensor], couplings: Sequence[Tensor]
 ) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Exactly `count` messages with their couplings: None where there are fewer, the last ones as their sum if more."""
+    """Exactly `count` messages with their couplings: None where there are fewer; if more, the last ones are summed."""
     pairs: list[tuple[Tensor | None, Tensor | None]] = list(zip(messages, couplings, strict=True))
     if len(pairs) > count:
         rest = zip(messages[count - 1 :], couplings[count - 1 :], strict=True)
@@ -151,7 +151,7 @@ def _padded(coupling: Tensor, classes: int, channels: int, transpose: bool) -> T
 
 
 def _shaped_like(coupling: Tensor, gradient: Tensor) -> Tensor:
-    """What of a matrix's gradient belongs to a matrix, a diagonal or a number."""
+    """The gradient of a matrix, a diagonal or a number, taken from that of the full matrix."""
     if coupling.ndim == 2:
         return gradient.contiguous()
     diagonal = gradient.diagonal()

@@ -14,7 +14,7 @@ from crfrnn.torch.gpu.terms import rows_of
 
 
 def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Logits (B, C, *spatial) as rows, padded by -inf, and their softmax, stored as `dtype`."""
+    """Logits (B, C, *spatial) as rows, padded with -inf, and their softmax, stored as `dtype`."""
     unary = rows_of(logits, channels, -torch.inf)
     return unary, torch.softmax(unary, dim=1).to(dtype)
 
@@ -27,7 +27,7 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         features: (d, P), scaled to the lattice.
-        limit: Points with a coordinate of this many cells and more, or NaN, get NaN for their weights.
+        limit: Points with a coordinate of this many cells or more, or NaN, get NaN weights.
     Returns: The nearest remainder-0 vertex divided by d + 1 (d, P) int32; the coordinate of rank d - k that the step
         from corner k to the next one takes back, (d, P) int32; and barycentric weights (d + 1, P) by corner.
     """
@@ -67,7 +67,7 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
-    """(d + 1, P) int64, the same for equal vertices of an image alone.
+    """Keys (d + 1, P) int64: two are the same only for equal vertices of one image.
 
     A key is linear in its vertex's cells, remainder and image, so that steps to neighbours add the same to all.
 
@@ -84,7 +84,7 @@ def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tenso
 
 
 def capacity(count: Tensor, corners: int) -> int:
-    """V, for how many vertices there is room: here as many as there are, which waits for the device."""
+    """V, the number of vertices there is room for; here as many as there are, which waits for the device."""
     return int(count)
 
 
@@ -198,7 +198,7 @@ def update(
     Args:
         unary: U, padded by -inf; previous, the logits so far, too.
         message: N q of one kernel, or None.
-        values: Of the lattice of another kernel, whose slice, scaled, is its N q; or None.
+        values: Lattice values of another kernel, which become its N q once sliced and scaled; or None.
         couplings: E of the first and of the second kernel: (channels,) or transposed (channels, channels).
         damping: λ.
         dtype: What the softmax is stored in; None leaves it out, for the last iteration. Otherwise the logits are left

@@ -58,7 +58,7 @@ def build_terms(
 
 
 def fixed_order(deterministic: bool) -> bool:
-    """Whether sums must have a fixed order: if asked for here, or of all of torch."""
+    """Whether sums must have a fixed order, asked for here or for all of torch."""
     return deterministic or torch.are_deterministic_algorithms_enabled()
 
 

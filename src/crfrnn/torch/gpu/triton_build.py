@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 """The Triton kernels behind `triton_steps` that list the vertices of a lattice and cut their corners into runs.
 
-What they share is told in `triton_lattice`. Where a list may have any order, each program adds up how much it has and
-takes a place for it by one atomic addition.
+`triton_lattice` describes what they share. Where a list may have any order, each program adds up how much it has and
+reserves a place for it by one atomic addition.
 """
 
 import triton

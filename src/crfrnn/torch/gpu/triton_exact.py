@@ -2,7 +2,7 @@
 # ruff: noqa: RUF005  (Triton takes no starred expressions)
 """The exact Gaussian filter of float32 tensors on a GPU, in Triton; imported only where there is one, or to test it.
 
-As in native/exact.cpp, points are put in blocks of near ones, and pairs of blocks too far apart are left out. No size
+As in native/exact.cpp, nearby points are put in one block, and pairs of blocks too far apart are left out. No size
 depends on data and nothing waits for the device. Programs add in a fixed order: results are the same from run to run.
 
 With TRITON_INTERPRET=1 in the environment before the import the same kernels run on the CPU.
@@ -73,7 +73,7 @@ def _trace(
 
 @triton.jit
 def _halves(x):
-    """x as the sum of two float32 of which the matrix units take 11 bits each, and so 22 of the 24 bits of x."""
+    """x as the sum of two float32. The matrix units take 11 bits of each, so 22 of the 24 bits of x."""
     high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
     return high, x - high
 

@@ -4,9 +4,9 @@
 
 Each computes what the function of its name in `plain` says; `splat` is `sum_runs` and `join_runs`, or `clear` and
 `add_corners`. Rows and values have CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is
-BLOCK rows. The number of vertices is known to the device only: kernels over vertices read it, and a fixed number of
-programs share them. Offsets of rows are 64 bits wide. Rows and values may be stored in 16 bits; numbers are at least
-float32.
+BLOCK rows. Only the device knows the number of vertices: kernels over vertices read it, and a fixed number of programs
+share the vertices. Offsets of rows are 64 bits wide. Rows and values may be stored in 16 bits; they are computed in at
+least float32.
 """
 
 import triton

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """The Triton kernels of the mean field behind `triton_steps`: the grid's Gaussian, couplings, an iteration and back.
 
-Each computes what the function of its name in `plain` says; what they share is told in `triton_lattice`.
+Each computes what the function of its name in `plain` says; `triton_lattice` describes what they share.
 """
 
 import triton

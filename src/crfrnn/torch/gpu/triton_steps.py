@@ -1,7 +1,7 @@
 """The steps of `plain` as Triton kernels, for CUDA devices; with TRITON_INTERPRET=1 on the CPU, for tests.
 
-Nothing here waits for the device, and no size depends on data: what is not known in advance, the number of vertices,
-has room for the most there can be. Sums have a fixed order, so results are the same in every run, but for splats on
+Nothing here waits for the device, and no size depends on data: the number of vertices is not known in advance, so there
+is room for the most there can be. Sums have a fixed order, so results are the same in every run, except for splats on
 lattices without runs, which add by atomics.
 """
 
