@@ -13,7 +13,7 @@ THETAS = ((160.0, 3.0, 3.0), (80.0, 13.0, 3.0))
 
 @dataclass(frozen=True)
 class Case:
-    """`sides[0]` is what the others are compared with; it must first agree with the side in `agrees_with`."""
+    """The others are compared with `sides[0]`, which must first agree with the side in `agrees_with`."""
 
     name: str
     title: str

@@ -23,7 +23,7 @@ PEER, COMPAT, OURS, LIKELY = "pydensecrf", "compat", "refine", "refine-likely"
 def throughput(case: Case, bench: Workbench) -> list[dict]:
     """Seconds of each program for the folder, and the share of labels in which it differs from filtering all classes.
 
-    There are none unless `crfrnn refine` on pydensecrf2's own model gives its labels, but for rounding.
+    There are no figures unless `crfrnn refine` on pydensecrf2's own model gives its labels, except for rounding.
     """
     photos, scores = bench.data / "voc_animals" / "images", bench.scratch / "logits33"
     scores.mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ COMMANDS: dict[str, Callable[..., list[str]]] = {
 
 
 def run(command: list[str], cores: int) -> float:
-    """Seconds of a program from its start to its end. Those of a pool keep to one thread in each process."""
+    """Seconds of a program from its start to its end. A program with a pool uses one thread in each process."""
     threads = 1 if "benchmarks.peer_folder" in command else cores
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     start = time.perf_counter()

@@ -1,11 +1,11 @@
 """`python -m benchmarks.gpu`: the mean field on a CUDA device, checked and timed in one run of a few minutes.
 
-First it must give what the native core gives. Then come the goals, whole calls from photo to logits, launched and as
-CUDA graphs; what building and an iteration take; all kernels by name; each step alone with the bytes that it has to
-move, beside the speed of a copy; and whole calls beside the same algorithm in plain torch and the native core. What was
-measured is written after each part, one that fails is named at the end, and none begins after `--seconds`.
-`--check` stops after the comparison, and takes the CPU, with plain torch, where there is no GPU. `--smoke` goes through
-all of it with a tiny photo on the CPU; its figures mean nothing.
+First, the results must agree with the native core's. The parts that follow are the goals, which are whole calls from
+photo to logits, launched and as CUDA graphs; the time of building and of an iteration; all kernels by name; each step
+alone with the bytes that it has to move, compared with the speed of a copy; and whole calls compared with the same
+algorithm in plain torch and with the native core. Results are written after each part. Parts that fail are named at the
+end, and no part begins after `--seconds`. `--check` stops after the comparison; without a GPU it uses plain torch on
+the CPU. `--smoke` goes through all of it with a tiny photo on the CPU; its figures mean nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `gpu.py` measures first, the goals; where the time goes, by parts and by kernels; and the table it ends with."""
+"""The goals, which `gpu.py` measures first; where the time goes, by parts and by kernels; and the table at its end."""
 
 from __future__ import annotations
 

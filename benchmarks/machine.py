@@ -1,4 +1,4 @@
-"""What figures are of: the machine, the versions and the commit."""
+"""What the figures belong to: the machine, the versions and the commit."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 For each seed: the network alone; a CRF behind it as post-processing, its parameters chosen on the validation split; and
 CRF-RNNs that start from that network and train in different ways. All are measured on the test split, which nothing
-else looks at. What is done is not done again: run it again to go on.
+else looks at. Finished parts are not repeated: run it again to continue.
 """
 
 from __future__ import annotations

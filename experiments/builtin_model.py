@@ -1,7 +1,7 @@
 """`python -m experiments.builtin_model`: train the model in the package on PASCAL VOC's people and animals.
 
-Both stages train on the training photos but the last `CHOOSING`, which choose the epochs; the validation photos, on
-which nothing is chosen, measure the result. Writes the model in float16 and its card into the package.
+Both stages train on all training photos except the last `CHOOSING`, which choose the epochs. The validation photos
+measure the result and choose nothing. Writes the model in float16 and its card into the package.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`python -m experiments.tiles`: the figures of docs/large-images.md, on photos set side by side.
 
-What a margin leaves of the seams between tiles, and how much memory and time an image takes under `--memory`.
+They show how much of the seams between tiles a margin leaves, and how much memory and time an image takes under
+`--memory`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def seams(name: str, image: NDArray[Any], logits: NDArray[Any]) -> None:
 
 
 def memory(size: tuple[int, int], image: NDArray[Any], logits: NDArray[Any], amount: str) -> None:
-    """Print what the command says of an image of this size, and the peak of its memory."""
+    """Print what the command says about an image of this size, and the peak of its memory."""
     with tempfile.TemporaryDirectory() as folder:
         scores = np.lib.format.open_memmap(f"{folder}/scores.npy", "w+", np.float32, (len(logits), *size))
         levels = np.lib.format.open_memmap(f"{folder}/image.npy", "w+", np.uint8, (*size, 3))

@@ -9,7 +9,7 @@ from crfrnn.parameters import CRFParameters
 
 
 def alone(crf: Any, short: CRFParameters, default: CRFParameters) -> CRF:
-    """The CRF given to a layer, or that of its other arguments, which do not go with one.
+    """The CRF given to a layer, or the one that its other arguments describe; both together are an error.
 
     Raises: ValueError: if both are given.
     """

@@ -2,8 +2,8 @@
 
     crf = CRF([Kernel(Spatial(3), weight=3), Kernel(Bilateral(160, 3), weight=5)], solver=MeanField(iterations=10))
 
-Every backend takes such a value whole. To add a parameter, add a field here and use it in each backend: it is then
-compared, hashed, saved, loaded and handed to every backend without another line. Every θ_ is checked by itself.
+Every backend takes such a value whole. To add a parameter, add a field here and use it in each backend. It is then
+compared, hashed, saved, loaded and handed to every backend without further code. Every θ_ is checked automatically.
 """
 
 import json
@@ -84,8 +84,8 @@ class Bilateral(Features):
 class Given(Features):
     """Features or a kernel of the caller's own, which every call gives under this name as `given={name: …}`.
 
-    Either features, divided by their deviations, for which the filter counts; or the kernel itself, a linear map of
-    values between points, for which it does not.
+    They are either features, divided by their deviations, to which `filter` applies; or the kernel itself, a linear map
+    of values between points, to which it does not.
 
     Attributes:
         name: Any text that is not empty.
@@ -290,7 +290,7 @@ def encoded(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """What `encoded` made something of.
+    """The object that `encoded` was given.
 
     Raises: TypeError or ValueError: if there is an unknown type or field, or a wrong value.
     """

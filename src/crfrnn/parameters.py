@@ -25,7 +25,7 @@ class CRFParameters:
         theta_beta: Deviation of the bilateral kernel in the image's own levels: a number, or one for each channel.
         theta_gamma: Deviation of the spatial kernel, in the unit of theta_alpha: a number, or one for each axis.
         spatial_weight: Weight W of the spatial kernel: a number, (C,) or (C, C). With 0 the kernel is not computed.
-        bilateral_weight: The same of the bilateral kernel.
+        bilateral_weight: The same for the bilateral kernel.
         compatibility: M in `a = U - M (W_s s + W_b b)`. None is the Potts model, M = -1: agreement is rewarded. A
             number, (C,) diagonal or (C, C) matrix is taken as given: a positive diagonal penalises agreement.
         normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (raw sums).
@@ -104,7 +104,7 @@ class CRFParameters:
         )
 
     def _as_crf(self) -> tuple[CRF, Lattice]:
-        """The CRF, and the lattice of its kernels, which has the rounds that a grid and an exact filter have not."""
+        """The CRF, and the lattice of its kernels, which has the rounds that grids and exact filters lack."""
         lattice = Lattice(self.neighbour_rounds)
         spatial = lattice if self.spatial == "lattice" else Grid()
         bilateral = lattice if self.filter == "lattice" else Exact()

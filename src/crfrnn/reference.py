@@ -253,7 +253,7 @@ def normalisation(kernel: Kernel, num_points: int, mode: str, mask: ArrayLike | 
 
 @dataclass(frozen=True)
 class Gradients:
-    """What `mean_field_vjp` returns; each in the shape its parameter was given in."""
+    """What `mean_field_vjp` returns; each gradient has the shape of its parameter."""
 
     unary: Array
     weights: list[Array]
@@ -291,7 +291,7 @@ def mean_field(
     Args:
         unary: (C, N) logits, higher is likelier.
         compatibility: C×C matrix or vector of its diagonal; None is Potts, -I.
-        class_threshold: Of the classes to leave out, section 6.
+        class_threshold: Probability below which a class is left out, section 6.
     """
     U = np.asarray(unary, np.float64)
     M = as_matrix(-1.0 if compatibility is None else compatibility, len(U))
@@ -354,7 +354,7 @@ def mean_field_vjp(
 
 
 def _in_shape(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """The gradient to a matrix, as that to the number or vector it was made of."""
+    """The gradient to a matrix, turned into that of the number or vector it was made from."""
     if len(shape) == 2:
         return gradient
     diagonal = np.diagonal(gradient).copy()

@@ -80,7 +80,7 @@ def class_set(source: str | int | Path) -> ClassSet:
 
     Args:
         source: "voc", a number N for the names "class 0" to "class N-1", or a UTF-8 file with one name on each line.
-    Raises: ValueError: if it is none of them, or the file is not such a list; it says what there is.
+    Raises: ValueError: if it is none of these, or the file is not such a list; the message lists what is known.
     """
     if isinstance(source, str) and source in CLASS_SETS:
         return CLASS_SETS[source]

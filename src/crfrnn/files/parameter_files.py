@@ -1,8 +1,8 @@
 """Parameters of a CRF in a JSON file: what `crfrnn tune` writes and commands take as `--parameters`.
 
 The file is one object with the fields of `CRFParameters`, vectors and matrices as lists, and "notes" on where they come
-from, which nothing reads. Fields that are left out have their default. A `CRF` of other kernels is the object of its
-`text`: {"type": "CRF", "kernels": [{"type": "Kernel", "features": {"type": "Spatial", …}, …}], …}.
+from, which nothing reads. Fields that are left out have their default. A `CRF` of other kernels is written as the
+object in its `text`: {"type": "CRF", "kernels": [{"type": "Kernel", "features": {"type": "Spatial", …}, …}], …}.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def save_parameters(path: Path | str, parameters: CRFParameters | CRF, notes: Ma
 
     Args:
         notes: Anything JSON can hold that is worth knowing about them.
-    Raises: TypeError or ValueError: if these are no parameters, or JSON cannot hold the notes.
+    Raises: TypeError or ValueError: if these are not parameters, or JSON cannot hold the notes.
     """
     if not isinstance(parameters, CRFParameters | CRF):
         raise TypeError(f"parameters must be CRFParameters or a CRF, got {type(parameters).__name__}")
@@ -83,7 +83,8 @@ def short_form(parameters: CRFParameters | CRF, what: str) -> CRFParameters:
 def load_parameters(path: Path | str) -> CRFParameters | CRF:
     """Read what `save_parameters` wrote.
 
-    Raises: ValueError: if the file is missing or no such JSON, or holds an unknown key or a wrong value; it names both.
+    Raises: ValueError: if the file is missing, is not such JSON, or holds an unknown key or a wrong value; the message
+        names the file and the key.
     """
     path = Path(path)
     if not path.is_file():
@@ -152,7 +153,7 @@ def _text(value: Any, indent: int | None = None) -> str:
 
 
 def _is_numeric(value: Any) -> bool:
-    """Whether JSON's value is a number, or lists of numbers; true and false are none."""
+    """Whether a JSON value is a number, or lists of numbers; true and false are not."""
     if isinstance(value, list):
         return all(map(_is_numeric, value))
     return isinstance(value, int | float) and not isinstance(value, bool)

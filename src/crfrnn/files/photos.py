@@ -1,6 +1,6 @@
 """Photos, class scores and results on disk.
 
-Whatever a damaged file makes its decoder raise, callers see a ValueError that names the file.
+Whatever error a decoder raises for a damaged file, callers see a ValueError that names the file.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def read_labels(path: Path) -> NDArray[np.integer]:
 
 
 def read_array(path: Path, name: str | None = None, mapped: bool = False) -> NDArray[Any]:
-    """The array of an .npy file, or of an .npz file the one called `name`, the first without a name.
+    """The array of an .npy file; or that called `name` in an .npz file, or its first one if no name is given.
 
     Args:
-        mapped: Leave that of an .npy file on disk, as a memory map.
+        mapped: Leave the array of an .npy file on disk, as a memory map.
     """
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
@@ -100,11 +100,11 @@ def read_array(path: Path, name: str | None = None, mapped: bool = False) -> NDA
             array: NDArray[Any] = content[name or content.files[0]]
             return array
     except Exception as error:  # damaged archives raise more kinds than NumPy documents
-        raise ValueError(f"cannot read {path} as {path.suffix} array: {error}") from error
+        raise ValueError(f"cannot read {path} as an {path.suffix} array: {error}") from error
 
 
 def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None) -> None:
-    """Class ids as an indexed PNG with the colours of `palette` (256, 3), those of PASCAL VOC without one."""
+    """Class ids as an indexed PNG with the colours of `palette` (256, 3); without one, those of PASCAL VOC."""
     if labels.max(initial=0) >= NUM_COLOURS:
         raise ValueError(
             f"class {labels.max()} does not fit a PNG of {NUM_COLOURS} colours; write .npy or .npz instead"

@@ -13,7 +13,7 @@ QUIET_SECONDS = 1.0
 
 
 def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
-    """The same items, with a progress bar once they have taken a second; none where stderr is no terminal.
+    """The same items, with a progress bar once they have taken a second; none where stderr is not a terminal.
 
     tqdm draws the bar where it is installed; otherwise a counter does.
     """

@@ -12,13 +12,13 @@ from crfrnn.memory import require_memory
 def resize_scores(scores: NDArray[np.floating], size: tuple[int, int], square: bool = False) -> NDArray[np.float32]:
     """Stretch class scores (C, h, w) over `size` (H, W) by bilinear interpolation.
 
-    Corners of the images coincide, not centres of the corner pixels (`align_corners=False` elsewhere).
+    The corners of the images coincide, not the centres of the corner pixels (`align_corners=False` in other libraries).
 
     Args:
-        square: The scores (C, h, h) cover a square of side max(H, W), with the photo at its top left, as of networks
-            that see photos padded to a square; what lies beyond the photo is left out.
+        square: The scores (C, h, h) cover a square of side max(H, W), with the photo at its top left, as networks that
+            see photos padded to a square give them. The part beyond the photo is left out.
     Raises:
-        ValueError: if `square` and the scores are not.
+        ValueError: if `square` is given and the scores are not square.
         MemoryError: if there is not enough memory.
     """
     height, width = size
@@ -36,5 +36,5 @@ def resize_scores(scores: NDArray[np.floating], size: tuple[int, int], square: b
 
 
 def seem_square(scores: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Whether scores of this shape (C, h, w) probably cover a square, while a photo of `size` (H, W) is none."""
+    """Whether scores of this shape (C, h, w) probably cover a square, while a photo of `size` (H, W) is not one."""
     return scores[-2] == scores[-1] and size[0] != size[1]

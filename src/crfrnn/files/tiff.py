@@ -94,7 +94,7 @@ def rgb(levels: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class TiffWindows:
-    """A compressed image of which `windows[rows, columns]` decodes those tiles or strips that a window touches.
+    """A compressed image. `windows[rows, columns]` decodes only the tiles or strips that the window touches.
 
     Attributes:
         path: The file.
@@ -112,7 +112,7 @@ class TiffWindows:
 
     @property
     def shape(self) -> Shape:
-        """(H, W), or (H, W, K) of more than one channel."""
+        """(H, W), or (H, W, K) for more than one channel."""
         planes, _, height, width, samples = self.page_shape
         channels = 3 if self.photo else self.num_pages * planes * samples
         return (height, width) if channels == 1 else (height, width, channels)
@@ -177,7 +177,7 @@ def _decoded(page: Any, rows: range, columns: range) -> NDArray[Any]:
 
 
 class _Damage(logging.Handler):
-    """What tifffile says in its log, in this thread, where a file ends before its last page: it goes on without."""
+    """What tifffile logs in this thread if a file ends before its last page, which it does not treat as an error."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -1,7 +1,7 @@
 """Volumes in NIfTI files, with the place that their header gives to the voxels.
 
 A file holds (X, Y, Z), or (X, Y, Z, C) of several channels or classes; here the axes are turned round, to (Z, Y, X)
-and (C, Z, Y, X). Whatever a damaged file makes its decoder raise, callers see a ValueError that names the file.
+and (C, Z, Y, X). Whatever error a decoder raises for a damaged file, callers see a ValueError that names the file.
 """
 
 from __future__ import annotations

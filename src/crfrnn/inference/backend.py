@@ -1,4 +1,4 @@
-"""What computes a CRF over a batch: one protocol for every backend, and the one place where their abilities are asked.
+"""What computes a CRF over a batch: the protocol of all backends, and the one place that asks for their abilities.
 
 The backends are `inference/batch.py` (the native core), `torch/gpu` (lattices as tensors, in plain torch or Triton) and
 `torch/differentiable.py` (operations of torch, with gradients to everything). docs/extending.md adds another.
@@ -44,7 +44,7 @@ class Execution(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """A batch, in arrays or tensors of the backend: channels first, each of B images.
+    """A batch of B images, in arrays or tensors of the backend, channels first.
 
     Attributes:
         logits: (B, C, *spatial), float32 or float64.
@@ -90,7 +90,7 @@ Asked: TypeAlias = Ability | type
 
 
 def asked_by(crf: CRF) -> dict[Asked, str]:
-    """What a CRF asks of a backend, each with what to say where it is missing."""
+    """What a CRF asks of a backend, each with the message for when it is missing."""
     solver = type(crf.solver)
     asked: dict[Asked, str] = {solver: f"{solver.__name__} is not available"}
     for kernel in crf.kernels:
@@ -106,7 +106,8 @@ def able(backends: Sequence[_Backend], asked: Mapping[Asked, str], where: str) -
 
     Args:
         where: What the user called, for the message.
-    Raises: UnsupportedError: if there is none; it says what the one that lacks least lacks, the last one of equals.
+    Raises: UnsupportedError: if there is none. It names what is missing in the backend that lacks least; of equals, in
+        the last one.
     """
     lacking = [
         [text for each, text in asked.items() if each not in backend.OFFERS and each not in backend.SOLVERS]

@@ -1,6 +1,6 @@
 """The native core as a backend: a batch of images forward and back, side by side when there are threads for it.
 
-What the layers of all frameworks call on the CPU. No result depends on the number of threads.
+The layers of all frameworks call this on the CPU. No result depends on the number of threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,9 +38,9 @@ class Record(NamedTuple):
 def forward(
     crf: CRF, inputs: Inputs, couplings: Sequence[Array], keep: bool, execution: Execution
 ) -> tuple[Array, list[Record]]:
-    """As `Backend` tells; a record for every image.
+    """As in `Backend`; a record for every image.
 
-    The result has its classes last in memory if the logits have, which then are not copied.
+    If the logits have their classes last in memory, they are not copied, and the result has the same layout.
     """
     logits, solver = inputs.logits, solver_for(crf.solver)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.

@@ -1,6 +1,6 @@
 """Couplings between classes, E = M W: what a mean field does with filtered marginals (docs/algorithm.md, eq. 6).
 
-A coupling is a number, a (C,) diagonal or a (C, C) matrix, whichever is the smallest that says it.
+A coupling is a number, a (C,) diagonal or a (C, C) matrix, whichever is the smallest that holds it.
 """
 
 from typing import Any

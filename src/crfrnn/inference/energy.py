@@ -24,9 +24,9 @@ def energy(
 ) -> float:
     """Energy of a labelling, lower is likelier (docs/algorithm.md, eq. 1).
 
-    Every unordered pair of points counts once, and no point counts with itself: its share, taken to be the Gaussian's
-    value 1 at distance 0, is left out. A lattice's own value there differs; with a Potts model that shifts the energy
-    of all labellings alike, so that their differences stay right.
+    Every unordered pair of points counts once. A point does not count with itself: its share, taken to be the
+    Gaussian's value 1 at distance 0, is left out. A lattice's own value there differs. With a Potts model this shifts
+    the energy of all labellings equally, so their differences stay right.
 
     Args:
         labels: (*spatial) integers from 0 to C - 1.
@@ -66,7 +66,7 @@ def kl_divergence(
 ) -> float:
     """Kullback-Leibler divergence of marginals to the CRF, up to its constant log Z (docs/algorithm.md, eq. 7).
 
-    As in pydensecrf, pairwise terms count with j = i, and every pair from both of its ends.
+    As in pydensecrf, pairwise terms include j = i, and every pair counts from both of its ends.
 
     Args:
         marginals: Probabilities (C, *spatial).

@@ -149,7 +149,7 @@ def forward(
     keep: bool,
     threads: int | None,
 ) -> tuple[Array, Any]:
-    """As `solver.Solver` tells: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels."""
+    """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
         result, marginals = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
@@ -175,7 +175,7 @@ def vjp(
     couplings: Sequence[NDArray[Any]],
     threads: int | None,
 ) -> tuple[Array, list[Array]]:
-    """As `solver.Solver` tells (docs/algorithm.md, eq. 8)."""
+    """As in `solver.Solver` (docs/algorithm.md, eq. 8)."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
         return native.mean_field_vjp(cotangent, kept, fused, solver.damping, thread_count(threads))
@@ -225,7 +225,7 @@ def steps(
 
 
 def message(q: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
-    """Σ_k E_k (N_k q) for (N, C) marginals: what an iteration takes from the unary."""
+    """Σ_k E_k (N_k q) for (N, C) marginals: what an iteration subtracts from the unary."""
     total = np.zeros_like(q)
     for term, matrix in zip(pairwise, couplings, strict=True):
         total += couple(term.filter_rows(q), matrix)
@@ -240,13 +240,13 @@ def softmax(logits: Array, axis: int) -> Array:
 
 
 def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:
-    """Which classes of (N, C) marginals are somewhere at least as likely as the threshold, (C,); never none of them."""
+    """Which classes of (N, C) marginals reach the threshold somewhere, (C,); there is always at least one."""
     most = q.max(axis=0)
     return np.asarray(most >= min(threshold, most.max()))
 
 
 def _fused(pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
-    """What the native core runs in one loop; None if a kernel is not its own."""
+    """The terms that the native core runs in one loop; None if a kernel is not its own."""
     terms = []
     for term, matrix in zip(pairwise, couplings, strict=True):
         if not isinstance(term.kernel, NativeKernel):

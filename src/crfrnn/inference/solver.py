@@ -18,7 +18,7 @@ Coupling = NDArray[Any]
 
 
 class Solver(Protocol):
-    """A module for one class of specifications. Input has been checked, in memory that has been asked for."""
+    """A module for one class of specifications. Input has been checked, and so has the memory it takes."""
 
     def forward(
         self,

@@ -71,7 +71,7 @@ class PairwiseTerm:
     def of_checked(
         cls, kernel: PointKernel, weight: ArrayLike, normalization: Normalization, mask: Array | None
     ) -> "PairwiseTerm":
-        """A term of what has been checked; mask (N,)."""
+        """A term of a kernel and a mask (N,) that have been checked."""
         term = cls.__new__(cls)
         term._set(kernel=kernel, weight=np.asarray(weight, np.float64), normalization=normalization, mask=mask)
         return term
@@ -175,7 +175,7 @@ def pairwise_terms(
 def build_terms(
     crf: CRF, guide: Guide, spacing: float | Sequence[float] | None, dtype: np.dtype[Any], threads: int | None
 ) -> list[PairwiseTerm]:
-    """The term of every kernel, of what has been checked, in memory that has been asked for."""
+    """The term of every kernel, from input that has been checked, as has the memory it takes."""
     in_pixels = crf if spacing is None else crf.in_pixels(spacing, len(guide.grid))
     return [
         PairwiseTerm.of_checked(
@@ -186,12 +186,12 @@ def build_terms(
 
 
 def terms_bytes(crf: CRF, guide: Guide, itemsize: int) -> int:
-    """About what `build_terms` takes."""
+    """About how many bytes `build_terms` takes."""
     return sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.kernels)
 
 
 def precision(pairwise: Sequence[PairwiseTerm]) -> np.dtype[Any] | None:
-    """The dtype in which our kernels compute; None if there is none of ours."""
+    """The dtype in which our own kernels compute; None if there are none."""
     if not isinstance(pairwise, Sequence):
         raise TypeError(f"pairwise is a {type(pairwise).__name__}; expected a list of PairwiseTerm(kernel, weight)")
     for index, term in enumerate(pairwise):

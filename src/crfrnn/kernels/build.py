@@ -34,8 +34,7 @@ class OwnKernel:
             raise TypeError(f"the filter of {name} made {filtered.dtype}; expected real numbers")
         if filtered.shape != np.shape(values):
             raise ValueError(
-                f"the filter of {name} made values of shape {np.shape(values)} to {filtered.shape}; expected the same "
-                "shape"
+                f"the filter of {name} turned shape {np.shape(values)} into {filtered.shape}; expected the same shape"
             )
         check_finite(filtered, f"what the filter of {name} made")
         return filtered
@@ -83,13 +82,13 @@ def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
 
 
 def missing(name: str, given: Mapping[str, Any]) -> str:
-    """What to say where a call gave nothing under a name."""
+    """The message for a call that gave nothing under a name."""
     there = f"; there is {', '.join(map(repr, given))}" if given else ""
     return f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}"
 
 
 def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
-    """About what building the kernel takes."""
+    """About how many bytes building the kernel takes."""
     points, axes = num_points(guide.grid), len(guide.grid)
     if own_kernel(kernel, guide.given) is not None or isinstance(kernel.filter, Grid):
         return 0

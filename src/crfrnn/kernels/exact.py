@@ -18,8 +18,9 @@ class ExactGaussian(NativeKernel):
     classes a filter takes seconds where a lattice takes milliseconds (docs/accuracy.md), and at twice the width and
     height 16 times as long. Memory is O(N). Like a lattice it is not normalised.
 
-    Two groups of points are left out if they are so far apart that together they add less to a value than rounding does
-    (2⁻²⁴ of the largest value sent in float32, 2⁻⁵³ in float64). This saves most of the time if deviations are small.
+    Pairs of groups of points are left out if they are so far apart that all of them add less to a value than rounding
+    does (2⁻²⁴ of the largest value sent in float32, 2⁻⁵³ in float64). This saves most of the time if deviations are
+    small.
 
     Args:
         features: (N, d) rows, any d, scaled so that the deviation wanted is 1. float64 features make a float64 kernel,
@@ -44,7 +45,7 @@ class ExactGaussian(NativeKernel):
 
     @classmethod
     def of_rows(cls, rows: Array, threads: int | None) -> "ExactGaussian":
-        """The kernel of features (N, d) that have been checked, in memory that has been asked for."""
+        """The kernel of features (N, d), which have been checked; its memory has been checked too."""
         kernel = cls.__new__(cls)
         kernel._build(rows, threads)
         return kernel

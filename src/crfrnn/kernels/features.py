@@ -13,7 +13,7 @@ from crfrnn.numbers import per_axis
 
 
 class Guide(NamedTuple):
-    """What kernels are built from beside their specification; all of it has been checked.
+    """What kernels are built from besides their specification; all of it has been checked.
 
     Attributes:
         grid: The spatial shape.
@@ -80,7 +80,7 @@ def feature_rows(features: Features, guide: Guide, dtype: np.dtype[Any]) -> Arra
 
     Raises: ValueError: if deviations do not fit the axes and channels, or something is missing.
     """
-    raise TypeError(f"features are a {type(features).__name__}, of which no rows are made here")
+    raise TypeError(f"features are a {type(features).__name__}, which this backend cannot turn into rows")
 
 
 @feature_rows.register
@@ -114,10 +114,10 @@ def _(features: Given, guide: Guide, dtype: np.dtype[Any]) -> Array:
 
 
 def given_count(name: str, given: Mapping[str, Any], grid: Shape) -> int:
-    """How many features a point has in what a call gave.
+    """How many features a point has in the features that a call gave.
 
     Raises:
-        TypeError: if these are no numbers.
+        TypeError: if these are not numbers.
         ValueError: if they do not fit the grid.
     """
     shape, points = real_shape(given[name], f"given[{name!r}]"), num_points(grid)

@@ -65,7 +65,7 @@ class PermutohedralLattice(NativeKernel):
 
     @classmethod
     def of_rows(cls, rows: Array, neighbour_rounds: int, threads: int | None) -> "PermutohedralLattice":
-        """The lattice of features (N, d) that have been checked, in memory that has been asked for."""
+        """The lattice of features (N, d), which have been checked; its memory has been checked too."""
         lattice = cls.__new__(cls)
         lattice._build(rows, None, neighbour_rounds, threads)
         return lattice

@@ -1,7 +1,7 @@
 """The native core as the rest of the package sees it: what its kernels have in common, and the fused loop over them.
 
-Besides the package's `__init__.py`, only the files of this folder know `_native`. What they hand over has been checked
-where users gave it.
+Besides the package's `__init__.py`, only the files of this folder know `_native`. All that they hand over has been
+checked where users gave it.
 """
 
 from collections.abc import Callable, Sequence
