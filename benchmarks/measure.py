@@ -139,7 +139,7 @@ def model_settings(thetas: tuple[float, float, float], iterations: int) -> dict:
 
 
 def ratio(seconds: dict[str, list[float]], slower: str, faster: str) -> float:
-    """Median over rounds of how many times `slower` took `faster`'s time in the same round."""
+    """Median over rounds of the time of `slower` divided by that of `faster` in the same round."""
     return statistics.median(a / b for a, b in zip(seconds[slower], seconds[faster], strict=True))
 
 

@@ -40,7 +40,7 @@ SEARCH: tuple[dict[str, tuple[float, ...]], ...] = (
     {"theta_alpha": (20, 40, 80), "theta_beta": (5, 10, 20)},
     {"theta_gamma": (1, 2, 4)},
 )
-"""Choices of the parameters, tried in groups, each with the best of the groups before."""
+"""Choices of the parameters, tried in groups; each group is tried with the best of the groups before."""
 
 
 def train_network(experiment: Experiment, seed: int) -> None:

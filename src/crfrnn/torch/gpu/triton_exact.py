@@ -173,7 +173,7 @@ def exact_filter(values: Tensor, features: Tensor) -> Tensor:
     # Channels beyond one program's are other programs', which find the weights once more.
     width = min(MOST_CHANNELS, max(16, triton.next_power_of_2(channels)))
     with torch.cuda.device(values.device) if values.is_cuda else nullcontext():
-        # Padding sends zeros from where the last point is.
+        # Padding is zeros, sent from the place of the last point.
         padded = torch.arange(blocks * SIDE, device=values.device).clamp(max=points - 1)
         order = codes(features).argsort(dim=1, stable=True)[:, padded]
         near = features.gather(2, order[:, None].expand(-1, dimensions, -1))
