@@ -1,4 +1,4 @@
-"""Everything that decides how a training run goes, in one value that is read from YAML and saved beside its results."""
+"""All settings of a training run, in one value that is read from YAML and saved beside the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
 
 IMAGENET = "imagenet"
 MACHINE_SETTINGS = ("accelerator", "workers", "threads")
-"""Settings that say where a run is computed, not what: they may change when it is resumed."""
+"""Settings that say where a run is computed, not what it computes: they may change when it is resumed."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TrainingConfig:
         self.crf_parameters()
 
     def class_set(self) -> ClassSet:
-        """The classes to learn. Raises ValueError if there are none of that name."""
+        """The classes to learn. Raises ValueError if no set of classes has that name."""
         return class_set(self.classes)
 
     def crf_parameters(self) -> CRFParameters:
@@ -113,7 +113,7 @@ class TrainingConfig:
 
 
 def config_from(settings: Mapping[str, object]) -> TrainingConfig:
-    """A configuration of settings by name. Raises ValueError for a setting that does not exist or is missing."""
+    """A configuration from settings by name. Raises ValueError for a setting that does not exist or is missing."""
     known = [setting.name for setting in fields(TrainingConfig)]
     unknown = [str(name) for name in settings if name not in known]
     if unknown:
@@ -133,13 +133,13 @@ CRF_SETTINGS = {
     "normalization": "normalization",
     "iterations": "test_iterations",
 }
-"""The fields of `CRFParameters` that are settings, and what these are called."""
+"""The fields of `CRFParameters` that are settings, and the names of those settings."""
 
 
 def settings_of(path: Path) -> dict[str, object]:
     """The settings that a parameters file gives: what the CRF starts with, and its constants.
 
-    Raises: ValueError: naming the file and a field that is no setting, or holds more than a number.
+    Raises: ValueError: naming the file and a field that is not a setting, or that holds more than one number.
     """
     parameters = short_form(load_parameters(path), f"training, given {path},")
     settings = {setting: getattr(parameters, name) for name, setting in CRF_SETTINGS.items()}
@@ -154,7 +154,7 @@ def settings_of(path: Path) -> dict[str, object]:
 
 
 def read_settings(path: Path) -> dict[str, object]:
-    """The settings in a YAML file. Raises ValueError if it is none, or holds something else."""
+    """The settings in a YAML file. Raises ValueError if it is not YAML or holds something else."""
     yaml = _yaml()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -200,7 +200,7 @@ Check = Callable[[Any, str], object]
 
 
 def _text(value: Any, name: str) -> str:
-    """Text; a number, which YAML makes of 21, or a path is one too."""
+    """Text. Paths and whole numbers count as text too, because YAML reads 21 as a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | Path) or not str(value).strip():
         raise TypeError(f"{name}={value!r} must be text: {_MEANINGS[name]}")
     return str(value)
@@ -217,7 +217,7 @@ def _truth(value: Any, name: str) -> bool:
 
 
 def _number(value: Any, name: str) -> float:
-    """A finite number; YAML takes 1e-3, without a point, for text."""
+    """A finite number. Text is accepted, because YAML reads 1e-3, without a point, as text."""
     try:
         return finite_number(float(value) if isinstance(value, str) else value, name)
     except (TypeError, ValueError):
