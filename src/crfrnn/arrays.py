@@ -90,7 +90,7 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
     labels = np.asarray(value)
     if labels.dtype.kind not in "biu":
         raise TypeError(
-            f"{name} must be integer class ids, got dtype {labels.dtype}; scores need another input than labels"
+            f"{name} must be integer class ids, got dtype {labels.dtype}; for scores, give another input than labels"
         )
     if labels.size == 0 or labels.ndim == 0:
         raise ValueError(f"{name} has shape {labels.shape} and is empty; give at least one pixel")

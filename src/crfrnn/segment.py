@@ -81,8 +81,8 @@ def segment(
         logits = chosen.segmenter(images) if crf else chosen.segmenter.unary(images)
         if logits.shape[1] == 1:
             raise ValueError(
-                "the model gives one channel, the log-odds of a foreground; segment takes models of two classes and "
-                "more: call model.segmenter(images).sigmoid() yourself, or give the network two channels"
+                "the model gives one channel, the log-odds of a foreground; segment takes models of two or more "
+                "classes: call model.segmenter(images).sigmoid() yourself, or give the network two channels"
             )
         probabilities: NDArray[np.float32] = torch.softmax(logits[0].float(), dim=0).cpu().numpy()
     return Segmentation(enlarged_labels(probabilities, (height, width)), probabilities, chosen.classes)

@@ -43,9 +43,7 @@ def load_official(target: Fcn8s | Segmenter, path: Path | str) -> None:
     """
     network = target.network if isinstance(target, Segmenter) else target
     if not isinstance(network, Fcn8s):
-        raise TypeError(
-            f"official weights are those of an Fcn8s or a Segmenter with one, not a {type(network).__name__}"
-        )
+        raise TypeError(f"official weights fit an Fcn8s or a Segmenter with one, not a {type(network).__name__}")
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")

@@ -140,5 +140,5 @@ def _logits(answer: Any, network: str) -> Tensor:
     held = f" with {', '.join(map(repr, answer))}" if isinstance(answer, Mapping) else ""
     raise TypeError(
         f"{network} returns a {type(answer).__name__}{held}; expected a tensor of logits, a dictionary with one under "
-        f"{' or '.join(map(repr, OUTPUT_NAMES))}, or an object with one as attribute logits"
+        f"{' or '.join(map(repr, OUTPUT_NAMES))}, or an object with one as its attribute logits"
     )

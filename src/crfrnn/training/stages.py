@@ -86,7 +86,7 @@ def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) ->
         raise ValueError(f"{config.init} holds a {found}, but network={config.network!r}: they must be the same")
     if model.classes.names != classes.names:
         raise ValueError(
-            f"{config.init} knows other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
+            f"{config.init} has other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
             f"than classes={config.classes!r} ({', '.join(classes.names[:3])}, …; {classes.num_classes})"
         )
     network.load_state_dict(model.segmenter.network.state_dict())

@@ -102,7 +102,7 @@ def train(config: TrainingConfig) -> TrainingResult:
                     finished[stage] = run_stage(task, photos, stage, epochs, interruption)
                     write_stages(output, finished)
         except Interrupted:
-            raise KeyboardInterrupt(f"the same settings go on from where {output} ends") from None
+            raise KeyboardInterrupt(f"with the same settings, training continues from where {output} ends") from None
         except SystemExit:  # how Lightning ends at a second Ctrl-C
             raise KeyboardInterrupt from None
     model = output / MODEL
