@@ -91,7 +91,7 @@ class Interruption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print("\nstopping where training can go on from later; once more stops at once", file=sys.stderr)
+        print("\nstopping where training can go on later; asking again stops at once", file=sys.stderr)
 
 
 class StopWhenAsked(Callback):
