@@ -1,4 +1,4 @@
-"""What approximate filters cost in accuracy: each way to filter against the exact one, on one image."""
+"""What approximate filters cost in accuracy: compares each way to filter with the exact one, on one image."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ class FilterAccuracy:
 
     Attributes:
         setting: A key of `WAYS`.
-        message_error: Of the bilateral message of the first iteration, without the mean of each class: relative error
-            to the exact message in float64, as the ratio of root mean squares.
-        mean_change: Of the probabilities after all iterations, mean absolute difference to the exact filter's.
+        message_error: Relative error of the first iteration's bilateral message, without the mean of each class,
+            against the exact message in float64, as a ratio of root mean squares.
+        mean_change: Mean absolute difference of the final probabilities from those of the exact filter.
         max_change: The largest such difference.
-        labels_changed: Share of the points where another class is the likeliest.
-        seconds: Of the whole call, with building the kernels; the fastest of three, or of one if it takes long.
+        labels_changed: Share of the points at which another class is the likeliest.
+        seconds: Time of the whole call, including building the kernels: the fastest of three calls, or of one if it is
+            slow.
     """
 
     setting: str
@@ -76,13 +77,13 @@ def filter_accuracy(
 ) -> list[FilterAccuracy]:
     """Refine an image in every way of `WAYS` and compare each with the exact filter.
 
-    Takes O(N²) time: seconds to minutes an iteration for a photo of 500×366 (docs/accuracy.md). `shrunk` makes it less.
+    Takes O(N²) time: seconds to minutes an iteration for a photo of 500×366 (docs/accuracy.md). `shrunk` reduces it.
 
     Args:
-        scores: As for `refine`, like what follows.
-        parameters: Whose filters and class_threshold count for nothing.
-    Returns: One entry for each way, in their order; a solver without class_threshold has none for that way.
-    Raises: ValueError: if all kernels are spatial; and what `refine` raises.
+        scores: As for `refine`, like the arguments that follow.
+        parameters: Their filters and their class_threshold are ignored.
+    Returns: One entry for each way, in order; without the class_threshold way if the solver has no class_threshold.
+    Raises: ValueError: if all kernels are spatial. Also what `refine` raises.
     """
     given = crf_of(parameters).active
     compared = [kernel for kernel in given.kernels if not isinstance(kernel.features, Spatial)]
@@ -132,7 +133,7 @@ def shrunk(
         scores: (C, H, W), or labels (H, W).
         image: (H, W, K) or (H, W).
         longest_side: Most pixels along an axis.
-    Raises: ValueError: if this is no photo, or its scores have another size.
+    Raises: ValueError: if this is not a photo, or its scores have another size.
     """
     given = np.asarray(scores)
     size = given.shape if input == "labels" else given.shape[1:]
@@ -152,7 +153,7 @@ def shrunk(
         smaller: NDArray[Any] = given[np.ix_(rows, columns)]
     else:
         smaller = resize_scores(given, (height, width))
-    # A pixel is now 1/factor of what it was.
+    # A pixel is now 1/factor times as wide as before.
     return smaller, np.moveaxis(planes, 0, -1), parameters.in_pixels(1 / factor, 2)
 
 

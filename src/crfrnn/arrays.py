@@ -1,6 +1,7 @@
 """The one place where arrays from users are checked and brought into the form that the native core takes.
 
-Nothing here writes to a caller's array. What is already C-contiguous and of the right dtype is passed on uncopied.
+Nothing here writes to a caller's array. An array of the right dtype that is already C-contiguous is passed on
+without a copy.
 """
 
 import math
@@ -16,11 +17,11 @@ Shape = tuple[int, ...]
 
 
 def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
-    """A C-contiguous float32 or float64 array of what was given.
+    """The given values as a C-contiguous float32 or float64 array.
 
     Args:
         name: What the user calls this array, for messages.
-        dtype: float32 or float64; None keeps double precision if it was given and takes float32 otherwise.
+        dtype: float32 or float64; None keeps double precision, and takes float32 for anything else.
     Raises: TypeError: if the values are not real numbers.
     """
     array = _real_array(value, name)
@@ -40,7 +41,7 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
-    """Raise a ValueError that counts the values which are NaN or infinite and says where the first one is."""
+    """Raise a ValueError that counts the NaN and infinite values and says where the first one is."""
     finite = np.isfinite(array)
     if finite.all():
         return
@@ -57,7 +58,7 @@ def check_finite(array: NDArray[Any], name: str) -> None:
 
 
 def score_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
-    """Scores (C, *spatial), finite, at least one class and one pixel; dtype as in `float_array`.
+    """Scores (C, *spatial): finite, with at least one class and one pixel; dtype as in `float_array`.
 
     They are contiguous: point after point if they were given so, otherwise class after class.
     """
@@ -89,7 +90,7 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
     labels = np.asarray(value)
     if labels.dtype.kind not in "biu":
         raise TypeError(
-            f"{name} must be integer class ids, got dtype {labels.dtype}; scores need another input than labels"
+            f"{name} must be integer class ids, got dtype {labels.dtype}; for scores, give another input than labels"
         )
     if labels.size == 0 or labels.ndim == 0:
         raise ValueError(f"{name} has shape {labels.shape} and is empty; give at least one pixel")
@@ -101,7 +102,7 @@ def image_array(value: ArrayLike, shape: Shape | None = None, scores: Shape | No
 
     Args:
         value: (*spatial,) grey or (*spatial, K).
-        shape: The spatial shape. None: one or two axes are a grey signal or picture, of three and more the last one
+        shape: The spatial shape. None: one or two axes are a grey signal or picture; with three or more, the last one
             holds the channels.
         scores: The shape of the scores that the image must match, for messages.
     """
@@ -137,7 +138,7 @@ def mask_array(value: ArrayLike, shape: Shape) -> Array:
 
 
 def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
-    """A number, a (C,) vector or a (C, C) matrix over classes, as finite float64, detached from the caller's array."""
+    """A number, a (C,) vector or a (C, C) matrix over classes, as finite float64, copied."""
     weights = np.array(_real_array(value, name), dtype=np.float64, order="C")
     if weights.ndim > 2 or (weights.ndim == 2 and weights.shape[0] != weights.shape[1]) or weights.size == 0:
         raise ValueError(f"{name} has shape {weights.shape}; expected a number, (classes,) or (classes, classes)")
@@ -178,7 +179,7 @@ def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
 
 
 def padded_channels(channels: int) -> int:
-    """How many numbers a row of so many channels takes in memory, as in the native core: 1, 2, 4, 8, 16, 24, …"""
+    """How many numbers a row of channels takes in memory, as in the native core: 1, 2, 4, 8, 16, 24, …"""
     return channels if channels <= 2 else 4 if channels <= 4 else -(-channels // 8) * 8
 
 
@@ -188,7 +189,7 @@ def num_points(shape: Shape) -> int:
 
 
 def real_shape(value: ArrayLike, name: str) -> Shape:
-    """The shape of an array of real numbers; a TypeError if it is none."""
+    """The shape of an array of real numbers; a TypeError for anything else."""
     return _real_array(value, name).shape
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import image_array, mask_array, spatial_shape
 
 SHARE = 0.125
-"""θ_β as a share of the root mean square step. Edges make most of that mean: at 1 the kernel would reach over them."""
+"""θ_β as a share of the root mean square step. Edges dominate that mean: at 1 the kernel would reach across them."""
 
 
 def contrast_theta_beta(
@@ -18,17 +18,17 @@ def contrast_theta_beta(
 ) -> tuple[float, ...]:
     """A deviation θ_β for each of K channels: ⅛ √(K ⟨Δ²⟩), where Δ are its steps between neighbouring pixels.
 
-    So |Δ/θ_β|², summed over channels, has the same mean for any number of them, and whoever multiplies the levels of a
-    channel changes no feature: images of 8 bits, of 16 bits and from 0 to 1 are refined alike. The figure for another
-    trade-off between smoothing and edges is a multiple of it. docs/images.md shows what it does on photos.
+    |Δ/θ_β|², summed over channels, then has the same mean for any number of channels. Multiplying the levels of a
+    channel changes no feature: images of 8 bits, of 16 bits and from 0 to 1 are refined alike. Use a multiple of θ_β
+    for another trade-off between smoothing and edges. docs/images.md shows the effect on photos.
 
     Args:
         image: (*spatial, K), or (*spatial,) if grey, of any real dtype. Channels without steps do not count in K.
-        shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of
-            one or two axes for grey and the last axis for channels otherwise.
-        mask: (*spatial,) weights ≥ 0 of the pixels; a pair of neighbours counts with the product of theirs.
+        shape: The spatial shape, needed for 1-D signals with channels and for grey volumes; None takes an image of one
+            or two axes as grey, and otherwise the last axis as channels.
+        mask: (*spatial,) weights ≥ 0 of the pixels; a pair of neighbours counts with the product of its weights.
     Returns: θ_β of each channel, in its levels. A channel without steps gets its largest absolute level, or 1 if that
-        is 0: it tells no pixels apart, whatever its θ_β.
+        is 0. Its θ_β has no effect, because it tells no pixels apart.
     Raises:
         TypeError: if the image does not hold real numbers.
         ValueError: if it is empty, not finite or of another shape, or the mask does not fit.
@@ -47,7 +47,7 @@ def contrast_theta_beta(
 
 
 def _mean_square_step(plane: NDArray[Any], weights: NDArray[np.floating[Any]]) -> float:
-    """⟨Δ²⟩ over all pairs of neighbours along all axes; 0 where there are none."""
+    """⟨Δ²⟩ over all pairs of neighbours along all axes; 0 if there are none."""
     total, pairs = 0.0, 0.0
     for axis in range(plane.ndim):
         levels, weight = np.moveaxis(plane, axis, 0), np.moveaxis(weights, axis, 0)

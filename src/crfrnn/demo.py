@@ -1,4 +1,4 @@
-"""The demonstration: three photos segmented by the model in the package, its network alone and with the CRF-RNN."""
+"""The demonstration: three photos segmented by the package's model, with its network alone and with the CRF-RNN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crfrnn.files.progress import progress
 EXAMPLES = ("chelsea", "astronaut", "coffee")
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")
 COLOURS = ((240, 190, 40), (40, 130, 240), (0, 180, 130), (150, 90, 240), (230, 90, 60), (220, 80, 170))
-"""Colours of the classes that occur, in their order. The background is the dimmed photo."""
+"""Colours of the classes that occur, in order of their ids. The background is the dimmed photo."""
 CELL_WIDTH = 480
 GAP = 12
 TITLE_HEIGHT = 44
@@ -68,7 +68,7 @@ def read_example(name: str) -> NDArray[np.uint8]:
 
 
 def draw(examples: list[Example], classes: ClassSet) -> Image.Image:
-    """One row per photo: the photo, then its labels by network and CRF-RNN over it; a legend below."""
+    """One row per photo: the photo, then the photo tinted by network and by CRF-RNN labels. A legend is below."""
     present = np.unique(np.concatenate([labels.ravel() for one in examples for labels in (one.network, one.refined)]))
     shown = [int(label) for label in present if label > 0]
     coloured = in_clear_colours(classes, shown)

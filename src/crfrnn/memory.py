@@ -1,4 +1,4 @@
-"""Work that cannot fit into memory is refused, in the user's terms, before anything is allocated."""
+"""Refuses work that cannot fit into memory, in the user's terms, before anything is allocated."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,11 @@ from crfrnn.arrays import padded_channels
 
 CGROUP = Path("/sys/fs/cgroup")
 UNKNOWN_MEMORY = 4_000_000_000
-"""Bytes assumed to be half of the memory where the system does not tell how much there is."""
+"""Bytes assumed to be half of the memory if the system does not tell how much there is."""
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still allocate without swapping; None where the system does not tell."""
+    """Bytes that this process can still allocate without swapping; None if the system does not tell."""
     known = [amount for amount in (_system_memory(), _cgroup_memory()) if amount is not None]
     return min(known, default=None)
 
@@ -32,22 +32,22 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_rounds: int = 0) -> int:
-    """About what building a lattice takes: two ids, a weight and a share of the vertices' keys for every corner."""
+    """Rough bytes to build a lattice: two ids, a weight and a share of the vertices' keys for every corner."""
     return num_points * (num_features + 1) * (12 + itemsize) * (1 + 8 * neighbour_rounds)
 
 
 def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
-    """About what an exact kernel takes: a copy of the features, their boxes and two ids for every point."""
+    """Rough bytes of an exact kernel: a copy of the features, their boxes and two ids for every point."""
     return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
 
 
 def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0) -> int:
-    """About what a mean field takes besides its inputs: marginals, messages, lattice values, result, what is kept."""
+    """Rough bytes of a mean field besides its inputs: marginals, messages, lattice values, result, kept iterations."""
     return num_points * padded_channels(num_classes) * itemsize * (6 + kept_iterations)
 
 
 def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int, lattices: int = 1) -> int:
-    """About what refining a tile takes, its part of scores and image included.
+    """Rough bytes to refine a tile, including its part of scores and image.
 
     Each of the lattices over the image is assumed to have two vertices for every pixel, as many as the roughest photos
     have. Noise has up to d + 1.
@@ -76,7 +76,7 @@ def _system_memory() -> int | None:
 
 
 def _cgroup_memory() -> int | None:
-    """What a container's limit leaves, by version 2 of control groups; None where there is no limit."""
+    """Bytes that a container's limit leaves (control groups version 2); None if there is no limit."""
     try:
         return int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
     except (OSError, ValueError):

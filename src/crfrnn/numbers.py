@@ -27,7 +27,7 @@ def per_axis(value: Any, count: int, name: str, what: str) -> tuple[float, ...]:
 
 
 def in_pixels(theta: Deviation | Sequence[float], spacing: Any, axes: int, name: str) -> tuple[float, ...]:
-    """A deviation in the unit of the spacing as one in pixels for each axis.
+    """Convert a deviation from the unit of the spacing to pixels, for each axis.
 
     Args:
         theta: One positive number, or one for each axis as (x, y[, z]).
@@ -40,9 +40,9 @@ def in_pixels(theta: Deviation | Sequence[float], spacing: Any, axes: int, name:
 
 
 def spacing_steps(spacing: Any) -> list[float]:
-    """The distances between neighbouring pixels: one, or one for each axis; torch can trace it."""
+    """The distances between neighbouring pixels: one, or one for each axis. Torch can trace this function."""
     try:
-        # Numbers, lists and tuples without NumPy, which torch would trace.
+        # Numbers, lists and tuples do not go through NumPy, which torch would trace.
         given = spacing if isinstance(spacing, int | float | list | tuple) else np.ravel(spacing).tolist()
         steps = [float(step) for step in _sequence(given)]
     except (TypeError, ValueError):
@@ -62,7 +62,7 @@ def for_each(given: Sequence[Any], count: int, name: str, what: str) -> tuple[An
 
 
 def weight(value: Any, name: str) -> Any:
-    """A number, a (C,) or a (C, C) matrix over classes, finite, as nested tuples: it compares, hashes and pickles."""
+    """A finite number, (C,) vector or (C, C) matrix over classes, as nested tuples that compare, hash and pickle."""
     return _nested_tuple(class_weights(value, name).tolist())
 
 
@@ -73,7 +73,7 @@ def one_of(value: object, choices: Sequence[str], name: str) -> None:
 
 
 def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER) -> int:
-    """An integer from 0 to `most`, by default what the native core can count."""
+    """An integer from 0 to `most`, by default the largest that the native core can count to."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""From the scores of a network and the image it saw to refined probabilities, in one call."""
+"""Refines the scores of a network with the image that it saw, in one call."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,32 +43,32 @@ def refine(
     """Refine class scores of an image, a volume or a signal with a dense CRF.
 
     Args:
-        scores: Logits or probabilities (C, *spatial), or labels (*spatial): 0 to C - 1, where negative ones, and 255
-            if it is no class, are unknown. Labels count as right with probability 0.7; for another one refine
-            `unary_from_labels(...)` as logits. Probabilities below 1e-5 are raised to that. One channel is that of
-            the foreground of two classes: the input of a sigmoid, or its output; what `parameters` hold for classes
-            is then for two, background first.
-        image: (*spatial, K) with any number of channels, or (*spatial,) if grey; deviations in `parameters` are in
-            its levels, 0-255 in the presets. None if no kernel reads the image.
+        scores: Logits or probabilities (C, *spatial), or labels (*spatial). Labels are 0 to C - 1; negative ones are
+            unknown, and so is 255 if it is not a class. They count as right with probability 0.7; for another
+            probability, refine `unary_from_labels(...)` as logits. Probabilities below 1e-5 are raised to 1e-5. One
+            channel is the foreground of two classes: the input of a sigmoid, or its output. Values for each class in
+            `parameters` are then for two classes, background first.
+        image: (*spatial, K) with any number of channels, or (*spatial,) if grey. The deviations in `parameters` are in
+            its levels, which are 0-255 for the presets. None if no kernel reads the image.
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
-        input: What scores are: "logits", "probabilities" or "labels".
-        num_classes: C; needed for labels in which the last class does not occur.
-        mask: (*spatial,) weights ≥ 0; pixels of weight 0 are neither changed nor listened to.
+        input: What the scores are: "logits", "probabilities" or "labels".
+        num_classes: C, needed if the last class does not occur in the labels.
+        mask: (*spatial,) weights ≥ 0; pixels of weight 0 are not changed and do not affect others.
         given: For kernels over `Given(name)`, by name: features (*spatial, d), divided by their deviations, or a
             kernel, an object with `filter(values, transpose)` for values (N, C).
         spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
-        origin: Position (x, y[, z]) of the first pixel, if this is a part of a larger image; `refine_tiled` needs it.
+        origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
         return_labels: Return the likeliest class of each pixel instead, which is faster.
         device: A device of torch to compute on, such as "cuda"; None is the native core, for the CPU.
-        threads: None is `default_threads()`. The result is the same to the bit for any number.
-    Returns: Probabilities (C, *spatial), summing to 1 over classes; of one channel, (1, *spatial) those of the
-        foreground. float64 if scores are, float32 otherwise. Or labels (*spatial), uint8 up to 256 classes; of one
-        channel 1 is the foreground.
+        threads: None is `default_threads()`. The result is the same, bit for bit, for any number.
+    Returns: Probabilities (C, *spatial), summing to 1 over classes; for one channel, (1, *spatial) of the foreground.
+        They are float64 if the scores are, otherwise float32. Or labels (*spatial), uint8 for up to 256 classes; for
+        one channel, 1 is the foreground.
     Raises:
-        TypeError: if an array holds something else than real numbers, or labels are not integers.
+        TypeError: if an array holds anything but real numbers, or labels are not integers.
         ValueError: if shapes do not match, values are not finite, parameters do not fit classes or channels, or the
-            device is not there.
+            device does not exist.
         MemoryError: if there is not enough memory.
     """
     whole = crf_of(parameters)
@@ -126,7 +126,7 @@ def _check_weights(crf: CRF, classes: int) -> None:
 
 
 def label_dtype(num_classes: int) -> np.dtype[Any]:
-    """The smallest unsigned integers that hold the labels of so many classes; a single channel has two."""
+    """The smallest unsigned integer type for labels of `num_classes` classes; a single channel has two labels."""
     return np.min_scalar_type(max(1, num_classes - 1))
 
 
@@ -143,7 +143,7 @@ def _unary(scores: ArrayLike, input: Input, num_classes: int | None) -> Array:
 
 
 def label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
-    """One more than the largest known label; a ValueError if none is known, or 255 seems to stand for a class."""
+    """One more than the largest known label; a ValueError if none is known, or 255 seems to be a class."""
     unknown = unknown_labels(labels, 1)
     known = labels[~unknown]
     if not known.size:

@@ -1,4 +1,4 @@
-"""A photo in, a segmentation out: any image is brought to what networks take, segmented, and brought back."""
+"""From a photo to its segmentation: converts an image for the network, and brings the labels back to its size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_SIDE = 500
 LEVELS = 255
 DEEP_LEVELS = 65535
 STRIP_SIZE = 4_000_000
-"""How many numbers are enlarged at a time."""
+"""How many numbers are enlarged at once."""
 CHANNELS = {1: "grey", 2: "grey and opacity", 3: "RGB", 4: "RGB and opacity"}
 
 
@@ -39,7 +39,7 @@ class Segmentation:
 
     Attributes:
         labels: Class ids (H, W), at the size of the photo.
-        probabilities: Of each class (C, h, w), float32, at the size that the network saw.
+        probabilities: Probability of each class (C, h, w), float32, at the size that the network saw.
         classes: Their names and colours.
     """
 
@@ -53,19 +53,19 @@ def segment(
 ) -> Segmentation:
     """Segment a photo.
 
-    A photo larger than `longest_side` is segmented at that size, near that of the photos networks are trained on,
-    and its probabilities are enlarged bilinearly a strip at a time: besides the photo and its labels, memory does not
-    grow with the photo.
+    A photo larger than `longest_side` is segmented at that size, which is close to the size of the photos that networks
+    are trained on. Its probabilities are enlarged bilinearly, a strip at a time: apart from the photo and its labels,
+    memory does not grow with the photo.
 
     Args:
         image: (H, W), (H, W, 1) grey, (H, W, 2) grey and opacity, (H, W, 3) RGB or (H, W, 4) RGB and opacity: uint8,
-            uint16 (0-65535), or floating point 0-255. Opacity is of the same range; transparent parts are white.
+            uint16 (0-65535), or floating point 0-255. Opacity has the same range; transparent parts become white.
         model: What `load_model` returns; the model in the package when not given.
         crf: Whether to refine the network's scores by the model's CRF.
-        longest_side: Of the photo that the network sees, in pixels.
+        longest_side: Longest side of the photo that the network sees, in pixels.
     Raises:
         TypeError: if the image is neither 8-bit, 16-bit nor floating point.
-        ValueError: if its shape or its values are none of those above, or the model gives one channel.
+        ValueError: if its shape or its values are not among those above, or the model gives one channel.
         MemoryError: if there is not enough memory.
     """
     photo = rgb_photo(image)
@@ -81,8 +81,8 @@ def segment(
         logits = chosen.segmenter(images) if crf else chosen.segmenter.unary(images)
         if logits.shape[1] == 1:
             raise ValueError(
-                "the model gives one channel, the log-odds of a foreground; segment takes models of two classes and "
-                "more: call model.segmenter(images).sigmoid() yourself, or give the network two channels"
+                "the model gives one channel, the log-odds of a foreground; segment takes models of two or more "
+                "classes: call model.segmenter(images).sigmoid() yourself, or give the network two channels"
             )
         probabilities: NDArray[np.float32] = torch.softmax(logits[0].float(), dim=0).cpu().numpy()
     return Segmentation(enlarged_labels(probabilities, (height, width)), probabilities, chosen.classes)
@@ -102,7 +102,7 @@ def enlarged_labels(probabilities: NDArray[np.float32], size: tuple[int, int]) -
     if (h, w) == size:
         labels[...] = probabilities.argmax(axis=0)
         return labels
-    # A class that is nowhere as likely as 1 in C is nowhere the likeliest, between pixels neither.
+    # A class whose probability is below 1/C at every pixel is never the likeliest, not even between pixels.
     ids = np.flatnonzero(probabilities.max(axis=(1, 2)) >= (1 - 1e-5) / classes)
     planes = [Image.fromarray(np.ascontiguousarray(probabilities[label])) for label in ids]
     rows = max(1, STRIP_SIZE // (len(ids) * width))
@@ -117,11 +117,11 @@ def enlarged_labels(probabilities: NDArray[np.float32], size: tuple[int, int]) -
 def load_photo(path: Path) -> NDArray[np.uint8]:
     """A photo file as RGB (H, W, 3) with its top at the top: an EXIF orientation is applied.
 
-    Grey, palette, 16-bit and CMYK images become 8-bit RGB; transparent parts are white. Of several frames it is the
-    first.
+    Grey, palette, 16-bit and CMYK images become 8-bit RGB; transparent parts become white. If there are several frames,
+    the first is read.
 
     Raises:
-        ValueError: if the file is no image that can be read.
+        ValueError: if the file is not an image that can be read.
         MemoryError: if there is not enough memory for it.
     """
     if not path.is_file():
@@ -138,7 +138,7 @@ def load_photo(path: Path) -> NDArray[np.uint8]:
 
 
 def rgb_photo(image: ArrayLike) -> NDArray[np.uint8]:
-    """An image as `segment` takes it as 8-bit RGB (H, W, 3)."""
+    """Convert an image that `segment` accepts to 8-bit RGB (H, W, 3)."""
     given = np.asarray(image)
     if given.ndim == 2:
         given = given[..., None]
@@ -189,7 +189,7 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
 
 @contextmanager
 def _unlimited_pixels() -> Iterator[None]:
-    """Without Pillow's limit on the size of images: `require_memory` takes its place."""
+    """Lift Pillow's limit on the size of images: `require_memory` takes its place."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:

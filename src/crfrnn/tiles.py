@@ -1,4 +1,4 @@
-"""Images larger than memory, refined a tile at a time: docs/large-images.md has the error and the cost."""
+"""Refines images larger than memory, a tile at a time: docs/large-images.md gives the error and the cost."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from crfrnn.parameters import CRFParameters
 from crfrnn.refine import Input, label_count, label_dtype, refine
 
 REACH = 3
-"""Deviations θ_α of margin around a tile; docs/large-images.md has the error at others."""
+"""Margin around a tile, in deviations θ_α; docs/large-images.md gives the error for other margins."""
 SPATIAL_REACH = 8
-"""Deviations θ_γ of margin: that kernel is short, and its messages travel on with every iteration."""
+"""Margin in deviations θ_γ: that kernel is short, but its messages travel further with every iteration."""
 MOST_WORK = 25
-"""How much larger than its core a context may be before `memory` counts as too little."""
+"""How many times the core's size a context may have before `memory` counts as too little."""
 BLOCK = 4096
-"""How many labels are counted at a time, at most, along each axis."""
+"""At most how many labels are counted at once, along each axis."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tile:
 
     Attributes:
         core: Slices of the pixels that are kept.
-        context: Slices of the pixels that are refined: the core and a margin, as far as the image goes.
+        context: Slices of the pixels that are refined: the core and a margin, cut off at the image's borders.
     """
 
     core: tuple[slice, ...]
@@ -45,7 +45,7 @@ class Tile:
 
     @property
     def inner(self) -> tuple[slice, ...]:
-        """The core in its context."""
+        """Slices of the core within its context."""
         return tuple(
             slice(core.start - context.start, core.stop - context.start)
             for core, context in zip(self.core, self.context, strict=True)
@@ -80,21 +80,21 @@ def refine_tiled(
     """Refine an image that need not fit into memory, tile by tile; arguments not named here are those of `refine`.
 
     The image is divided evenly into cores, and each is refined with a margin around it. All tiles see the same lattice,
-    so a core misses only what lies beyond its margin. An image of one tile has the result of `refine`. Classes
-    below the `class_threshold` of the parameters are left out in each tile by itself.
+    so a core misses only what lies beyond its margin. For an image of one tile, the result is that of `refine`. Classes
+    below the `class_threshold` of the parameters are left out in each tile separately.
 
     Args:
         scores: (C, *spatial), or labels (*spatial): an array, a memory map (`numpy.load(..., mmap_mode="r")`), or
-            anything with a shape that slices give arrays of, such as arrays of zarr and h5py. Values are checked as
-            they are read.
+            anything that has a shape and gives arrays when sliced, such as arrays of zarr and h5py. Values are
+            checked as they are read.
         image: (*spatial, K) or (*spatial,), likewise. None if no kernel reads the image.
-        output: What is written to: (*spatial) of integers for labels, (C, *spatial) for probabilities; an array, a
-            memory map or anything that takes slices. None makes an array of labels.
+        output: Where to write: integers (*spatial) for labels, (C, *spatial) for probabilities; an array, a memory map
+            or anything that can be assigned to by slices. None makes an array of labels.
         tile: Most pixels of a core along each axis. None: as many as `memory` allows.
         overlap: Pixels of the margin. None: 3 θ_α along each axis, and at least 8 θ_γ.
-        memory: Bytes that the work on a tile may take, for images as rough as photos; of noise it takes up to twice
-            as much. None: half of what is available.
-        progress: What wraps the tiles as they are worked on, such as `tqdm.tqdm`.
+        memory: Bytes that the work on a tile may take, for images as rough as photos; noise takes up to twice as
+            much. None: half of what is available.
+        progress: Wraps the tiles as they are worked on, such as `tqdm.tqdm`.
     Returns: The output.
     Raises:
         TypeError, ValueError: as `refine`, with the place of the tile; or if sizes do not match.
@@ -152,7 +152,7 @@ def image_lattices(crf: CRF) -> int:
 def margins_of(
     parameters: CRFParameters | CRF, axes: int, spacing: float | Sequence[float] | None = None
 ) -> tuple[int, ...]:
-    """Pixels that a tile needs around it along each axis, the first axis first, for its core to be as in the whole.
+    """Margin in pixels along each axis, first axis first, that makes a tile's core come out as in the whole image.
 
     Raises: ValueError: if a kernel has features without positions: how far it reaches is then unknown.
     """
@@ -172,14 +172,14 @@ def tile_grid(
     """Tiles that divide a grid evenly, in raster order.
 
     Args:
-        shape: Of the grid.
+        shape: The shape of the grid.
         margins: Pixels around a core along each axis.
         tile: Most pixels of a core along each axis. None: as many as memory allows.
         memory: Bytes for one context. None: half of what is available, or unlimited with a `tile`.
-        bytes_per_point: That a context takes.
+        bytes_per_point: Bytes that each pixel of a context takes.
     Raises:
-        ValueError: if tile is 0 or memory not positive.
-        MemoryError: if there is too little memory for the tile, or for any tile that is worth it.
+        ValueError: if tile is 0 or memory is not positive.
+        MemoryError: if there is too little memory for the tile, or for any tile that is worth its margin.
     """
     if tile is not None and whole_number(tile, "tile") < 1:
         raise ValueError(f"tile={tile} must be at least 1 pixel")
@@ -214,19 +214,19 @@ def release_pages(array: Any) -> None:
 
 
 def resident_bytes(array: Any) -> int:
-    """Bytes that an array keeps in memory: none if it lies in a file."""
+    """Bytes that an array keeps in memory: 0 if it is mapped from a file."""
     return 0 if _owner(array, np.memmap) is not None else getattr(array, "nbytes", 0)
 
 
 def _owner(array: Any, kind: type) -> Any:
-    """The array or the mapping of that kind that an array is a view of; None if there is none."""
+    """The object of the given kind that an array is a view of, or the array itself; None without one."""
     while array is not None and not isinstance(array, kind):
         array = getattr(array, "base", None)
     return array
 
 
 def _widened(core: tuple[slice, ...], margins: Shape, shape: Shape) -> tuple[slice, ...]:
-    """A core with its margins, as far as the grid goes."""
+    """A core with its margins, cut off at the grid's borders."""
     return tuple(
         slice(max(0, part.start - margin), min(length, part.stop + margin))
         for part, margin, length in zip(core, margins, shape, strict=True)
@@ -248,7 +248,7 @@ def _shares(length: int, count: int) -> list[slice]:
 
 
 def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
-    """C of scores as `refine_tiled` takes them. For labels without `num_classes` all of them are read."""
+    """C of scores as `refine_tiled` takes them. Without `num_classes`, all labels are read to find it."""
     if input != "labels":
         return int(scores.shape[0])
     if num_classes is not None:

@@ -1,4 +1,4 @@
-"""The search for a CRF's parameters on labelled photos with scores, and their gain on photos that it has not seen."""
+"""Searches a CRF's parameters on labelled photos with scores, and measures their gain on photos held out."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SPAN = 5.0
 DIGITS = 4
 """Significant digits of what is found."""
 SEARCH_THRESHOLD = 0.01
-"""Least `class_threshold` in the search: it saves time and changes hardly any label (docs/benchmarks.md)."""
+"""Smallest `class_threshold` in the search: it saves time and changes hardly any labels (docs/benchmarks.md)."""
 CHUNKS = 5
-"""Parts of the photos. After each, a trial that is worse than half of those before it is given up."""
+"""Parts of the photos. After each part, a trial that is worse than half of the earlier trials is given up."""
 TRIALS = 40
 FEWEST_PHOTOS = 2
-"""Photos in each part, at least: a single photo says nothing about others."""
+"""The fewest photos to tune on, and to hold out: a single photo says nothing about others."""
 
 COMPLETE, PRUNED = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 ALL, NEAR_EDGES = 0, 1
@@ -54,7 +54,7 @@ class Gain:
     """Mean IoU over the classes that occur in the labels of the held-out photos, from 0 to 1.
 
     Attributes:
-        scores: Of the scores without a CRF.
+        scores: For the scores without a CRF.
         start: With the CRF that the search began with.
         tuned: With the one it found.
         interval: 95 % bootstrap interval of tuned - scores: `crfrnn.evaluation.bootstrap.gain_interval`.
@@ -75,11 +75,11 @@ class Tuning:
         parameters: The best ones.
         tuned_on: How many photos they were chosen on.
         held_out: How many others the gain was measured on.
-        trials: How many parameters were tried; `given_up` of them not to the end.
-        given_up: See `trials`.
-        searched: Mean IoU on the photos tuned on, of the start and of the best parameters.
-        mean_iou: Counting all pixels.
-        edge_mean_iou: Counting only those near label edges: `crfrnn.evaluation.edge_band`.
+        trials: How many sets of parameters were tried, including those given up early.
+        given_up: How many of the trials were given up early.
+        searched: Mean IoU on the photos tuned on, with the start and with the best parameters.
+        mean_iou: The gain, counting all pixels.
+        edge_mean_iou: The gain, counting only pixels near label edges: `crfrnn.evaluation.edge_band`.
     """
 
     start: CRFParameters
@@ -94,7 +94,7 @@ class Tuning:
 
     @property
     def helps(self) -> bool:
-        """Whether the gain in mean IoU is more than chance: its interval lies above 0."""
+        """Whether the gain in mean IoU is more than chance: whether its interval lies above 0."""
         return self.mean_iou.interval[0] > 0
 
     def verdict(self) -> str:
@@ -154,24 +154,25 @@ def tune(
 ) -> Tuning:
     """Search the deviations and weights with the highest mean IoU on some photos, and measure them on the others.
 
-    The five values θ_α, θ_β, θ_γ and the weights of both kernels are searched, each from a fifth to five times what it
-    is at the start; where there is one for each class, axis or channel, all by the same factor; those of a kernel
-    of weight 0 not at all. The start is the first trial. Normalisation, iterations and all else stay as they are.
+    Five values are searched: θ_α, θ_β, θ_γ and the weights of both kernels, each from a fifth to five times its value
+    at the start. If one of them has a number for each class, axis or channel, all its numbers are multiplied by the
+    same factor. The values of a kernel of weight 0 are not searched. The start is the first trial. Normalisation,
+    iterations and everything else stay as they are.
 
-    Ctrl-C ends the search: the best parameters until then are measured. A second one ends it all.
+    Ctrl-C ends the search, and the best parameters so far are measured. A second Ctrl-C ends everything.
 
     Args:
-        photos: With scores and labels.
+        photos: Photos with scores and labels.
         start: Where the search begins; `CRFParameters()` when not given.
-        trials: How many parameters are tried, at least 1.
+        trials: How many sets of parameters to try, at least 1.
         holdout: Share of the photos that the gain is measured on, above 0 and below 1.
-        seed: Of the choice of these photos, of the search and of the bootstrap.
-        threads: Photos refined at a time; None is `default_threads()`. No number depends on it.
+        seed: Seed of the choice of these photos, of the search and of the bootstrap.
+        threads: Photos refined at a time; None is `default_threads()`. No result depends on it.
     Raises:
         ValueError: if there are too few photos, nothing to search, or no pixel with a label; or what reading a photo
             or refining it raises.
         KeyboardInterrupt: if it was interrupted before the first trial ended, or twice.
-    Cost: That of refining up to `trials` times the photos tuned on.
+    Cost: That of refining the photos tuned on up to `trials` times.
     """
     begin = CRFParameters() if start is None else start
     if whole_number(trials, "trials") < 1:
@@ -207,7 +208,7 @@ def tune(
 def split_photos(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
     """Photos to tune on and photos held out, drawn by the seed.
 
-    Raises: ValueError: if the share is not above 0 and below 1, or leaves fewer than two photos in one of them.
+    Raises: ValueError: if the share is not above 0 and below 1, or leaves fewer than two photos in either part.
     """
     if not 0 < finite_number(holdout, "holdout") < 1:
         raise ValueError(f"holdout={holdout} must be above 0 and below 1")
@@ -236,9 +237,9 @@ def scaled(start: CRFParameters, factors: Mapping[str, float]) -> CRFParameters:
 
 
 def photo_confusions(photos: ScoredPhotos, crfs: Sequence[CRFParameters | None], edges: bool, index: int) -> Tensor:
-    """Confusion matrices (crfs, kinds, C, C) of a photo by its scores alone (None) or with a CRF.
+    """Confusion matrices (crfs, kinds, C, C) of a photo, from its scores alone (None) or with a CRF.
 
-    The first kind is of all pixels, the second, if `edges`, of those near label edges.
+    The first kind counts all pixels. The second, if `edges`, counts those near label edges.
     """
     sample, logits = photos[index]
     truth = torch.from_numpy(sample.labels.astype(np.int64))

@@ -24,15 +24,15 @@ def unary_from_labels(
 
     Args:
         labels: Integers (*spatial). With `zero_unsure` class c has label c + 1 and 0 is unknown, otherwise class c has
-            label c. Negative labels are unknown, and so is 255 where there is no class of that label. All classes are
+            label c. Negative labels are unknown, and so is 255 if no class has that label. All classes are
             equally likely where the label is unknown.
         num_classes: C.
         ground_truth_probability: Probability that a label is right, above 0 and below 1; the other classes share the
             rest.
     Raises:
         TypeError: if labels are not integers.
-        ValueError: if a label is above the last class, or the probability out of range.
-        MemoryError: if there is not enough memory for so many classes.
+        ValueError: if a label is above the last class, or the probability is out of range.
+        MemoryError: if there is not enough memory for this many classes.
     """
     if whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
@@ -58,7 +58,7 @@ def unary_from_labels(
 
 
 def unknown_labels(labels: NDArray[np.int64], num_classes: int, first: int = 0) -> NDArray[np.bool_]:
-    """Where labels name no class by intent: below the first class, or 255 where no class has that label."""
+    """Where labels are meant to name no class: below the first class, or 255 where no class has that label."""
     unknown: NDArray[np.bool_] = labels < first
     if first + num_classes <= UNKNOWN_LABEL:
         unknown |= labels == UNKNOWN_LABEL
@@ -69,13 +69,13 @@ def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = Non
     """Logits (C, *spatial) of class probabilities, such as the softmax output of a network.
 
     Args:
-        probabilities: (C, *spatial), at least 0, summing to 1 over classes; or (1, *spatial), those of the foreground
-            of two classes.
+        probabilities: (C, *spatial), at least 0, summing to 1 over classes; or (1, *spatial) for the foreground of two
+            classes.
         scale: Trust in the probabilities, above 0 and up to 1: they are mixed with 1 - scale of the uniform
             distribution. None leaves them as they are.
         floor: Smaller probabilities are raised to it, so that log 0 cannot occur.
-    Returns: Of the same shape; of one channel p, the log-odds log p - log(1 - p).
-    Raises: ValueError: if these are no probabilities, or scale or floor is out of range.
+    Returns: Logits of the same shape; for one channel p, the log-odds log p - log(1 - p).
+    Raises: ValueError: if these are not probabilities, or scale or floor is out of range.
     """
     if scale is not None and not 0 < scale <= 1:
         raise ValueError(f"scale={scale} must be above 0 and at most 1")
@@ -90,7 +90,7 @@ def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = Non
 
 
 def num_classes_of(channels: int) -> int:
-    """Classes that score maps of so many channels tell apart: one channel is foreground against background."""
+    """How many classes a number of score channels tells apart: one channel is foreground against background."""
     return max(channels, 2)
 
 

@@ -1,4 +1,4 @@
-"""`crfrnn accuracy`: what the approximate filters change on one photo, against the exact one."""
+"""`crfrnn accuracy`: how far the approximate filters differ from the exact one, on one photo."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from crfrnn.files.photos import replacing
 ACCURACY_HELP = """\
 Compare every way to filter with the exact filter over all pairs of pixels, on one photo or volume.
 
-Prints for each setting the relative error of the bilateral message, the mean and the largest change of the
-probabilities and the share of labels changed after all iterations, and the time of the whole call. IMAGE and SCORES are
-those of `crfrnn refine`. The exact filter takes seconds to minutes an iteration for a photo of 500×366, and 16 times as
-long at twice its width and height: --longest-side makes the photo smaller.
+For each setting it prints the relative error of the bilateral message, the mean and largest change of the probabilities
+and the share of labels changed after all iterations, and the time of the whole call. IMAGE and SCORES are the same as
+for `crfrnn refine`. The exact filter takes seconds to minutes an iteration for a photo of 500×366, and 16 times as long
+at twice its width and height: --longest-side makes the photo smaller.
 """
 
 
@@ -38,7 +38,7 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--longest-side",
         type=int,
         metavar="PIXELS",
-        help="make a larger photo this small, and θ_α and θ_γ as much smaller; its own size if not given",
+        help="reduce a larger photo to this size, and θ_α and θ_γ in proportion; its own size if not given",
     )
     parser.add_argument(
         "--input",
@@ -49,7 +49,7 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--square-scores",
         action="store_true",
-        help="smaller scores cover a square with the photo at its top left, as of networks that see photos padded so",
+        help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
     )
     parser.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"

@@ -1,4 +1,4 @@
-"""`crfrnn convert`: published weights into model files."""
+"""`crfrnn convert`: converts published weights to model files."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from crfrnn.files.photos import replacing, write_picture
 EVALUATE_HELP = """\
 Measure a model on labelled photos: the network alone and with its CRF, side by side.
 
-MODEL is a file that `crfrnn train` or `crfrnn convert` wrote, or "builtin" for the model of the package. DATA is a
+MODEL is a file that `crfrnn train` or `crfrnn convert` wrote, or "builtin" for the package's own model. DATA is a
 folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. Prints a table in per cent, and
 writes evaluation.json, evaluation.txt and contact_sheet.png, the photos segmented best and worst, to DIR.
 """

@@ -1,4 +1,4 @@
-"""`crfrnn refine` of a folder: several photos or volumes at a time, each by itself."""
+"""`crfrnn refine` of a folder: several photos or volumes at a time, each on its own."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def refine_folder(
 ) -> int:
     """Refine the photos or volumes of a folder that have scores. Returns the exit status.
 
-    On the CPU each is done on one thread, several at a time; one so large that memory holds fewer at a time gets the
-    threads that they leave idle.
+    On the CPU each is refined on one thread, several at a time. If memory only holds fewer of a large one at a time, it
+    also gets the threads that are left idle.
     """
     if output.resolve() in (scores.resolve(), images.resolve()):
         raise UsageError(f"{output} is one of the inputs; name another folder to write to")
@@ -75,7 +75,7 @@ def refine_folder(
 
 
 class Memory:
-    """Memory that threads share: each waits until as much as it needs is free, or all of it."""
+    """Memory that threads share: each thread waits until what it needs is free, or all memory if it needs more."""
 
     def __init__(self, total: int) -> None:
         self.total = self._free = total

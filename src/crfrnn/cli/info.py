@@ -10,7 +10,7 @@ import crfrnn
 
 
 def info_lines() -> Iterator[str]:
-    """Versions, the native core's compiler and instructions, threads; a name and a value a line."""
+    """Versions, the native core's compiler and instructions, threads; one name and value per line."""
     facts = {"crfrnn": crfrnn.__version__, "python": platform.python_version(), "platform": platform.platform()}
     facts |= {name.replace("_", "-"): str(value) for name, value in crfrnn.native_info().items()}
     facts["default-threads"] = str(crfrnn.default_threads())

@@ -1,4 +1,4 @@
-"""What `crfrnn refine` reads: class scores and the image that they belong to, in whatever files they come."""
+"""What `crfrnn refine` reads: class scores and the image that they belong to, from files of any supported format."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Pair:
 
     Attributes:
         scores: (C, *spatial), or labels (*spatial).
-        kind: What scores are.
+        kind: What the scores are.
         image: (*spatial, K) or (*spatial,).
-        geometry: Of the image or, if that has none, of the scores.
-        remark: What was done to them, to be said after the sizes.
+        geometry: Geometry of the image or, if it has none, of the scores.
+        remark: What was done to them, printed after the sizes.
     """
 
     scores: Any
@@ -70,10 +70,10 @@ def read_pair(
     """Scores and image of two files.
 
     Args:
-        input: What the scores are said to be.
+        input: What the user says the scores are.
         array: The array of an .npz file.
         square: Whether scores cover a square with the photo at its top left, its longer side filling it.
-        mapped: Leave .npy and TIFF files unread, as memory maps or windows, and scores at their size.
+        mapped: Open .npy and TIFF files as memory maps or windows without reading them, and do not resize scores.
     Raises:
         ValueError: if a file cannot be read, or they do not belong together.
         ImportError: if the library for a format is missing.
@@ -134,7 +134,7 @@ def read_image(path: Path, grid: Shape, mapped: bool) -> tuple[Any, Geometry | N
 
 
 def stretch(scores: NDArray[Any], image: NDArray[Any], square: bool) -> tuple[NDArray[Any], str]:
-    """Scores at the image's size, and a remark when that took stretching; larger ones stay for `refine` to refuse."""
+    """Scores at the image's size, and a remark if they were stretched. Larger ones are left for `refine` to refuse."""
     if scores.shape[:2] == image.shape[:2]:
         raise ValueError(f"scores have shape {scores.shape}; expected classes first: use np.moveaxis(scores, -1, 0)")
     (height, width), size = scores.shape[1:], (image.shape[0], image.shape[1])
@@ -146,9 +146,9 @@ def stretch(scores: NDArray[Any], image: NDArray[Any], square: bool) -> tuple[ND
 
 
 def _volume_scores(values: NDArray[Any], input: ScoresInput | None) -> tuple[NDArray[Any], ScoresInput]:
-    """Voxels of a NIfTI file as scores (C, Z, Y, X), or with fewer axes as labels if whole, otherwise as one channel.
+    """Voxels of a NIfTI file as scores (C, Z, Y, X). With fewer axes, whole numbers are labels and others one channel.
 
-    Whole numbers saved in floating point are as common as labels in integers.
+    Labels are saved in floating point as often as in integers.
     """
     if values.ndim == 4 and input != "labels":
         return values, input or "logits"
@@ -159,14 +159,14 @@ def _volume_scores(values: NDArray[Any], input: ScoresInput | None) -> tuple[NDA
 
 
 def _tiff_scores(path: Path, values: Any, axes: str, input: ScoresInput | None) -> tuple[Any, ScoresInput]:
-    """A TIFF of many pages or channels as scores: labels if they are integers, else scores with the classes first."""
+    """A TIFF of many pages or channels as scores: labels if integers, else scores with the classes first."""
     floating = np.dtype(values.dtype).kind == "f"
     if input == "labels" or (input is None and not floating):
         if "S" in axes:
             raise ValueError(f"{path} has {values.shape[axes.index('S')]} channels; class ids come in one")
         return values, "labels"
     if isinstance(values, tiff.TiffWindows):
-        raise ValueError(f"{path} is a compressed TIFF of scores: save them in .npy, to be read a part at a time")
+        raise ValueError(f"{path} is a compressed TIFF of scores: save them in .npy to read them in parts")
     if "S" in axes or "C" in axes:
         values = np.moveaxis(values, max(axes.find("S"), axes.find("C")), 0)
     elif values.ndim == 2 or "Z" in axes:

@@ -27,26 +27,26 @@ from crfrnn.files.parameter_files import crf_of
 REFINE_HELP = """\
 Refine class scores with the photo or the volume they belong to.
 
-SCORES is an .npy or .npz file of class scores (C, H, W) or (C, D, H, W), of which a single one is that of the
-foreground; or a label image of class ids; or a NIfTI file of labels, of the scores of the foreground, or of scores
-(X, Y, Z, C). Scores smaller than a photo are stretched over the whole of it, bilinearly. IMAGE is the photo, its pixels
-as stored: an EXIF orientation is not applied; or a NIfTI volume; or a TIFF of many pages, many channels or more than 8
-bits; or an .npy file (H, W, K). Two folders instead of two files: scores and images with the same name belong
-together, results go to the folder OUT, and what is already there is not done again.
+SCORES is one of these: an .npy or .npz file of class scores (C, H, W) or (C, D, H, W), where a single class is the
+foreground; a label image of class ids; or a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C).
+Scores smaller than a photo are stretched bilinearly over the whole of it. IMAGE is one of these: a photo, with its
+pixels as stored (an EXIF orientation is not applied); a NIfTI volume; a TIFF of many pages, many channels or more than
+8 bits; or an .npy file (H, W, K). SCORES and IMAGE may also be two folders: scores and images with the same name belong
+together, results go to the folder OUT, and existing results are not computed again.
 
 In a NIfTI file voxels have a size, and θ_α and θ_γ are in MILLIMETRES, not in pixels.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line for an error."""
+    """argparse, with errors on one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; `arguments` are those of the process when not given. Returns the exit status."""
+    """Run the command line; `arguments` are those of the process if not given. Returns the exit status."""
     parser = command_parser()
     options = parser.parse_args(arguments)
     try:
@@ -79,7 +79,7 @@ def command_parser() -> argparse.ArgumentParser:
         choices=tuple(FORMAT_SUFFIXES),
         help="labels: indexed .png with the colours of PASCAL VOC, .nii.gz with the geometry of the image, .tif or "
         ".npy; overlay: the photo tinted by class, .jpg or .png; npy, npz: probabilities (C, H, W) as float32; nii: "
-        "probabilities (X, Y, Z, C). By the name of OUT when not given, labels for folders",
+        "probabilities (X, Y, Z, C). If not given, OUT's name decides; labels for folders",
     )
     refine.add_argument(
         "--input",
@@ -89,7 +89,7 @@ def command_parser() -> argparse.ArgumentParser:
     refine.add_argument(
         "--square-scores",
         action="store_true",
-        help="smaller scores cover a square with the photo at its top left, as of networks that see photos padded so",
+        help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
     )
     refine.add_argument("--array", metavar="NAME", help="the array of an .npz file to use; the first when not given")
     refine.add_argument(
@@ -108,10 +108,10 @@ def command_parser() -> argparse.ArgumentParser:
         "and theta-gamma are in its unit; 1 has them in pixels",
     )
     tiling = refine.add_argument_group(
-        "images larger than memory", "With one of these an image is refined tile by tile, from .npy or TIFF to either."
+        "images larger than memory", "With any of these, images are refined tile by tile, from and to .npy or TIFF."
     )
     tiling.add_argument("--tile", type=int, metavar="PIXELS", help="most pixels of a tile along each axis")
-    tiling.add_argument("--memory", type=byte_count, metavar="AMOUNT", help="about what to use, such as 4GB")
+    tiling.add_argument("--memory", type=byte_count, metavar="AMOUNT", help="roughly how much to use, such as 4GB")
     tiling.add_argument(
         "--overlap", type=int, metavar="PIXELS", help="margin around each tile; 3 theta-alpha when not given"
     )

@@ -33,18 +33,18 @@ FORMAT_SUFFIXES = {
     "overlay": (".jpg", ".jpeg", ".png"),
     "nii": (".nii.gz", ".nii"),
 }
-"""What can be written and the file names for it; a suffix alone names the first format that it suits."""
+"""The formats and their file suffixes. A suffix alone means the first format that has it."""
 LABELS = ("labels", "overlay")
-"""The formats of labels; the others are of probabilities."""
+"""The formats that hold labels; the others hold probabilities."""
 
 
 def folder_suffixes(output_format: str) -> tuple[str, ...]:
-    """The file names that results of a format may have in a folder."""
+    """The endings that file names of results in a format may have in a folder."""
     return FORMAT_SUFFIXES[output_format][: 3 if output_format == "labels" else 1]
 
 
 def folder_suffix(output_format: str, pair: Pair) -> str:
-    """The file name for the result of this pair: labels of volumes are NIfTI or, without a geometry, TIFF."""
+    """The ending of the result's file name: labels of volumes are NIfTI or, without a geometry, TIFF."""
     picture, nifti, tiff = folder_suffixes("labels")
     if output_format != "labels":
         return folder_suffixes(output_format)[0]
@@ -59,7 +59,7 @@ def write_result(
     """Write labels (*spatial) for the formats in `LABELS`, otherwise probabilities (C, *spatial).
 
     Args:
-        spacing: Of voxels without a geometry.
+        spacing: Spacing of voxels without a geometry.
     Raises: ValueError: if they do not suit the format.
     """
     suffix = suffix_of(path)
@@ -73,7 +73,7 @@ def write_result(
     elif output_format in ("npy", "npz"):
         write_probabilities(path, values)
     elif output_format == "nii":
-        # A class axis is the fourth of a file, of which a picture lacks the third; one class needs none.
+        # The class axis is the fourth in a file. A picture has no third axis, so one is added; one class needs neither.
         volume = values[:, np.newaxis] if values.ndim == 3 and len(values) > 1 else values
         write_nifti(path, volume[0] if len(volume) == 1 else volume, pair.geometry, spacing)
     elif suffix in NIFTI_SUFFIXES:
@@ -114,7 +114,7 @@ def result_array(
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(handle, header)
             mapping = np.memmap(handle, dtype, "r+", handle.tell(), shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash once the map is written to
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, but a crash on writing to the map
             os.posix_fallocate(handle.fileno(), 0, mapping.offset + mapping.nbytes)
         yield mapping
         mapping.flush()

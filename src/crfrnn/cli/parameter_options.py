@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PRESET = "crfrnn"
 CONTRAST = "contrast"
-"""The θ_β that is to be measured on each image."""
+"""The word for a θ_β that is measured on each image."""
 
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
 HELP = {
@@ -32,14 +32,14 @@ HELP = {
     "theta_gamma": "deviation of the spatial kernel, like --theta-alpha",
     "spatial_weight": "weight of the spatial kernel: a number, one per class, or an .npy file with a C×C matrix",
     "bilateral_weight": "weight of the bilateral kernel, like --spatial-weight",
-    "compatibility": "penalty for classes side by side: a number or one per class for a class beside itself, or an "
+    "compatibility": "penalty for neighbouring classes: a number or one per class for a class next to itself, or an "
     ".npy file with a C×C matrix; the preset's Potts model rewards agreement",
     "normalization": "how the filter is normalised: none, before, after or symmetric",
     "iterations": "mean-field iterations",
     "spatial": "how the spatial kernel is computed: grid (exact) or lattice",
     "damping": "share of the last iteration kept, 0 up to 1",
     "neighbour_rounds": "rounds of extra lattice vertices: nearer to the exact filter, several times slower",
-    "class_threshold": "leave out classes as soon as their probability is nowhere at least this",
+    "class_threshold": "leave out a class once its probability is below this at every pixel",
     "filter": "how the bilateral kernel is computed: lattice, or exact: seconds to minutes an iteration",
 }
 
@@ -48,12 +48,12 @@ def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = Fals
     """Add `--preset`, `--parameters` and one option for each parameter.
 
     Args:
-        contrast: Whether `--theta-beta contrast` is known, which `chosen_parameters` leaves to the caller.
+        contrast: Whether to accept `--theta-beta contrast`, which `chosen_parameters` leaves to the caller.
     """
     group = parser.add_argument_group(
         "parameters of the CRF",
-        "Each option replaces one value of the preset, or of the parameters file. A file with a list of kernels takes "
-        "the options of its solver and --compatibility only.",
+        "Each option replaces one value of the preset, or of the parameters file. With a list of kernels it takes only "
+        "the options of the file's solver and --compatibility.",
     )
     source = group.add_mutually_exclusive_group()
     source.add_argument(
@@ -74,11 +74,11 @@ def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = Fals
 
 
 def chosen_parameters(options: argparse.Namespace) -> CRFParameters | CRF:
-    """The preset or the parameters file with the values given instead of its own.
+    """The preset or the parameters file, with the given values in place of its own.
 
     Raises:
-        UsageError: if a value given is wrong.
-        ValueError: if the file is.
+        UsageError: if a given value is wrong.
+        ValueError: if the file is wrong.
     """
     start = (
         preset(options.preset or DEFAULT_PRESET) if options.parameters is None else load_parameters(options.parameters)
@@ -92,7 +92,7 @@ def chosen_parameters(options: argparse.Namespace) -> CRFParameters | CRF:
 
 
 def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
-    """A CRF of any kernels with what options say of its solver and its compatibility."""
+    """A CRF of any kernels, with the options for its solver and its compatibility applied."""
     solver = {each.name: chosen.pop(each.name) for each in fields(crf.solver) if each.name in chosen}
     compatibility = chosen.pop("compatibility", crf.compatibility)
     if chosen:
@@ -107,7 +107,7 @@ def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
 def add_parameters_file(parser: argparse._ActionsContainer) -> None:
     """Add `--parameters` to a command that runs a model."""
     parser.add_argument(
-        "--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF has these, not the model's own"
+        "--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: used instead of the CRF of the model"
     )
 
 
@@ -146,6 +146,6 @@ def numbers(text: str) -> float | list[float] | NDArray[Any]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number, no numbers separated by commas and no .npy file"
+            f"{text!r} is not a number, numbers separated by commas or an .npy file"
         ) from None
     return values if len(values) > 1 else values[0]

@@ -32,7 +32,7 @@ from crfrnn.refine import label_dtype, refine
 from crfrnn.tiles import Tile, class_count, image_lattices, refine_tiled, resident_bytes
 
 CONTRAST_SIDE = 2000
-"""The contrast of an image that is tiled is measured in its middle, on this many pixels along each axis."""
+"""The contrast of a tiled image is measured in its middle, on at most this many pixels along each axis."""
 PROCESS_BYTES = 120_000_000
 """What Python and its libraries take by themselves."""
 
@@ -41,7 +41,7 @@ Show = Callable[[Sequence[Tile]], Iterable[Tile]]
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images are cut: as for `refine_tiled`, but with the memory of the whole process.
+    """How images are cut into tiles: as for `refine_tiled`, except that `memory` is that of the whole process.
 
     Raises: UsageError: on construction, if a number is out of range.
     """
@@ -77,8 +77,8 @@ class Written:
 
     Attributes:
         result: Labels or probabilities; None if it was tiled.
-        tiles: Empty unless it was.
-        remark: On how parameters were fitted.
+        tiles: The tiles; empty if it was not tiled.
+        remark: How parameters were fitted to the pair.
     """
 
     result: NDArray[Any] | None
@@ -91,15 +91,15 @@ class Refinement:
     """How scores are read and refined; threads may share one.
 
     Attributes:
-        crf: What refines.
-        input: What scores are; None is what their file suggests.
+        crf: The CRF that refines.
+        input: What the scores are; None means what their file suggests.
         array: Name of the array in .npz scores.
-        num_classes: Of labels.
-        threads: Of each refinement.
+        num_classes: Classes of labels.
+        threads: Threads of each refinement.
         square: Whether scores cover a square with the photo at its top left.
-        device: Of torch; None is the native core.
-        contrast: Whether θ_β is that of every image's own contrast instead.
-        spacing: One number or (x, y[, z]), instead of what files say; None leaves that to them.
+        device: A device of torch; None is the native core.
+        contrast: Whether θ_β comes from each image's own contrast instead.
+        spacing: One number or (x, y[, z]), instead of what the files say; None uses theirs.
         tiling: None refines images whole.
     """
 
@@ -121,21 +121,21 @@ class Refinement:
         for kernel in self.crf.active.kernels:
             if isinstance(kernel.features, Given):
                 raise UsageError(
-                    f"the kernel over {kernel.features} needs features, which files do not give: call "
+                    f"the kernel over {kernel.features} needs features, which files cannot hold: call "
                     f"crfrnn.refine(…, given={{{kernel.features.name!r}: …}}) in Python"
                 )
         if self.device is not None and self.tiling is not None:
             raise UsageError("--device does not go with tiles: leave out --tile, --memory and --overlap")
 
     def read(self, scores: Path, image: Path) -> Pair:
-        """Scores and image of two files, unread where they are to be tiled."""
+        """Scores and image of two files; not read yet if they will be tiled."""
         return read_pair(scores, image, self.input, self.array, self.square, mapped=self.tiling is not None)
 
     def write(self, pair: Pair, output: Path, output_format: str, show: Show = iter) -> Written:
         """Refine one pair and write it.
 
         Args:
-            show: What wraps the tiles to show their progress.
+            show: Wraps the tiles to show their progress.
         """
         fitted, remark = self._fitted(pair)
         if self.tiling is None:
@@ -143,7 +143,7 @@ class Refinement:
         return Written(None, fitted._write_tiled(pair, output, output_format, self.tiling, show), remark)
 
     def bytes_needed(self, pair: Pair) -> int:
-        """About what `write` takes for a pair that is not tiled."""
+        """About how many bytes `write` takes for a pair that is not tiled."""
         classes = max(2, class_count(pair.scores, pair.kind, self.num_classes))
         points, axes = math.prod(pair.grid), len(pair.grid)
         itemsize = 8 if pair.scores.dtype == np.float64 else 4
@@ -184,7 +184,7 @@ class Refinement:
         return result
 
     def _write_tiled(self, pair: Pair, output: Path, output_format: str, tiling: Tiling, show: Show) -> list[Tile]:
-        """The tiles."""
+        """Refine tile by tile and write. Returns the tiles."""
         classes = class_count(pair.scores, pair.kind, self.num_classes)
         labelled = output_format in LABELS
         shape = pair.grid if labelled else (classes, *pair.grid)

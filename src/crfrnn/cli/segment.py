@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from crfrnn.models import Model
 
 SEGMENT_HELP = """\
-Segment photos: the network in the package, or that of --model, and its CRF.
+Segment photos with the network in the package, or that of --model, and its CRF.
 
 For each PHOTO, DIR receives NAME.png, the class ids as an indexed PNG in the colours of the classes, and
 NAME_overlay.jpg, the photo tinted by class with a legend. An EXIF orientation is applied to both. A folder stands for
-the photos in it. What is already there is not done again. A photo that fails does not stop the others.
+the photos in it. Photos whose results exist are skipped. A photo that fails does not stop the others.
 """
 LABELS_END = ".png"
 OVERLAY_END = "_overlay.jpg"
@@ -32,7 +32,7 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command `segment`."""
     parser = commands.add_parser(
         "segment",
-        help="segment photos by a network and its CRF",
+        help="segment photos with a network and its CRF",
         description=SEGMENT_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

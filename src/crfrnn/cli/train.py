@@ -1,4 +1,4 @@
-"""`crfrnn train`: a network and its CRF-RNN on the user's own data."""
+"""`crfrnn train`: trains a network and its CRF-RNN on the user's own data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from crfrnn.training.config import TrainingConfig, config_from, meaning_of, pars
 TRAIN_HELP = """\
 Train a segmentation network: first alone, then with a CRF-RNN behind it.
 
-CONFIG.yaml holds settings such as `batch_size: 8`; each can also be given as an option, which then counts. A parameters
-file gives those of the CRF: it counts more than CONFIG.yaml and less than options. Two settings are needed: the folder
-of the data and the folder for the results. There the model appears as model.safetensors, beside
-it all settings, logs for TensorBoard and as CSV, and checkpoints: after Ctrl-C, or whatever else stopped it, the same
-command goes on where it was.
+CONFIG.yaml holds settings such as `batch_size: 8`. Each can also be given as an option. A parameters file gives the
+settings of the CRF: it overrides CONFIG.yaml, and options override both. Two settings are required: the folder of the
+data and the folder for the results. The model is written there as model.safetensors, beside all settings, logs for
+TensorBoard and as CSV, and checkpoints. After Ctrl-C or any other interruption, the same command continues where it
+stopped.
 """
 
 
@@ -70,7 +70,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _written(value: object) -> str:
-    """A setting's default as it would be given."""
+    """A setting's default as it would be written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     if value is None or isinstance(value, bool):

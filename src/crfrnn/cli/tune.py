@@ -1,4 +1,4 @@
-"""`crfrnn tune`: the parameters of a CRF that suit a network's scores, and whether it helps at all."""
+"""`crfrnn tune`: finds the CRF parameters that suit a network's scores, and measures whether the CRF helps at all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from crfrnn.cli.usage import UsageError
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
 TUNE_HELP = """\
-Search the parameters of a CRF on labelled photos for which a network's scores are there.
+Search the parameters of a CRF on labelled photos that have a network's scores.
 
 DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
-both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one
-part of the photos. On the other part it is measured what they gain. OUT holds the parameters for `--parameters` of the
-other commands, and all that was measured. Ctrl-C ends the search with the best parameters until then.
+both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one part
+of the photos. Their gain is then measured on the other part. OUT holds the parameters, for `--parameters` of the other
+commands, and all measurements. Ctrl-C ends the search with the best parameters found so far.
 """
 
 
@@ -35,7 +35,7 @@ def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=Path,
         metavar="FOLDER",
         default=Path("scores"),
-        help="folder, also one in DATA, with scores (C, H, W) of each photo in NAME.npy or NAME.npz; %(default)s",
+        help="folder, may be inside DATA, with scores (C, H, W) of each photo in NAME.npy or NAME.npz; %(default)s",
     )
     parser.add_argument(
         "--input", choices=("logits", "probabilities"), default="logits", help="what the scores are; %(default)s"
@@ -56,8 +56,8 @@ def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--holdout", type=float, metavar="SHARE", default=0.5, help="share of them to measure on; %(default)s"
     )
-    parser.add_argument("--trials", type=int, metavar="N", default=40, help="parameters to try; %(default)s")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the parts and the search; %(default)s")
+    parser.add_argument("--trials", type=int, metavar="N", default=40, help="sets of parameters to try; %(default)s")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of split and search; %(default)s")
     parser.add_argument(
         "--threads", type=int, metavar="T", help="photos at a time; OMP_NUM_THREADS or all cores when not given"
     )

@@ -8,7 +8,7 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 class UsageError(ValueError):
-    """The arguments do not fit together, whatever the files hold."""
+    """The arguments do not fit together, regardless of what the files hold."""
 
 
 def byte_count(text: str) -> int:

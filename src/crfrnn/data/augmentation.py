@@ -24,10 +24,10 @@ class Augmentation:
 
     Args:
         crop: Height and width of the result in pixels.
-        scale: The least and the greatest factor of the photo's size; each doubling is as likely as the next.
+        scale: The smallest and the largest factor of the photo's size; drawn evenly on a logarithmic scale.
         flip: Mirror left and right in half of the cases.
         colour: Brightness, contrast and saturation change by factors of 1 - colour to 1 + colour; 0 up to 1.
-    Raises: TypeError or ValueError: for a size or a factor that is no positive number.
+    Raises: TypeError or ValueError: if a size or a factor is not a positive number.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Augmentation:
         )
 
     def __call__(self, sample: Sample, seed: int) -> Example:
-        """A variant of a sample; the same seed draws the same one, whatever was drawn before.
+        """A random variant of a sample. The same seed always gives the same variant.
 
         Returns: Image (3, height, width), labels and mask (height, width) of the size `crop`.
         """
@@ -63,7 +63,7 @@ class Augmentation:
         image = functional.interpolate(photo, size, mode="bilinear", antialias=True).float() / 255
         if self.colour:
             image = self._change_colours(image)
-        # kornia pads everything with 0: one more than the label tells padding from class 0.
+        # kornia pads everything with 0, so 1 is added to the labels to tell padding from class 0.
         labels = functional.interpolate(labels, size, mode="nearest-exact").float() + 1
         image, labels = self._cut(image, labels)
         mask = labels[0, 0] > 0

@@ -1,7 +1,7 @@
-"""Samples as tensors: in batches, in an order and in variants that follow from the seed alone, from any step on.
+"""Samples as tensors, in batches. The seed alone decides their order and variants, from any step on.
 
-What a step of training sees depends on the seed, the epoch and the place in the epoch, not on what was drawn before,
-nor on how many workers read ahead. So a run that was interrupted goes on as if it had not been.
+What a training step sees depends on the seed, the epoch and the place in the epoch. It does not depend on what was
+drawn before or on how many workers read ahead. An interrupted run therefore continues as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """The sample that is to be drawn, in which epoch, and whether it only fills a gap and must not count."""
+    """Which sample to draw, in which epoch, and whether it only fills a gap and must not count."""
 
     index: int
     epoch: int
@@ -75,7 +75,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches workers too, but it is their parent that ends them, by SIGTERM, when it needs them no more."""
+    """Ignore Ctrl-C, which reaches workers too: their parent ends them by SIGTERM once it no longer needs them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -85,7 +85,7 @@ class Examples(Dataset[Example]):
 
     Args:
         samples: Such as `SegmentationData`.
-        augment: A sample and a seed in, an example out.
+        augment: Makes an example from a sample and a seed.
         seed: Of the augmentation.
     """
 
@@ -108,9 +108,9 @@ class Examples(Dataset[Example]):
 
 
 class PhotoSampler(DistributedSampler[Example]):
-    """Which samples a process sees in an epoch, each with the number of the epoch, so that workers need not be told.
+    """The samples that a process sees in an epoch. Each carries the epoch's number, so workers need not be told it.
 
-    Where samples do not divide evenly among processes, some are drawn once more, as filling.
+    If the samples do not divide evenly among the processes, some are drawn again as filling.
     """
 
     def __init__(self, data: Examples, shuffle: bool, seed: int, rank: int, num_processes: int) -> None:
@@ -130,12 +130,13 @@ class ResumableLoader(DataLoader[Example]):
 
     Args:
         examples: What is drawn from.
-        batch_size: Examples in a batch; incomplete batches of shuffled examples are left out, unless there is no other.
-        shuffle: In an order that the seed and the epoch tell.
+        batch_size: Examples in a batch. An incomplete batch of shuffled examples is left out, unless it is the only
+            one.
+        shuffle: Whether to shuffle, in an order that the seed and the epoch decide.
         seed: Of the order.
         workers: Processes that read ahead; 0 reads in this one.
         rank: Number of this process among those that train together.
-        num_processes: How many they are.
+        num_processes: How many processes train together.
     """
 
     def __init__(

@@ -28,10 +28,10 @@ class Layout:
     """A way to arrange a data set in a folder.
 
     Attributes:
-        description: What such a folder holds, for errors.
+        description: What such a folder holds, for error messages.
         fits: Whether a folder is arranged like this.
         splits: The splits of a folder.
-        pairs: The pairs of one of them. Raises ValueError if some are not complete.
+        pairs: The pairs of one split. Raises ValueError if some are not complete.
         void_follows_classes: Whether the label after the last class means void, as 255 does.
     """
 
@@ -87,8 +87,8 @@ def _camvid_lists(root: Path) -> list[str]:
 def _listed_pairs(root: Path, path: Path) -> list[Pair]:
     """The pairs of a list with a photo and a label image on each line.
 
-    CamVid's lists name files by where they lay on their author's machine, such as /SegNet/CamVid/train/0001.png: the
-    last folder and the name count.
+    CamVid's lists name files by their paths on the author's machine, such as /SegNet/CamVid/train/0001.png. Only the
+    last folder and the file name count.
     """
     found, missing = [], []
     for number, line in enumerate(lines_of(path), 1):
@@ -124,7 +124,7 @@ LAYOUTS = {
 
 
 def layout_of(root: Path, name: str | None = None) -> Layout:
-    """The layout of a data set, found by what its folder holds if it is not named.
+    """The layout of a data set: the one named, or else the one that fits what the folder holds.
 
     Raises: ValueError: if there is no such folder or layout, or the folder is arranged in another way.
     """
@@ -151,7 +151,7 @@ def lines_of(path: Path) -> list[str]:
 def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path) -> list[Pair]:
     """A photo and a label image for each name; `source` is where the names come from.
 
-    Raises: ValueError: naming some that are missing or there twice.
+    Raises: ValueError: naming some that are missing or occur twice.
     """
     names = list(names)
     files = []

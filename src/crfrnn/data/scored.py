@@ -33,8 +33,8 @@ class ScoredPhotos:
         square: The scores cover a square with the photo at its top left: see `crfrnn.files.resize.resize_scores`.
     Attributes:
         files: The file with the scores of each photo.
-    Raises: ValueError: if photos have no scores, or two files of them; when one is read, if its scores do not fit the
-        photo or the classes.
+    Raises: ValueError: if a photo has no scores or two files of them; on reading a photo, if its scores do not fit it
+        or the classes.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ScoredPhotos:
         return sample, scores
 
     def seem_square(self) -> bool:
-        """Whether scores probably cover a square though `square` is not set, by the first photos."""
+        """Whether the first photos suggest that scores cover a square although `square` is not set."""
         first = range(min(len(self), PHOTOS_LOOKED_AT))
         return not self.square and any(
             seem_square(self._scores(index).shape, self.data[index].labels.shape) for index in first

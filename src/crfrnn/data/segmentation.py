@@ -34,11 +34,11 @@ class SegmentationData(Sequence[Sample]):
         root: The data set's folder, arranged in one of the ways of `crfrnn.data.layouts.LAYOUTS`.
         split: Which part of it, such as "train".
         classes: What the labels stand for.
-        layout: "folder", "voc" or "camvid"; None finds out by what the folder holds.
+        layout: "folder", "voc" or "camvid"; None chooses by what the folder holds.
     Attributes:
         pairs: Name and files of each sample.
-    Raises: ValueError: if the folder is not a data set, has no such split, or photos and labels do not match; when a
-        sample is read, if a file is damaged, sizes differ or a label is no class.
+    Raises: ValueError: if the folder is not a data set, has no such split, or photos and labels do not match; on
+        reading a sample, if a file is damaged, sizes differ or a label is not a class.
     """
 
     def __init__(self, root: Path | str, split: str, classes: ClassSet, layout: str | None = None) -> None:
@@ -94,7 +94,7 @@ class SegmentationData(Sequence[Sample]):
         return np.bincount(labels[labels != VOID], minlength=self.classes.num_classes)
 
     def _checked(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:
-        """Labels in which everything that is no class is 255."""
+        """The labels, with 255 for everything that is not a class."""
         void = np.isin(labels, list(self._void))
         outside = ~void & ((labels < 0) | (labels >= self.classes.num_classes))
         if outside.any():

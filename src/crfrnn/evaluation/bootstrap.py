@@ -1,4 +1,4 @@
-"""How far a gain in mean IoU, measured on some photos, may be due to which photos these are."""
+"""How much a gain in mean IoU, measured on some photos, may owe to the choice of those photos."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def gain_interval(before: Tensor, after: Tensor, seed: int = 0) -> tuple[float, 
     """The 95 % interval of mean IoU after minus before, by 2000 paired bootstrap resamples of the photos.
 
     A resample draws as many photos as there are, with replacement, the same ones before and after, and adds up their
-    confusion matrices; the interval reaches from the 2.5th to the 97.5th percentile of the differences.
+    confusion matrices. The interval reaches from the 2.5th to the 97.5th percentile of the differences.
 
     Args:
         before, after: Confusion matrices of each photo (photos, C, C).
-        seed: Of the draws.
+        seed: Seed of the draws.
     References: Efron & Tibshirani 1993, "An introduction to the bootstrap", 13.3: the percentile interval.
     """
     count = len(before)

@@ -22,7 +22,7 @@ CAPTION_SIZE = 15
 def contact_sheet(evaluation: Evaluation) -> Image.Image:
     """A row for each of the best and of the worst photos: photo, truth, network, network with CRF; a legend below.
 
-    Raises: ValueError: if all photos are void, so that none is better than another.
+    Raises: ValueError: if all photos are void, so that none can be ranked.
     """
     shown = [("best", each) for each in evaluation.best] + [("worst", each) for each in evaluation.worst]
     if not shown:

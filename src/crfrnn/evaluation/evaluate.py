@@ -1,4 +1,4 @@
-"""A model measured on labelled photos, its network alone and with the CRF in one pass."""
+"""Measures a model on labelled photos: its network alone and with the CRF, in one pass."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LabelledPhotos(Protocol):
 
 @dataclass(frozen=True)
 class PhotoScores:
-    """Mean IoU of one photo over the classes that occur in it; NaN if it is all void. `crf` is None without a CRF."""
+    """Mean IoU of one photo over the classes that occur in it; NaN if all is void. `crf` is None without a CRF."""
 
     name: str
     network: float
@@ -52,7 +52,7 @@ class PhotoScores:
 
     @property
     def final(self) -> float:
-        """That of the model as a whole."""
+        """The mean IoU of the whole model: with the CRF, if it has one."""
         return self.network if self.crf is None else self.crf
 
 
@@ -71,14 +71,14 @@ class Evaluation:
     """What `evaluate` found.
 
     Attributes:
-        classes: Of the labels.
-        edge_radius: Of the band of `Scores.edge_mean_iou`, in pixels.
-        iterations: Of the CRF; None without one.
-        network: The network alone.
-        crf: The network with its CRF; None without one.
-        photos: Each photo, in the order of the data.
+        classes: The classes of the labels.
+        edge_radius: Radius of the band of `Scores.edge_mean_iou`, in pixels.
+        iterations: Iterations of the CRF; None without one.
+        network: Scores of the network alone.
+        crf: Scores of the network with its CRF; None without one.
+        photos: Scores of each photo, in the order of the data.
         best: The photos with the highest mean IoU, the highest first.
-        worst: Those with the lowest, the lowest first, as far as they are not among the best.
+        worst: Those with the lowest, the lowest first, except those that are among the best.
     """
 
     classes: ClassSet
@@ -91,7 +91,7 @@ class Evaluation:
     worst: tuple[ShownPhoto, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers as values that JSON knows; what could not be measured is None."""
+        """All numbers as JSON values; None for what could not be measured."""
         return {
             "classes": list(self.classes.names),
             "num_photos": len(self.photos),
@@ -139,10 +139,10 @@ def evaluate(
     """Measure a model on labelled photos, each at its own size.
 
     Args:
-        model: What `load_model` returns, or a segmenter; in whichever mode, it is evaluated in eval mode.
+        model: What `load_model` returns, or a segmenter. It is evaluated in eval mode, whichever mode it is in.
         data: Photos with labels.
-        classes: Of the labels and of the model, in the same order.
-        iterations: Of the CRF; its own number when not given.
+        classes: The classes of the labels and of the model, in the same order.
+        iterations: Iterations of the CRF; its own number when not given.
         edge_radius: Width of the band on either side of label edges, in pixels.
     Raises: ValueError: if there are no photos, or labels or the model do not fit the classes.
     """
@@ -204,7 +204,7 @@ def _predictions(segmenter: Segmenter, sample: Sample, classes: ClassSet) -> dic
 
 @contextmanager
 def _at_test(segmenter: Segmenter, iterations: int | None) -> Iterator[None]:
-    """The segmenter in eval mode, without gradients and with so many iterations; afterwards as it was."""
+    """Put the segmenter in eval mode, without gradients and with these iterations, and restore it afterwards."""
     crf = segmenter.crf
     if iterations is not None:
         if crf is None:

@@ -22,7 +22,7 @@ class Scores:
         mean_iou: Mean of `iou` over the classes that occur in the labels.
         edge_mean_iou: The same, counting only pixels near edges of the labels: `edge_band`.
         pixel_accuracy: Share of pixels with the right class.
-        mean_accuracy: Mean over the classes that occur in the labels of the share of their pixels found.
+        mean_accuracy: Share of a class's pixels that are found, averaged over the classes that occur in the labels.
         iou: Intersection over union of each class; NaN for classes that do not occur in the labels.
     """
 
@@ -80,8 +80,8 @@ def edge_band(labels: Tensor, radius: int = EDGE_RADIUS) -> Tensor:
 def iou_of_classes(confusion: Tensor) -> Tensor:
     """Intersection over union of each class, (..., C) float64, of confusion matrices (..., C, C).
 
-    It is NaN where the labels have none of the class: a mean is over the same classes whatever was predicted. What is
-    wrongly given such a class still counts against the class that it is of.
+    It is NaN for classes that do not occur in the labels, so that a mean is over the same classes for any prediction.
+    Pixels wrongly given such a class still count against their true class.
     """
     matches, labelled = confusion.diagonal(dim1=-2, dim2=-1).double(), confusion.sum(dim=-1)
     iou: Tensor = matches / (confusion.sum(dim=-2) + labelled - matches)
@@ -89,7 +89,7 @@ def iou_of_classes(confusion: Tensor) -> Tensor:
 
 
 def scores_of(confusion: Tensor, edge_confusion: Tensor) -> Scores:
-    """The measures from a confusion matrix (C, C) of all pixels and one of those in the edge band."""
+    """The measures from a confusion matrix (C, C) of all pixels and one of the pixels in the edge band."""
     matches = confusion.diagonal().double()
     accuracy = matches / confusion.sum(dim=1)
     iou = iou_of_classes(confusion)

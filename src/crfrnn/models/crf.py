@@ -1,4 +1,4 @@
-"""The CRF of a model from parameters, such as those of a parameters file."""
+"""Builds the CRF of a model from parameters, such as those in a parameters file."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from crfrnn.torch import CrfRnn
 
 
 def with_crf(model: Model, parameters: CRFParameters | CRF) -> Model:
-    """The same network with a CRF of these parameters instead of its own, or where it has none.
+    """The same network with a CRF of these parameters, whether or not it had a CRF before.
 
     Raises: ValueError: as `layer_of` does.
     """
@@ -28,9 +28,9 @@ def with_crf(model: Model, parameters: CRFParameters | CRF) -> Model:
 
 
 def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
-    """A CRF-RNN with these parameters; its weights are scalar, per class or full as far as these are.
+    """A CRF-RNN with these parameters. Its weights are scalar, per class or full, as in the parameters.
 
-    Raises: ValueError: if weights are for another number of classes, or the CRF asks for what a layer does not do.
+    Raises: ValueError: if weights are for another number of classes, or the CRF needs something a layer cannot do.
     """
     crf = crf_of(parameters)
     if threshold := getattr(crf.solver, "class_threshold", 0.0):
@@ -52,7 +52,7 @@ def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
 
 
 def _with_axes(weights: NDArray[np.float64], axes: int, num_classes: int) -> Tensor:
-    """A number or a diagonal as a diagonal or a matrix: the same weights, with so many axes."""
+    """The same weights with `axes` axes: a number or a diagonal is expanded to a diagonal or a matrix."""
     if weights.ndim < axes:
         weights = np.broadcast_to(weights, num_classes)
     return torch.tensor(np.diag(weights) if weights.ndim < axes else weights)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 MEAN, DEVIATION = 127.0, 128.0
-"""Subtracted from the RGB levels 0-255, and their divisor, in all three channels."""
+"""Subtracted from the RGB levels 0-255, and the divisor of the result, for all three channels."""
 
 STRIDE = 32
 """The stride of the coarsest features."""
@@ -47,7 +47,7 @@ STAGES = (
 class ConvNorm(nn.Sequential):
     """Convolution with symmetric zero padding, batch normalisation and, if active, ReLU6.
 
-    Of a map of n pixels a stride of 2 keeps pixels 0, 2, 4, …: ceil(n / 2).
+    A stride of 2 keeps pixels 0, 2, 4, … of a map of n pixels: ceil(n / 2) of them.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ class Block(nn.Module):
 class EfficientNetLite0Encoder(nn.Module):
     """Features of a photo at strides 8, 16 and 32, with the channels of `FEATURE_CHANNELS`.
 
-    Feature (i, j) at stride s is centred on pixel (s i, s j), so that of 32 m + 1 pixels the first and the last lie
-    under a feature at every stride, and features of one stride stretch over the next with their corners aligned.
-    The ImageNet weights were trained with TensorFlow's padding, which does the same on such sizes only.
+    Feature (i, j) at stride s is centred on pixel (s i, s j). On a side of 32 m + 1 pixels, the first and the last
+    pixel therefore lie under a feature at every stride, and the features of one stride stretch over the next with their
+    corners aligned. The ImageNet weights were trained with TensorFlow's padding, which does the same only for such
+    sizes.
     """
 
     def __init__(self) -> None:

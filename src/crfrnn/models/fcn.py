@@ -1,8 +1,8 @@
-"""FCN-32s, FCN-16s and FCN-8s: VGG-16 as a fully convolutional network, layer for layer as CRF-RNN was published.
+"""FCN-32s, FCN-16s and FCN-8s: VGG-16 as a fully convolutional network, with the layers of the published CRF-RNN.
 
 Two geometries share all weights. The original pads the photo by 100 pixels and convolves fc6 without padding, so that
-scores reach beyond every border, and cuts out fixed parts of skips and scores. The other one pads like any other
-convolution, which takes a third of the work on a photo of 320×213. Both take any size.
+scores reach beyond every border. It then crops skips and scores at fixed offsets. The other geometry pads every
+convolution as usual and takes a third of the work on a photo of 320×213. Both accept any size.
 References: Long et al. 2015; Zheng et al. 2015.
 """
 
@@ -17,7 +17,7 @@ from crfrnn.numbers import whole_number
 BGR_MEAN = (103.939, 116.779, 123.68)
 """The mean of ImageNet, in levels 0-255."""
 VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Channels of conv1_1, conv1_2; conv2_1, …: blocks of 3×3 convolutions, the maximum of 2×2 behind each block."""
+"""Channels of conv1_1, conv1_2; conv2_1, …: blocks of 3×3 convolutions, each followed by 2×2 max pooling."""
 FC_CHANNELS = 4096
 FC6_KERNEL = 7
 PADDING = 100
@@ -25,13 +25,13 @@ DROPOUT = 0.5
 
 
 class Skip(NamedTuple):
-    """Scores are doubled in size by a transposed convolution, and those of a pool are added."""
+    """A transposed convolution doubles the size of the scores, and the scores of a pooling layer are added."""
 
     upsampling: str
     biased: bool
     pool: int
     offset: int
-    """Of the doubled scores in those of the pool, in the original geometry."""
+    """Offset of the doubled scores within those of the pooling layer, in the original geometry."""
 
 
 class Last(NamedTuple):
@@ -40,7 +40,7 @@ class Last(NamedTuple):
     upsampling: str
     stride: int
     offset: int
-    """Of the photo in its output, in the original geometry."""
+    """Offset of the photo within the output, in the original geometry."""
 
 
 class _Fcn(nn.Module):
@@ -106,13 +106,13 @@ class _Fcn(nn.Module):
 class Fcn8s(_Fcn):
     """FCN-8s, the network of CRF-RNN: scores at stride 32, and skips from strides 16 and 8.
 
-    Its state has the names of the official PyTorch port. Scores start at 0 and upsampling bilinear.
+    Its state has the names of the official PyTorch port. Score layers start at 0, and upsampling starts as bilinear.
 
     Args:
         num_classes: Channels of the logits, at least 1.
-        padded: The original's padding by 100 pixels and its crops; otherwise those that cost least.
+        padded: Pad by 100 pixels and crop as the original does; otherwise pad and crop at the least cost.
     Attributes:
-        options: What it was made with, for `save_model`.
+        options: The arguments it was made with, for `save_model`.
     """
 
     skips = (Skip("upscore2", True, 4, 5), Skip("upscore_pool4", False, 3, 9))
@@ -148,7 +148,7 @@ def _score(inputs: int, num_classes: int) -> nn.Conv2d:
 
 
 def _upsampling(num_classes: int, stride: int, biased: bool) -> nn.ConvTranspose2d:
-    """A transposed convolution that starts as bilinear interpolation of each class by itself."""
+    """A transposed convolution that starts as bilinear interpolation of each class separately."""
     layer = nn.ConvTranspose2d(num_classes, num_classes, 2 * stride, stride, bias=biased)
     tent = 1 - (torch.arange(2 * stride) - (stride - 0.5)).abs() / stride
     with torch.no_grad():
@@ -159,6 +159,6 @@ def _upsampling(num_classes: int, stride: int, biased: bool) -> nn.ConvTranspose
 
 
 def _part(whole: Tensor, offset: int, like: Tensor) -> Tensor:
-    """As much of `whole` from `offset` on as `like` is high and wide."""
+    """The part of `whole` that starts at `offset` and has the height and width of `like`."""
     height, width = like.shape[-2:]
     return whole[..., offset : offset + height, offset : offset + width]

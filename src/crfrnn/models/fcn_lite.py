@@ -23,14 +23,14 @@ WIDTH = 128
 class FcnLite(nn.Module):
     """Class scores of a photo of any size: EfficientNet-Lite0 and, like FCN-8s, skips at strides 32, 16 and 8.
 
-    From the coarsest features on, the decoder narrows the features of each stride, adds what came from the coarser
-    one, stretched bilinearly, and filters the sum. The scores are those of stride 8, stretched to the photo.
+    Starting from the coarsest features, the decoder narrows the features of each stride, adds the bilinearly stretched
+    result of the coarser stride, and filters the sum. The scores are computed at stride 8 and stretched to the photo.
 
     Args:
         num_classes: Channels of the logits, at least 1.
         dropout: Share of the decoder's channels left out in training, at least 0 and below 1.
     Attributes:
-        options: What it was made with, for `save_model`.
+        options: The arguments it was made with, for `save_model`.
     References: Long et al. 2015; Tan & Le 2019.
     """
 
@@ -69,5 +69,5 @@ class FcnLite(nn.Module):
 
 
 def _stretched(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Coarse features over the whole of finer ones, corner features on corner features."""
+    """Coarse features stretched to the size of finer ones, with their corners aligned."""
     return functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=True)

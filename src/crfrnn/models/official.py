@@ -24,18 +24,18 @@ KERAS_NAMES = {
     "upscore_pool4": "score4",
     "upscore8": "upsample",
 }
-"""Layers that Keras calls differently."""
+"""Layers that have another name in the Keras file."""
 
 
 def load_official(target: Fcn8s | Segmenter, path: Path | str) -> None:
-    """Copy officially published weights into an FCN-8s, or into a Segmenter with one and, if it has it, its CRF-RNN.
+    """Copy the official weights into an FCN-8s, or into a Segmenter with an FCN-8s and, if present, its CRF-RNN.
 
     The files' CRF-RNN has full matrices, theta 160, 3, 3 and 10 iterations, and computes the spatial kernel on the
-    lattice. It saw BGR levels less their mean; distances between colours, all that counts, are those of RGB.
+    lattice. It saw BGR levels minus their mean. Only distances between colours matter, and those are the same in RGB.
 
     Args:
         target: Left as it is if anything does not fit.
-        path: The Keras file or the PyTorch file; which of them is seen from its content.
+        path: The Keras file or the PyTorch file; the content tells which of them it is.
     Raises:
         ImportError: if h5py, which reads Keras files, is not installed.
         TypeError: if target is something else.
@@ -43,9 +43,7 @@ def load_official(target: Fcn8s | Segmenter, path: Path | str) -> None:
     """
     network = target.network if isinstance(target, Segmenter) else target
     if not isinstance(network, Fcn8s):
-        raise TypeError(
-            f"official weights are those of an Fcn8s or a Segmenter with one, not a {type(network).__name__}"
-        )
+        raise TypeError(f"official weights fit an Fcn8s or a Segmenter with one, not a {type(network).__name__}")
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
@@ -63,11 +61,11 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _pytorch(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State of the network and of the CRF-RNN, whose compatibility that port adds where we subtract it."""
+    """State of the network and of the CRF-RNN. That port adds the compatibility, which we subtract."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise whatever unpickling runs into
-        # Their texts advise against weights_only, which is what keeps a foreign file from running code.
+        # Their messages advise against weights_only, but it is what keeps a foreign file from running code.
         kind = type(error).__name__
         raise ValueError(f"{path} is neither an HDF5 file nor a complete PyTorch weight file ({kind})") from error
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
@@ -120,7 +118,7 @@ def _keras_layers(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
 
     try:
         with h5py.File(path, "r") as file:
-            # A whole model keeps its weights in a group of that name, weights alone are at the top.
+            # A whole model keeps its weights in a group of that name; a file of weights alone has them at the top.
             file.get("model_weights", file).visititems(collect)
     except Exception as error:  # damaged files raise OSError, RuntimeError, KeyError and more
         raise ValueError(f"{path} is no complete HDF5 file: {error}") from error

@@ -10,7 +10,7 @@ from torch.nn import functional
 from crfrnn.torch import CrfRnn
 
 OUTPUT_NAMES = ("out", "logits")
-"""What networks call their logits that return a dictionary: torchvision, Hugging Face."""
+"""The key of the logits in networks that return a dictionary: torchvision, Hugging Face."""
 
 
 class Segmenter(nn.Module):
@@ -18,12 +18,12 @@ class Segmenter(nn.Module):
 
     Args:
         network: Any module that maps an image batch (B, 3, H, W) to logits (B, C, h, w): as a tensor, under "out" or
-            "logits" in a dictionary, or as attribute `logits`. Smaller logits are stretched to the photo bilinearly.
+            "logits" in a dictionary, or as an attribute `logits`. Smaller logits are stretched to the photo bilinearly.
         crf: The CRF-RNN, which returns logits; None leaves the network alone.
         mean: Subtracted from the RGB levels 0-255 before the network sees them; three numbers, or one for all. With
             None the network takes the levels as they are.
         std: What the difference is divided by; None is 1.
-    Raises: TypeError or ValueError: if these are no such things.
+    Raises: TypeError or ValueError: if an argument is not as described.
     """
 
     mean: Tensor | None
@@ -54,7 +54,7 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, C, H, W), after the CRF if there is one.
 
-        Network and CRF run where they lie, on one device; gradients go through to both.
+        Network and CRF must be on the same device, and run there. Gradients reach both.
 
         Args:
             images: (B, 3, H, W) RGB, 0 to 255.
@@ -119,7 +119,7 @@ def attach(
 
 
 def _per_channel(value: float | Sequence[float] | None, name: str) -> Tensor | None:
-    """Three numbers."""
+    """A setting of the levels as three numbers, one for each channel; None stays None."""
     if value is None:
         return None
     given = torch.as_tensor(value, dtype=torch.float32)
@@ -140,5 +140,5 @@ def _logits(answer: Any, network: str) -> Tensor:
     held = f" with {', '.join(map(repr, answer))}" if isinstance(answer, Mapping) else ""
     raise TypeError(
         f"{network} returns a {type(answer).__name__}{held}; expected a tensor of logits, a dictionary with one under "
-        f"{' or '.join(map(repr, OUTPUT_NAMES))}, or an object with one as attribute logits"
+        f"{' or '.join(map(repr, OUTPUT_NAMES))}, or an object with one as its attribute logits"
     )

@@ -1,4 +1,4 @@
-"""Segmenters on disk: one safetensors file with the weights, and in its header all it takes to build them again."""
+"""Segmenters on disk: a safetensors file with the weights, whose header holds all that is needed to rebuild them."""
 
 import json
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def save_model(
     Args:
         half: Write the network's kernels as float16; normalisation and the CRF stay float32.
         notes: What else is worth knowing about the model: data, licence, metrics.
-    Raises: ValueError: if the network is not one of `NETWORKS`, or not for these classes.
+    Raises: ValueError: if the network is not one of `NETWORKS`, or does not fit these classes.
     """
     network = segmenter.network
     name = type(network).__name__
@@ -101,7 +101,7 @@ def load_model(path: Path | str | None = None) -> Model:
 
 
 def crf_options(crf: CrfRnn) -> dict[str, Any]:
-    """What a model file says of a layer, but for its weights."""
+    """What a model file stores about a layer, apart from its weights."""
     kinds = [getattr(crf, f"{name}_ker_weights").ndim for name in crf.crf.names]
     return {
         "num_classes": crf.num_classes,
@@ -112,7 +112,7 @@ def crf_options(crf: CrfRnn) -> dict[str, Any]:
 
 
 def crf_from(options: Mapping[str, Any]) -> CrfRnn:
-    """A layer of `crf_options`, or of the arguments of `CrfRnn` that files held before."""
+    """A layer from `crf_options`, or from the arguments of `CrfRnn` that older files hold."""
     given = dict(options)
     if "crf" in given:
         given["crf"] = decoded(given["crf"])

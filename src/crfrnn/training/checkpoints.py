@@ -1,4 +1,4 @@
-"""What is kept of a training run while it goes on, so that it can stop at any time and go on later."""
+"""What a training run saves on its way, so that it can stop at any time and continue later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUFFIX = ".ckpt"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):  # noqa: N818, as it is no error
+class Interrupted(Exception):  # noqa: N818, as it is not an error
     """Training stopped because it was asked to, with everything saved."""
 
 
@@ -37,7 +37,10 @@ class CompleteFiles(TorchCheckpointIO):
 
 
 def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """Callbacks that save the best epoch's weights and then, as it records them, all that a run needs to continue."""
+    """Callbacks that save the best epoch's weights, and then everything that a run needs to continue.
+
+    The second records the state of the first, so it comes after it.
+    """
     best = ModelCheckpoint(
         folder,
         BEST,
@@ -51,7 +54,7 @@ def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
 
 
 class Patience(EarlyStopping):
-    """Stop after epochs without improvement; a run that had stopped for that stays stopped."""
+    """Stop after epochs without improvement. A resumed run that had stopped for this reason stays stopped."""
 
     def __init__(self, patience: int) -> None:
         super().__init__(METRIC, mode="max", patience=patience, check_on_train_epoch_end=False)
@@ -69,7 +72,7 @@ class Interruption:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Listen for it, and leave the process's signal handlers as they were."""
+        """Listen for the signals, and restore the process's signal handlers at the end."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self.listen()
         try:
@@ -80,7 +83,7 @@ class Interruption:
                     signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals from now on. Only the main thread gets any; in another one this does nothing."""
+        """Handle the signals from now on. Only the main thread receives them; in any other thread this does nothing."""
         if threading.current_thread() is threading.main_thread() and not self.asked:
             for number in SIGNALS:
                 signal.signal(number, self._ask)
@@ -88,20 +91,20 @@ class Interruption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print("\nstopping where training can go on from later; once more stops at once", file=sys.stderr)
+        print("\nstopping where training can go on later; asking again stops at once", file=sys.stderr)
 
 
 class StopWhenAsked(Callback):
-    """Save where training stands and stop, between two steps.
+    """Save the state of training and stop, between two steps.
 
-    After the last step of an epoch nothing is saved before it is validated, which belongs to the epoch.
+    Validation belongs to the epoch: after its last step nothing is saved until validation is done.
     """
 
     def __init__(self, interruption: Interruption, folder: Path) -> None:
         self.interruption, self.folder = interruption, folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has put a handler before ours that gives up validations half-way.
+        # Lightning has installed a handler over ours that would abandon a validation half-way.
         self.interruption.listen()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -114,5 +117,5 @@ class StopWhenAsked(Callback):
             raise Interrupted
 
     def _asked_anywhere(self, trainer: Trainer) -> bool:
-        """Whether any of the processes was asked: they must stop after the same step."""
+        """Whether any of the processes was asked to stop: all must stop after the same step."""
         return bool(trainer.strategy.reduce_boolean_decision(self.interruption.asked, all=False))

@@ -1,4 +1,4 @@
-"""Everything that decides how a training run goes, in one value that is read from YAML and saved beside its results."""
+"""All settings of a training run, in one value that is read from YAML and saved beside the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
 
 IMAGENET = "imagenet"
 MACHINE_SETTINGS = ("accelerator", "workers", "threads")
-"""Settings that say where a run is computed, not what: they may change when it is resumed."""
+"""Settings that say where a run is computed, not what it computes: they may change when it is resumed."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class TrainingConfig:
     val_split: Annotated[str, "split that chooses the best epoch"] = "val"
     network: Annotated[str, "FcnLite, Fcn8s, Fcn16s or Fcn32s"] = "FcnLite"
     init: Annotated[str | None, "weights to start from: imagenet (FcnLite), a model file, null for random"] = IMAGENET
-    seed: Annotated[int, "of the weights, the order of the photos and their augmentation"] = 0
+    seed: Annotated[int, "seed of the weights, the order of the photos and their augmentation"] = 0
 
-    crop: Annotated[tuple[int, int], "height and width in pixels of what is cut from the photos"] = (256, 320)
-    scale: Annotated[tuple[float, float], "least and greatest random factor of the photos' size"] = (0.75, 1.5)
+    crop: Annotated[tuple[int, int], "height and width in pixels of the crops of the photos"] = (256, 320)
+    scale: Annotated[tuple[float, float], "smallest and largest random factor of the photos' size"] = (0.75, 1.5)
     flip: Annotated[bool, "mirror half of the photos"] = True
     colour: Annotated[float, "random change of brightness, contrast and saturation, 0 up to 1"] = 0.3
     class_weights: Annotated[
@@ -48,13 +48,13 @@ class TrainingConfig:
     batch_size: Annotated[int, "photos in a step, in each process"] = 8
     network_epochs: Annotated[int, "epochs of stage 1, the network alone; 0 leaves the stage out"] = 30
     crf_epochs: Annotated[int, "epochs of stage 2, network and CRF-RNN together; 0 leaves the stage out"] = 10
-    patience: Annotated[int | None, "stop a stage after as many epochs without improvement; null never does"] = None
+    patience: Annotated[int | None, "stop a stage after this many epochs without improvement; null: never"] = None
     optimizer: Annotated[str, "adamw, or sgd with momentum 0.9"] = "adamw"
-    network_rate: Annotated[float, "learning rate of the network in stage 1, of the encoder if it has one"] = 3e-4
+    network_rate: Annotated[float, "learning rate in stage 1 of the network, or of its encoder if any"] = 3e-4
     decoder_rate: Annotated[float | None, "learning rate of all but the encoder in stage 1; null: network_rate"] = 3e-3
     crf_network_rate: Annotated[float, "learning rate of the whole network in stage 2"] = 1e-4
     crf_weight_rate: Annotated[float, "learning rate of the CRF's weights in stage 2"] = 1e-2
-    weight_decay: Annotated[float, "of the network's convolutions; other weights have none"] = 1e-2
+    weight_decay: Annotated[float, "decay of the network's convolutions; other weights have none"] = 1e-2
     poly_power: Annotated[float, "rates fall as (1 - step/steps)^poly_power; 0 keeps them"] = 0.9
     freeze_network: Annotated[bool, "train only the CRF's weights in stage 2"] = False
 
@@ -69,10 +69,10 @@ class TrainingConfig:
     train_iterations: Annotated[int, "mean-field iterations in training"] = 5
     test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
 
-    devices: Annotated[int, "processes that train together, on a GPU each if there are"] = 1
+    devices: Annotated[int, "processes that train together, each on a GPU if there are any"] = 1
     accelerator: Annotated[str, "auto, cpu or gpu"] = "auto"
     precision: Annotated[str, "32-true, bf16-mixed or 16-mixed"] = "32-true"
-    workers: Annotated[int, "processes that read photos ahead, for each device; 0 reads between the steps"] = 0
+    workers: Annotated[int, "processes per device that read photos ahead; 0 reads between the steps"] = 0
     threads: Annotated[int | None, "threads of PyTorch and the CRF; null leaves PyTorch's choice"] = None
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class TrainingConfig:
             raise ValueError("network_epochs=0 and crf_epochs=0 leave nothing to train: raise one of them")
         if not self.network_epochs and self.init in (None, IMAGENET):
             raise ValueError(
-                f"network_epochs=0 leaves out the network's own training, but init={self.init!r} is no trained "
+                f"network_epochs=0 leaves out the network's own training, but init={self.init!r} is not a trained "
                 "network: give the file of a model as init, or raise network_epochs"
             )
         weights, num_classes = self.class_weights, self.class_set().num_classes
@@ -96,7 +96,7 @@ class TrainingConfig:
         self.crf_parameters()
 
     def class_set(self) -> ClassSet:
-        """The classes to learn. Raises ValueError if there are none of that name."""
+        """The classes to learn. Raises ValueError if no set of classes has that name."""
         return class_set(self.classes)
 
     def crf_parameters(self) -> CRFParameters:
@@ -113,7 +113,7 @@ class TrainingConfig:
 
 
 def config_from(settings: Mapping[str, object]) -> TrainingConfig:
-    """A configuration of settings by name. Raises ValueError for a setting that does not exist or is missing."""
+    """A configuration from settings by name. Raises ValueError for a setting that does not exist or is missing."""
     known = [setting.name for setting in fields(TrainingConfig)]
     unknown = [str(name) for name in settings if name not in known]
     if unknown:
@@ -133,19 +133,19 @@ CRF_SETTINGS = {
     "normalization": "normalization",
     "iterations": "test_iterations",
 }
-"""The fields of `CRFParameters` that are settings, and what these are called."""
+"""The fields of `CRFParameters` that are settings, and the names of those settings."""
 
 
 def settings_of(path: Path) -> dict[str, object]:
     """The settings that a parameters file gives: what the CRF starts with, and its constants.
 
-    Raises: ValueError: naming the file and a field that is no setting, or holds more than a number.
+    Raises: ValueError: naming the file and a field that is not a setting, or that holds more than one number.
     """
     parameters = short_form(load_parameters(path), f"training, given {path},")
     settings = {setting: getattr(parameters, name) for name, setting in CRF_SETTINGS.items()}
     several = [name for name, value in settings.items() if isinstance(value, tuple)]
     if several:
-        raise ValueError(f"{path}: {several[0]} holds several numbers; training starts with one, the same everywhere")
+        raise ValueError(f"{path}: {several[0]} holds several numbers; training starts with a single number")
     try:
         require_defaults(parameters, tuple(CRF_SETTINGS), "training")
     except ValueError as error:
@@ -154,7 +154,7 @@ def settings_of(path: Path) -> dict[str, object]:
 
 
 def read_settings(path: Path) -> dict[str, object]:
-    """The settings in a YAML file. Raises ValueError if it is none, or holds something else."""
+    """The settings in a YAML file. Raises ValueError if it is not YAML or holds something else."""
     yaml = _yaml()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -200,7 +200,7 @@ Check = Callable[[Any, str], object]
 
 
 def _text(value: Any, name: str) -> str:
-    """Text; a number, which YAML makes of 21, or a path is one too."""
+    """Text. Paths and whole numbers count as text too, because YAML reads 21 as a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | Path) or not str(value).strip():
         raise TypeError(f"{name}={value!r} must be text: {_MEANINGS[name]}")
     return str(value)
@@ -217,7 +217,7 @@ def _truth(value: Any, name: str) -> bool:
 
 
 def _number(value: Any, name: str) -> float:
-    """A finite number; YAML takes 1e-3, without a point, for text."""
+    """A finite number. Text is accepted, because YAML reads 1e-3, without a point, as text."""
     try:
         return finite_number(float(value) if isinstance(value, str) else value, name)
     except (TypeError, ValueError):

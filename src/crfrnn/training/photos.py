@@ -15,7 +15,7 @@ from crfrnn.training.task import balanced_weights
 
 
 class TrainingPhotos(LightningDataModule):
-    """The two splits and their batches. Reads all of them once, so that errors in the data come first."""
+    """The two splits and their batches. Reads every photo once, so that errors in the data show before training."""
 
     def __init__(self, config: TrainingConfig, classes: ClassSet) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class TrainingPhotos(LightningDataModule):
         return self._loader(Examples(self.train_split, augmentation, config.seed), config.batch_size, shuffle=True)
 
     def val_dataloader(self) -> ResumableLoader:
-        """Photos as they are, one by one: what surrounds a photo in a batch would change a network's answer."""
+        """Photos as they are, one by one: the padding around a photo in a batch would change a network's answer."""
         return self._loader(Examples(self.val_split), 1, shuffle=False)
 
     def _loader(self, examples: Examples, batch_size: int, shuffle: bool) -> ResumableLoader:

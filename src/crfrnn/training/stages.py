@@ -21,7 +21,7 @@ from crfrnn.training.checkpoints import BEST, SUFFIX
 from crfrnn.training.config import IMAGENET, TrainingConfig
 
 NETWORK_STAGE, CRF_STAGE = "network", "crf"
-"""Their names, and those of their folders: the network alone, and network and CRF-RNN together."""
+"""The names of the stages and of their folders: the network alone, and network and CRF-RNN together."""
 RESULTS = "training.json"
 
 
@@ -67,7 +67,7 @@ def starting_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) ->
 def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) -> None:
     """Give a network the weights that `config.init` names.
 
-    Raises: ValueError: if they are another network's or of other classes.
+    Raises: ValueError: if they belong to another network or to other classes.
     """
     if config.init is None:
         return
@@ -86,7 +86,7 @@ def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) ->
         raise ValueError(f"{config.init} holds a {found}, but network={config.network!r}: they must be the same")
     if model.classes.names != classes.names:
         raise ValueError(
-            f"{config.init} knows other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
+            f"{config.init} has other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
             f"than classes={config.classes!r} ({', '.join(classes.names[:3])}, …; {classes.num_classes})"
         )
     network.load_state_dict(model.segmenter.network.state_dict())

@@ -18,14 +18,14 @@ from crfrnn.training.config import TrainingConfig
 
 MOMENTUM = 0.9
 METRIC = "val_miou"
-"""Mean IoU on the validation split, 0 to 1; the CRF, if there is one, with its iterations at test."""
+"""Mean IoU on the validation split, 0 to 1. The CRF, if there is one, runs for `test_iterations`."""
 
 
 class SegmentationTask(LightningModule):
     """Cross-entropy of each pixel that has a class, and the mean IoU of the validation split.
 
-    A step's random numbers follow from the seed, the process and the number of the step, so that a run that goes on
-    after an interruption draws what it would have drawn.
+    The random numbers of a step depend only on the seed, the process and the number of the step. A run that continues
+    after an interruption therefore draws what it would have drawn anyway.
 
     Args:
         segmenter: The network alone, or with the CRF-RNN that trains with it.
@@ -48,7 +48,7 @@ class SegmentationTask(LightningModule):
         self.train()
 
     def train(self, mode: bool = True) -> SegmentationTask:
-        """As for any module, but a frozen network stays in evaluation: no dropout, and its statistics are kept."""
+        """As for any module, but a frozen network stays in evaluation mode: no dropout, and fixed statistics."""
         super().train(mode)
         if self.frozen:
             self.segmenter.network.eval()
@@ -103,7 +103,7 @@ class SegmentationTask(LightningModule):
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The mean of -log softmax over the pixels that have a class, each weighted by its class; 0 if there is none.
+    """The mean of -log softmax over the pixels with a class, each weighted by its class; 0 if no pixel has one.
 
     Args:
         logits: (B, C, H, W).
@@ -130,7 +130,7 @@ def balanced_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
 
 
 def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[dict[str, Any]]:
-    """The weights that learn, by rate and by whether they decay: kernels do, biases, scales and the CRF do not."""
+    """The weights that learn, by learning rate and weight decay: kernels decay; biases, scales and the CRF do not."""
     network = segmenter.network
     encoder = getattr(network, "encoder", network)
     pretrained = set(encoder.parameters()) if isinstance(encoder, nn.Module) else set()

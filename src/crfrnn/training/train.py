@@ -60,7 +60,7 @@ NOISE = (
     ".*treespec, LeafSpec.*",
     "Grad strides do not match.*",
 )
-"""Warnings about what is intended here."""
+"""Warnings about things that are intended here."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TrainingResult:
 
 
 def train(config: TrainingConfig) -> TrainingResult:
-    """Train as configured; go on where an earlier call with the same configuration was interrupted.
+    """Train as configured, or continue where an earlier call with the same configuration was interrupted.
 
     In the folder `config.output`: config.yaml; model.safetensors; for each stage a folder with best.ckpt and last.ckpt;
     training.json with the results of finished stages; logs/ for TensorBoard and as CSV.
@@ -102,7 +102,7 @@ def train(config: TrainingConfig) -> TrainingResult:
                     finished[stage] = run_stage(task, photos, stage, epochs, interruption)
                     write_stages(output, finished)
         except Interrupted:
-            raise KeyboardInterrupt(f"the same settings go on from where {output} ends") from None
+            raise KeyboardInterrupt(f"with the same settings, training continues from where {output} ends") from None
         except SystemExit:  # how Lightning ends at a second Ctrl-C
             raise KeyboardInterrupt from None
     model = output / MODEL
@@ -157,7 +157,7 @@ class EpochLines(Callback):
         self.start = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = time.monotonic()  # an epoch that goes on does not start
+        self.start = time.monotonic()  # on_train_epoch_start is not called for a resumed epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.monotonic()
@@ -174,7 +174,7 @@ class EpochLines(Callback):
 
 
 def check_settings(output: Path, config: TrainingConfig) -> None:
-    """See that a run that has begun in a folder has these settings.
+    """Check that a run which has begun in this folder has the same settings.
 
     Raises: ValueError: naming the settings that differ.
     """
@@ -195,7 +195,7 @@ def check_settings(output: Path, config: TrainingConfig) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this is the one of the processes that train together which prints and writes."""
+    """Whether this process is the one that prints and writes, of those that train together."""
     return getattr(rank_zero_only, "rank", None) in (None, 0)
 
 
@@ -207,7 +207,7 @@ def write_settings(output: Path, config: TrainingConfig) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's remarks about what is intended here."""
+    """Silence Lightning's remarks about things that are intended here."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
