@@ -1,7 +1,7 @@
 """MONAI's CRF and PHLFilter, trainable: gradients reach the logits, and weights and compatibility that are tensors.
 
 Results are MONAI's. Lattices are built once per call, not once per iteration. There may be any number of classes, and
-up to 16 features. Tensors may be on any device; the computation is on the CPU. MetaTensors keep their metadata.
+up to 16 features. The computation is on the device of the tensors. MetaTensors keep their metadata.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
