@@ -146,6 +146,6 @@ def numbers(text: str) -> float | list[float] | NDArray[Any]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number, numbers separated by commas or an .npy file"
+            f"{text!r} is no number, list of numbers separated by commas, or .npy file"
         ) from None
     return values if len(values) > 1 else values[0]
