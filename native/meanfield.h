@@ -4,17 +4,27 @@
 #include <functional>
 #include <vector>
 
+#include "buffer.h"
 #include "exchange.h"
 #include "rows.h"
 
 namespace crfrnn {
+
+// What a mean field did, for those who ask.
+struct Activity {
+  int iterations = 0;         // that were run: fewer than asked for if nothing moved any more
+  std::vector<int> classes;   // of each iteration, how many sent messages
+  Buffer<uint8_t> evaluated;  // iterations asked for × points: whether the point was worked out anew in that iteration
+};
 
 struct MeanFieldSettings {
   ScoreLayout scores;
   int iterations = 0;
   double damping = 0;
   double class_threshold = 0;
+  double tolerance = 0;  // how far the marginals that neighbours see may be off; 0 works everything out in every iteration
   int threads = 1;
+  Activity* activity = nullptr;
 };
 
 // The form in which a mean field returns its last scores a_T, and where.

@@ -128,7 +128,7 @@ std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::ve
                                            int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   require(class_threshold == 0 || !keep_marginals, "mean_field keeps the marginals of all classes or of none");
-  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, threads};
+  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, 0, threads};
   const auto& layout = settings.scores;
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   T* marginals;
@@ -154,7 +154,7 @@ Out<int32_t> mean_field_labels(const Scores<T>& unary, const std::vector<const K
                                const std::vector<In<T>>& couplings, int iterations, double damping, double class_threshold,
                                int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
-  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, threads};
+  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, 0, threads};
   const auto& layout = settings.scores;
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   int32_t* labels;
@@ -170,7 +170,7 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cot
                                                             const std::vector<const Kernel<T>*>& kernels,
                                                             const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                                             const std::vector<In<T>>& couplings, double damping, int threads) {
-  const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, threads};
+  const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, 0, threads};
   const auto& layout = settings.scores;
   require(marginals.shape(1) == cotangent.shape(1) && static_cast<int>(marginals.shape(2)) == padded_channels(layout.classes),
           "marginals are not those that mean_field kept for scores of this shape");

@@ -141,7 +141,7 @@ void gradients() {
   for (int classes : {1, 2, 3, 9, 21, 37})
     for (double damping : {0.0, 0.3})
       for (int threads : {1, 2}) {
-        const MeanFieldSettings settings{{classes, n, false}, 3, damping, 0, threads};
+        const MeanFieldSettings settings{{classes, n, false}, 3, damping, 0, 0, threads};
         const auto unary = random_numbers<double>(classes * n), cotangent = random_numbers<double>(classes * n);
         const auto matrix = random_numbers<double>(classes * classes, 0.3), diagonal = random_numbers<double>(classes, 0.3);
         const std::vector<double> scalar{-0.4};
