@@ -1,4 +1,6 @@
 // Couplings and other loops over the classes of rows.
+#include <algorithm>
+
 #include "epilogue.h"
 #include "loops.h"
 #include "simd.h"
@@ -89,13 +91,26 @@ void update_maxima(const T* q, T* maxima, int channels, int64_t n) {
   });
 }
 
+template <class T>
+void missing_shares(const T* q, T* share, int channels, int64_t n) {
+  std::fill_n(share, n, T(1));
+  for_widths(channels, [&](auto width, int first) {
+    for (int64_t i = 0; i < n; ++i) {
+      T sum = 0;
+      for (int c = 0; c < width(); ++c) sum += q[i * channels + first + c];
+      share[i] -= sum;
+    }
+  });
+}
+
 #define CRFRNN_INSTANTIATE(T)                                                       \
   template void couple_diagonal<T>(const T*, const T*, const T*, T*, int, int64_t); \
   template void couple_matrix<T>(const T*, const T*, const T*, T*, int, int64_t);   \
   template void outer_products<T>(const T*, const T*, T*, int, int64_t);            \
   template void diagonal_products<T>(const T*, const T*, T*, int, int64_t);         \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
-  template void update_maxima<T>(const T*, T*, int, int64_t);
+  template void update_maxima<T>(const T*, T*, int, int64_t);                       \
+  template void missing_shares<T>(const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

@@ -21,9 +21,12 @@ constexpr Loops<T> table() {
       .outer_products = outer_products<T>,
       .diagonal_products = diagonal_products<T>,
       .softmax = softmax<T>,
+      .softmax_with_rest = softmax_with_rest<T>,
+      .exp_sums = exp_sums<T>,
       .softmax_vjp = softmax_vjp<T>,
       .linear_combination = linear_combination<T>,
       .update_maxima = update_maxima<T>,
+      .missing_shares = missing_shares<T>,
       .rows_from_class_major = rows_from_class_major<T>,
       .class_major_from_rows = class_major_from_rows<T>,
   };

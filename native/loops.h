@@ -52,12 +52,18 @@ struct Loops {
   void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
   // Rows are read and written in whole vectors, also beyond the last one.
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
+  // The same with one more class, of score top + log(sum) for each row.
+  void (*softmax_with_rest)(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
+  // top = the largest score of each row; sum = Σ exp(score − top).
+  void (*exp_sums)(const T* scores, T* top, T* sum, int channels, int64_t n);
   // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax.
   void (*softmax_vjp)(const T* q, T* v, int channels, int64_t n);
   // to = a·x + b·y over whole rows.
   void (*linear_combination)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
   // maxima[c] = max(maxima[c], q[c]) over the rows.
   void (*update_maxima)(const T* q, T* maxima, int channels, int64_t n);
+  // share = 1 − Σ_c q[c] of each row.
+  void (*missing_shares)(const T* q, T* share, int channels, int64_t n);
   // Between rows and scores that are class-major: those of a class lie side by side, `stride` after those of the class before.
   // Channel k has the scores of class which[k]; padding channels are set to `pad`.
   void (*rows_from_class_major)(const T* scores, int64_t stride, const int* which, int classes, T pad, T* rows, int channels,
@@ -116,11 +122,17 @@ void diagonal_products(const T* h, const T* q, T* products, int channels, int64_
 template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>
+void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
+template <class T>
+void exp_sums(const T* scores, T* top, T* sum, int channels, int64_t n);
+template <class T>
 void softmax_vjp(const T* q, T* v, int channels, int64_t n);
 template <class T>
 void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
 template <class T>
 void update_maxima(const T* q, T* maxima, int channels, int64_t n);
+template <class T>
+void missing_shares(const T* q, T* share, int channels, int64_t n);
 template <class T>
 void rows_from_class_major(const T* scores, int64_t stride, const int* which, int classes, T pad, T* rows, int channels,
                            int64_t n);

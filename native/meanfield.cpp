@@ -1,41 +1,17 @@
 #include "meanfield.h"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
+#include <optional>
 
 #include "recurrence.h"
+#include "senders.h"
 
 namespace crfrnn {
 namespace {
 
-// Which classes are at least as likely as the threshold at some point, equation (13). Tiles of different chunks may be seen
-// in parallel.
-template <class T>
-class LikelyClasses {
- public:
-  LikelyClasses(double threshold, const Chunks& chunks, int channels)
-      : threshold_(T(threshold)), channels_(channels), maxima_(chunks.count() * channels, T(0)) {}
-
-  void see(const Tile& tile, const T* q) { loops<T>().update_maxima(q, &maxima_[tile.chunk * channels_], channels_, tile.n); }
-
-  // Of the classes that the rows are of; never none, as the likeliest stays.
-  Classes among(const Classes& classes) const {
-    std::vector<T> most(channels_, T(0));
-    for (std::size_t i = 0; i < maxima_.size(); ++i) most[i % channels_] = std::max(most[i % channels_], maxima_[i]);
-    const T threshold = std::min(threshold_, *std::max_element(most.begin(), most.end()));
-    Classes likely;
-    for (std::size_t k = 0; k < classes.size(); ++k)
-      if (most[k] >= threshold) likely.push_back(classes[k]);
-    return likely;
-  }
-
- private:
-  const T threshold_;
-  const int channels_;
-  std::vector<T> maxima_;
-};
-
-// The loop (4), with classes left out as in (13). `mean_field` below shows the order of the steps.
+// The loop (4), with classes left out as in (13) or silent as in (16). `mean_field` below shows the order of the steps.
 template <class T>
 class MeanField {
  public:
@@ -54,40 +30,37 @@ class MeanField {
     });
   }
 
+  // Unlikely classes may be silent from here on.
+  void allow_silence() {
+    if (settings_.tolerance > 0 && settings_.damping == 0 && !marginals_ && all_.size() > 2)
+      silence_.emplace(settings_.tolerance, layout_.classes, pairwise_, points_);
+    if (silence_ && !silence_->allowed()) silence_.reset();
+  }
+  // Whether the silent classes became likelier than they may be: the result is then not to be trusted.
+  bool was_too_silent() const { return silence_ && silence_->is_broken(); }
+
   // Sends q_0 = softmax(U).
   void start() {
-    likely_ = settings_.class_threshold > 0 ? classes_likely_at_start() : all_;
-    state_ = state_of_likely();
-    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* q, T*, T*) {
-      state_->send_marginals(tile, state_->read_unary(tile), q);
+    senders_ = silence_ || settings_.class_threshold > 0 ? senders_among(all_, maxima_at_start()) : all_;
+    state_ = new_state();
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T*, T* spare) {
+      state_->marginals(tile, state_->read_unary(tile, spare), q);
+      state_->send(tile, q);
       keep_marginals(0, tile, q);
     });
+    note_activity(0);
   }
 
   // Receives the messages of q_{t-1} and sends q_t = softmax(a_t).
   void iterate(int t) {
     state_->propagate(points_.team);
-    std::unique_ptr<Recurrence<T>> fewer;
-    if (likely_.size() < state_->classes().size()) {
-      fewer = state_of_likely();
-      state_->stop_sending();
+    if (silence_) {
+      silence_->begin_iteration();
+      t == 1 ? choose_senders() : send_again();
+    } else {
+      leave_out_and_send(t);
     }
-    Recurrence<T>& next = fewer ? *fewer : *state_;
-    const bool lets_go = settings_.class_threshold > 0 && t + 1 < settings_.iterations;
-    LikelyClasses<T> likely(settings_.class_threshold, points_.chunks, next.channels());
-    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T* spare) {
-      state_->receive_scores(tile, a, q);
-      if (fewer) {
-        select_classes(a, state_->classes(), next.classes(), spare, tile.n);
-        next.read_unary(tile);
-        a = spare;
-      }
-      next.send_marginals(tile, a, q);
-      keep_marginals(t, tile, q);
-      if (lets_go) likely.see(tile, q);
-    });
-    if (fewer) state_ = std::move(fewer);
-    if (lets_go) likely_ = likely.among(likely_);
+    note_activity(t);
   }
 
   // Receives the last messages and returns a_T.
@@ -111,19 +84,28 @@ class MeanField {
   }
 
  private:
-  // S_0 of equation (13).
-  Classes classes_likely_at_start() {
-    LikelyClasses<T> likely(settings_.class_threshold, points_.chunks, all_channels_);
+  // The largest q_0 of each class.
+  std::vector<T> maxima_at_start() {
+    ClassMaxima<T> seen(points_.chunks, all_channels_);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
       read_scores(layout_, unary_, tile, all_, T(padding_score), rows);
       loops<T>().softmax(rows, rows, all_channels_, tile.n);
-      likely.see(tile, rows);
+      seen.see(tile, rows);
     });
-    return likely.among(all_);
+    return seen.maxima();
   }
 
-  std::unique_ptr<Recurrence<T>> state_of_likely() const {
-    return std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, likely_);
+  // The classes that send next.
+  Classes senders_among(const Classes& classes, const std::vector<T>& maxima) {
+    return silence_ ? silence_->senders_among(classes, maxima) : likely_among(classes, maxima, settings_.class_threshold);
+  }
+
+  // Classes that do not send are left out, or they are the rest.
+  std::unique_ptr<Recurrence<T>> new_state() const {
+    Classes rest;
+    if (silence_)
+      std::set_difference(all_.begin(), all_.end(), senders_.begin(), senders_.end(), std::back_inserter(rest));
+    return std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_, rest);
   }
 
   void keep_marginals(int t, const Tile& tile, const T* q) {
@@ -131,8 +113,70 @@ class MeanField {
     if (marginals_) std::copy_n(q, tile.n * channels, marginals_ + (t * layout_.points + tile.begin) * channels);
   }
 
-  // Rows of all classes with the scores of those that were left out. They sent nothing, but full matrices couple them to the
-  // classes in play: they have U less the last messages of these. Rows of the classes in play are overwritten later.
+  // Equation (13): the classes in play are those that were likely enough in the iteration before.
+  void leave_out_and_send(int t) {
+    std::unique_ptr<Recurrence<T>> fewer;
+    if (senders_.size() < state_->classes().size()) {
+      fewer = new_state();
+      state_->stop_sending();
+    }
+    Recurrence<T>& next = fewer ? *fewer : *state_;
+    const bool lets_go = settings_.class_threshold > 0 && t + 1 < settings_.iterations;
+    ClassMaxima<T> seen(points_.chunks, next.channels());
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T* spare) {
+      state_->receive_scores(tile, a, q);
+      if (fewer) {
+        select_classes(a, state_->classes(), next.classes(), T(padding_score), spare, tile.n);
+        next.read_unary(tile, q);
+        a = spare;
+      }
+      next.marginals(tile, a, q);
+      next.send(tile, q);
+      keep_marginals(t, tile, q);
+      if (lets_go) seen.see(tile, q);
+    });
+    if (fewer) state_ = std::move(fewer);
+    if (lets_go) senders_ = senders_among(senders_, seen.maxima());
+  }
+
+  // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
+  void choose_senders() {
+    ClassMaxima<T> seen(points_.chunks, state_->channels());
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* spare, T*) {
+      T* const q = state_->unary_rows(tile);
+      state_->receive_scores(tile, a, spare);
+      state_->marginals(tile, a, q);
+      silence_->see(tile, q, state_->channels(), a);
+      seen.see(tile, q);
+    });
+    state_->stop_sending();
+    senders_ = senders_among(senders_, seen.maxima());
+    auto next = new_state();
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T*, T* spare) {
+      next->read_unary(tile, spare);
+      select_classes(state_->unary_rows(tile), state_->classes(), next->classes(), T(0), q, tile.n);
+      next->send(tile, q);
+    });
+    state_ = std::move(next);
+  }
+
+  void send_again() {
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T*) {
+      state_->receive_scores(tile, a, q);
+      state_->marginals(tile, a, q);
+      state_->send(tile, q);
+      silence_->see(tile, q, state_->channels(), a);
+    });
+  }
+
+  void note_activity(int t) {
+    if (!settings_.activity) return;
+    settings_.activity->iterations = t + 1;
+    settings_.activity->classes.push_back(static_cast<int>(state_->classes().size()));
+  }
+
+  // Rows of all classes with the scores of those that did not send. Full matrices couple them to the classes in play: they have
+  // U less the last messages of these. Rows of the classes in play are overwritten later.
   void receive_left_out(const std::vector<PaddedCoupling<T>>& to_all, const Tile& tile, T* a, T* in_play, T* message) const {
     read_scores(layout_, unary_, tile, all_, T(padding_score), a);
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
@@ -164,7 +208,8 @@ class MeanField {
   TileTeam points_;
   const Classes all_;
   const int all_channels_;
-  Classes likely_;  // S_t: the classes that send from the next iteration on
+  std::optional<Silence<T>> silence_;
+  Classes senders_;  // the classes that send from the next iteration on
   std::unique_ptr<Recurrence<T>> state_;
   T* scores_ = nullptr;  // the result, unless that is labels
 };
@@ -174,11 +219,15 @@ class MeanField {
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
                 const MeanFieldResult<T>& result, T* marginals) {
-  MeanField<T> field(settings, unary, pairwise, result, marginals);
-  if (settings.iterations == 0) return field.return_unary();
-  field.start();
-  for (int t = 1; t < settings.iterations; ++t) field.iterate(t);
-  field.finish();
+  for (const bool silently : {true, false}) {
+    MeanField<T> field(settings, unary, pairwise, result, marginals);
+    if (settings.iterations == 0) return field.return_unary();
+    if (settings.activity) settings.activity->classes.clear();
+    if (silently) field.allow_silence();
+    field.start();
+    for (int t = 1; t < settings.iterations && !field.was_too_silent(); ++t) field.iterate(t);
+    if (!field.was_too_silent()) return field.finish();
+  }
 }
 
 template void mean_field<float>(const MeanFieldSettings&, const float*, const std::vector<Pairwise<float>>&,

@@ -73,16 +73,16 @@ void likeliest_classes(const T* rows, int classes, int64_t n, int32_t* labels) {
   }
 }
 
-// n rows of the classes `from` to rows of the classes `to`, a subset. Padding channels become padding_score.
+// n rows of the classes `from` to rows of the classes `to`, a subset. Padding channels become `pad`.
 template <class T>
-void select_classes(const T* rows, const Classes& from, const Classes& to, T* selected, int64_t n) {
+void select_classes(const T* rows, const Classes& from, const Classes& to, T pad, T* selected, int64_t n) {
   const int channels = padded_channels(static_cast<int>(from.size())), count = static_cast<int>(to.size());
   const int selected_channels = padded_channels(count);
   for (int k = 0, source = 0; k < selected_channels; ++k) {
     if (k < count)
       while (from[source] != to[k]) ++source;
     for (int64_t i = 0; i < n; ++i)
-      selected[i * selected_channels + k] = k < count ? rows[i * channels + source] : T(padding_score);
+      selected[i * selected_channels + k] = k < count ? rows[i * channels + source] : pad;
   }
 }
 

@@ -71,6 +71,19 @@ template <int K, bool Second, class T, int W>
 CRFRNN_INLINE Vec<T, W> interleaved(Vec<T, W> a, Vec<T, W> b) {
   return interleave_lanes<K, Second, T, W>(a, b, std::make_integer_sequence<int, W>{});
 }
+// W numbers, of which every G neighbours are one of those at p.
+template <int G, class T, int W>
+CRFRNN_INLINE Vec<T, W> spread(const T* p) {
+  if constexpr (G == 1) {
+    Vec<T, W> v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  } else if constexpr (G == W) {
+    return Vec<T, W>{} + p[0];
+  } else {
+    return joined<T, W / 2>(spread<G, T, W / 2>(p), spread<G, T, W / 2>(p + W / 2 / G));
+  }
+}
 CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1); }
 #else
@@ -115,6 +128,12 @@ template <int K, bool Second, class T, int W>
 CRFRNN_INLINE Vec<T, W> interleaved(Vec<T, W> a, Vec<T, W> b) {
   Vec<T, W> r;
   for (int i = 0; i < W; ++i) r.lane[i] = Second ? (i & K ? b.lane[i] : a.lane[i + K]) : (i & K ? b.lane[i - K] : a.lane[i]);
+  return r;
+}
+template <int G, class T, int W>
+CRFRNN_INLINE Vec<T, W> spread(const T* p) {
+  Vec<T, W> r;
+  for (int i = 0; i < W; ++i) r.lane[i] = p[i / G];
   return r;
 }
 CRFRNN_INLINE void prefetch(const void*) {}

@@ -1,4 +1,6 @@
 // Softmax over the classes of a row.
+#include <cmath>
+
 #include "loops.h"
 #include "simd.h"
 
@@ -29,15 +31,36 @@ CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
   }
 }
 
+// One more class beside those of the rows, which shares their softmax: of score top + log(sum) for each row.
+template <class T>
+struct Rest {
+  // For a vector with every G lanes of one row: the larger of the tops, and the term of the rest in the sum.
+  template <int G>
+  CRFRNN_INLINE Vec<T, lanes<T>> larger_top(Vec<T, lanes<T>> largest, int64_t row) const {
+    return Max{}(largest, spread<G, T, lanes<T>>(top + row));
+  }
+  template <int G>
+  CRFRNN_INLINE Vec<T, lanes<T>> term(Vec<T, lanes<T>> largest, int64_t row) const {
+    return spread<G, T, lanes<T>>(sum + row) * exp_nonpositive<T, lanes<T>>(spread<G, T, lanes<T>>(top + row) - largest);
+  }
+  const T *top, *sum;
+};
+struct NoRest {};
+
 // Rows of G numbers, narrower than a piece.
-template <class T, int G>
-void softmax_narrow(const T* scores, T* q, int64_t n) {
+template <class T, int G, class R>
+void softmax_narrow(const T* scores, T* q, int64_t n, const R& rest) {
   constexpr int L = lanes<T>;
+  constexpr bool has_rest = std::is_same_v<R, Rest<T>>;
   using V = Vec<T, L>;
   for (int64_t i = 0; i < n * G; i += L) {
     const V a = load<V>(scores + i);
-    const V e = exp_nonpositive<T, L>(a - reduce_groups<G, T, L>(a, Max{}));
-    const V result = e / reduce_groups<G, T, L>(e, Sum{});
+    V top = reduce_groups<G, T, L>(a, Max{});
+    if constexpr (has_rest) top = rest.template larger_top<G>(top, i / G);
+    const V e = exp_nonpositive<T, L>(a - top);
+    V total = reduce_groups<G, T, L>(e, Sum{});
+    if constexpr (has_rest) total = total + rest.template term<G>(top, i / G);
+    const V result = e / total;
     std::memcpy(q + i, &result, sizeof result);
   }
 }
@@ -53,9 +76,10 @@ void softmax_vjp_narrow(const T* q, T* v, int64_t n) {
 }
 
 // Rows of any whole number of pieces. Where it is known at compile time (Pieces > 0) the row stays in registers.
-template <class T, int Pieces>
-void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
+template <class T, int Pieces, class R>
+void softmax_wide(const T* scores, T* q, int channels, int64_t n, const R& rest) {
   constexpr int S = piece<T>, L = lanes<T>;
+  constexpr bool has_rest = std::is_same_v<R, Rest<T>>;
   using V = Vec<T, L>;
   const int pieces = Pieces ? Pieces : channels / S;
   V row[Pieces ? Pieces : 1];
@@ -63,6 +87,7 @@ void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
     V top = load_pieces(scores, channels);
     for (int k = 1; k < pieces; ++k) top = Max{}(top, load_pieces(scores + k * S, channels));
     top = reduce_groups<S, T, L>(top, Max{});
+    if constexpr (has_rest) top = rest.template larger_top<S>(top, i);
     V total{};
     for (int k = 0; k < pieces; ++k) {
       const V e = exp_nonpositive<T, L>(load_pieces(scores + k * S, channels) - top);
@@ -73,7 +98,9 @@ void softmax_wide(const T* scores, T* q, int channels, int64_t n) {
         store_pieces<T>(e, q + k * S, channels);
       }
     }
-    const V inverse = (V{} + T(1)) / reduce_groups<S, T, L>(total, Sum{});
+    total = reduce_groups<S, T, L>(total, Sum{});
+    if constexpr (has_rest) total = total + rest.template term<S>(top, i);
+    const V inverse = (V{} + T(1)) / total;
     for (int k = 0; k < pieces; ++k)
       store_pieces<T>((Pieces > 0 ? row[k % (Pieces ? Pieces : 1)] : load_pieces(q + k * S, channels)) * inverse, q + k * S,
                       channels);
@@ -105,20 +132,52 @@ CRFRNN_INLINE bool if_narrow(int channels, F f) {
   return true;
 }
 
-template <class T>
-void softmax(const T* scores, T* q, int channels, int64_t n) {
-  if (if_narrow<T>(channels, [&](auto width) { softmax_narrow<T, width()>(scores, q, n); })) return;
+template <class T, class R>
+void softmax_of(const T* scores, T* q, int channels, int64_t n, const R& rest) {
+  if (if_narrow<T>(channels, [&](auto width) { softmax_narrow<T, width()>(scores, q, n, rest); })) return;
   switch (channels / piece<T>) {
     case 1:
-      return softmax_wide<T, 1>(scores, q, channels, n);
+      return softmax_wide<T, 1>(scores, q, channels, n, rest);
     case 2:
-      return softmax_wide<T, 2>(scores, q, channels, n);
+      return softmax_wide<T, 2>(scores, q, channels, n, rest);
     case 3:
-      return softmax_wide<T, 3>(scores, q, channels, n);
+      return softmax_wide<T, 3>(scores, q, channels, n, rest);
     case 4:
-      return softmax_wide<T, 4>(scores, q, channels, n);
+      return softmax_wide<T, 4>(scores, q, channels, n, rest);
     default:
-      return softmax_wide<T, 0>(scores, q, channels, n);
+      return softmax_wide<T, 0>(scores, q, channels, n, rest);
+  }
+}
+
+template <class T>
+void softmax(const T* scores, T* q, int channels, int64_t n) {
+  softmax_of(scores, q, channels, n, NoRest{});
+}
+
+template <class T>
+void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n) {
+  softmax_of(scores, q, channels, n, Rest<T>{top, sum});
+}
+
+// Of rows of a whole number of pieces; narrower ones are rare.
+template <class T>
+void exp_sums(const T* scores, T* top, T* sum, int channels, int64_t n) {
+  constexpr int S = piece<T>;
+  using V = Vec<T, S>;
+  for (int64_t i = 0; i < n; ++i, scores += channels) {
+    T largest = scores[0], total = 0;
+    if (channels < S) {
+      for (int c = 1; c < channels; ++c) largest = scores[c] > largest ? scores[c] : largest;
+      for (int c = 0; c < channels; ++c) total += std::exp(scores[c] - largest);
+    } else {
+      V tops = load<V>(scores), totals{};
+      for (int c = S; c < channels; c += S) tops = Max{}(tops, load<V>(scores + c));
+      tops = reduce_groups<S, T, S>(tops, Max{});
+      for (int c = 0; c < channels; c += S) totals = totals + exp_nonpositive<T, S>(load<V>(scores + c) - tops);
+      totals = reduce_groups<S, T, S>(totals, Sum{});
+      largest = tops[0], total = totals[0];
+    }
+    top[i] = largest, sum[i] = total;
   }
 }
 
@@ -128,8 +187,10 @@ void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
     softmax_vjp_wide(q, v, channels, n);
 }
 
-#define CRFRNN_INSTANTIATE(T)                           \
-  template void softmax<T>(const T*, T*, int, int64_t); \
+#define CRFRNN_INSTANTIATE(T)                                                            \
+  template void softmax<T>(const T*, T*, int, int64_t);                                  \
+  template void softmax_with_rest<T>(const T*, const T*, const T*, T*, int, int64_t);       \
+  template void exp_sums<T>(const T*, T*, T*, int, int64_t);                             \
   template void softmax_vjp<T>(const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
