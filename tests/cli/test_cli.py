@@ -118,8 +118,8 @@ def test_overlay_tints_the_photo(files: Path, photo: np.ndarray, name: str) -> N
 
 def test_it_says_what_it_did(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("scores.npy", np.arange(2.0)[:, None, None] * np.ones((2, HEIGHT, WIDTH)))
-    assert status("refine scores.npy photo.png -o new/folder/labels.png") == 0
-    assert "labels.png: 26×18, 2 classes, 0.0% of pixels changed, " in capsys.readouterr().out
+    assert status("refine scores.npy photo.png -o new/folder/labels.png --tolerance 0") == 0
+    assert "labels.png: 26×18, 2 classes, 10 iterations, 0.0% of pixels changed, " in capsys.readouterr().out
     assert (labels_of(files / "new/folder/labels.png") == 1).all()
 
 
