@@ -49,8 +49,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
-            `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the weights
-            at the start.
+            `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the
+            weights at the start.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
