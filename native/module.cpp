@@ -5,12 +5,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <tuple>
 
 #include "exact.h"
 #include "filter.h"
@@ -120,16 +122,41 @@ std::vector<Pairwise<T>> pairwise_terms(const ScoreLayout& layout, const std::ve
   return terms;
 }
 
-template <class T>
-std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
-                                           const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                           const std::vector<In<T>>& couplings, int iterations, double damping,
-                                           double class_threshold, bool keep_marginals, bool return_probabilities,
-                                           int threads) {
-  require(iterations >= 0, "mean_field needs iterations >= 0");
-  require(class_threshold == 0 || !keep_marginals, "mean_field keeps the marginals of all classes or of none");
-  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, 0, threads};
+// What a mean field did: how many iterations ran, how many classes sent in each, and, if asked, the points worked out in
+// each (iterations asked for × points).
+using Happened = std::tuple<int, std::vector<int>, std::optional<Out<uint8_t>>>;
+
+// The points are recorded where there is memory for them.
+Activity new_activity(int iterations, int64_t points, bool return_evaluated) {
+  Activity activity;
+  if (return_evaluated) activity.evaluated = Buffer<uint8_t>(iterations * points);
+  return activity;
+}
+
+Happened happened(Activity activity, const MeanFieldSettings& settings, bool return_evaluated) {
   const auto& layout = settings.scores;
+  if (activity.iterations == 0) {
+    activity.iterations = settings.iterations;
+    activity.classes.assign(static_cast<std::size_t>(settings.iterations), layout.classes);
+    std::fill(activity.evaluated.begin(), activity.evaluated.end(), uint8_t{1});
+  }
+  if (!return_evaluated) return {activity.iterations, std::move(activity.classes), std::nullopt};
+  const auto rows = static_cast<std::size_t>(settings.iterations), points = static_cast<std::size_t>(layout.points);
+  return {activity.iterations, std::move(activity.classes), as_array(std::move(activity.evaluated), {rows, points})};
+}
+
+template <class T>
+std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
+                                                      const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                                                      const std::vector<In<T>>& couplings, int iterations, double damping,
+                                                      double class_threshold, double tolerance, bool keep_marginals,
+                                                      bool return_probabilities, bool return_evaluated, int threads) {
+  require(iterations >= 0, "mean_field needs iterations >= 0");
+  require((class_threshold == 0 && tolerance == 0) || !keep_marginals,
+          "mean_field keeps the marginals of all classes and points or of none");
+  const auto layout = layout_of(unary);
+  Activity activity = new_activity(iterations, layout.points, return_evaluated);
+  const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   T* marginals;
   Buffer<T> scores;
@@ -145,24 +172,29 @@ std::pair<Out<T>, Out<T>> mean_field_array(const Scores<T>& unary, const std::ve
     const MeanFieldResult<T> result{return_probabilities ? Form::probabilities : Form::logits, new_scores};
     mean_field(settings, unary.data(), terms, result, keep_marginals ? marginals : nullptr);
   }
-  return {scores_array(std::move(scores), layout), std::move(marginals_array)};
+  return {scores_array(std::move(scores), layout), std::move(marginals_array),
+          happened(std::move(activity), settings, return_evaluated)};
 }
 
 template <class T>
-Out<int32_t> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
-                               const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                               const std::vector<In<T>>& couplings, int iterations, double damping, double class_threshold,
-                               int threads) {
+std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
+                                                    const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                                                    const std::vector<In<T>>& couplings, int iterations, double damping,
+                                                    double class_threshold, double tolerance, bool return_evaluated,
+                                                    int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
-  const MeanFieldSettings settings{layout_of(unary), iterations, damping, class_threshold, 0, threads};
-  const auto& layout = settings.scores;
+  const auto layout = layout_of(unary);
+  Activity activity = new_activity(iterations, layout.points, return_evaluated);
+  const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   int32_t* labels;
   auto labels_array = new_array<int32_t>({unary.shape(1)}, &labels);
-  nb::gil_scoped_release unlocked;
-  const MeanFieldResult<T> result{MeanFieldResult<T>::Form::labels, nullptr, labels};
-  mean_field<T>(settings, unary.data(), terms, result, nullptr);
-  return labels_array;
+  {
+    nb::gil_scoped_release unlocked;
+    const MeanFieldResult<T> result{MeanFieldResult<T>::Form::labels, nullptr, labels};
+    mean_field<T>(settings, unary.data(), terms, result, nullptr);
+  }
+  return {std::move(labels_array), happened(std::move(activity), settings, return_evaluated)};
 }
 
 template <class T>
@@ -249,9 +281,10 @@ void bind(nb::module_& m, const std::string& bits) {
           },
           "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "iterations"_a, "damping"_a, "class_threshold"_a, "keep_marginals"_a, "return_probabilities"_a, "threads"_a);
+        "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep_marginals"_a, "return_probabilities"_a,
+        "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "iterations"_a, "damping"_a, "class_threshold"_a, "threads"_a);
+        "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
         "post"_a, "couplings"_a, "damping"_a, "threads"_a);
 }

@@ -24,6 +24,7 @@ except ImportError as error:
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Spatial
 from crfrnn.files.parameter_files import load_parameters, save_parameters
+from crfrnn.inference.activity import Activity
 from crfrnn.inference.energy import energy, kl_divergence, mean_field_trace
 from crfrnn.inference.meanfield import (
     MeanFieldGradients,
@@ -45,6 +46,7 @@ from crfrnn.unary import unary_from_labels, unary_from_probabilities
 __all__ = [
     "CRF",
     "PRESETS",
+    "Activity",
     "Bilateral",
     "CRFParameters",
     "Exact",

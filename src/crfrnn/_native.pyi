@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Happened = tuple[int, list[int], NDArray[np.uint8] | None]  # iterations run, classes sent in each, points evaluated
 
 def info() -> dict[str, str | int]: ...
 def release_memory() -> int: ...
@@ -62,10 +63,12 @@ def mean_field32(
     iterations: int,
     damping: float,
     class_threshold: float,
+    tolerance: float,
     keep_marginals: bool,
     return_probabilities: bool,
+    return_evaluated: bool,
     threads: int,
-) -> tuple[F32, F32]: ...
+) -> tuple[F32, F32, Happened]: ...
 def mean_field64(
     unary: F64,
     kernels: Sequence[Kernel64],
@@ -75,10 +78,12 @@ def mean_field64(
     iterations: int,
     damping: float,
     class_threshold: float,
+    tolerance: float,
     keep_marginals: bool,
     return_probabilities: bool,
+    return_evaluated: bool,
     threads: int,
-) -> tuple[F64, F64]: ...
+) -> tuple[F64, F64, Happened]: ...
 def mean_field_labels32(
     unary: F32,
     kernels: Sequence[Kernel32],
@@ -88,8 +93,10 @@ def mean_field_labels32(
     iterations: int,
     damping: float,
     class_threshold: float,
+    tolerance: float,
+    return_evaluated: bool,
     threads: int,
-) -> NDArray[np.int32]: ...
+) -> tuple[NDArray[np.int32], Happened]: ...
 def mean_field_vjp32(
     cotangent: F32,
     marginals: F32,
@@ -109,8 +116,10 @@ def mean_field_labels64(
     iterations: int,
     damping: float,
     class_threshold: float,
+    tolerance: float,
+    return_evaluated: bool,
     threads: int,
-) -> NDArray[np.int32]: ...
+) -> tuple[NDArray[np.int32], Happened]: ...
 def mean_field_vjp64(
     cotangent: F64,
     marginals: F64,

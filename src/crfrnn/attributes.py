@@ -72,6 +72,7 @@ class CrfAttributes:
     theta_gamma = _theta("theta_gamma")
     num_iterations = _of_solver("iterations")
     damping = _of_solver("damping")
+    tolerance = _of_solver("tolerance")
 
     @property
     def crf(self) -> CRF:

@@ -164,15 +164,18 @@ class MeanField:
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         class_threshold: A class is left out of filtering as soon as its probability is below this everywhere; 0
             filters all classes. docs/algorithm.md, section 6, gives the rule and the error.
+        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
+            any more; 0 works everything out in every iteration (docs/algorithm.md, section 8).
     """
 
     iterations: int = 10
     damping: float = 0.0
     class_threshold: float = 0.0
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         _set(self, "iterations", whole_number(self.iterations, "iterations"))
-        for name in ("damping", "class_threshold"):
+        for name in ("damping", "class_threshold", "tolerance"):
             _set(self, name, proper_fraction(getattr(self, name), name))
 
 

@@ -36,6 +36,8 @@ class CRFParameters:
             the error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
         class_threshold: A class is left out of filtering as soon as its probability is below this everywhere; 0
             filters all classes. docs/algorithm.md, section 6, gives the rule and the error.
+        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
+            any more; 0 works everything out in every iteration (docs/algorithm.md, section 8).
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels (docs/accuracy.md). The exact filter goes
             with spatial="grid" and without neighbour_rounds.
@@ -54,6 +56,7 @@ class CRFParameters:
     damping: float = 0.0
     neighbour_rounds: int = 0
     class_threshold: float = 0.0
+    tolerance: float = MeanField.tolerance
     filter: Filter = "lattice"
 
     def __post_init__(self) -> None:
@@ -112,7 +115,7 @@ class CRFParameters:
             Kernel(Spatial(self.theta_gamma), self.spatial_weight, spatial, self.normalization),
             Kernel(Bilateral(self.theta_alpha, self.theta_beta), self.bilateral_weight, bilateral, self.normalization),
         ]
-        solver = MeanField(self.iterations, self.damping, self.class_threshold)
+        solver = MeanField(self.iterations, self.damping, self.class_threshold, self.tolerance)
         return CRF(kernels, self.compatibility, solver), lattice
 
     def _set(self, name: str, value: object) -> None:

@@ -1,8 +1,9 @@
 """Refines the scores of a network with the image that it saw, in one call."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, mask_array, score_array
 from crfrnn.crf import CRF
 from crfrnn.files.parameter_files import crf_of
+from crfrnn.inference.activity import Activity
 from crfrnn.inference.coupling import fewest_axes
-from crfrnn.inference.solver import solver_for
+from crfrnn.inference.solver import observed, solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
 from crfrnn.kernels.build import given_mapping
 from crfrnn.kernels.features import Guide
@@ -25,6 +27,40 @@ from crfrnn.unary import UNKNOWN_LABEL, unary_from_labels, unary_from_probabilit
 Input = Literal["logits", "probabilities", "labels"]
 
 
+@overload
+def refine(
+    scores: ArrayLike,
+    image: ArrayLike | None,
+    parameters: CRFParameters | CRF | str | Path = ...,
+    *,
+    input: Input = ...,
+    num_classes: int | None = ...,
+    mask: ArrayLike | None = ...,
+    given: Mapping[str, Any] | None = ...,
+    spacing: float | Sequence[float] | None = ...,
+    origin: Sequence[int] | None = ...,
+    return_labels: bool = ...,
+    return_activity: Literal[False] = ...,
+    device: str | None = ...,
+    threads: int | None = ...,
+) -> NDArray[Any]: ...
+@overload
+def refine(
+    scores: ArrayLike,
+    image: ArrayLike | None,
+    parameters: CRFParameters | CRF | str | Path = ...,
+    *,
+    input: Input = ...,
+    num_classes: int | None = ...,
+    mask: ArrayLike | None = ...,
+    given: Mapping[str, Any] | None = ...,
+    spacing: float | Sequence[float] | None = ...,
+    origin: Sequence[int] | None = ...,
+    return_labels: bool = ...,
+    return_activity: Literal[True],
+    device: str | None = ...,
+    threads: int | None = ...,
+) -> tuple[NDArray[Any], Activity]: ...
 def refine(
     scores: ArrayLike,
     image: ArrayLike | None,
@@ -37,9 +73,10 @@ def refine(
     spacing: float | Sequence[float] | None = None,
     origin: Sequence[int] | None = None,
     return_labels: bool = False,
+    return_activity: bool = False,
     device: str | None = None,
     threads: int | None = None,
-) -> NDArray[Any]:
+) -> NDArray[Any] | tuple[NDArray[Any], Activity]:
     """Refine class scores of an image, a volume or a signal with a dense CRF.
 
     Args:
@@ -60,11 +97,13 @@ def refine(
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
         return_labels: Return the likeliest class of each pixel instead, which is faster.
+        return_activity: Return an `Activity` too: how many iterations ran, and what was worked out in them. It is not
+            known of a device.
         device: A device of torch to compute on, such as "cuda"; None is the native core, for the CPU.
         threads: None is `default_threads()`. The result is the same, bit for bit, for any number.
     Returns: Probabilities (C, *spatial), summing to 1 over classes; for one channel, (1, *spatial) of the foreground.
         They are float64 if the scores are, otherwise float32. Or labels (*spatial), uint8 for up to 256 classes; for
-        one channel, 1 is the foreground.
+        one channel, 1 is the foreground. With `return_activity`, a tuple of that and the activity.
     Raises:
         TypeError: if an array holds anything but real numbers, or labels are not integers.
         ValueError: if shapes do not match, values are not finite, parameters do not fit classes or channels, or the
@@ -89,20 +128,34 @@ def refine(
         given_mapping(given),
         origin,
     )
+    output: Output = "labels" if return_labels else "probabilities"
+    activity: Activity | None = None
     if device is not None:
+        if return_activity:
+            raise ValueError(f"return_activity=True does not go with device={device!r}: leave one of them out")
         from crfrnn.torch.arrays import refine_on
 
-        result = refine_on(device, unary, crf, guide, spacing, "labels" if return_labels else "probabilities")
+        result = refine_on(device, unary, crf, guide, spacing, output)
     else:
-        result = _refined(unary, crf, guide, spacing, "labels" if return_labels else "probabilities", count)
+        result, activity = _refined(unary, crf, guide, spacing, output, return_activity, count)
     if return_labels:
-        return result.astype(label_dtype(classes))
-    return result[1:] if binary else result
+        result = result.astype(label_dtype(classes))
+    elif binary:
+        result = result[1:]
+    if activity is None:
+        return result
+    return result, replace(activity, evaluated=activity.evaluated.reshape(activity.iterations, *grid))
 
 
 def _refined(
-    unary: Array, crf: CRF, guide: Guide, spacing: float | Sequence[float] | None, output: Output, threads: int
-) -> NDArray[Any]:
+    unary: Array,
+    crf: CRF,
+    guide: Guide,
+    spacing: float | Sequence[float] | None,
+    output: Output,
+    return_activity: bool,
+    threads: int,
+) -> tuple[NDArray[Any], Activity | None]:
     """`refine` by the native core."""
     classes, points = len(unary), unary[0].size
     require_memory(
@@ -111,10 +164,12 @@ def _refined(
     )
     terms = build_terms(crf, guide, spacing, unary.dtype, threads)
     couplings = [fewest_axes(matrix) for matrix in checked_couplings(unary.shape, terms, crf.compatibility)[0]]
-    solver = solver_for(crf.solver)
-    rows = unary.reshape(classes, points)
-    result, _ = solver.forward(crf.solver, rows, terms, couplings, output, False, threads)
-    return result.reshape(guide.grid if output == "labels" else unary.shape)
+    rows, activity = unary.reshape(classes, points), None
+    if return_activity:
+        result, activity = observed(crf.solver, rows, terms, couplings, output, threads)
+    else:
+        result, _ = solver_for(crf.solver).forward(crf.solver, rows, terms, couplings, output, False, threads)
+    return result.reshape(guide.grid if output == "labels" else unary.shape), activity
 
 
 def _check_weights(crf: CRF, classes: int) -> None:

@@ -12,7 +12,7 @@ from threading import Condition
 
 from crfrnn.cli.inputs import INPUT_SUFFIXES
 from crfrnn.cli.outputs import folder_suffix, folder_suffixes
-from crfrnn.cli.refine import Refinement
+from crfrnn.cli.refine import Refinement, iterations_run
 from crfrnn.cli.usage import UsageError
 from crfrnn.files.photos import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
 from crfrnn.files.progress import progress
@@ -42,25 +42,26 @@ def refine_folder(
     threads = 1 if alone else thread_count(refinement.threads)
     memory = Memory(half_of_memory())
 
-    def work(stem: str) -> None:
+    def work(stem: str) -> int | None:
         scores_paths, image_paths = files[stem]
         pair = refinement.read(single(scores_paths, stem, scores), single(image_paths, stem, images))
         path = output / (stem + folder_suffix(chosen_format, pair))
         if alone:
-            refinement.write(pair, path, chosen_format)
-            return
+            return refinement.write(pair, path, chosen_format).iterations
         needed = refinement.bytes_needed(pair)
         with memory.taken(needed):
             at_a_time = max(1, min(threads, memory.total // needed))
-            replace(refinement, threads=threads // at_a_time).write(pair, path, chosen_format)
+            fewer = replace(refinement, threads=threads // at_a_time)
+            return fewer.write(pair, path, chosen_format).iterations
 
-    failures = {}
+    failures, ran = {}, []
     with ThreadPoolExecutor(threads) as pool:
-        futures: dict[Future[None], str] = {pool.submit(work, stem): stem for stem in todo}
+        futures: dict[Future[int | None], str] = {pool.submit(work, stem): stem for stem in todo}
         try:
             for _, future in zip(progress(todo, "refine"), as_completed(futures), strict=True):
                 try:
-                    future.result()
+                    if (iterations := future.result()) is not None:
+                        ran.append(iterations)
                 except (ValueError, TypeError, OSError, MemoryError) as error:
                     failures[futures[future]] = " ".join(str(error).split())
         except BaseException:
@@ -70,6 +71,7 @@ def refine_folder(
         print(f"failed: {stem}: {failures[stem]}", file=sys.stderr)
     print(
         f"{output}: {len(todo) - len(failures)} refined, {len(files) - len(todo)} already there, {len(failures)} failed"
+        + (f"; {iterations_run(ran, refinement.crf)}" if ran else "")
     )
     return 1 if failures else 0
 

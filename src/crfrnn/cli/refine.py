@@ -77,11 +77,13 @@ class Written:
 
     Attributes:
         result: Labels or probabilities; None if it was tiled.
+        iterations: How many ran; None if it was tiled, or refined on a device.
         tiles: The tiles; empty if it was not tiled.
         remark: How parameters were fitted to the pair.
     """
 
     result: NDArray[Any] | None
+    iterations: int | None
     tiles: Sequence[Tile]
     remark: str
 
@@ -139,8 +141,8 @@ class Refinement:
         """
         fitted, remark = self._fitted(pair)
         if self.tiling is None:
-            return Written(fitted._write_whole(pair, output, output_format), (), remark)
-        return Written(None, fitted._write_tiled(pair, output, output_format, self.tiling, show), remark)
+            return Written(*fitted._write_whole(pair, output, output_format), (), remark)
+        return Written(None, None, fitted._write_tiled(pair, output, output_format, self.tiling, show), remark)
 
     def bytes_needed(self, pair: Pair) -> int:
         """About how many bytes `write` takes for a pair that is not tiled."""
@@ -167,21 +169,23 @@ class Refinement:
             remark += f" (θ_β {', '.join(f'{level:.3g}' for level in levels)})"
         return replace(self, crf=crf, spacing=spacing), remark
 
-    def _write_whole(self, pair: Pair, output: Path, output_format: str) -> NDArray[Any]:
-        """Labels or probabilities, as written."""
-        result = refine(
-            pair.scores,
-            pair.image,
-            self.crf,
-            input=pair.kind,
-            num_classes=self.num_classes,
-            spacing=self.spacing,
-            return_labels=output_format in LABELS,
-            device=self.device,
-            threads=self.threads,
-        )
+    def _write_whole(self, pair: Pair, output: Path, output_format: str) -> tuple[NDArray[Any], int | None]:
+        """Labels or probabilities, as written, and how many iterations ran, if that is known."""
+        options: dict[str, Any] = {
+            "input": pair.kind,
+            "num_classes": self.num_classes,
+            "spacing": self.spacing,
+            "return_labels": output_format in LABELS,
+            "threads": self.threads,
+        }
+        iterations = None
+        if self.device is None:
+            result, activity = refine(pair.scores, pair.image, self.crf, return_activity=True, **options)
+            iterations = activity.iterations
+        else:
+            result = refine(pair.scores, pair.image, self.crf, device=self.device, **options)
         write_result(output, output_format, result, pair, self.spacing)
-        return result
+        return result, iterations
 
     def _write_tiled(self, pair: Pair, output: Path, output_format: str, tiling: Tiling, show: Show) -> list[Tile]:
         """Refine tile by tile and write. Returns the tiles."""
@@ -226,9 +230,10 @@ def refine_file(refinement: Refinement, scores: Path, image: Path, output: Path,
     written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
     size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
-    print(
-        f"{output}: {size}, {classes} classes{pair.remark}{written.remark}, {outcome(pair, written)}, {seconds:.2f} s"
-    )
+    done = outcome(pair, written)
+    if written.iterations is not None:
+        done = f"{iterations_run([written.iterations], refinement.crf)}, {done}"
+    print(f"{output}: {size}, {classes} classes{pair.remark}{written.remark}, {done}, {seconds:.2f} s")
     return 0
 
 
@@ -242,6 +247,16 @@ def outcome(pair: Pair, written: Written) -> str:
     if labels.ndim > len(pair.grid):
         labels = labels[0] > 0.5 if len(labels) == 1 else labels.argmax(axis=0)
     return f"{np.mean(labels != labels_of(pair)):.1%} of pixels changed"
+
+
+def iterations_run(ran: Sequence[int], crf: CRF) -> str:
+    """In words, how many iterations ran for each image."""
+    asked = crf.solver.iterations
+    if min(ran) == asked:
+        return f"{asked} iterations"
+    if len(ran) == 1:
+        return f"{ran[0]} of {asked} iterations"
+    return f"{np.mean(ran):.1f} of {asked} iterations on average, at most {max(ran)}"
 
 
 def labels_of(pair: Pair) -> Any:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
+from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
-from crfrnn.kernels.native import FusedTerm, NativeKernel, Output
+from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.threads import thread_count
 
@@ -41,6 +43,7 @@ def mean_field(
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
     class_threshold: float = 0.0,
+    tolerance: float = MeanField.tolerance,
     return_probabilities: bool = False,
     threads: int | None = None,
 ) -> Array:
@@ -56,6 +59,8 @@ def mean_field(
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         class_threshold: Leave a class out of filtering as soon as its probability is below this everywhere: it then
             sends no messages. docs/algorithm.md, section 6, gives the rule and the error.
+        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
+            any more; 0 works everything out in every iteration (docs/algorithm.md, section 8).
         return_probabilities: Return softmax(a_T) instead of the logits a_T.
         threads: None is `default_threads()`. The result is the same to the bit for any number.
     Returns: (C, *spatial), in the precision of the kernels.
@@ -65,7 +70,7 @@ def mean_field(
         MemoryError: if there is not enough memory.
     References: Krähenbühl & Koltun 2011, algorithm 1; Zheng et al. 2015, algorithm 1.
     """
-    solver = MeanField(iterations, damping, class_threshold)
+    solver = MeanField(iterations, damping, class_threshold, tolerance)
     scores = score_array(unary, "unary", precision(pairwise))
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, 0)
@@ -152,19 +157,30 @@ def forward(
     """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
-        result, marginals = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
-        return result, marginals if keep else None
-    classes, points = unary.shape
-    kept = np.zeros((solver.iterations if keep else 0, points, padded_channels(classes)), unary.dtype)
-    logits = unary.T
-    for iteration, step in zip(range(solver.iterations), steps(solver, unary.T, pairwise, couplings), strict=False):
-        logits = step.logits
-        if keep:
-            kept[iteration, :, :classes] = step.marginals
-    if output == "labels":
-        return logits.argmax(axis=1).astype(np.int32), kept
-    result = softmax(logits, axis=1) if output == "probabilities" else logits
-    return np.array(result.T, order="C"), kept if keep else None
+        result, marginals, _ = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
+    else:
+        result, marginals, _ = _by_steps(solver, unary, pairwise, couplings, output, keep)
+    return result, marginals if keep else None
+
+
+def observed(
+    solver: MeanField,
+    unary: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[NDArray[Any]],
+    output: Output,
+    threads: int | None,
+) -> tuple[Array, Activity]:
+    """As in `solver.observed`."""
+    fused = _fused(pairwise, couplings)
+    if fused is not None:
+        result, _, happened = native.mean_field(unary, fused, solver, output, False, thread_count(threads), True)
+    else:
+        result, _, happened = _by_steps(solver, unary, pairwise, couplings, output, False)
+    iterations, classes, evaluated = happened
+    if evaluated is None:
+        return result, replace(complete_activity(iterations, *unary.shape), classes=tuple(classes))
+    return result, Activity(iterations, tuple(classes), evaluated[:iterations].view(np.bool_))
 
 
 def vjp(
@@ -201,8 +217,9 @@ def kept_rows(solver: MeanField) -> int:
 
 
 class Step(NamedTuple):
-    """An iteration, all (N, C): the marginals sent, the message that they make, and the logits after it."""
+    """An iteration: how many classes send; and, all (N, C), their marginals, the message, and the logits after it."""
 
+    classes: int
     marginals: Array
     message: Array
     logits: Array
@@ -220,7 +237,7 @@ def steps(
         received = message(q, pairwise, couplings)
         undamped = unary - received
         logits = np.where(likely, (1 - solver.damping) * undamped + solver.damping * logits, undamped)
-        yield Step(q, received, logits)
+        yield Step(int(likely.sum()), q, received, logits)
         likely &= _likely(q, solver.class_threshold)
 
 
@@ -237,6 +254,30 @@ def softmax(logits: Array, axis: int) -> Array:
     exponentials: Array = np.exp(logits - logits.max(axis=axis, keepdims=True))
     exponentials /= exponentials.sum(axis=axis, keepdims=True)
     return exponentials
+
+
+def _by_steps(
+    solver: MeanField,
+    unary: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[NDArray[Any]],
+    output: Output,
+    keep: bool,
+) -> tuple[Array, Array, Happened]:
+    """What `native.mean_field` returns, for any kernels."""
+    classes, points = unary.shape
+    kept = np.zeros((solver.iterations if keep else 0, points, padded_channels(classes)), unary.dtype)
+    logits, sent = unary.T, []
+    for iteration, step in zip(range(solver.iterations), steps(solver, unary.T, pairwise, couplings), strict=False):
+        logits = step.logits
+        sent.append(step.classes)
+        if keep:
+            kept[iteration, :, :classes] = step.marginals
+    happened = (solver.iterations, sent, None)
+    if output == "labels":
+        return logits.argmax(axis=1).astype(np.int32), kept, happened
+    result = softmax(logits, axis=1) if output == "probabilities" else logits
+    return np.array(result.T, order="C"), kept, happened
 
 
 def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:

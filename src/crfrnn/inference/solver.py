@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Array
 from crfrnn.crf import MeanField
 from crfrnn.inference import meanfield
+from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.terms import PairwiseTerm
 from crfrnn.kernels.native import Output
 
@@ -61,3 +62,23 @@ SOLVERS: dict[type, Solver] = {MeanField: meanfield}
 def solver_for(solver: object) -> Solver:
     """The module of a specification."""
     return SOLVERS[type(solver)]
+
+
+def observed(
+    solver: Any,
+    unary: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[Coupling],
+    output: Output,
+    threads: int | None,
+) -> tuple[Array, Activity]:
+    """The `forward` of a specification's module, and what it did, with points (N,).
+
+    A module without `observed` leaves nothing out.
+    """
+    module: Any = solver_for(solver)
+    if hasattr(module, "observed"):
+        found: tuple[Array, Activity] = module.observed(solver, unary, pairwise, couplings, output, threads)
+        return found
+    result, _ = module.forward(solver, unary, pairwise, couplings, output, False, threads)
+    return result, complete_activity(solver.iterations, *unary.shape)

@@ -9,7 +9,7 @@ from keras import ops
 
 from crfrnn.arrays import spatial_shape
 from crfrnn.attributes import CrfAttributes, alone
-from crfrnn.crf import CRF, decoded, encoded
+from crfrnn.crf import CRF, MeanField, decoded, encoded
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
 from crfrnn.numbers import one_of, whole_number
@@ -40,9 +40,11 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as the original does.
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels.
-        crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial` and
-            `filter`. Its weights and compatibility are ignored: at the start every W is I and M is -I, as always.
-            Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
+        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
+            any more; 0 works everything out. Where gradients are wanted, everything is worked out. An attribute too.
+        crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial`,
+            `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I and M is -I,
+            as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -64,6 +66,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         *,
         spatial: SpatialKernel = "grid",
         filter: Filter = "lattice",
+        tolerance: float = MeanField.tolerance,
         crf: CRF | dict[str, Any] | None = None,
         data_format: str | None = None,
         **kwargs: Any,
@@ -82,6 +85,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             iterations=num_iterations,
             spatial=spatial,
             filter=filter,
+            tolerance=tolerance,
         )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
@@ -158,8 +162,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
     def _crf_config(self) -> dict[str, Any]:
         """The arguments of the published layer if they are enough, else the CRF."""
-        if self.crf.names == CRFParameters().crf.names:
-            names = ("theta_alpha", "theta_beta", "theta_gamma", "spatial", "filter")
+        if self.crf.names == CRFParameters().crf.names and isinstance(self.crf.solver, MeanField):
+            names = ("theta_alpha", "theta_beta", "theta_gamma", "spatial", "filter", "tolerance")
             config = {name: getattr(self, name) for name in names}
             if (config["spatial"], config["filter"]) in product(("grid", "lattice"), ("lattice", "exact")):
                 short = CRFParameters(iterations=self.num_iterations, **config)

@@ -16,6 +16,8 @@ from crfrnn.crf import MeanField
 from crfrnn.threads import thread_count
 
 Output: TypeAlias = Literal["logits", "probabilities", "labels"]
+Happened: TypeAlias = tuple[int, list[int], NDArray[np.uint8] | None]
+"""How many iterations ran, how many classes sent in each, and, if asked, which points were evaluated (T, N)."""
 
 
 class NativeKernel:
@@ -72,20 +74,30 @@ class FusedTerm(NamedTuple):
 
 
 def mean_field(
-    unary: Array, terms: Sequence[FusedTerm], solver: MeanField, output: Output, keep: bool, threads: int
-) -> tuple[Array, Array | None]:
+    unary: Array,
+    terms: Sequence[FusedTerm],
+    solver: MeanField,
+    output: Output,
+    keep: bool,
+    threads: int,
+    evaluated: bool = False,
+) -> tuple[Array, Array | None, Happened]:
     """The fused loop: logits a_T, their softmax (C, N) or labels (N,), and the marginals (T, N, P) if they are kept.
 
     Args:
         unary: (C, N), contiguous class after class or point after point, in the precision of the kernels.
+        keep: Gradients need the marginals of all points, so that no work is left out.
+        evaluated: Whether to tell which points were evaluated.
     """
-    numbers = solver.iterations, solver.damping, solver.class_threshold
+    tolerance = 0.0 if keep else solver.tolerance
+    numbers = solver.iterations, solver.damping, solver.class_threshold, tolerance
     arguments = _apart(terms, unary.dtype)
     if output == "labels":
-        labelled: Callable[..., Array] = _by_precision("mean_field_labels", unary)
-        return labelled(unary, *arguments, *numbers, threads), None
-    fused: Callable[..., tuple[Array, Array]] = _by_precision("mean_field", unary)
-    return fused(unary, *arguments, *numbers, keep, output == "probabilities", threads)
+        labelled: Callable[..., tuple[Array, Happened]] = _by_precision("mean_field_labels", unary)
+        labels, happened = labelled(unary, *arguments, *numbers, evaluated, threads)
+        return labels, None, happened
+    fused: Callable[..., tuple[Array, Array, Happened]] = _by_precision("mean_field", unary)
+    return fused(unary, *arguments, *numbers, keep, output == "probabilities", evaluated, threads)
 
 
 def mean_field_vjp(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.attributes import CrfAttributes, alone
-from crfrnn.crf import CRF, Normalization
+from crfrnn.crf import CRF, MeanField, Normalization
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import finite_number, one_of, whole_number
@@ -44,11 +44,13 @@ class CrfRnn(CrfAttributes, nn.Module):
         weights: What W_s and W_b are trained as: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
         compatibility: The same for M.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
+        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
+            any more; 0 works everything out. Where gradients are wanted, everything is worked out.
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
-            `spatial`, of `damping` and of `filter`. Its weights must be numbers; times I, they are the weights at the
-            start.
+            `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the
+            weights at the start.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
@@ -58,8 +60,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names.
-        theta_alpha, theta_beta, theta_gamma, normalization, damping: The specification's values; setting one replaces
-            the specification.
+        theta_alpha, theta_beta, theta_gamma, normalization, damping, tolerance: The specification's values; setting one
+            replaces the specification.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
             each specification and reuses that when it comes back; new values of weights need no compilation.
         spatial_ker_weights: W_s, trainable.
@@ -83,6 +85,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         weights: Trained = "full",
         compatibility: Trained = "full",
         damping: float = 0.0,
+        tolerance: float = MeanField.tolerance,
         filter: Filter = "lattice",
         crf: CRF | None = None,
         return_probabilities: bool = False,
@@ -107,6 +110,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             iterations=num_iterations,
             spatial=spatial,
             damping=damping,
+            tolerance=tolerance,
             filter=filter,
         )
         self.num_classes = num_classes
