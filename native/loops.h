@@ -54,8 +54,11 @@ struct Loops {
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
   // The same with one more class, of score top + log(sum) for each row.
   void (*softmax_with_rest)(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
-  // top = the largest score of each row; sum = Σ exp(score − top).
-  void (*exp_sums)(const T* scores, T* top, T* sum, int channels, int64_t n);
+  // Over columns, the scores of one class at n points: to = max(to, score), to += exp(score − top), and the largest
+  // exp(score − top) · factor.
+  void (*raise)(const T* scores, T* to, int64_t n);
+  void (*add_exponentials)(const T* scores, const T* top, T* to, int64_t n);
+  T (*largest_exponential)(const T* scores, const T* top, const T* factor, int64_t n);
   // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax.
   void (*softmax_vjp)(const T* q, T* v, int channels, int64_t n);
   // to = a·x + b·y over whole rows.
@@ -124,7 +127,11 @@ void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>
 void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
 template <class T>
-void exp_sums(const T* scores, T* top, T* sum, int channels, int64_t n);
+void raise(const T* scores, T* to, int64_t n);
+template <class T>
+void add_exponentials(const T* scores, const T* top, T* to, int64_t n);
+template <class T>
+T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n);
 template <class T>
 void softmax_vjp(const T* q, T* v, int channels, int64_t n);
 template <class T>

@@ -32,21 +32,28 @@ class MeanField {
 
   // Unlikely classes may be silent from here on.
   void allow_silence() {
-    if (settings_.tolerance > 0 && settings_.damping == 0 && !marginals_ && all_.size() > 2)
-      silence_.emplace(settings_.tolerance, layout_.classes, pairwise_, points_);
-    if (silence_ && !silence_->allowed()) silence_.reset();
+    if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_ || all_.size() <= 2) return;
+    silence_.emplace(layout_, unary_, points_.chunks.count());
+    silence_->limit(settings_.tolerance, pairwise_, points_);
+    if (!silence_->is_allowed()) silence_.reset();
   }
   // Whether the silent classes became likelier than they may be: the result is then not to be trusted.
   bool was_too_silent() const { return silence_ && silence_->is_broken(); }
 
   // Sends q_0 = softmax(U).
   void start() {
-    senders_ = silence_ || settings_.class_threshold > 0 ? senders_among(all_, maxima_at_start()) : all_;
-    state_ = new_state();
-    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T*, T* spare) {
-      state_->marginals(tile, state_->read_unary(tile, spare), q);
+    senders_ = senders_at_start();
+    state_ = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
+      const T* a = state_->read_unary(tile);
+      if (silence_) {
+        silence_->add_silent(tile, spare);
+        silence_->marginals(tile, a, q, state_->channels());
+      } else {
+        state_->marginals(tile, a, q);
+        keep_marginals(0, tile, q);
+      }
       state_->send(tile, q);
-      keep_marginals(0, tile, q);
     });
     note_activity(0);
   }
@@ -54,11 +61,12 @@ class MeanField {
   // Receives the messages of q_{t-1} and sends q_t = softmax(a_t).
   void iterate(int t) {
     state_->propagate(points_.team);
-    if (silence_) {
-      silence_->begin_iteration();
-      t == 1 ? choose_senders() : send_again();
-    } else {
+    if (!silence_) {
       leave_out_and_send(t);
+    } else if (t == 1) {
+      choose_senders();
+    } else {
+      receive_marginals([&](const Tile& tile, const T* q) { state_->send(tile, q); });
     }
     note_activity(t);
   }
@@ -84,28 +92,16 @@ class MeanField {
   }
 
  private:
-  // The largest q_0 of each class.
-  std::vector<T> maxima_at_start() {
+  Classes senders_at_start() {
+    if (silence_) return silence_->senders_among(all_, silence_->maxima_at_start(points_));
+    if (settings_.class_threshold == 0) return all_;
     ClassMaxima<T> seen(points_.chunks, all_channels_);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
       read_scores(layout_, unary_, tile, all_, T(padding_score), rows);
       loops<T>().softmax(rows, rows, all_channels_, tile.n);
       seen.see(tile, rows);
     });
-    return seen.maxima();
-  }
-
-  // The classes that send next.
-  Classes senders_among(const Classes& classes, const std::vector<T>& maxima) {
-    return silence_ ? silence_->senders_among(classes, maxima) : likely_among(classes, maxima, settings_.class_threshold);
-  }
-
-  // Classes that do not send are left out, or they are the rest.
-  std::unique_ptr<Recurrence<T>> new_state() const {
-    Classes rest;
-    if (silence_)
-      std::set_difference(all_.begin(), all_.end(), senders_.begin(), senders_.end(), std::back_inserter(rest));
-    return std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_, rest);
+    return likely_among(all_, seen.maxima(), settings_.class_threshold);
   }
 
   void keep_marginals(int t, const Tile& tile, const T* q) {
@@ -117,7 +113,7 @@ class MeanField {
   void leave_out_and_send(int t) {
     std::unique_ptr<Recurrence<T>> fewer;
     if (senders_.size() < state_->classes().size()) {
-      fewer = new_state();
+      fewer = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
       state_->stop_sending();
     }
     Recurrence<T>& next = fewer ? *fewer : *state_;
@@ -127,7 +123,7 @@ class MeanField {
       state_->receive_scores(tile, a, q);
       if (fewer) {
         select_classes(a, state_->classes(), next.classes(), T(padding_score), spare, tile.n);
-        next.read_unary(tile, q);
+        next.read_unary(tile);
         a = spare;
       }
       next.marginals(tile, a, q);
@@ -136,36 +132,37 @@ class MeanField {
       if (lets_go) seen.see(tile, q);
     });
     if (fewer) state_ = std::move(fewer);
-    if (lets_go) senders_ = senders_among(senders_, seen.maxima());
+    if (lets_go) senders_ = likely_among(senders_, seen.maxima(), settings_.class_threshold);
   }
 
   // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
   void choose_senders() {
     ClassMaxima<T> seen(points_.chunks, state_->channels());
-    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* spare, T*) {
-      T* const q = state_->unary_rows(tile);
-      state_->receive_scores(tile, a, spare);
-      state_->marginals(tile, a, q);
-      silence_->see(tile, q, state_->channels(), a);
+    receive_marginals([&](const Tile& tile, const T* q) {
+      std::copy_n(q, tile.n * state_->channels(), state_->unary_rows(tile));
       seen.see(tile, q);
     });
     state_->stop_sending();
-    senders_ = senders_among(senders_, seen.maxima());
-    auto next = new_state();
-    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T*, T* spare) {
-      next->read_unary(tile, spare);
+    senders_ = silence_->senders_among(senders_, seen.maxima());
+    auto next = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
+      silence_->add_silent(tile, spare);
+      next->read_unary(tile);
       select_classes(state_->unary_rows(tile), state_->classes(), next->classes(), T(0), q, tile.n);
       next->send(tile, q);
     });
     state_ = std::move(next);
   }
 
-  void send_again() {
+  // Calls use(tile, q) for the marginals of all tiles, the silent classes included in the softmax.
+  template <class F>
+  void receive_marginals(F use) {
+    silence_->begin_iteration();
     points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T*) {
       state_->receive_scores(tile, a, q);
-      state_->marginals(tile, a, q);
-      state_->send(tile, q);
+      silence_->marginals(tile, a, q, state_->channels());
       silence_->see(tile, q, state_->channels(), a);
+      use(tile, q);
     });
   }
 

@@ -11,32 +11,23 @@
 
 namespace crfrnn {
 
-// The state among the classes that send messages: their logits U, the exchange of messages, and, where damping needs them, their
-// scores a_t. The other classes are left out, or they are the rest: they neither send nor receive, but they keep their share of
-// the probability, equation (16). The steps take one tile each, except propagate() and stop_sending().
+// The state among the classes now in play: their logits U, the exchange of messages, and, where damping needs them, their
+// scores a_t. The steps take one tile each, except propagate() and stop_sending().
 template <class T>
 class Recurrence {
  public:
-  // senders and rest: classes that have none in common.
   Recurrence(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
-             const Classes& senders, const Classes& rest = {})
-      : layout_(settings.scores), given_(unary), damping_(T(settings.damping)), rest_(rest),
-        exchange_(pairwise, settings.scores.classes, senders, T(1 - settings.damping), false),
+             const Classes& classes)
+      : layout_(settings.scores), given_(unary), damping_(T(settings.damping)),
+        exchange_(pairwise, settings.scores.classes, classes, T(1 - settings.damping), false),
         unary_rows_((settings.scores.points + tile_size) * channels()),  // loops read whole vectors beyond the last row
-        scores_(damping_ > 0 ? settings.scores.points * channels() : 0),
-        rest_top_(rest.empty() ? 0 : settings.scores.points + tile_size), rest_sum_(rest_top_.size()) {}
+        scores_(damping_ > 0 ? settings.scores.points * channels() : 0) {}
 
   const Classes& classes() const { return exchange_.classes(); }
-  const Classes& rest() const { return rest_; }
   int channels() const { return exchange_.channels(); }
 
-  // Reads U of a tile, and returns the rows of the senders. `spare` is memory for rows of all classes.
-  const T* read_unary(const Tile& tile, T* spare) {
-    if (!rest_.empty()) {
-      read_scores(layout_, given_, tile, rest_, T(padding_score), spare);
-      loops<T>().exp_sums(spare, &rest_top_[tile.begin], &rest_sum_[tile.begin],
-                          padded_channels(static_cast<int>(rest_.size())), tile.n);
-    }
+  // Reads U of a tile, and returns its rows.
+  const T* read_unary(const Tile& tile) {
     T* rows = unary_rows(tile);
     read_scores(layout_, given_, tile, classes(), T(padding_score), rows);
     return rows;
@@ -45,11 +36,7 @@ class Recurrence {
   // q = softmax(a).
   void marginals(const Tile& tile, const T* a, T* q) {
     if (damping_ > 0) std::copy_n(a, tile.n * channels(), &scores_[tile.begin * channels()]);
-    if (rest_.empty()) {
-      loops<T>().softmax(a, q, channels(), tile.n);
-    } else {
-      loops<T>().softmax_with_rest(a, &rest_top_[tile.begin], &rest_sum_[tile.begin], q, channels(), tile.n);
-    }
+    loops<T>().softmax(a, q, channels(), tile.n);
   }
 
   void send(const Tile& tile, const T* q) { exchange_.send(tile, q); }
@@ -76,11 +63,9 @@ class Recurrence {
   const ScoreLayout layout_;
   const T* const given_;
   const T damping_;
-  const Classes rest_;
   Exchange<T> exchange_;
   Buffer<T> unary_rows_;
   Buffer<T> scores_;
-  Buffer<T> rest_top_, rest_sum_;  // of U of the rest: its score is top + log(sum)
 };
 
 }  // namespace crfrnn

@@ -47,6 +47,14 @@ void read_scores(const ScoreLayout& layout, const T* scores, const Tile& tile, c
   }
 }
 
+// The scores of one class at the points of a tile. `spare` is memory for them, for where they do not lie side by side.
+template <class T>
+const T* score_column(const ScoreLayout& layout, const T* scores, const Tile& tile, int which, T* spare) {
+  if (!layout.point_major) return scores + which * layout.points + tile.begin;
+  for (int64_t i = 0; i < tile.n; ++i) spare[i] = scores[(tile.begin + i) * layout.classes + which];
+  return spare;
+}
+
 // Copies rows of all classes to the scores of a tile.
 template <class T>
 void write_scores(const ScoreLayout& layout, const T* rows, const Tile& tile, T* scores) {

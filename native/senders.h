@@ -65,32 +65,60 @@ double largest_row_sum(const Pairwise<T>& term, TileTeam& points) {
 template <class T>
 class Silence {
  public:
-  // No class may be silent if messages about a class change the scores of others.
-  Silence(double tolerance, int classes, const std::vector<Pairwise<T>>& pairwise, TileTeam& points)
-      : most_now_(points.chunks.count(), T(0)) {
+  Silence(const ScoreLayout& layout, const T* unary, int64_t chunks)
+      : layout_(layout), unary_(unary), top_(layout.points + tile_size),
+        sum_(layout.points + tile_size), most_now_(chunks, T(0)) {}
+
+  // The largest q_0 of each class. Comes first.
+  std::vector<T> maxima_at_start(TileTeam& points) {
+    std::vector<T> maxima(layout_.classes, T(0)), of_chunks(points.chunks.count() * layout_.classes, T(0));
+    points.over_tiles<T>(1, [&](const Tile& tile, T* column, T* factor, T*) {
+      T* const top = &top_[tile.begin];
+      std::fill_n(top, tile.n, T(padding_score));
+      std::fill_n(&sum_[tile.begin], tile.n, T(0));
+      std::fill_n(factor, tile.n, T(0));
+      for_classes(tile, column, [&](int, const T* scores) { loops<T>().raise(scores, top, tile.n); });
+      for_classes(tile, column, [&](int, const T* scores) { loops<T>().add_exponentials(scores, top, factor, tile.n); });
+      for (int64_t i = 0; i < tile.n; ++i) factor[i] = 1 / factor[i];
+      for_classes(tile, column, [&](int c, const T* scores) {
+        T& most = of_chunks[tile.chunk * layout_.classes + c];
+        most = std::max(most, loops<T>().largest_exponential(scores, top, factor, tile.n));
+      });
+    });
+    for (std::size_t i = 0; i < of_chunks.size(); ++i) {
+      T& most = maxima[i % layout_.classes];
+      most = std::max(most, of_chunks[i]);
+    }
+    return maxima;
+  }
+
+  // How much may be silent, equation (17). Nothing if messages about a class change the scores of others.
+  void limit(double tolerance, const std::vector<Pairwise<T>>& pairwise, TileTeam& points) {
     double weight = 0;
     for (const auto& term : pairwise) {
-      const PaddedCoupling<T> coupling(term, classes, all_classes(classes), T(1), false);
+      const PaddedCoupling<T> coupling(term, layout_.classes, all_classes(layout_.classes), T(1), false);
       if (!coupling.is_diagonal()) return;
       double most = 0;
-      for (int c = 0; c < classes; ++c) most = std::max(most, std::abs(double(coupling.numbers()[c])));
+      for (int c = 0; c < layout_.classes; ++c) most = std::max(most, std::abs(double(coupling.numbers()[c])));
       weight += most * largest_row_sum(term, points);
     }
     limit_ = largest_share(tolerance, weight);
   }
+  bool is_allowed() const { return limit_ > 0; }
 
-  bool allowed() const { return limit_ > 0; }
-
-  // Of the classes, those that have to send. The unlikeliest can be silent, beside those that are so already: as many as have
+  // Of the classes, those that have to send. The unlikeliest fall silent, beside those that are so already: as many as have
   // together, even if each were likeliest at the same point, the share that may be silent. Mostly it is a part of that.
-  Classes senders_among(const Classes& classes, const std::vector<T>& maxima) const {
+  Classes senders_among(const Classes& classes, const std::vector<T>& maxima) {
     std::vector<int> order(classes.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return maxima[a] < maxima[b]; });
     Classes senders;
+    falling_silent_.clear();
     double share = most_now();
-    for (const int k : order)
-      if ((share += double(maxima[k])) > limit_ || k == order.back()) senders.push_back(classes[k]);
+    for (const int k : order) {
+      share += double(maxima[k]);
+      (share > limit_ || k == order.back() ? senders : falling_silent_).push_back(classes[k]);
+    }
     std::sort(senders.begin(), senders.end());
     return senders;
   }
@@ -98,7 +126,18 @@ class Silence {
   // Comes before an iteration sees its tiles.
   void begin_iteration() { std::fill(most_now_.begin(), most_now_.end(), T(0)); }
 
-  // Sees what q leaves to the silent classes. `spare` is memory for a number for each row.
+  // The share of the classes that have just been found silent. `spare` is memory for a number for each point.
+  void add_silent(const Tile& tile, T* spare) {
+    for (const int c : falling_silent_)
+      loops<T>().add_exponentials(score_column(layout_, unary_, tile, c, spare), &top_[tile.begin], &sum_[tile.begin], tile.n);
+  }
+
+  // q = softmax(a) over the classes that send and the silent ones.
+  void marginals(const Tile& tile, const T* a, T* q, int channels) const {
+    loops<T>().softmax_with_rest(a, &top_[tile.begin], &sum_[tile.begin], q, channels, tile.n);
+  }
+
+  // Sees what q leaves to the silent classes.
   void see(const Tile& tile, const T* q, int channels, T* spare) {
     loops<T>().missing_shares(q, spare, channels, tile.n);
     T& most = most_now_[tile.chunk];
@@ -109,7 +148,11 @@ class Silence {
   bool is_broken() const { return most_now() > limit_; }
 
  private:
-  // Equation (17).
+  template <class F>
+  void for_classes(const Tile& tile, T* spare, F f) const {
+    for (int c = 0; c < layout_.classes; ++c) f(c, score_column(layout_, unary_, tile, c, spare));
+  }
+
   static double largest_share(double tolerance, double weight) {
     double low = 0, high = 0.25;
     for (int i = 0; i < 60; ++i) {
@@ -121,6 +164,10 @@ class Silence {
 
   double most_now() const { return *std::max_element(most_now_.begin(), most_now_.end()); }
 
+  const ScoreLayout& layout_;
+  const T* const unary_;
+  Classes falling_silent_;
+  Buffer<T> top_, sum_;      // of each point: the largest U, and Σ exp(U − top) of the silent classes
   double limit_ = 0;         // the largest share of the probability that may be silent at a point
   std::vector<T> most_now_;  // of each chunk: the largest share that is, in this iteration
 };

@@ -1,6 +1,4 @@
 // Softmax over the classes of a row.
-#include <cmath>
-
 #include "loops.h"
 #include "simd.h"
 
@@ -159,26 +157,45 @@ void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int ch
   softmax_of(scores, q, channels, n, Rest<T>{top, sum});
 }
 
-// Of rows of a whole number of pieces; narrower ones are rare.
+// Calls f(i, count) for the vectors of n numbers, `count` of them in each.
+template <class T, class F>
+CRFRNN_INLINE void for_vectors(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + lanes<T> <= n; i += lanes<T>) f(i, std::integral_constant<int, lanes<T>>{});
+  if (i < n) f(i, static_cast<int>(n - i));
+}
+template <class T, class N>
+CRFRNN_INLINE Vec<T, lanes<T>> load_part(const T* p, N count) {
+  Vec<T, lanes<T>> v{};
+  std::memcpy(&v, p, count * sizeof(T));
+  return v;
+}
+
 template <class T>
-void exp_sums(const T* scores, T* top, T* sum, int channels, int64_t n) {
-  constexpr int S = piece<T>;
-  using V = Vec<T, S>;
-  for (int64_t i = 0; i < n; ++i, scores += channels) {
-    T largest = scores[0], total = 0;
-    if (channels < S) {
-      for (int c = 1; c < channels; ++c) largest = scores[c] > largest ? scores[c] : largest;
-      for (int c = 0; c < channels; ++c) total += std::exp(scores[c] - largest);
-    } else {
-      V tops = load<V>(scores), totals{};
-      for (int c = S; c < channels; c += S) tops = Max{}(tops, load<V>(scores + c));
-      tops = reduce_groups<S, T, S>(tops, Max{});
-      for (int c = 0; c < channels; c += S) totals = totals + exp_nonpositive<T, S>(load<V>(scores + c) - tops);
-      totals = reduce_groups<S, T, S>(totals, Sum{});
-      largest = tops[0], total = totals[0];
-    }
-    top[i] = largest, sum[i] = total;
-  }
+void raise(const T* scores, T* to, int64_t n) {
+  for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
+    const auto higher = Max{}(load_part(to + i, count), load_part(scores + i, count));
+    std::memcpy(to + i, &higher, count * sizeof(T));
+  });
+}
+
+template <class T>
+void add_exponentials(const T* scores, const T* top, T* to, int64_t n) {
+  for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
+    const auto e = exp_nonpositive<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
+    const auto sum = load_part(to + i, count) + e;
+    std::memcpy(to + i, &sum, count * sizeof(T));
+  });
+}
+
+template <class T>
+T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n) {
+  Vec<T, lanes<T>> largest{};
+  for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
+    const auto e = exp_nonpositive<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
+    largest = Max{}(largest, e * load_part(factor + i, count));
+  });
+  return reduce_groups<lanes<T>, T, lanes<T>>(largest, Max{})[0];
 }
 
 template <class T>
@@ -187,10 +204,12 @@ void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
     softmax_vjp_wide(q, v, channels, n);
 }
 
-#define CRFRNN_INSTANTIATE(T)                                                            \
-  template void softmax<T>(const T*, T*, int, int64_t);                                  \
-  template void softmax_with_rest<T>(const T*, const T*, const T*, T*, int, int64_t);       \
-  template void exp_sums<T>(const T*, T*, T*, int, int64_t);                             \
+#define CRFRNN_INSTANTIATE(T)                                                         \
+  template void softmax<T>(const T*, T*, int, int64_t);                               \
+  template void softmax_with_rest<T>(const T*, const T*, const T*, T*, int, int64_t); \
+  template void raise<T>(const T*, T*, int64_t);                                      \
+  template void add_exponentials<T>(const T*, const T*, T*, int64_t);                 \
+  template T largest_exponential<T>(const T*, const T*, const T*, int64_t);           \
   template void softmax_vjp<T>(const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
