@@ -22,7 +22,7 @@ void splat(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, in
     for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
       const Planes<T, width()> planes(sums, count, first);
       for (int64_t i = 0; i < n; ++i) {
-        if (planes.beyond(16 << 20) && i + ahead < n)
+        if (planes.beyond(4 << 20) && i + ahead < n)
           for (int k = 0; k < corners; ++k) planes.fetch(sum_rows[(i + ahead) * corners + k]);
         auto row = Row<T, width()>::read(rows + i * channels + first);
         if (scale) row.scale(scale[i]);
