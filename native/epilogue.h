@@ -36,4 +36,27 @@ struct Epilogue {
   int channels, first;
 };
 
+// The same for as many narrow rows as fill a vector. Rows have W channels and no gaps between them.
+template <class T, int W>
+struct NarrowEpilogue {
+  static constexpr int together = lanes<T> / W;
+  using V = Vec<T, lanes<T>>;
+  NarrowEpilogue(const T* scale, const T* coupling, const T* from, T* rows)
+      : scale(scale), from(coupling ? from : nullptr), rows(rows) {
+    if (coupling)
+      for (int k = 0; k < lanes<T>; ++k) couplings[k] = coupling[k % W];
+  }
+  CRFRNN_INLINE void operator()(int64_t i, V sum, T factor = T(1)) const {
+    sum = scale ? sum * repeated<W, lanes<T>, T, together>(load<Vec<T, together>>(scale + i) * factor) : sum * factor;
+    if (from) {
+      prefetch_next_tile(from + i * W, W, lanes<T>);
+      sum = load<V>(from + i * W) - load<V>(couplings) * sum;
+    }
+    std::memcpy(rows + i * W, &sum, sizeof sum);
+  }
+  const T *scale, *from;
+  T* rows;
+  alignas(64) T couplings[lanes<T>];
+};
+
 }  // namespace crfrnn::CRFRNN_TARGET

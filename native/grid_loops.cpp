@@ -40,12 +40,40 @@ void convolve_columns(const T* in, T* out, int64_t n, int64_t stride, int width,
 
 constexpr int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(b, a % b); }
 
+// Points are taken together until their channels fill whole vectors. This needs rows without gaps between them.
+template <class T, int W>
+constexpr int points_together = lanes<T> / common_divisor(lanes<T>, W);
+
+// Rows of W channels that divide a vector: the rows that fill it are convolved as one, and four such vectors at a time.
+template <class T, int W>
+CRFRNN_INLINE int64_t convolve_narrow_rows(const T* in, const T* taps, int inputs, const NarrowEpilogue<T, W>& finish,
+                                           int64_t n) {
+  constexpr int G = points_together<T, W>;
+  using R = Row<T, G * W>;
+  int64_t i = 0;
+  auto convolve = [&](auto outputs) CRFRNN_INLINE_LAMBDA {
+    for (; i + G * outputs() <= n; i += G * outputs()) {
+      const T* start = in + i * W;
+      R sums[outputs()];
+      for (int j = 0; j < outputs(); ++j) {
+        prefetch_next_tile(start + (inputs - 1 + j * G) * W, W, lanes<T>);
+        sums[j] = R::zero();
+      }
+      for (int k = 0; k < inputs; ++k)
+        for (int j = 0; j < outputs(); ++j) sums[j].add(R::read(start + (k + j * G) * W), taps[k]);
+      for (int j = 0; j < outputs(); ++j) finish(i + j * G, sums[j].head);
+    }
+  };
+  convolve(std::integral_constant<int, 4>{});
+  convolve(std::integral_constant<int, 1>{});
+  return i;
+}
+
 template <class T>
 void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                    int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
-    // Points are taken together until their channels fill whole vectors. This needs rows without gaps between them.
-    constexpr int W = width(), together = lanes<T> / common_divisor(lanes<T>, W);
+    constexpr int W = width(), together = points_together<T, W>;
     const Epilogue<T, W> finish{scale, coupling, from, rows, channels, first};
     const int inputs = 2 * radius + 1;
     int64_t i = 0;
@@ -73,8 +101,12 @@ void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const
     if constexpr (together == 1) convolve(one, four);
     if constexpr (together > 1) {
       if (channels == W) {
-        if constexpr (together == 2) convolve(std::integral_constant<int, 2>{}, four);
-        convolve(std::integral_constant<int, together>{}, one);
+        if constexpr (together * W == lanes<T>) {
+          i = convolve_narrow_rows<T, W>(in, taps, inputs, NarrowEpilogue<T, W>(scale, coupling, from, rows), n);
+        } else {
+          if constexpr (together == 2) convolve(std::integral_constant<int, 2>{}, four);
+          convolve(std::integral_constant<int, together>{}, one);
+        }
       }
     }
     convolve(one, one);

@@ -19,7 +19,8 @@ struct Chains {
 };
 
 // The arrays that make up a lattice. Corner k of point i is number i · (d + 1) + k of the arrays over corners. Each chunk of
-// points sums into rows of its own, one for each vertex that it touches, so that chunks can be splatted in parallel.
+// points sums into rows of its own, one for each vertex that it touches and in their order, so that chunks can be splatted in
+// parallel.
 template <class T>
 struct LatticeArrays {
   explicit LatticeArrays(int64_t n, int d)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <limits>
 #include <new>
 #include <numeric>
@@ -211,14 +212,39 @@ class LatticeBuilder {
     return std::lower_bound(entries_.begin(), entries_.end(), vertex, before) - entries_.begin();
   }
 
+  // Renumbers the rows of sums of each chunk in the order of their vertices: gather then reads each chunk's rows in turn.
   void point_corners_to_vertices() {
+    Buffer<int32_t> new_row(vertex_of_row_.size(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
       const auto first = static_cast<int32_t>(lattice_.chunk_sums[chunk]);
+      order_rows(first, lattice_.chunk_sums[chunk + 1], new_row.get());
       for (int64_t i = chunks_.begin(chunk) * corners_; i < chunks_.end(chunk) * corners_; ++i) {
-        lattice_.corner_sum[i] += first;
-        lattice_.corner_vertex[i] = vertex_of_row_[lattice_.corner_sum[i]];
+        const int32_t row = first + lattice_.corner_sum[i];
+        lattice_.corner_vertex[i] = vertex_of_row_[row];
+        lattice_.corner_sum[i] = new_row[row];
       }
     });
+    auto& sums = lattice_.vertex_sums;
+    const Parts parts{sums.size(), build_part_size};
+    team_.run(parts.count(), [&](int64_t part) {
+      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
+        const int32_t last = sums[i] >> 31, row = sums[i] ^ last;
+        if (row < new_row.size()) sums[i] = new_row[row] ^ last;
+      }
+    });
+  }
+
+  // The new numbers of the rows [first, end) of a chunk. The vertices of the rows are marked as bits of words, and counted.
+  void order_rows(int32_t first, int64_t end, int32_t* new_row) const {
+    std::vector<uint64_t> marks(num_vertices_ / 64 + 1, 0);
+    std::vector<int32_t> first_of_word(marks.size());
+    for (int64_t row = first; row < end; ++row) marks[vertex_of_row_[row] / 64] |= uint64_t{1} << vertex_of_row_[row] % 64;
+    int32_t next = first;
+    for (std::size_t word = 0; word < marks.size(); ++word) first_of_word[word] = next, next += std::popcount(marks[word]);
+    for (int64_t row = first; row < end; ++row) {
+      const int32_t v = vertex_of_row_[row];
+      new_row[row] = first_of_word[v / 64] + std::popcount(marks[v / 64] & ((uint64_t{1} << v % 64) - 1));
+    }
   }
 
   // For each direction, the vertex after each vertex, or -1. A merge finds them, as keys that are sorted stay so when the same

@@ -22,6 +22,8 @@ void splat(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, in
     for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
       const Planes<T, width()> planes(sums, count, first);
       for (int64_t i = 0; i < n; ++i) {
+        prefetch_next_tile(sum_rows + i * corners, corners, corners);
+        prefetch_next_tile(weights + i * corners, corners, corners);
         if (planes.beyond(16 << 20) && i + ahead < n)
           for (int k = 0; k < corners; ++k) planes.fetch(sum_rows[(i + ahead) * corners + k]);
         auto row = Row<T, width()>::read(rows + i * channels + first);
@@ -46,6 +48,8 @@ void slice(const T* values, int64_t count, const int32_t* vertices, const T* wei
       const Planes<T, width()> planes(const_cast<T*>(values), count, first);
       const Epilogue<T, width()> finish{scale, coupling, from, rows, channels, first};
       for (int64_t i = 0; i < n; ++i) {
+        prefetch_next_tile(vertices + i * corners, corners, corners);
+        prefetch_next_tile(weights + i * corners, corners, corners);
         if (planes.beyond(1 << 20) && i + ahead < n)
           for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
         R sum = R::zero();
@@ -64,13 +68,15 @@ void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const i
     const Planes<T, width()> from(const_cast<T*>(sums), sums_count, first), to(values, count, first);
     int64_t v = vertex;
     R sum = R::zero();
+    T kept = 0;                             // 0 where a vertex begins, else 1
     for (int64_t i = 0; i < length; ++i) {  // where a vertex ends cannot be predicted, so there is no branch on it
       const int32_t row = rows[i], last = row >> 31;
       if (from.beyond(1 << 20) && i + 2 * ahead < length) from.fetch(rows[i + 2 * ahead] ^ (rows[i + 2 * ahead] >> 31));
-      sum.add(from.read(row ^ last));
-      to.write(v, sum);
+      R next = from.read(row ^ last);
+      next.add(sum, kept);
+      to.write(v, next);
       v -= last;
-      sum.scale(T(1 + last));
+      sum = next, kept = T(1 + last);
     }
   });
 }
@@ -81,19 +87,22 @@ void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int ch
   for_widths(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
     const Planes<T, width()> planes(values, count, first);
+    static constexpr T links[2] = {T(0.5), T(0)};  // no branch on where a chain ends: a link that is not there weighs 0
     R before = R::zero(), here = planes.read(chain[0]);
-    for (int64_t i = 0; i + 1 < length; ++i) {  // no branch on where a chain ends: a link that is not there weighs 0
-      const int32_t v = chain[i], last = v >> 31, following = chain[i + 1];
+    int64_t place = chain[0];
+    uint32_t ends = 0;  // whether a chain ends here
+    for (int64_t i = 1; i < length; ++i) {
       if (planes.beyond(1 << 20) && i + 2 * ahead < length) planes.fetch(chain[i + 2 * ahead] ^ (chain[i + 2 * ahead] >> 31));
-      const R next = planes.read(following ^ (following >> 31));
-      const T link = T(0.5) * T(1 + last);
+      const int64_t next_place = chain[i] ^ (chain[i] >> 31);
+      const R next = planes.read(next_place);
+      const T link = links[ends];
       before.add(here), before.add(next, link);
-      planes.write(v ^ last, before);
+      planes.write(place, before);
       before = here, before.scale(link);
-      here = next;
+      here = next, place = next_place, ends = static_cast<uint32_t>(chain[i]) >> 31;
     }
     before.add(here);
-    planes.write(~chain[length - 1], before);
+    planes.write(place, before);
   });
 }
 

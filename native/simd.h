@@ -84,6 +84,22 @@ CRFRNN_INLINE Vec<T, W> spread(const T* p) {
     return joined<T, W / 2>(spread<G, T, W / 2>(p), spread<G, T, W / 2>(p + W / 2 / G));
   }
 }
+template <int Times, class T, int W, int... I>
+CRFRNN_INLINE Vec<T, 2 * W> repeat_lanes(Vec<T, W> v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I / Times)...);
+}
+// The first lanes of v, each several times: a a b b c c … They are as many as fill Lanes. GCC turns a shuffle to more than
+// twice as many lanes into stores, so v grows first.
+template <int Times, int Lanes, class T, int W>
+CRFRNN_INLINE Vec<T, Lanes> repeated(Vec<T, W> v) {
+  if constexpr (Times == 1) {
+    return v;
+  } else if constexpr (2 * W == Lanes) {
+    return repeat_lanes<Times, T, W>(v, std::make_integer_sequence<int, Lanes>{});
+  } else {
+    return repeated<Times, Lanes, T, 2 * W>(joined<T, W>(v, v));
+  }
+}
 CRFRNN_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1); }
 #else
@@ -134,6 +150,12 @@ template <int G, class T, int W>
 CRFRNN_INLINE Vec<T, W> spread(const T* p) {
   Vec<T, W> r;
   for (int i = 0; i < W; ++i) r.lane[i] = p[i / G];
+  return r;
+}
+template <int Times, int Lanes, class T, int W>
+CRFRNN_INLINE Vec<T, Lanes> repeated(Vec<T, W> v) {
+  Vec<T, Lanes> r;
+  for (int i = 0; i < Lanes; ++i) r.lane[i] = v.lane[i / Times];
   return r;
 }
 CRFRNN_INLINE void prefetch(const void*) {}
