@@ -11,10 +11,10 @@
 
 #include "keys.h"
 #include "lattice.h"
+#include "neighbours.h"
 
 namespace crfrnn {
 
-constexpr int64_t build_part_size = 16384;    // entries or vertices that are one task
 constexpr int64_t smallest_slab_size = 4096;  // vertices
 
 // A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each.
@@ -45,12 +45,15 @@ class LatticeBuilder {
 
   void build(int neighbour_rounds) {
     find_corners();
-    sort_by_key(entries_, layout_.bits, team_);
+    EntrySort<Words>(entries_, layout_, team_);
     for (int round = 0; round < neighbour_rounds; ++round) add_neighbours();
     number_vertices();
     divide_into_slabs();
     point_corners_to_vertices();
-    link_chains(next_vertices());
+    entries_ = {};
+    const auto next = NeighbourSearch<Words>(keys_, steps_).next_vertices(corners_, team_);
+    keys_ = {};
+    lattice_.chains = link_chains(next, lattice_.slabs, team_);
   }
 
  private:
@@ -61,16 +64,19 @@ class LatticeBuilder {
     auto& first_row = lattice_.chunk_sums;
     first_row.assign(1, 0);
     for (const auto& of_chunk : keys) first_row.push_back(first_row.back() + static_cast<int64_t>(of_chunk.size()));
-    entries_ = Buffer<Entry<Words>>(first_row.back(), Use::scratch);
+    entries_ = Buffer<Key<Words>>(first_row.back(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
       int64_t row = first_row[chunk];
-      for (const auto& key : keys[chunk]) entries_[row] = {key, static_cast<int32_t>(row)}, ++row;
+      for (const auto& key : keys[chunk]) {
+        entries_[row] = key;
+        entries_[row].word[0] |= static_cast<uint64_t>(row), ++row;
+      }
     });
   }
 
   // The keys of the vertices that a chunk touches. Sets the weights of its corners, and as corner_sum their number among them.
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
-    KeyTable<Words> table(chunks_.size);
+    KeyTable<Words> table(layout_, chunks_.size);
     EmbeddedPoints<T, Words> points;
     Simplex<Words> previous{{}, ~uint64_t{0}, ~uint64_t{0}};  // none yet: no order looks like this
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += embedding_lanes) {
@@ -86,7 +92,7 @@ class LatticeBuilder {
       }
       for (int64_t p = 0; p < n; ++p) insert_corners(points, p, (begin + p) * corners_, table);
     }
-    return table.keys();
+    return table.take_keys();
   }
 
   // The simplex of point p of those embedded, which is number `point` of all.
@@ -100,8 +106,9 @@ class LatticeBuilder {
     int64_t slab = points.cell[(d - 1) * L + p];  // less the cell of the last coordinate, which is −Σ of the others
     for (int j = 0; j < d; ++j) {
       slab += points.cell[j * L + p];
-      add_field(layout_.cell[j], points.cell[j * L + p]);
+      if (j > 0) add_field(layout_.cell[j], points.cell[j * L + p]);
     }
+    key.word[0] += static_cast<uint64_t>(d + 1) << layout_.row_bits;
     add_field(layout_.slab, slab);
     if (batch_) add_field(layout_.batch, batch_[point]);
     uint64_t order_low = 0, order_high = 0;
@@ -133,8 +140,14 @@ class LatticeBuilder {
     }
   }
 
+  Key<Words> vertex_of(const Key<Words>& entry) const { return entry.without(layout_.no_row()); }
+  bool has_row(const Key<Words>& entry) const { return row_of(entry) != layout_.no_row(); }
+  uint64_t row_of(const Key<Words>& entry) const { return entry.word[0] & layout_.no_row(); }
+
   // Whether entry i is the first of its vertex; true at the end, too.
-  bool begins_vertex(int64_t i) const { return i == 0 || i == entries_.size() || !(entries_[i].key == entries_[i - 1].key); }
+  bool begins_vertex(int64_t i) const {
+    return i == 0 || i == entries_.size() || !(vertex_of(entries_[i]) == vertex_of(entries_[i - 1]));
+  }
 
   // Adds entries without a row of sums for the vertices on both sides of each vertex, in all directions.
   void add_neighbours() {
@@ -143,25 +156,24 @@ class LatticeBuilder {
     for (int64_t i = 0; i < size; ++i) present += begins_vertex(i);
     const int64_t more_size = size + present * 2 * corners_;
     if (more_size > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
-    Buffer<Entry<Words>> more(more_size, Use::scratch);
+    Buffer<Key<Words>> more(more_size, Use::scratch);
     auto* to = std::copy(entries_.begin(), entries_.end(), more.begin());
     for (int64_t i = 0; i < size; ++i) {
       if (!begins_vertex(i)) continue;
-      for (int j = 0; j < corners_; ++j) {
-        *to++ = {steps_.after(entries_[i].key, j), -1};
-        *to++ = {steps_.before(entries_[i].key, j), -1};
-      }
+      auto vertex = entries_[i];
+      vertex.word[0] |= layout_.no_row();
+      for (int j = 0; j < corners_; ++j) *to++ = steps_.after(vertex, j), *to++ = steps_.before(vertex, j);
     }
-    sort_by_key(more, layout_.bits, team_);
+    EntrySort<Words>(more, layout_, team_);
     keep_needed(more);
   }
 
   // Keeps all entries with a row of sums, and one for each vertex that has none. Among equal keys, those with a row come first.
-  void keep_needed(Buffer<Entry<Words>>& sorted) {
+  void keep_needed(Buffer<Key<Words>>& sorted) {
     auto* end = sorted.begin();
     for (const auto& entry : sorted)
-      if (entry.row >= 0 || end == sorted.begin() || !(entry.key == end[-1].key)) *end++ = entry;
-    entries_ = Buffer<Entry<Words>>(end - sorted.begin(), Use::scratch);
+      if (has_row(entry) || end == sorted.begin() || !(vertex_of(entry) == vertex_of(end[-1]))) *end++ = entry;
+    entries_ = Buffer<Key<Words>>(end - sorted.begin(), Use::scratch);
     std::copy(sorted.begin(), end, entries_.begin());
   }
 
@@ -183,10 +195,11 @@ class LatticeBuilder {
     team_.run(parts.count(), [&](int64_t part) {
       auto v = static_cast<int32_t>(first_vertex[part]) - 1;
       for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const auto& [key, row] = entries_[i];
-        if (begins_vertex(i)) keys_[++v] = key;
-        if (row >= 0) vertex_of_row_[row] = v;
-        lattice_.vertex_sums[i] = (row >= 0 ? row : rows) ^ -static_cast<int32_t>(begins_vertex(i + 1));
+        const bool touched = has_row(entries_[i]);
+        const auto row = static_cast<int32_t>(touched ? row_of(entries_[i]) : rows);
+        if (begins_vertex(i)) keys_[++v] = vertex_of(entries_[i]);
+        if (touched) vertex_of_row_[row] = v;
+        lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(begins_vertex(i + 1));
       }
     });
   }
@@ -207,8 +220,7 @@ class LatticeBuilder {
   }
 
   int64_t first_entry(const Key<Words>& vertex) {
-    const auto before = [](const Entry<Words>& entry, const Key<Words>& key) { return entry.key < key; };
-    return std::lower_bound(entries_.begin(), entries_.end(), vertex, before) - entries_.begin();
+    return std::lower_bound(entries_.begin(), entries_.end(), vertex) - entries_.begin();
   }
 
   void point_corners_to_vertices() {
@@ -221,65 +233,6 @@ class LatticeBuilder {
     });
   }
 
-  // For each direction, the vertex after each vertex, or -1. A merge finds them, as keys that are sorted stay so when the same
-  // step is added to all.
-  std::vector<Buffer<int32_t>> next_vertices() {
-    std::vector<Buffer<int32_t>> next(corners_);
-    for (auto& buffer : next) buffer = Buffer<int32_t>(num_vertices_, Use::scratch);
-    const Parts parts{num_vertices_, build_part_size};
-    team_.run(corners_ * parts.count(), [&](int64_t task) {
-      const int64_t j = task / parts.count(), part = task % parts.count();
-      find_next(static_cast<int>(j), parts.begin(part), parts.end(part), next[j].get());
-    });
-    return next;
-  }
-
-  // next_vertices() in direction j for vertices [begin, end). There are two kinds of steps, so there are two merges.
-  void find_next(int j, int64_t begin, int64_t end, int32_t* next) {
-    Key<Words>* const keys = keys_.get();
-    std::array<Key<Words>*, 2> merged{nullptr, nullptr};
-    for (int64_t v = begin; v < end; ++v) {
-      const bool wraps = steps_.wraps_after(keys[v]);
-      const Key<Words> key = steps_.after(keys[v], j);
-      auto*& found = merged[wraps];
-      if (!found) found = std::lower_bound(keys, keys + num_vertices_, key);
-      found += *found < key;  // mostly by none, one or two keys: without a branch nothing is mispredicted
-      found += *found < key;
-      while (*found < key) ++found;
-      next[v] = *found == key ? static_cast<int32_t>(found - keys) : -1;
-    }
-  }
-
-  void link_chains(const std::vector<Buffer<int32_t>>& next) {
-    lattice_.chains.resize(next.size());
-    team_.run(corners_, [&](int64_t direction) { lattice_.chains[direction] = chains_along(next[direction]); });
-  }
-
-  // A chain begins at each vertex that has one after it and none before.
-  Chains chains_along(const Buffer<int32_t>& after) const {
-    const auto& slabs = lattice_.slabs;
-    Buffer<int8_t> has_before(num_vertices_ + 1, Use::scratch);  // of vertex v at v + 1, so that the place of -1 is 0
-    std::fill(has_before.begin(), has_before.end(), 0);
-    for (int64_t v = 0; v < num_vertices_; ++v) has_before[after[v] + 1] = 1;
-    Chains chains{Buffer<int32_t>(num_vertices_), {0}};
-    std::vector<int32_t> heads;
-    int64_t end = 0;
-    for (std::size_t slab = 1; slab < slabs.size(); ++slab) {
-      heads.resize(slabs[slab] - slabs[slab - 1] + 1);
-      int64_t count = 0;
-      for (int64_t v = slabs[slab - 1]; v < slabs[slab]; ++v) {
-        heads[count] = static_cast<int32_t>(v);  // overwritten by the next vertex unless it is a head
-        count += int64_t(after[v] >= 0) & int64_t(has_before[v + 1] == 0);
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        for (int32_t v = heads[i]; v >= 0; v = after[v]) chains.list[end++] = v;
-        chains.list[end - 1] = ~chains.list[end - 1];
-      }
-      chains.slab_begins.push_back(end);
-    }
-    return chains;
-  }
-
   const T* const features_;
   const int32_t* const batch_;
   const KeyLayout& layout_;
@@ -289,7 +242,7 @@ class LatticeBuilder {
   const Chunks& chunks_;
   const KeySteps<Words> steps_;
   const std::vector<T> scale_;
-  Buffer<Entry<Words>> entries_;  // the rows of sums, sorted by key
+  Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
   Buffer<Key<Words>> keys_;  // of the vertices
   Buffer<int32_t> vertex_of_row_;
