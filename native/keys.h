@@ -129,6 +129,34 @@ class KeySteps {
   std::array<std::array<Key<Words>, 2>, most_features + 1> step_{};
 };
 
+// The key of a lattice point of remainder 0: a weighted sum of its d cells for each word.
+template <int Words>
+class CellSums {
+ public:
+  CellSums(const KeyLayout& layout, int d) : d_(d), words_(layout.words) {
+    start_[0] = static_cast<uint64_t>(d + 1) << layout.row_bits;
+    for (int j = 1; j < d; ++j) add(layout.cell[j], j, 1);
+    // The cell of the last coordinate is −Σ of the others.
+    for (int j = 0; j < d; ++j) add(layout.slab, j, j == d - 1 ? 2 : 1);
+    for (int j = 1; j < d; ++j) start_[layout.cell[j].word] -= lowest(layout.cell[j]);
+    start_[layout.slab.word] -= lowest(layout.slab);
+  }
+
+  // Word w of the key of point p is number w · stride + p of the words.
+  template <class WeightedSums>
+  void keys(WeightedSums weighted_sums, const int32_t* cell, uint64_t* words, int stride) const {
+    for (int w = 0; w < words_; ++w) weighted_sums(cell, d_, factors_[w].data(), start_[w], words + w * stride);
+  }
+
+ private:
+  void add(const KeyLayout::Field& field, int j, uint64_t times) { factors_[field.word][j] += times << field.shift; }
+  static uint64_t lowest(const KeyLayout::Field& field) { return static_cast<uint64_t>(field.lowest) << field.shift; }
+
+  const int d_, words_;
+  std::array<std::array<uint64_t, most_features>, Words> factors_{};
+  std::array<uint64_t, Words> start_{};
+};
+
 // Numbers keys in the order in which they are first inserted. Open addressing, at most half full. A slot is a key with its
 // number in place of the row.
 template <int Words>

@@ -17,23 +17,36 @@ namespace crfrnn {
 
 constexpr int64_t smallest_slab_size = 4096;  // vertices
 
-// A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each.
-template <int Words>
-struct Simplex {
-  bool operator==(const Simplex&) const = default;
-  Key<Words> corner0{};
-  uint64_t order_low = 0, order_high = 0;
-};
-
 // Up to embedding_lanes points on their way into the lattice. Coordinate j of point p is number j · embedding_lanes + p of the
 // first three arrays.
+//
+// A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each. In the arrays of
+// these names, the last point of those embedded before is at 0 and point p at p + 1.
 template <class T, int Words>
 struct EmbeddedPoints {
+  static constexpr int named = embedding_lanes + 1;
   std::array<int32_t, most_features * embedding_lanes> cell;
   std::array<int32_t, (most_features + 1) * embedding_lanes> order;
   std::array<T, (most_features + 1) * embedding_lanes> weight;
+  std::array<uint64_t, Words * named> corner0{};  // word w from w · named on
+  std::array<uint64_t, 2 * named> packed_order{};
   std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;  // of point p from p · (d + 1) on
   std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
+
+  bool same_simplex(int64_t a, int64_t b) const {
+    uint64_t difference = (packed_order[a] ^ packed_order[b]) | (packed_order[named + a] ^ packed_order[named + b]);
+    for (int w = 0; w < Words; ++w) difference |= corner0[w * named + a] ^ corner0[w * named + b];
+    return difference == 0;
+  }
+  void copy_name(int64_t from, int64_t to) {
+    for (std::size_t at = 0; at < corner0.size(); at += named) corner0[at + to] = corner0[at + from];
+    for (std::size_t at = 0; at < packed_order.size(); at += named) packed_order[at + to] = packed_order[at + from];
+  }
+  Key<Words> corner0_of(int64_t p) const {
+    Key<Words> key;
+    for (int w = 0; w < Words; ++w) key.word[w] = corner0[w * named + p + 1];
+    return key;
+  }
 };
 
 template <class T, int Words>
@@ -41,7 +54,8 @@ class LatticeBuilder {
  public:
   LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team)
       : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), d_(lattice.d),
-        corners_(lattice.corners), chunks_(lattice.chunks), steps_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {}
+        corners_(lattice.corners), chunks_(lattice.chunks), steps_(layout, lattice.d), cell_sums_(layout, lattice.d),
+        scale_(feature_scales<T>(lattice.d)) {}
 
   void build(int neighbour_rounds) {
     find_corners();
@@ -78,47 +92,41 @@ class LatticeBuilder {
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
     KeyTable<Words> table(layout_, chunks_.size);
     EmbeddedPoints<T, Words> points;
-    Simplex<Words> previous{{}, ~uint64_t{0}, ~uint64_t{0}};  // none yet: no order looks like this
+    points.packed_order[0] = ~uint64_t{0};  // no point yet: no order looks like this
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += embedding_lanes) {
       const int64_t n = std::min<int64_t>(embedding_lanes, chunks_.end(chunk) - begin);
       loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
                        points.weight.data());
+      name_simplices(points, begin, n);
       for (int64_t p = 0; p < n; ++p) {
-        const auto simplex = simplex_of(points, p, begin + p);
-        points.repeats[p] = simplex == previous;  // neighbouring pixels often are in one simplex
-        if (points.repeats[p]) continue;
-        previous = simplex;
-        list_corners(points, p, simplex.corner0, table);
+        points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
+        if (!points.repeats[p]) list_corners(points, p, table);
       }
+      points.copy_name(n, 0);
       for (int64_t p = 0; p < n; ++p) insert_corners(points, p, (begin + p) * corners_, table);
     }
     return table.take_keys();
   }
 
-  // The simplex of point p of those embedded, which is number `point` of all.
-  Simplex<Words> simplex_of(const EmbeddedPoints<T, Words>& points, int64_t p, int64_t point) const {
-    constexpr int L = embedding_lanes;
-    const int d = d_, corners = corners_;
-    Key<Words> key{};
-    auto add_field = [&key](const KeyLayout::Field& field, int64_t value) {
-      key.word[field.word] += static_cast<uint64_t>(value - field.lowest) << field.shift;
-    };
-    int64_t slab = points.cell[(d - 1) * L + p];  // less the cell of the last coordinate, which is −Σ of the others
-    for (int j = 0; j < d; ++j) {
-      slab += points.cell[j * L + p];
-      if (j > 0) add_field(layout_.cell[j], points.cell[j * L + p]);
+  // The names of the simplices of points [begin, begin + n).
+  void name_simplices(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n) const {
+    constexpr int L = embedding_lanes, named = points.named, most = 12;  // orders in a word
+    cell_sums_.keys(loops<T>().weighted_sums, points.cell.data(), &points.corner0[1], named);
+    if (batch_) {
+      const auto& field = layout_.batch;
+      for (int64_t p = 0; p < n; ++p)
+        points.corner0[field.word * named + p + 1] += static_cast<uint64_t>(batch_[begin + p] - field.lowest) << field.shift;
     }
-    key.word[0] += static_cast<uint64_t>(d + 1) << layout_.row_bits;
-    add_field(layout_.slab, slab);
-    if (batch_) add_field(layout_.batch, batch_[point]);
-    uint64_t order_low = 0, order_high = 0;
-    for (int r = 0; r < corners && r < 12; ++r) order_low |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * r);
-    for (int r = 12; r < corners; ++r) order_high |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * (r - 12));
-    return {key, order_low, order_high};
+    std::array<uint64_t, most> places;
+    for (int r = 0; r < most; ++r) places[r] = uint64_t{1} << (5 * r);
+    const auto pack = loops<T>().weighted_sums;
+    pack(points.order.data(), std::min(corners_, most), places.data(), 0, &points.packed_order[1]);
+    if (corners_ > most) pack(&points.order[most * L], corners_ - most, places.data(), 0, &points.packed_order[named + 1]);
   }
 
   // The keys of all corners, each found from the one before.
-  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Key<Words> key, const KeyTable<Words>& table) const {
+  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, const KeyTable<Words>& table) const {
+    Key<Words> key = points.corner0_of(p);
     Key<Words>* const corner = &points.corner[p * corners_];
     for (int k = 0;; ++k) {
       corner[k] = key;
@@ -241,6 +249,7 @@ class LatticeBuilder {
   const int d_, corners_;
   const Chunks& chunks_;
   const KeySteps<Words> steps_;
+  const CellSums<Words> cell_sums_;
   const std::vector<T> scale_;
   Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
