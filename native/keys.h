@@ -157,65 +157,67 @@ class CellSums {
   std::array<uint64_t, Words> start_{};
 };
 
-// Numbers keys in the order in which they are first inserted. Open addressing, at most half full. A slot is a key with its
-// number in place of the row.
+// Numbers keys in the order in which they are first inserted. Open addressing, at most half full. A slot is a key with its number
+// in place of the row.
 template <int Words>
 class KeyTable {
  public:
-  KeyTable(const KeyLayout& layout, int64_t expected) : number_mask_(layout.no_row()) {
-    int bits = 10;
-    while ((int64_t{1} << bits) < 2 * expected) ++bits;
-    keys_.reserve(expected);
-    resize(bits);
+  KeyTable(const KeyLayout& layout, int64_t expected) : number_mask_(layout.no_row()) { resize(2 * expected); }
+
+  // Makes room for so many more keys.
+  void reserve(int64_t more) {
+    if (2 * (count_ + more) > slots_.size()) resize(4 * (count_ + more));
   }
-  int32_t insert(const Key<Words>& key) {
-    for (uint64_t at = key.hash() >> shift_;; at = (at + 1) & mask_) {
-      const Key<Words>& slot = slots_[at];
-      if (slot.without(number_mask_) == key) return static_cast<int32_t>(slot.word[0] & number_mask_);
-      if (is_empty(slot)) return append(at, key);
+  // Where to look for a key. It stays the same until reserve() is called.
+  int64_t place(const Key<Words>& key) const {
+    const auto at = static_cast<int64_t>(key.hash() >> shift_);
+#if defined(__GNUC__)
+    __builtin_prefetch(&slots_[at]);
+#endif
+    return at;
+  }
+  // The number of a key. Whether it is new cannot be predicted, so there is no branch on it. There has to be room for it.
+  int32_t insert(const Key<Words>& key, int64_t at) {
+    for (;; at = (at + 1) & (slots_.size() - 1)) {
+      Key<Words>& slot = slots_[at];
+      const bool is_new = is_empty(slot);
+      if (!is_new & !(slot.without(number_mask_) == key)) continue;
+      const uint64_t number = is_new ? static_cast<uint64_t>(count_) : slot.word[0] & number_mask_;
+      slot = keys_[count_] = key;
+      slot.word[0] |= number;
+      count_ += is_new;
+      return static_cast<int32_t>(number);
     }
   }
-  void prefetch(const Key<Words>& key) const {
-#if defined(__GNUC__)
-    __builtin_prefetch(&slots_[key.hash() >> shift_]);
-#else
-    (void)key;
-#endif
-  }
   // All keys by number.
-  std::vector<Key<Words>> take_keys() { return std::move(keys_); }
+  std::vector<Key<Words>> keys() const { return {keys_.get(), keys_.get() + count_}; }
 
  private:
-  bool is_empty(const Key<Words>& slot) const { return slot.word[0] == ~uint64_t{0}; }
-  void fill(uint64_t at, const Key<Words>& key, std::size_t number) {
-    slots_[at] = key;
-    slots_[at].word[0] |= number;
-  }
-  int32_t append(uint64_t at, const Key<Words>& key) {
-    const auto number = keys_.size();
-    fill(at, key, number);
-    keys_.push_back(key);
-    if (2 * keys_.size() > mask_) resize(64 - shift_ + 1);
-    return static_cast<int32_t>(number);
-  }
-  void resize(int bits) {
+  static bool is_empty(const Key<Words>& slot) { return slot.word[0] == ~uint64_t{0}; }
+
+  void resize(int64_t least_slots) {
+    int bits = 10;
+    while ((int64_t{1} << bits) < least_slots) ++bits;
     shift_ = 64 - bits;
-    mask_ = (uint64_t{1} << bits) - 1;
     slots_ = Buffer<Key<Words>>(int64_t{1} << bits);
     Key<Words> empty;
     empty.word.fill(~uint64_t{0});
     std::fill(slots_.begin(), slots_.end(), empty);
-    for (std::size_t number = 0; number < keys_.size(); ++number) {
-      uint64_t at = keys_[number].hash() >> shift_;
-      while (!is_empty(slots_[at])) at = (at + 1) & mask_;
-      fill(at, keys_[number], number);
+    Buffer<Key<Words>> keys(slots_.size() / 2 + 1);
+    std::copy_n(keys_.get(), count_, keys.get());
+    keys_.swap(keys);
+    for (int64_t number = 0; number < count_; ++number) {
+      auto at = static_cast<int64_t>(keys_[number].hash() >> shift_);
+      while (!is_empty(slots_[at])) at = (at + 1) & (slots_.size() - 1);
+      slots_[at] = keys_[number];
+      slots_[at].word[0] |= static_cast<uint64_t>(number);
     }
   }
+
   const uint64_t number_mask_;
   int shift_ = 0;
-  uint64_t mask_ = 0;
-  Buffer<Key<Words>> slots_;
-  std::vector<Key<Words>> keys_;
+  int64_t count_ = 0;
+  Buffer<Key<Words>> slots_, keys_;
 };
 
 // Sorts entries, which are keys with a row, by key; equal keys keep their order. Keys of one or two words are sorted by digits,

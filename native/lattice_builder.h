@@ -31,6 +31,7 @@ struct EmbeddedPoints {
   std::array<uint64_t, Words * named> corner0{};  // word w from w · named on
   std::array<uint64_t, 2 * named> packed_order{};
   std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;  // of point p from p · (d + 1) on
+  std::array<int64_t, (most_features + 1) * embedding_lanes> place;      // of these corners in the table
   std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
 
   bool same_simplex(int64_t a, int64_t b) const {
@@ -98,6 +99,7 @@ class LatticeBuilder {
       loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
                        points.weight.data());
       name_simplices(points, begin, n);
+      table.reserve(n * corners_);
       for (int64_t p = 0; p < n; ++p) {
         points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
         if (!points.repeats[p]) list_corners(points, p, table);
@@ -105,7 +107,7 @@ class LatticeBuilder {
       points.copy_name(n, 0);
       for (int64_t p = 0; p < n; ++p) insert_corners(points, p, (begin + p) * corners_, table);
     }
-    return table.take_keys();
+    return table.keys();
   }
 
   // The names of the simplices of points [begin, begin + n).
@@ -128,9 +130,10 @@ class LatticeBuilder {
   void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, const KeyTable<Words>& table) const {
     Key<Words> key = points.corner0_of(p);
     Key<Words>* const corner = &points.corner[p * corners_];
+    int64_t* const place = &points.place[p * corners_];
     for (int k = 0;; ++k) {
       corner[k] = key;
-      table.prefetch(key);
+      place[k] = table.place(key);
       if (k == d_) break;
       steps_.to_next_corner(key, points.order[(d_ - k) * embedding_lanes + p]);
     }
@@ -144,7 +147,7 @@ class LatticeBuilder {
     if (points.repeats[p]) {
       std::copy_n(sum - corners, corners, sum);
     } else {
-      for (int k = 0; k < corners; ++k) sum[k] = table.insert(points.corner[p * corners + k]);
+      for (int k = 0; k < corners; ++k) sum[k] = table.insert(points.corner[p * corners + k], points.place[p * corners + k]);
     }
   }
 
