@@ -157,8 +157,8 @@ class CellSums {
   std::array<uint64_t, Words> start_{};
 };
 
-// Numbers keys in the order in which they are first inserted. Open addressing, at most half full. A slot is a key with its number
-// in place of the row.
+// Numbers keys in the order in which they are first inserted. Open addressing, at most half full. A slot is a key with its
+// number in place of the row.
 template <int Words>
 class KeyTable {
  public:
@@ -176,18 +176,28 @@ class KeyTable {
 #endif
     return at;
   }
-  // The number of a key. Whether it is new cannot be predicted, so there is no branch on it. There has to be room for it.
-  int32_t insert(const Key<Words>& key, int64_t at) {
-    for (;; at = (at + 1) & (slots_.size() - 1)) {
-      Key<Words>& slot = slots_[at];
-      const bool is_new = is_empty(slot);
-      if (!is_new & !(slot.without(number_mask_) == key)) continue;
-      const uint64_t number = is_new ? static_cast<uint64_t>(count_) : slot.word[0] & number_mask_;
-      slot = keys_[count_] = key;
-      slot.word[0] |= number;
-      count_ += is_new;
-      return static_cast<int32_t>(number);
+  // The numbers of n keys, looked for at their places. Whether a key is new cannot be predicted, so there is no branch on it.
+  // There has to be room for them.
+  void insert(const Key<Words>* keys, const int64_t* places, int64_t n, int32_t* numbers) {
+    Key<Words>*const slots = slots_.get(), *const all = keys_.get();
+    const int64_t last = slots_.size() - 1;
+    const uint64_t number_mask = number_mask_;
+    auto count = static_cast<uint64_t>(count_);
+    for (int64_t i = 0; i < n; ++i) {
+      const Key<Words> key = keys[i];
+      int64_t at = places[i];
+      bool is_new = is_empty(slots[at]);
+      while (!(is_new | (slots[at].without(number_mask) == key))) {
+        at = (at + 1) & last;
+        is_new = is_empty(slots[at]);
+      }
+      const uint64_t number = is_new ? count : slots[at].word[0] & number_mask;
+      all[count] = slots[at] = key;
+      slots[at].word[0] |= number;
+      count += is_new;
+      numbers[i] = static_cast<int32_t>(number);
     }
+    count_ = static_cast<int64_t>(count);
   }
   // All keys by number.
   std::vector<Key<Words>> keys() const { return {keys_.get(), keys_.get() + count_}; }
@@ -227,7 +237,7 @@ template <int Words>
 class EntrySort {
  public:
   EntrySort(Buffer<Key<Words>>& entries, const KeyLayout& layout, Team& team)
-      : entries_(entries), team_(team), parts_{entries.size(), std::max<int64_t>(16384, (entries.size() + 15) / 16)} {
+      : entries_(entries), team_(team), parts_{entries.size(), std::max<int64_t>(16384, (entries.size() + 7) / 8)} {
     if constexpr (Words > 2) {
       std::stable_sort(entries.begin(), entries.end(), [&](const Key<Words>& a, const Key<Words>& b) {
         return a.without(layout.no_row()) < b.without(layout.no_row());
@@ -246,7 +256,7 @@ class EntrySort {
   }
 
  private:
-  static constexpr int most_digit_bits = 11;
+  static constexpr int most_digit_bits = 13;
 
   void sort_by_digit(int word, int shift, int bits) {
     const int64_t digits = int64_t{1} << bits;

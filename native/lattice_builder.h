@@ -30,9 +30,12 @@ struct EmbeddedPoints {
   std::array<T, (most_features + 1) * embedding_lanes> weight;
   std::array<uint64_t, Words * named> corner0{};  // word w from w · named on
   std::array<uint64_t, 2 * named> packed_order{};
-  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;  // of point p from p · (d + 1) on
-  std::array<int64_t, (most_features + 1) * embedding_lanes> place;      // of these corners in the table
   std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
+  // The corners of those that do not: their keys, their places in the table and their numbers.
+  int64_t listed = 0;
+  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;
+  std::array<int64_t, (most_features + 1) * embedding_lanes> place;
+  std::array<int32_t, (most_features + 1) * embedding_lanes> number;
 
   bool same_simplex(int64_t a, int64_t b) const {
     uint64_t difference = (packed_order[a] ^ packed_order[b]) | (packed_order[named + a] ^ packed_order[named + b]);
@@ -100,12 +103,18 @@ class LatticeBuilder {
                        points.weight.data());
       name_simplices(points, begin, n);
       table.reserve(n * corners_);
+      points.listed = 0;
       for (int64_t p = 0; p < n; ++p) {
         points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
         if (!points.repeats[p]) list_corners(points, p, table);
       }
       points.copy_name(n, 0);
-      for (int64_t p = 0; p < n; ++p) insert_corners(points, p, (begin + p) * corners_, table);
+      table.insert(points.corner.data(), points.place.data(), points.listed, points.number.data());
+      if (corners_ == 6) {  // a colour photo
+        write_corners(points, begin, n, std::integral_constant<int, 6>{});
+      } else {
+        write_corners(points, begin, n, corners_);
+      }
     }
     return table.keys();
   }
@@ -126,28 +135,26 @@ class LatticeBuilder {
     if (corners_ > most) pack(&points.order[most * L], corners_ - most, places.data(), 0, &points.packed_order[named + 1]);
   }
 
-  // The keys of all corners, each found from the one before.
+  // The keys of all corners of a point, each found from the one before.
   void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, const KeyTable<Words>& table) const {
     Key<Words> key = points.corner0_of(p);
-    Key<Words>* const corner = &points.corner[p * corners_];
-    int64_t* const place = &points.place[p * corners_];
     for (int k = 0;; ++k) {
-      corner[k] = key;
-      place[k] = table.place(key);
+      points.corner[points.listed] = key;
+      points.place[points.listed++] = table.place(key);
       if (k == d_) break;
       steps_.to_next_corner(key, points.order[(d_ - k) * embedding_lanes + p]);
     }
   }
 
-  void insert_corners(const EmbeddedPoints<T, Words>& points, int64_t p, int64_t at, KeyTable<Words>& table) {
-    const int corners = corners_;  // a local: the compiler knows that storing sums does not change it
-    T* const weight = &lattice_.corner_weight[at];
-    int32_t* const sum = &lattice_.corner_sum[at];
-    for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p];
-    if (points.repeats[p]) {
-      std::copy_n(sum - corners, corners, sum);
-    } else {
-      for (int k = 0; k < corners; ++k) sum[k] = table.insert(points.corner[p * corners + k], points.place[p * corners + k]);
+  template <class Corners>
+  void write_corners(const EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners) {
+    T* weight = &lattice_.corner_weight[begin * corners];
+    int32_t* sum = &lattice_.corner_sum[begin * corners];
+    const int32_t* number = points.number.data();
+    for (int64_t p = 0; p < n; ++p, weight += corners, sum += corners) {
+      const int32_t* const from = points.repeats[p] ? sum - corners : number;
+      number = points.repeats[p] ? number : number + corners;
+      for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p], sum[k] = from[k];
     }
   }
 
@@ -205,12 +212,16 @@ class LatticeBuilder {
     lattice_.vertex_sums = Buffer<int32_t>(entries_.size());
     team_.run(parts.count(), [&](int64_t part) {
       auto v = static_cast<int32_t>(first_vertex[part]) - 1;
+      bool begins = parts.begin(part) < entries_.size() && begins_vertex(parts.begin(part));
       for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const bool touched = has_row(entries_[i]);
-        const auto row = static_cast<int32_t>(touched ? row_of(entries_[i]) : rows);
-        if (begins_vertex(i)) keys_[++v] = vertex_of(entries_[i]);
+        const Key<Words> entry = entries_[i];
+        const bool touched = has_row(entry), next_begins = begins_vertex(i + 1);
+        const auto row = static_cast<int32_t>(touched ? row_of(entry) : rows);
+        v += begins;
+        keys_[v] = vertex_of(entry);
         if (touched) vertex_of_row_[row] = v;
-        lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(begins_vertex(i + 1));
+        lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(next_begins);
+        begins = next_begins;
       }
     });
   }
