@@ -100,10 +100,7 @@ class KeySteps {
   }
 
   // From corner k of a simplex to corner k + 1: one cell less along the coordinate whose rank is d - k.
-  void to_next_corner(Key<Words>& key, int coordinate) const {
-    key += remainder_;
-    key -= cell_[coordinate];
-  }
+  void to_next_corner(Key<Words>& key, int coordinate) const { key += step_[coordinate][0]; }
 
   // Towards the next neighbour in direction j, every coordinate grows by one and coordinate j falls by d. As a difference of
   // keys this is one of two steps: from remainder d to 0, or from any other one to the next.

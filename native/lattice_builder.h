@@ -32,7 +32,6 @@ struct EmbeddedPoints {
   std::array<uint64_t, 2 * named> packed_order{};
   std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
   // The corners of those that do not: their keys, their places in the table and their numbers.
-  int64_t listed = 0;
   std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;
   std::array<int64_t, (most_features + 1) * embedding_lanes> place;
   std::array<int32_t, (most_features + 1) * embedding_lanes> number;
@@ -103,17 +102,10 @@ class LatticeBuilder {
                        points.weight.data());
       name_simplices(points, begin, n);
       table.reserve(n * corners_);
-      points.listed = 0;
-      for (int64_t p = 0; p < n; ++p) {
-        points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
-        if (!points.repeats[p]) list_corners(points, p, table);
-      }
-      points.copy_name(n, 0);
-      table.insert(points.corner.data(), points.place.data(), points.listed, points.number.data());
       if (corners_ == 6) {  // a colour photo
-        write_corners(points, begin, n, std::integral_constant<int, 6>{});
+        enter(points, begin, n, std::integral_constant<int, 6>{}, table);
       } else {
-        write_corners(points, begin, n, corners_);
+        enter(points, begin, n, corners_, table);
       }
     }
     return table.keys();
@@ -135,14 +127,30 @@ class LatticeBuilder {
     if (corners_ > most) pack(&points.order[most * L], corners_ - most, places.data(), 0, &points.packed_order[named + 1]);
   }
 
-  // The keys of all corners of a point, each found from the one before.
-  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, const KeyTable<Words>& table) const {
+  // Inserts the corners of points [begin, begin + n) into the table, and writes their weights and numbers.
+  template <class Corners>
+  void enter(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners, KeyTable<Words>& table) {
+    int64_t listed = 0;
+    for (int64_t p = 0; p < n; ++p) {
+      points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
+      if (points.repeats[p]) continue;
+      list_corners(points, p, corners, table, listed);
+      listed += corners;
+    }
+    points.copy_name(n, 0);
+    table.insert(points.corner.data(), points.place.data(), listed, points.number.data());
+    write_corners(points, begin, n, corners);
+  }
+
+  // The keys of all corners of a point, each found from the one before, from number `at` of those listed on.
+  template <class Corners>
+  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Corners corners, const KeyTable<Words>& table,
+                    int64_t at) const {
     Key<Words> key = points.corner0_of(p);
-    for (int k = 0;; ++k) {
-      points.corner[points.listed] = key;
-      points.place[points.listed++] = table.place(key);
-      if (k == d_) break;
-      steps_.to_next_corner(key, points.order[(d_ - k) * embedding_lanes + p]);
+    for (int k = 0; k < corners; ++k) {
+      if (k > 0) steps_.to_next_corner(key, points.order[(corners - k) * embedding_lanes + p]);
+      points.corner[at + k] = key;
+      points.place[at + k] = table.place(key);
     }
   }
 
