@@ -70,10 +70,10 @@ struct Walker {
 // Lists the chains of several directions side by side: on its own, each walker would wait for memory at every step.
 template <std::size_t... I>
 void walk(std::array<Direction*, sizeof...(I)> directions, std::index_sequence<I...>) {
-  std::array<Walker, sizeof...(I)> walkers{Walker(*directions[I])...};
-  const int64_t common = std::min({walkers[I].left...});
-  for (int64_t i = 0; i < common; ++i) (walkers[I].step(), ...);
-  for (Walker& walker : walkers)
+  std::array<Walker, sizeof...(I)> all{Walker(*directions[I])...};
+  const int64_t common = std::min({all[I].left...});
+  for (int64_t i = 0; i < common; ++i) (all[I].step(), ...);
+  for (Walker& walker : all)
     for (int64_t i = common; i < walker.left; ++i) walker.step();
 }
 

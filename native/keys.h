@@ -1,4 +1,4 @@
-// Lattice points as keys: how they are packed, stepped to neighbours, hashed and sorted.
+// Lattice points as keys: how they are packed, stepped to neighbours and hashed.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.h"
-#include "chunks.h"
 #include "lattice.h"
-#include "team.h"
 
 namespace crfrnn {
 
@@ -152,135 +149,6 @@ class CellSums {
   const int d_, words_;
   std::array<std::array<uint64_t, most_features>, Words> factors_{};
   std::array<uint64_t, Words> start_{};
-};
-
-// Numbers keys in the order in which they are first inserted. Open addressing, at most half full. A slot is a key with its
-// number in place of the row.
-template <int Words>
-class KeyTable {
- public:
-  KeyTable(const KeyLayout& layout, int64_t expected) : number_mask_(layout.no_row()) { resize(2 * expected); }
-
-  // Makes room for so many more keys.
-  void reserve(int64_t more) {
-    if (2 * (count_ + more) > slots_.size()) resize(4 * (count_ + more));
-  }
-  // Where to look for a key. It stays the same until reserve() is called.
-  int64_t place(const Key<Words>& key) const {
-    const auto at = static_cast<int64_t>(key.hash() >> shift_);
-#if defined(__GNUC__)
-    __builtin_prefetch(&slots_[at]);
-#endif
-    return at;
-  }
-  // The numbers of n keys, looked for at their places. Whether a key is new cannot be predicted, so there is no branch on it.
-  // There has to be room for them.
-  void insert(const Key<Words>* keys, const int64_t* places, int64_t n, int32_t* numbers) {
-    Key<Words>*const slots = slots_.get(), *const all = keys_.get();
-    const int64_t last = slots_.size() - 1;
-    const uint64_t number_mask = number_mask_;
-    auto count = static_cast<uint64_t>(count_);
-    for (int64_t i = 0; i < n; ++i) {
-      const Key<Words> key = keys[i];
-      int64_t at = places[i];
-      bool is_new = is_empty(slots[at]);
-      while (!(is_new | (slots[at].without(number_mask) == key))) {
-        at = (at + 1) & last;
-        is_new = is_empty(slots[at]);
-      }
-      const uint64_t number = is_new ? count : slots[at].word[0] & number_mask;
-      all[count] = slots[at] = key;
-      slots[at].word[0] |= number;
-      count += is_new;
-      numbers[i] = static_cast<int32_t>(number);
-    }
-    count_ = static_cast<int64_t>(count);
-  }
-  // All keys by number.
-  std::vector<Key<Words>> keys() const { return {keys_.get(), keys_.get() + count_}; }
-
- private:
-  static bool is_empty(const Key<Words>& slot) { return slot.word[0] == ~uint64_t{0}; }
-
-  void resize(int64_t least_slots) {
-    int bits = 10;
-    while ((int64_t{1} << bits) < least_slots) ++bits;
-    shift_ = 64 - bits;
-    slots_ = Buffer<Key<Words>>(int64_t{1} << bits);
-    Key<Words> empty;
-    empty.word.fill(~uint64_t{0});
-    std::fill(slots_.begin(), slots_.end(), empty);
-    Buffer<Key<Words>> keys(slots_.size() / 2 + 1);
-    std::copy_n(keys_.get(), count_, keys.get());
-    keys_.swap(keys);
-    for (int64_t number = 0; number < count_; ++number) {
-      auto at = static_cast<int64_t>(keys_[number].hash() >> shift_);
-      while (!is_empty(slots_[at])) at = (at + 1) & (slots_.size() - 1);
-      slots_[at] = keys_[number];
-      slots_[at].word[0] |= static_cast<uint64_t>(number);
-    }
-  }
-
-  const uint64_t number_mask_;
-  int shift_ = 0;
-  int64_t count_ = 0;
-  Buffer<Key<Words>> slots_, keys_;
-};
-
-// Sorts entries, which are keys with a row, by key; equal keys keep their order. Keys of one or two words are sorted by digits,
-// from the lowest to the highest. Each part of the entries counts how often each digit occurs, and then moves its entries to
-// the places that are left for them, so that parts can run in parallel.
-template <int Words>
-class EntrySort {
- public:
-  EntrySort(Buffer<Key<Words>>& entries, const KeyLayout& layout, Team& team)
-      : entries_(entries), team_(team), parts_{entries.size(), std::max<int64_t>(16384, (entries.size() + 7) / 8)} {
-    if constexpr (Words > 2) {
-      std::stable_sort(entries.begin(), entries.end(), [&](const Key<Words>& a, const Key<Words>& b) {
-        return a.without(layout.no_row()) < b.without(layout.no_row());
-      });
-    } else {
-      sorted_ = Buffer<Key<Words>>(entries.size(), Use::scratch);
-      for (int word = 0; word < Words; ++word) {
-        const int low = word == 0 ? layout.row_bits : 0, high = word == Words - 1 ? layout.bits : 64;
-        const int digits = (high - low + most_digit_bits - 1) / most_digit_bits;
-        for (int i = 0; i < digits; ++i) {
-          const int begin = low + (high - low) * i / digits, end = low + (high - low) * (i + 1) / digits;
-          sort_by_digit(word, begin, end - begin);
-        }
-      }
-    }
-  }
-
- private:
-  static constexpr int most_digit_bits = 13;
-
-  void sort_by_digit(int word, int shift, int bits) {
-    const int64_t digits = int64_t{1} << bits;
-    places_.resize(parts_.count() * digits);
-    auto digit_of = [=](const Key<Words>& entry) { return (entry.word[word] >> shift) & static_cast<uint64_t>(digits - 1); };
-    team_.run(parts_.count(), [&](int64_t part) {
-      int32_t* count = &places_[part * digits];
-      std::fill_n(count, digits, 0);
-      for (int64_t i = parts_.begin(part); i < parts_.end(part); ++i) ++count[digit_of(entries_[i])];
-    });
-    int32_t sum = 0;
-    for (int64_t digit = 0; digit < digits; ++digit)
-      for (int64_t part = 0; part < parts_.count(); ++part) sum += std::exchange(places_[part * digits + digit], sum);
-    team_.run(parts_.count(), [&](int64_t part) {
-      int32_t* next = &places_[part * digits];
-      const auto* const from = entries_.get();
-      auto* const to = sorted_.get();
-      for (int64_t i = parts_.begin(part); i < parts_.end(part); ++i) to[next[digit_of(from[i])]++] = from[i];
-    });
-    entries_.swap(sorted_);
-  }
-
-  Buffer<Key<Words>>& entries_;
-  Team& team_;
-  const Parts parts_;
-  Buffer<Key<Words>> sorted_;
-  std::vector<int32_t> places_;
 };
 
 // The coordinates on the hyperplane are scaled so that the blur has the standard deviation of the Gaussian. The numbers are

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "entry_sort.h"
+#include "key_table.h"
 #include "keys.h"
 #include "lattice.h"
 #include "neighbours.h"
