@@ -4,6 +4,10 @@
 
 namespace crfrnn::CRFRNN_TARGET {
 
+// How many tiles ahead scores are fetched: a tile has a short run of each class, too short for the processor to foresee the
+// next.
+constexpr int64_t ahead = 2;
+
 // Transposes a square of S × S numbers: swaps its off-diagonal quarters, then those of the quarters, and so on.
 template <class T, int S>
 CRFRNN_INLINE void transpose_square(Vec<T, S> (&square)[S]) {
@@ -29,7 +33,11 @@ void rows_from_class_major(const T* scores, int64_t stride, const int* which, in
   for (int64_t i = 0; i < whole; i += S)
     for (int c = 0; c < channels; c += S) {
       V square[S];
-      for (int k = 0; k < S; ++k) square[k] = c + k < classes ? load<V>(scores + which[c + k] * stride + i) : V{} + pad;
+      for (int k = 0; k < S; ++k) {
+        const T* const from = c + k < classes ? scores + which[c + k] * stride + i : nullptr;
+        if (from) prefetch(from + ahead * n);
+        square[k] = from ? load<V>(from) : V{} + pad;
+      }
       transpose_square<T, S>(square);
       for (int k = 0; k < S; ++k) std::memcpy(rows + (i + k) * channels + c, &square[k], sizeof(V));
     }

@@ -1,5 +1,7 @@
 // From features to lattice coordinates. This file is compiled without fused multiply-adds: many pixels lie exactly on the
 // border of two simplices, and every instruction set has to put them on the same side of it.
+#include <type_traits>
+
 #include "loops.h"
 
 namespace crfrnn::CRFRNN_TARGET {
@@ -8,15 +10,27 @@ template <class T>
 constexpr T rounder =
     sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // x + rounder − rounder is the nearest whole number
 
+// The features of n points, one column for each. Lanes without a point get the first one.
+template <class T>
+void columns(const T* features, int64_t n, int d, T (*feature)[embedding_lanes]) {
+  auto copy = [&](auto d) {
+    for (int64_t p = 0; p < embedding_lanes; ++p)
+      for (int j = 0; j < d; ++j) feature[j][p] = features[(p < n ? p : 0) * d + j];
+  };
+  if (d == 5) return copy(std::integral_constant<int, 5>{});  // a colour photo
+  copy(d);
+}
+
 template <class T>
 void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights) {
   constexpr int L = embedding_lanes;
   const T up = T(d + 1), down = T(1) / up;
-  alignas(64) T difference[17][L], rank[17][L], sorted[17][L] = {}, position[17][L], sum[L];
+  alignas(64) T feature[16][L], difference[17][L], rank[17][L], sorted[17][L], position[17][L], sum[L];
+  columns(features, n, d, feature);
   for (int p = 0; p < L; ++p) sum[p] = 0;
   for (int j = d; j > 0; --j)
     for (int p = 0; p < L; ++p) {
-      const T f = features[(p < n ? p : 0) * d + j - 1] * scale[j - 1];
+      const T f = feature[j - 1][p] * scale[j - 1];
       difference[j][p] = sum[p] - T(j) * f;
       sum[p] += f;
     }
@@ -58,6 +72,15 @@ void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, i
   for (int p = 0; p < L; ++p) weights[p] = not_negative(T(1) + sorted[d][p] - sorted[0][p]);
   for (int k = 1; k <= d; ++k)
     for (int p = 0; p < L; ++p) weights[k * L + p] = not_negative(sorted[d - k][p] - sorted[d + 1 - k][p]);
+}
+
+void weighted_sums(const int32_t* numbers, int count, const uint64_t* factors, uint64_t start, uint64_t* sums) {
+  constexpr int L = embedding_lanes;
+  alignas(64) uint64_t sum[L];
+  for (int p = 0; p < L; ++p) sum[p] = start;
+  for (int j = 0; j < count; ++j)
+    for (int p = 0; p < L; ++p) sum[p] += static_cast<uint64_t>(int64_t{numbers[j * L + p]}) * factors[j];
+  for (int p = 0; p < L; ++p) sums[p] = sum[p];
 }
 
 template void embed<float>(const float*, int64_t, int, const float*, int32_t*, int32_t*, float*);

@@ -1,8 +1,9 @@
-// Lattice points as keys: how they are packed, stepped to neighbours, hashed and sorted.
+// Lattice points as keys: how they are packed, stepped to neighbours and hashed.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -11,31 +12,31 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.h"
 #include "lattice.h"
-#include "team.h"
 
 namespace crfrnn {
 
-// How a lattice point is packed into a key. Each coordinate of a point of remainder k is (d + 1) · cell + k, and the last one
-// follows from the others. So a key holds k, d cells and the batch id. Each has a field of its own, from which the lowest value
-// is subtracted so that none is negative. A step to a neighbour is then an addition. Fields do not overflow, as `margin` cells
-// are left free on both sides.
+// How a lattice point is packed into a key. Each coordinate of a point of remainder k is (d + 1) · cell + k, and the
+// coordinates sum to 0. A key has a field for each number that tells points apart. The lowest value of a field is subtracted so
+// that none is negative. A step to a neighbour is then an addition. Fields do not overflow, as `margin` cells are left free on
+// both sides.
 //
-// The highest field, `slab`, is the difference between the cells of the last two coordinates. It follows from the other fields,
-// but it does not change along any direction except the last two: vertices that are sorted by key fall into slabs, and most of
-// the blur stays inside a slab.
+// From the lowest to the highest bits these are: the row of sums, which is 0 in the key of a vertex; d + 1 − k, so that 0 is
+// the remainder of no point; the cells of coordinates 1 … d − 1; the batch id; and `slab`, the difference between the cells of
+// the last two coordinates. The cells of coordinates 0 and d follow from these. Slab does not change along any direction except
+// the last two: vertices that are sorted by key fall into slabs, and most of the blur stays inside a slab.
 struct KeyLayout {
   struct Field {
-    int word, shift;
-    int64_t lowest;
+    int word = 0, shift = 0;
+    int64_t lowest = 0;
   };
-  std::array<Field, most_features> cell;
+  std::array<Field, most_features> cell;  // that of coordinate 0 has no field
   Field batch, slab;
+  int row_bits = 0, remainder_bits = 0;
   int words = 1, bits = 0;  // bits: those in use in the last word
-};
 
-constexpr int remainder_bits = 5;  // the lowest field: k = 0 … d
+  uint64_t no_row() const { return (uint64_t{1} << row_bits) - 1; }
+};
 
 // Cells so far from the origin are refused: float32 would not tell neighbouring cells apart, and a cell has to fit 32 bits.
 template <class T>
@@ -58,14 +59,21 @@ struct Key {
     for (int i = 0; i < Words; ++i) word[i] += k.word[i];
     return *this;
   }
+  friend Key operator+(Key a, const Key& b) { return a += b; }
   Key& operator-=(const Key& k) {
     for (int i = 0; i < Words; ++i) word[i] -= k.word[i];
     return *this;
   }
+  Key without(uint64_t bits) const {  // of the first word
+    Key k = *this;
+    k.word[0] &= ~bits;
+    return k;
+  }
+  // Its highest bits are the best.
   uint64_t hash() const {
     uint64_t h = word[0] * 0x9E3779B97F4A7C15u;
     for (int i = 1; i < Words; ++i) h = (h ^ (h >> 29) ^ word[i]) * 0xBF58476D1CE4E5B9u;
-    return h ^ (h >> 32);
+    return h;
   }
 };
 
@@ -73,12 +81,13 @@ struct Key {
 template <int Words>
 class KeySteps {
  public:
-  KeySteps(const KeyLayout& layout, int d) : d_(d) {
-    for (int j = 0; j < d; ++j) cell_[j].word[layout.cell[j].word] = uint64_t{1} << layout.cell[j].shift;
+  KeySteps(const KeyLayout& layout, int d)
+      : d_(d), one_(uint64_t{1} << layout.row_bits), mask_(((uint64_t{1} << layout.remainder_bits) - 1) << layout.row_bits) {
+    for (int j = 1; j < d; ++j) cell_[j].word[layout.cell[j].word] = uint64_t{1} << layout.cell[j].shift;
     const uint64_t slab = uint64_t{1} << layout.slab.shift;
     cell_[d - 1].word[layout.slab.word] += slab;
     cell_[d].word[layout.slab.word] -= slab;
-    remainder_.word[0] = 1;
+    remainder_.word[0] -= one_;
     for (int j = 0; j <= d; ++j) {
       step_[j][0] = remainder_, step_[j][0] -= cell_[j];
       for (int i = 0; i <= d; ++i)
@@ -88,125 +97,59 @@ class KeySteps {
   }
 
   // From corner k of a simplex to corner k + 1: one cell less along the coordinate whose rank is d - k.
-  void to_next_corner(Key<Words>& key, int coordinate) const {
-    key += remainder_;
-    key -= cell_[coordinate];
-  }
+  void to_next_corner(Key<Words>& key, int coordinate) const { key += step_[coordinate][0]; }
 
-  // The neighbours in direction j. Towards the next one, every coordinate grows by one and coordinate j falls by d.
+  // Towards the next neighbour in direction j, every coordinate grows by one and coordinate j falls by d. As a difference of
+  // keys this is one of two steps: from remainder d to 0, or from any other one to the next.
+  const Key<Words>& step(int j, bool wraps) const { return step_[j][wraps]; }
   Key<Words> after(Key<Words> key, int j) const {
-    key += step_[j][wraps_after(key)];
+    key += step_[j][is_last(key)];
     return key;
   }
   Key<Words> before(Key<Words> key, int j) const {
-    key -= step_[j][remainder(key) == 0];
+    key -= step_[j][is_first(key)];
     return key;
   }
-  // Whether the next neighbour has the remainder 0 again.
-  bool wraps_after(const Key<Words>& key) const { return remainder(key) == d_; }
+  // Whether the remainder is 0, or d.
+  bool is_first(const Key<Words>& key) const { return (key.word[0] & mask_) == one_ * static_cast<uint64_t>(d_ + 1); }
+  bool is_last(const Key<Words>& key) const { return (key.word[0] & mask_) == one_; }
 
  private:
-  static int remainder(const Key<Words>& key) { return static_cast<int>(key.word[0] & ((1 << remainder_bits) - 1)); }
-
   const int d_;
+  const uint64_t one_, mask_;                         // of the field of the remainder
   Key<Words> remainder_{};                            // k → k + 1
-  std::array<Key<Words>, most_features + 1> cell_{};  // one cell more along each coordinate; the last one is implied
+  std::array<Key<Words>, most_features + 1> cell_{};  // one cell more along each coordinate
   // Along each direction: from k < d to k + 1, with one cell less along j; from k = d to 0, with one cell more along all but j.
   std::array<std::array<Key<Words>, 2>, most_features + 1> step_{};
 };
 
-// Numbers keys in the order in which they are first inserted. Open addressing, at most half full.
+// The key of a lattice point of remainder 0: a weighted sum of its d cells for each word.
 template <int Words>
-class KeyTable {
+class CellSums {
  public:
-  explicit KeyTable(int64_t expected) {
-    int bits = 10;
-    while ((int64_t{1} << bits) < 2 * expected) ++bits;
-    keys_.reserve(expected);
-    resize(bits);
+  CellSums(const KeyLayout& layout, int d) : d_(d), words_(layout.words) {
+    start_[0] = static_cast<uint64_t>(d + 1) << layout.row_bits;
+    for (int j = 1; j < d; ++j) add(layout.cell[j], j, 1);
+    // The cell of the last coordinate is −Σ of the others.
+    for (int j = 0; j < d; ++j) add(layout.slab, j, j == d - 1 ? 2 : 1);
+    for (int j = 1; j < d; ++j) start_[layout.cell[j].word] -= lowest(layout.cell[j]);
+    start_[layout.slab.word] -= lowest(layout.slab);
   }
-  int32_t insert(const Key<Words>& key) {
-    for (uint64_t at = key.hash() & mask_;; at = (at + 1) & mask_) {
-      if (slots_[at].id < 0) {
-        const auto id = static_cast<int32_t>(keys_.size());
-        slots_[at] = {key, id};
-        keys_.push_back(key);
-        if (2 * keys_.size() > mask_) resize(bits_ + 1);
-        return id;
-      }
-      if (slots_[at].key == key) return slots_[at].id;
-    }
+
+  // Word w of the key of point p is number w · stride + p of the words.
+  template <class WeightedSums>
+  void keys(WeightedSums weighted_sums, const int32_t* cell, uint64_t* words, int stride) const {
+    for (int w = 0; w < words_; ++w) weighted_sums(cell, d_, factors_[w].data(), start_[w], words + w * stride);
   }
-  void prefetch(const Key<Words>& key) const {
-#if defined(__GNUC__)
-    __builtin_prefetch(&slots_[key.hash() & mask_]);
-#else
-    (void)key;
-#endif
-  }
-  // All keys by number.
-  const std::vector<Key<Words>>& keys() const { return keys_; }
 
  private:
-  struct Slot {
-    Key<Words> key;
-    int32_t id = -1;
-  };
-  void resize(int bits) {
-    bits_ = bits;
-    mask_ = (uint64_t{1} << bits) - 1;
-    slots_ = Buffer<Slot>(int64_t{1} << bits);
-    std::fill(slots_.begin(), slots_.end(), Slot{});
-    for (std::size_t id = 0; id < keys_.size(); ++id) {
-      uint64_t at = keys_[id].hash() & mask_;
-      while (slots_[at].id >= 0) at = (at + 1) & mask_;
-      slots_[at] = {keys_[id], static_cast<int32_t>(id)};
-    }
-  }
-  int bits_ = 0;
-  uint64_t mask_ = 0;
-  Buffer<Slot> slots_;
-  std::vector<Key<Words>> keys_;
-};
+  void add(const KeyLayout::Field& field, int j, uint64_t times) { factors_[field.word][j] += times << field.shift; }
+  static uint64_t lowest(const KeyLayout::Field& field) { return static_cast<uint64_t>(field.lowest) << field.shift; }
 
-// A key, and the row of sums it stands for: -1 for a vertex that no point touches.
-template <int Words>
-struct Entry {
-  Key<Words> key;
-  int32_t row;
+  const int d_, words_;
+  std::array<std::array<uint64_t, most_features>, Words> factors_{};
+  std::array<uint64_t, Words> start_{};
 };
-
-// Stable sort by key. Keys of one word are sorted by digits, from the lowest to the highest. Each part of the entries counts
-// how often each digit occurs, and then moves its entries to the places that are left for them, so that parts can run in
-// parallel.
-template <int Words>
-void sort_by_key(Buffer<Entry<Words>>& entries, int bits, Team& team) {
-  if constexpr (Words > 1) {
-    std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
-  } else {
-    constexpr int digit_bits = 11, digits = 1 << digit_bits;
-    const int64_t size = entries.size();
-    const Parts parts{size, std::max<int64_t>(16384, (size + 15) / 16)};
-    Buffer<Entry<Words>> sorted(size, Use::scratch);
-    std::vector<int64_t> place(parts.count() * digits);
-    for (int shift = 0; shift < bits; shift += digit_bits) {
-      auto digit_of = [shift](const Entry<Words>& entry) { return (entry.key.word[0] >> shift) & (digits - 1); };
-      team.run(parts.count(), [&](int64_t part) {
-        int64_t* count = &place[part * digits];
-        std::fill_n(count, digits, 0);
-        for (int64_t i = parts.begin(part); i < parts.end(part); ++i) ++count[digit_of(entries[i])];
-      });
-      int64_t sum = 0;
-      for (int digit = 0; digit < digits; ++digit)
-        for (int64_t part = 0; part < parts.count(); ++part) sum += std::exchange(place[part * digits + digit], sum);
-      team.run(parts.count(), [&](int64_t part) {
-        int64_t* next = &place[part * digits];
-        for (int64_t i = parts.begin(part); i < parts.end(part); ++i) sorted[next[digit_of(entries[i])]++] = entries[i];
-      });
-      entries.swap(sorted);
-    }
-  }
-}
 
 // The coordinates on the hyperplane are scaled so that the blur has the standard deviation of the Gaussian. The numbers are
 // rounded where the original implementation rounds them: another last bit would move points that lie on the border of two
@@ -225,8 +168,8 @@ struct Range {
 };
 
 // Places the fields of a key. Their bounds come from the bounds of the features by interval arithmetic: a few bits more than
-// needed, but no pass over the points.
-inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit) {
+// needed, but no pass over the points. Rows are numbers below `rows`.
+inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit, int64_t rows) {
   const int d = static_cast<int>(feature.size());
   const auto scale = feature_scales<double>(d);
   for (int i = 0; i < d; ++i) feature[i].low *= scale[i], feature[i].high *= scale[i];
@@ -239,7 +182,9 @@ inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin
     field = {layout.words - 1, used, static_cast<int64_t>(low)};
     used += bits;
   };
-  used = remainder_bits;
+  layout.row_bits = std::bit_width(static_cast<uint64_t>(rows));
+  layout.remainder_bits = std::bit_width(static_cast<unsigned>(d + 1));
+  used = layout.row_bits + layout.remainder_bits;
   for (int j = 0; j < d; ++j) {
     Range x{0, 0};
     for (int i = j; i < d; ++i) x.low += feature[i].low, x.high += feature[i].high;
@@ -250,9 +195,10 @@ inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin
           "features reach further than " + std::to_string(static_cast<int64_t>(limit)) +
           " lattice cells from the origin; divide them by larger standard deviations (theta), move them closer to the "
           "origin, or use float64");
-    place(layout.cell[j], low, high);
+    if (j > 0) place(layout.cell[j], low, high);
   }
-  place(layout.batch, batch.low, batch.high);
+  layout.batch.lowest = static_cast<int64_t>(batch.low);
+  if (batch.high > batch.low) place(layout.batch, batch.low, batch.high);
   Range slab{(d + 1) * feature[d - 1].low, (d + 1) * feature[d - 1].high};
   if (d > 1) slab.low -= (d - 1) * feature[d - 2].high, slab.high -= (d - 1) * feature[d - 2].low;
   place(layout.slab, std::floor(slab.low / (d + 1)) - 2 * margin, std::ceil(slab.high / (d + 1)) + 2 * margin);

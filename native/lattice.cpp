@@ -1,7 +1,7 @@
 #include "lattice.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -22,21 +22,37 @@ int64_t checked_points(int64_t n, int d) {
   return n;
 }
 
+// The range of each feature among n points, and whether all of them are finite. Several points are looked at side by side.
+template <class T>
+bool cover_features(const T* features, int64_t n, int d, std::vector<Range>& ranges) {
+  constexpr int together = 16;
+  std::array<T, most_features * together> low, high, nothing{};  // nothing: sums of x − x, which are 0 for finite x
+  const int width = d * together;
+  for (int k = 0; k < width; ++k) low[k] = high[k] = features[k % d];
+  auto cover = [&](const T* f, int count) {
+    for (int k = 0; k < count; ++k) {
+      low[k] = f[k] < low[k] ? f[k] : low[k];
+      high[k] = f[k] > high[k] ? f[k] : high[k];
+      nothing[k] += f[k] - f[k];
+    }
+  };
+  const int64_t whole = n / together * together;
+  for (int64_t i = 0; i < whole; i += together) cover(features + i * d, width);
+  cover(features + whole * d, static_cast<int>(n - whole) * d);
+  for (int k = 0; k < width; ++k) ranges[k % d].cover(low[k]), ranges[k % d].cover(high[k]);
+  return std::all_of(nothing.begin(), nothing.end(), [](T x) { return x == 0; });
+}
+
 // The range of each feature, and as the last one that of the batch ids.
 template <class T>
 std::vector<Range> checked_ranges(const T* features, int d, const int32_t* batch, const Chunks& chunks, Team& team) {
   std::vector<std::vector<Range>> ranges(chunks.count(), std::vector<Range>(d + 1));
   team.run(chunks.count(), [&](int64_t chunk) {
-    auto& range = ranges[chunk];
-    bool finite = true;
-    for (int64_t i = chunks.begin(chunk); i < chunks.end(chunk); ++i)
-      for (int j = 0; j < d; ++j) {
-        const double f = features[i * d + j];
-        finite &= std::isfinite(f);
-        range[j].cover(f);
-      }
-    for (int64_t i = chunks.begin(chunk); i < chunks.end(chunk); ++i) range[d].cover(batch ? batch[i] : 0);
-    if (!finite) throw std::invalid_argument("features hold NaN or infinite values");
+    const int64_t begin = chunks.begin(chunk), end = chunks.end(chunk);
+    if (!cover_features(features + begin * d, end - begin, d, ranges[chunk]))
+      throw std::invalid_argument("features hold NaN or infinite values");
+    if (!batch) return ranges[chunk][d].cover(0);
+    for (int64_t i = begin; i < end; ++i) ranges[chunk][d].cover(batch[i]);
   });
   for (std::size_t chunk = 1; chunk < ranges.size(); ++chunk)
     for (int j = 0; j <= d; ++j) ranges[0][j].cover(ranges[chunk][j].low), ranges[0][j].cover(ranges[chunk][j].high);
@@ -52,7 +68,7 @@ Lattice<T>::Lattice(const T* features, int64_t n, int d, const int32_t* batch, i
   auto ranges = checked_ranges(features, d, batch, arrays_.chunks, team);
   const Range batches = ranges.back();
   ranges.pop_back();
-  const KeyLayout layout = layout_keys(ranges, batches, 4 + neighbour_rounds, cell_limit<T>);
+  const KeyLayout layout = layout_keys(ranges, batches, 4 + neighbour_rounds, cell_limit<T>, n * (d + 1));
   if (layout.words == 1) {
     LatticeBuilder<T, 1>(features, batch, layout, arrays_, team).build(neighbour_rounds);
   } else if (layout.words == 2) {

@@ -5,18 +5,12 @@
 #include <vector>
 
 #include "buffer.h"
+#include "chains.h"
 #include "kernel.h"
 
 namespace crfrnn {
 
 constexpr int most_features = 16;
-
-// All vertices, listed along their chains of neighbours in one direction. The last vertex v of a chain is listed as ~v. A chain
-// belongs to the slab of its first vertex, and the chains of a slab lie together.
-struct Chains {
-  Buffer<int32_t> list;
-  std::vector<int64_t> slab_begins;  // where the chains of each slab begin in the list, and its end
-};
 
 // The arrays that make up a lattice. Corner k of point i is number i · (d + 1) + k of the arrays over corners. Each chunk of
 // points sums into rows of its own, one for each vertex that it touches and in their order, so that chunks can be splatted in

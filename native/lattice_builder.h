@@ -10,31 +10,49 @@
 #include <utility>
 #include <vector>
 
+#include "entry_sort.h"
+#include "key_table.h"
 #include "keys.h"
 #include "lattice.h"
+#include "neighbours.h"
 
 namespace crfrnn {
 
-constexpr int64_t build_part_size = 16384;    // entries or vertices that are one task
 constexpr int64_t smallest_slab_size = 4096;  // vertices
-
-// A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each.
-template <int Words>
-struct Simplex {
-  bool operator==(const Simplex&) const = default;
-  Key<Words> corner0{};
-  uint64_t order_low = 0, order_high = 0;
-};
 
 // Up to embedding_lanes points on their way into the lattice. Coordinate j of point p is number j · embedding_lanes + p of the
 // first three arrays.
+//
+// A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each. In the arrays of
+// these names, the last point of those embedded before is at 0 and point p at p + 1.
 template <class T, int Words>
 struct EmbeddedPoints {
+  static constexpr int named = embedding_lanes + 1;
   std::array<int32_t, most_features * embedding_lanes> cell;
   std::array<int32_t, (most_features + 1) * embedding_lanes> order;
   std::array<T, (most_features + 1) * embedding_lanes> weight;
-  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;  // of point p from p · (d + 1) on
+  std::array<uint64_t, Words * named> corner0{};  // word w from w · named on
+  std::array<uint64_t, 2 * named> packed_order{};
   std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
+  // The corners of those that do not: their keys, their places in the table and their numbers.
+  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;
+  std::array<int64_t, (most_features + 1) * embedding_lanes> place;
+  std::array<int32_t, (most_features + 1) * embedding_lanes> number;
+
+  bool same_simplex(int64_t a, int64_t b) const {
+    uint64_t difference = (packed_order[a] ^ packed_order[b]) | (packed_order[named + a] ^ packed_order[named + b]);
+    for (int w = 0; w < Words; ++w) difference |= corner0[w * named + a] ^ corner0[w * named + b];
+    return difference == 0;
+  }
+  void copy_name(int64_t from, int64_t to) {
+    for (std::size_t at = 0; at < corner0.size(); at += named) corner0[at + to] = corner0[at + from];
+    for (std::size_t at = 0; at < packed_order.size(); at += named) packed_order[at + to] = packed_order[at + from];
+  }
+  Key<Words> corner0_of(int64_t p) const {
+    Key<Words> key;
+    for (int w = 0; w < Words; ++w) key.word[w] = corner0[w * named + p + 1];
+    return key;
+  }
 };
 
 template <class T, int Words>
@@ -42,16 +60,20 @@ class LatticeBuilder {
  public:
   LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team)
       : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), d_(lattice.d),
-        corners_(lattice.corners), chunks_(lattice.chunks), steps_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {}
+        corners_(lattice.corners), chunks_(lattice.chunks), steps_(layout, lattice.d), cell_sums_(layout, lattice.d),
+        scale_(feature_scales<T>(lattice.d)) {}
 
   void build(int neighbour_rounds) {
     find_corners();
-    sort_by_key(entries_, layout_.bits, team_);
+    EntrySort<Words>(entries_, layout_, team_);
     for (int round = 0; round < neighbour_rounds; ++round) add_neighbours();
     number_vertices();
     divide_into_slabs();
     point_corners_to_vertices();
-    link_chains(next_vertices());
+    entries_ = {};
+    const auto next = NeighbourSearch<Words>(keys_, steps_).next_vertices(corners_, team_);
+    keys_ = {};
+    lattice_.chains = link_chains(next, lattice_.slabs, team_);
   }
 
  private:
@@ -62,80 +84,99 @@ class LatticeBuilder {
     auto& first_row = lattice_.chunk_sums;
     first_row.assign(1, 0);
     for (const auto& of_chunk : keys) first_row.push_back(first_row.back() + static_cast<int64_t>(of_chunk.size()));
-    entries_ = Buffer<Entry<Words>>(first_row.back(), Use::scratch);
+    entries_ = Buffer<Key<Words>>(first_row.back(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
       int64_t row = first_row[chunk];
-      for (const auto& key : keys[chunk]) entries_[row] = {key, static_cast<int32_t>(row)}, ++row;
+      for (const auto& key : keys[chunk]) {
+        entries_[row] = key;
+        entries_[row].word[0] |= static_cast<uint64_t>(row), ++row;
+      }
     });
   }
 
   // The keys of the vertices that a chunk touches. Sets the weights of its corners, and as corner_sum their number among them.
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
-    KeyTable<Words> table(chunks_.size);
+    KeyTable<Words> table(layout_, chunks_.size);
     EmbeddedPoints<T, Words> points;
-    Simplex<Words> previous{{}, ~uint64_t{0}, ~uint64_t{0}};  // none yet: no order looks like this
+    points.packed_order[0] = ~uint64_t{0};  // no point yet: no order looks like this
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += embedding_lanes) {
       const int64_t n = std::min<int64_t>(embedding_lanes, chunks_.end(chunk) - begin);
       loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
                        points.weight.data());
-      for (int64_t p = 0; p < n; ++p) {
-        const auto simplex = simplex_of(points, p, begin + p);
-        points.repeats[p] = simplex == previous;  // neighbouring pixels often are in one simplex
-        if (points.repeats[p]) continue;
-        previous = simplex;
-        list_corners(points, p, simplex.corner0, table);
+      name_simplices(points, begin, n);
+      table.reserve(n * corners_);
+      if (corners_ == 6) {  // a colour photo
+        enter(points, begin, n, std::integral_constant<int, 6>{}, table);
+      } else {
+        enter(points, begin, n, corners_, table);
       }
-      for (int64_t p = 0; p < n; ++p) insert_corners(points, p, (begin + p) * corners_, table);
     }
     return table.keys();
   }
 
-  // The simplex of point p of those embedded, which is number `point` of all.
-  Simplex<Words> simplex_of(const EmbeddedPoints<T, Words>& points, int64_t p, int64_t point) const {
-    constexpr int L = embedding_lanes;
-    const int d = d_, corners = corners_;
-    Key<Words> key{};
-    auto add_field = [&key](const KeyLayout::Field& field, int64_t value) {
-      key.word[field.word] += static_cast<uint64_t>(value - field.lowest) << field.shift;
-    };
-    int64_t slab = points.cell[(d - 1) * L + p];  // less the cell of the last coordinate, which is −Σ of the others
-    for (int j = 0; j < d; ++j) {
-      slab += points.cell[j * L + p];
-      add_field(layout_.cell[j], points.cell[j * L + p]);
+  // The names of the simplices of points [begin, begin + n).
+  void name_simplices(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n) const {
+    constexpr int L = embedding_lanes, named = points.named, most = 12;  // orders in a word
+    cell_sums_.keys(loops<T>().weighted_sums, points.cell.data(), &points.corner0[1], named);
+    if (batch_) {
+      const auto& field = layout_.batch;
+      for (int64_t p = 0; p < n; ++p)
+        points.corner0[field.word * named + p + 1] += static_cast<uint64_t>(batch_[begin + p] - field.lowest) << field.shift;
     }
-    add_field(layout_.slab, slab);
-    if (batch_) add_field(layout_.batch, batch_[point]);
-    uint64_t order_low = 0, order_high = 0;
-    for (int r = 0; r < corners && r < 12; ++r) order_low |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * r);
-    for (int r = 12; r < corners; ++r) order_high |= static_cast<uint64_t>(points.order[r * L + p]) << (5 * (r - 12));
-    return {key, order_low, order_high};
+    std::array<uint64_t, most> places;
+    for (int r = 0; r < most; ++r) places[r] = uint64_t{1} << (5 * r);
+    const auto pack = loops<T>().weighted_sums;
+    pack(points.order.data(), std::min(corners_, most), places.data(), 0, &points.packed_order[1]);
+    if (corners_ > most) pack(&points.order[most * L], corners_ - most, places.data(), 0, &points.packed_order[named + 1]);
   }
 
-  // The keys of all corners, each found from the one before.
-  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Key<Words> key, const KeyTable<Words>& table) const {
-    Key<Words>* const corner = &points.corner[p * corners_];
-    for (int k = 0;; ++k) {
-      corner[k] = key;
-      table.prefetch(key);
-      if (k == d_) break;
-      steps_.to_next_corner(key, points.order[(d_ - k) * embedding_lanes + p]);
+  // Inserts the corners of points [begin, begin + n) into the table, and writes their weights and numbers.
+  template <class Corners>
+  void enter(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners, KeyTable<Words>& table) {
+    int64_t listed = 0;
+    for (int64_t p = 0; p < n; ++p) {
+      points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
+      if (points.repeats[p]) continue;
+      list_corners(points, p, corners, table, listed);
+      listed += corners;
+    }
+    points.copy_name(n, 0);
+    table.insert(points.corner.data(), points.place.data(), listed, points.number.data());
+    write_corners(points, begin, n, corners);
+  }
+
+  // The keys of all corners of a point, each found from the one before, from number `at` of those listed on.
+  template <class Corners>
+  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Corners corners, const KeyTable<Words>& table,
+                    int64_t at) const {
+    Key<Words> key = points.corner0_of(p);
+    for (int k = 0; k < corners; ++k) {
+      if (k > 0) steps_.to_next_corner(key, points.order[(corners - k) * embedding_lanes + p]);
+      points.corner[at + k] = key;
+      points.place[at + k] = table.place(key);
     }
   }
 
-  void insert_corners(const EmbeddedPoints<T, Words>& points, int64_t p, int64_t at, KeyTable<Words>& table) {
-    const int corners = corners_;  // a local: the compiler knows that storing sums does not change it
-    T* const weight = &lattice_.corner_weight[at];
-    int32_t* const sum = &lattice_.corner_sum[at];
-    for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p];
-    if (points.repeats[p]) {
-      std::copy_n(sum - corners, corners, sum);
-    } else {
-      for (int k = 0; k < corners; ++k) sum[k] = table.insert(points.corner[p * corners + k]);
+  template <class Corners>
+  void write_corners(const EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners) {
+    T* weight = &lattice_.corner_weight[begin * corners];
+    int32_t* sum = &lattice_.corner_sum[begin * corners];
+    const int32_t* number = points.number.data();
+    for (int64_t p = 0; p < n; ++p, weight += corners, sum += corners) {
+      const int32_t* const from = points.repeats[p] ? sum - corners : number;
+      number = points.repeats[p] ? number : number + corners;
+      for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p], sum[k] = from[k];
     }
   }
+
+  Key<Words> vertex_of(const Key<Words>& entry) const { return entry.without(layout_.no_row()); }
+  bool has_row(const Key<Words>& entry) const { return row_of(entry) != layout_.no_row(); }
+  uint64_t row_of(const Key<Words>& entry) const { return entry.word[0] & layout_.no_row(); }
 
   // Whether entry i is the first of its vertex; true at the end, too.
-  bool begins_vertex(int64_t i) const { return i == 0 || i == entries_.size() || !(entries_[i].key == entries_[i - 1].key); }
+  bool begins_vertex(int64_t i) const {
+    return i == 0 || i == entries_.size() || !(vertex_of(entries_[i]) == vertex_of(entries_[i - 1]));
+  }
 
   // Adds entries without a row of sums for the vertices on both sides of each vertex, in all directions.
   void add_neighbours() {
@@ -144,25 +185,24 @@ class LatticeBuilder {
     for (int64_t i = 0; i < size; ++i) present += begins_vertex(i);
     const int64_t more_size = size + present * 2 * corners_;
     if (more_size > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
-    Buffer<Entry<Words>> more(more_size, Use::scratch);
+    Buffer<Key<Words>> more(more_size, Use::scratch);
     auto* to = std::copy(entries_.begin(), entries_.end(), more.begin());
     for (int64_t i = 0; i < size; ++i) {
       if (!begins_vertex(i)) continue;
-      for (int j = 0; j < corners_; ++j) {
-        *to++ = {steps_.after(entries_[i].key, j), -1};
-        *to++ = {steps_.before(entries_[i].key, j), -1};
-      }
+      auto vertex = entries_[i];
+      vertex.word[0] |= layout_.no_row();
+      for (int j = 0; j < corners_; ++j) *to++ = steps_.after(vertex, j), *to++ = steps_.before(vertex, j);
     }
-    sort_by_key(more, layout_.bits, team_);
+    EntrySort<Words>(more, layout_, team_);
     keep_needed(more);
   }
 
   // Keeps all entries with a row of sums, and one for each vertex that has none. Among equal keys, those with a row come first.
-  void keep_needed(Buffer<Entry<Words>>& sorted) {
+  void keep_needed(Buffer<Key<Words>>& sorted) {
     auto* end = sorted.begin();
     for (const auto& entry : sorted)
-      if (entry.row >= 0 || end == sorted.begin() || !(entry.key == end[-1].key)) *end++ = entry;
-    entries_ = Buffer<Entry<Words>>(end - sorted.begin(), Use::scratch);
+      if (has_row(entry) || end == sorted.begin() || !(vertex_of(entry) == vertex_of(end[-1]))) *end++ = entry;
+    entries_ = Buffer<Key<Words>>(end - sorted.begin(), Use::scratch);
     std::copy(sorted.begin(), end, entries_.begin());
   }
 
@@ -183,11 +223,16 @@ class LatticeBuilder {
     lattice_.vertex_sums = Buffer<int32_t>(entries_.size());
     team_.run(parts.count(), [&](int64_t part) {
       auto v = static_cast<int32_t>(first_vertex[part]) - 1;
+      bool begins = parts.begin(part) < entries_.size() && begins_vertex(parts.begin(part));
       for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const auto& [key, row] = entries_[i];
-        if (begins_vertex(i)) keys_[++v] = key;
-        if (row >= 0) vertex_of_row_[row] = v;
-        lattice_.vertex_sums[i] = (row >= 0 ? row : rows) ^ -static_cast<int32_t>(begins_vertex(i + 1));
+        const Key<Words> entry = entries_[i];
+        const bool touched = has_row(entry), next_begins = begins_vertex(i + 1);
+        const auto row = static_cast<int32_t>(touched ? row_of(entry) : rows);
+        v += begins;
+        keys_[v] = vertex_of(entry);
+        if (touched) vertex_of_row_[row] = v;
+        lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(next_begins);
+        begins = next_begins;
       }
     });
   }
@@ -208,8 +253,7 @@ class LatticeBuilder {
   }
 
   int64_t first_entry(const Key<Words>& vertex) {
-    const auto before = [](const Entry<Words>& entry, const Key<Words>& key) { return entry.key < key; };
-    return std::lower_bound(entries_.begin(), entries_.end(), vertex, before) - entries_.begin();
+    return std::lower_bound(entries_.begin(), entries_.end(), vertex) - entries_.begin();
   }
 
   // Renumbers the rows of sums of each chunk in the order of their vertices: gather then reads each chunk's rows in turn.
@@ -247,65 +291,6 @@ class LatticeBuilder {
     }
   }
 
-  // For each direction, the vertex after each vertex, or -1. A merge finds them, as keys that are sorted stay so when the same
-  // step is added to all.
-  std::vector<Buffer<int32_t>> next_vertices() {
-    std::vector<Buffer<int32_t>> next(corners_);
-    for (auto& buffer : next) buffer = Buffer<int32_t>(num_vertices_, Use::scratch);
-    const Parts parts{num_vertices_, build_part_size};
-    team_.run(corners_ * parts.count(), [&](int64_t task) {
-      const int64_t j = task / parts.count(), part = task % parts.count();
-      find_next(static_cast<int>(j), parts.begin(part), parts.end(part), next[j].get());
-    });
-    return next;
-  }
-
-  // next_vertices() in direction j for vertices [begin, end). There are two kinds of steps, so there are two merges.
-  void find_next(int j, int64_t begin, int64_t end, int32_t* next) {
-    Key<Words>* const keys = keys_.get();
-    std::array<Key<Words>*, 2> merged{nullptr, nullptr};
-    for (int64_t v = begin; v < end; ++v) {
-      const bool wraps = steps_.wraps_after(keys[v]);
-      const Key<Words> key = steps_.after(keys[v], j);
-      auto*& found = merged[wraps];
-      if (!found) found = std::lower_bound(keys, keys + num_vertices_, key);
-      found += *found < key;  // mostly by none, one or two keys: without a branch nothing is mispredicted
-      found += *found < key;
-      while (*found < key) ++found;
-      next[v] = *found == key ? static_cast<int32_t>(found - keys) : -1;
-    }
-  }
-
-  void link_chains(const std::vector<Buffer<int32_t>>& next) {
-    lattice_.chains.resize(next.size());
-    team_.run(corners_, [&](int64_t direction) { lattice_.chains[direction] = chains_along(next[direction]); });
-  }
-
-  // A chain begins at each vertex that has one after it and none before.
-  Chains chains_along(const Buffer<int32_t>& after) const {
-    const auto& slabs = lattice_.slabs;
-    Buffer<int8_t> has_before(num_vertices_ + 1, Use::scratch);  // of vertex v at v + 1, so that the place of -1 is 0
-    std::fill(has_before.begin(), has_before.end(), 0);
-    for (int64_t v = 0; v < num_vertices_; ++v) has_before[after[v] + 1] = 1;
-    Chains chains{Buffer<int32_t>(num_vertices_), {0}};
-    std::vector<int32_t> heads;
-    int64_t end = 0;
-    for (std::size_t slab = 1; slab < slabs.size(); ++slab) {
-      heads.resize(slabs[slab] - slabs[slab - 1] + 1);
-      int64_t count = 0;
-      for (int64_t v = slabs[slab - 1]; v < slabs[slab]; ++v) {
-        heads[count] = static_cast<int32_t>(v);  // overwritten by the next vertex unless it is a head
-        count += int64_t(after[v] >= 0) & int64_t(has_before[v + 1] == 0);
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        for (int32_t v = heads[i]; v >= 0; v = after[v]) chains.list[end++] = v;
-        chains.list[end - 1] = ~chains.list[end - 1];
-      }
-      chains.slab_begins.push_back(end);
-    }
-    return chains;
-  }
-
   const T* const features_;
   const int32_t* const batch_;
   const KeyLayout& layout_;
@@ -314,8 +299,9 @@ class LatticeBuilder {
   const int d_, corners_;
   const Chunks& chunks_;
   const KeySteps<Words> steps_;
+  const CellSums<Words> cell_sums_;
   const std::vector<T> scale_;
-  Buffer<Entry<Words>> entries_;  // the rows of sums, sorted by key
+  Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
   Buffer<Key<Words>> keys_;  // of the vertices
   Buffer<int32_t> vertex_of_row_;

@@ -8,6 +8,7 @@ template <class T>
 constexpr Loops<T> table() {
   return {
       .embed = embed<T>,
+      .weighted_sums = weighted_sums,
       .splat = splat<T>,
       .slice = slice<T>,
       .gather = gather<T>,

@@ -22,6 +22,8 @@ struct Loops {
   // Adams, Baek & Davis 2010, section 3: nearest remainder-0 lattice point divided by d + 1 (`cell`, d rows), the order
   // of the coordinates by rank (`order`, d + 1 rows) and barycentric weights (d + 1 rows), for n ≤ embedding_lanes points.
   void (*embed)(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+  // sums[p] = start + Σ_j numbers[j][p] · factors[j] modulo 2⁶⁴, for `count` rows of embedding_lanes numbers.
+  void (*weighted_sums)(const int32_t* numbers, int count, const uint64_t* factors, uint64_t start, uint64_t* sums);
   // The rows of vertices, and the rows of sums that they are made of, are kept in planes (simd.h), `count` rows each.
   // sums[r] += weight · scale · row, over the `corners` rows r of each point. scale may be null.
   void (*splat)(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, int corners, const T* rows, const T* scale,
@@ -94,6 +96,7 @@ CRFRNN_DECLARE_TARGET(avx512)
 namespace CRFRNN_TARGET {
 template <class T>
 void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+void weighted_sums(const int32_t* numbers, int count, const uint64_t* factors, uint64_t start, uint64_t* sums);
 template <class T>
 void splat(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, int corners, const T* rows, const T* scale,
            int channels, int64_t n);

@@ -64,7 +64,15 @@ def test_neighbours_are_mutual(rng, d, neighbour_rounds):
     ("d", "neighbour_rounds"), [*((d, 0) for d in DIMENSIONS), *((d, 1) for d in range(1, 9)), (2, 3)]
 )
 def test_same_graph_as_reference(rng, d, neighbour_rounds):
-    features = cloud(rng, 60, d)
+    assert_same_graph(cloud(rng, 60, d), neighbour_rounds)
+
+
+def test_same_graph_as_reference_of_many_points(rng):
+    """Several chunks, each of more vertices than it has points, and more vertices than are searched together."""
+    assert_same_graph(rng.normal(0, 2, (20000, 5)), 0)
+
+
+def assert_same_graph(features, neighbour_rounds):
     ours = PermutohedralLattice(features, neighbour_rounds=neighbour_rounds)
     truth = reference.Lattice(features, neighbour_rounds=neighbour_rounds)
     assert ours.num_vertices == truth.num_vertices
