@@ -264,7 +264,7 @@ CASES = (
         sides=("crfrnn",),
         photos=(MEDIAN,),
         thetas=THETAS[1:],
-        note="Pixels that are not evaluated are dark.\n\n![Pixels evaluated in some iterations](activity.png)\n\n",
+        note="Evaluated pixels are orange.\n\n![Pixels evaluated in some iterations](activity.png)\n\n",
     ),
     Case(
         "quality",

@@ -12,6 +12,7 @@ from matplotlib import pyplot
 from .names import NAMES, thetas
 
 matplotlib.use("Agg")
+ORANGE = (1.0, 0.6, 0.1)
 SHOWN = (1, 2, 3, 5, 10)
 """The iterations whose evaluated pixels are drawn."""
 
@@ -50,16 +51,19 @@ def plot_tolerance(rows: list[dict], path: Path) -> None:
             )
         panel.set_xscale("symlog", linthresh=1e-5)
         panel.set(xlabel="tolerance", ylabel=name, ylim=(0, None))
-    panels[0].set_yscale("symlog", linthresh=1e-6)
-    panels[0].axline((0, 0), (1e-2, 1e-2), color="grey", ls=":", label="the tolerance itself")
+    panels[0].set_yscale("symlog", linthresh=1e-5)
+    tolerances = sorted({row["tolerance"] for row in rows})
+    panels[0].plot(tolerances, tolerances, ":", color="grey", label="the tolerance itself")
     panels[0].legend(fontsize=7)
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
 
 def draw_activity(image: np.ndarray, evaluated: np.ndarray, path: Path) -> None:
-    """The photo, and in its colours the pixels (iterations, H, W) that were evaluated, the others dark."""
+    """The photo, and in orange on it the pixels (iterations, H, W) that were evaluated."""
     shown = [iteration for iteration in SHOWN if iteration <= len(evaluated)]
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
+    tinted = 0.35 * grey + 0.65 * np.array(ORANGE)
     height = 2.9 * image.shape[0] / image.shape[1]
     figure, cells = pyplot.subplots(2, 3, figsize=(9, 2 * height + 0.6), layout="constrained")
     for cell in cells.flat:
@@ -68,7 +72,7 @@ def draw_activity(image: np.ndarray, evaluated: np.ndarray, path: Path) -> None:
     cells.flat[0].set_title("photo", fontsize=9)
     for cell, iteration in zip(cells.flat[1:], shown, strict=False):
         active = evaluated[iteration - 1]
-        cell.imshow(np.where(active[..., None], image, image // 6))
+        cell.imshow(np.where(active[..., None], tinted, grey))
         cell.set_title(f"iteration {iteration}: {active.mean():.1%} of pixels", fontsize=9)
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
