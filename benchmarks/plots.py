@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 
 from .names import NAMES, thetas
 
-matplotlib.use("Agg")
 ORANGE = (1.0, 0.6, 0.1)
 SHOWN = (1, 2, 3, 5, 10)
 """The iterations whose evaluated pixels are drawn."""
 
 
+def pyplot_module() -> Any:
+    """Matplotlib's, drawing to files; imported here because tables need none."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
 def plot_scaling(rows: list[dict], path: Path) -> None:
     """Seconds against each axis that was varied."""
+    pyplot = pyplot_module()
     axes = list(dict.fromkeys(row["axis"] for row in rows))
     figure, panels = pyplot.subplots(1, len(axes), figsize=(4 * len(axes), 3.2), layout="constrained", squeeze=False)
     for panel, axis in zip(panels[0], axes, strict=True):
@@ -37,6 +46,7 @@ def plot_scaling(rows: list[dict], path: Path) -> None:
 
 def plot_tolerance(rows: list[dict], path: Path) -> None:
     """Largest change, labels changed and time against the tolerance, a line for each photo and θ."""
+    pyplot = pyplot_module()
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     measures = {
         "largest |Δq|": lambda row: row["largest"],
@@ -61,6 +71,7 @@ def plot_tolerance(rows: list[dict], path: Path) -> None:
 
 def draw_activity(image: np.ndarray, evaluated: np.ndarray, path: Path) -> None:
     """The photo, and in orange on it the pixels (iterations, H, W) that were evaluated."""
+    pyplot = pyplot_module()
     shown = [iteration for iteration in SHOWN if iteration <= len(evaluated)]
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
     tinted = 0.35 * grey + 0.65 * np.array(ORANGE)

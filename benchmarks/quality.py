@@ -44,7 +44,7 @@ GUIDED, JOINT, PAMR, SOLVER = "guided blur", "joint bilateral blur", "PAMR", "bi
 METHODS = (
     *crf("crfrnn", "crfrnn"),
     *crf("pydensecrf2", "pydensecrf"),
-    *(Method(GUIDED, "guided_blur", {"kernel_size": 17, "eps": 1e-3, "subsample": each}) for each in (1, 4)),
+    *(Method(GUIDED, "guided_blur", {"kernel_size": 33, "eps": 1e-4, "subsample": each}) for each in (1, 4)),
     Method(JOINT, "joint_bilateral_blur", {"reach": 2, "sigma_space": 5, "sigma_color": 0.1}),
     Method(PAMR, "pamr", {"iterations": 10, "width": 0.1}),
     Method(
@@ -61,7 +61,7 @@ def grid(name: str, side: str, **choices: Sequence[float]) -> list[Method]:
 
 
 CANDIDATES = (
-    *grid(GUIDED, "guided_blur", kernel_size=(17, 33, 65), eps=(1e-4, 1e-3, 1e-2), subsample=(4,)),
+    *grid(GUIDED, "guided_blur", kernel_size=(17, 33, 65), eps=(1e-5, 1e-4, 1e-3), subsample=(4,)),
     *grid(JOINT, "joint_bilateral_blur", reach=(2,), sigma_space=(3, 5, 8), sigma_color=(0.05, 0.1, 0.2)),
     *grid(PAMR, "pamr", iterations=(10,), width=(0.05, 0.1, 0.3)),
     *grid(

@@ -35,7 +35,7 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 FOOT = """
 ## Reproduce
 
-    make bench                                        # a quarter of an hour; writes this page and its JSON
+    make bench                                        # three quarters of an hour; writes this page and its JSON
     .venv/bin/python -m benchmarks --quick            # a few minutes, prints only
     .venv/bin/python -m benchmarks --only large       # one case anew, the others kept
     .venv/bin/python -m benchmarks --peer-python PATH # look for peers in another interpreter too

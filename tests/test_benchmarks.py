@@ -10,7 +10,7 @@ from repository import ROOT
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchmetrics", reason="needs the train extra")
-for module in ("scipy", "kornia", "matplotlib"):
+for module in ("scipy", "kornia"):
     pytest.importorskip(module, reason="needs the bench extra")
 pytestmark = pytest.mark.torch
 
@@ -188,12 +188,14 @@ def test_tables(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(plots.PLOTS.keys() & ROWS.keys()))
 def test_plots(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the bench extra")
     file, plot = plots.PLOTS[name]
     plot(ROWS[name], tmp_path / file)
     assert (tmp_path / file).stat().st_size > 1000
 
 
 def test_activity_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the bench extra")
     image, _ = photo_and_logits()
     plots.draw_activity(image, np.ones((3, 20, 30), bool), tmp_path / "activity.png")
     assert (tmp_path / "activity.png").stat().st_size > 1000
