@@ -28,6 +28,9 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 
 ![Time against pixels, classes and lattice vertices](benchmarks.png)
 
+What the default tolerance saves and changes, and quality and time beside guided and bilateral filters, PAMR and a
+bilateral solver, have tables of their own further down.
+
 [accuracy.md](accuracy.md) has the error of every setting against its time, exact filters included:
 
 ![Error of lattice, added vertices, grid and exact filter against time](accuracy.png)
@@ -38,9 +41,11 @@ FOOT = """
     make bench                                        # three quarters of an hour; writes this page and its JSON
     .venv/bin/python -m benchmarks --quick            # a few minutes, prints only
     .venv/bin/python -m benchmarks --only large       # one case anew, the others kept
+    .venv/bin/python -m benchmarks --only tolerance   # 222 photos with the default tolerance and with 0: some minutes
+    .venv/bin/python -m benchmarks --only quality     # beside other ways to refine scores: a quarter of an hour
     .venv/bin/python -m benchmarks --peer-python PATH # look for peers in another interpreter too
 
-The photos are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2 both
+Photos and volume are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2 both
 to build and to run, so give it an environment of its own; crfseg wants `pip install --no-deps crfseg` and tqdm beside
 PyTorch.
 """
