@@ -244,9 +244,11 @@ def test_terms_that_do_not_fit(function):
         function(SCORES, [term(), term(dtype=np.float64)])
 
 
-def test_class_threshold():
+def test_class_threshold_and_tolerance():
     with raises_saying(ValueError, "class_threshold=1.0", "below 1"):
         mean_field(SCORES, [term()], class_threshold=1.0)
+    with raises_saying(ValueError, "tolerance=-1.0", "at least 0"):
+        mean_field(SCORES, [term()], tolerance=-1)
 
 
 @pytest.mark.parametrize(

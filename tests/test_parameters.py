@@ -39,6 +39,7 @@ def test_presets(name):
     assert parameters.normalization == {"crfrnn": "after", "text-mask": "none"}.get(name, "symmetric")
     assert parameters.compatibility is None
     assert parameters.damping == parameters.class_threshold == parameters.neighbour_rounds == 0
+    assert parameters.tolerance == parameters.crf.solver.tolerance == 1e-4
 
 
 def test_there_are_no_other_presets():
@@ -101,6 +102,10 @@ def test_arrays_are_detached_from_the_caller():
         ("damping", "half", TypeError, ["damping='half'", "number"]),
         ("class_threshold", 1.5, ValueError, ["class_threshold=1.5", "at least 0 and below 1"]),
         ("class_threshold", float("nan"), ValueError, ["class_threshold=nan"]),
+        ("tolerance", -1e-3, ValueError, ["tolerance=-0.001", "at least 0 and below 1"]),
+        ("tolerance", 1, ValueError, ["tolerance=1.0", "at least 0 and below 1"]),
+        ("tolerance", float("nan"), ValueError, ["tolerance=nan"]),
+        ("tolerance", "fine", TypeError, ["tolerance='fine'", "number"]),
     ],
 )
 def test_bad_values_are_named(field, value, error, facts):

@@ -6,11 +6,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crfrnn import PRESETS, CRFParameters, _native, bilateral_features, preset, reference, refine, spatial_features
+from crfrnn import (
+    CRF,
+    PRESETS,
+    CRFParameters,
+    Given,
+    Kernel,
+    MeanField,
+    _native,
+    bilateral_features,
+    preset,
+    reference,
+    refine,
+    spatial_features,
+)
+from errors import raises_saying
 from tolerances import assert_close, tolerance
 
 SHAPE = (11, 14)
 DTYPES = [np.float32, np.float64]
+DENSE = CRFParameters(tolerance=0)
 
 
 def expected(logits, image, parameters, mask=None):
@@ -51,12 +66,12 @@ def textured(rng, shape, channels=3):
 def test_presets(rng, name, spatial, dtype):
     logits = rng.normal(size=(3, *SHAPE)).astype(dtype)
     image = textured(rng, SHAPE)
-    parameters = replace(preset(name), spatial=spatial)
+    parameters = replace(preset(name), spatial=spatial, tolerance=0)
     result = refine(logits, image, parameters)
     assert result.dtype == dtype
     assert_close(result, expected(logits, image, parameters), tolerance(dtype).mean_field * 10)
     if spatial == "grid":
-        np.testing.assert_array_equal(refine(logits, image, name), result)
+        np.testing.assert_array_equal(refine(logits, image, name), refine(logits, image, preset(name)))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +91,7 @@ def test_presets(rng, name, spatial, dtype):
 )
 def test_parameters(rng, changes):
     logits, image = rng.normal(size=(3, *SHAPE)), textured(rng, SHAPE)
-    parameters = CRFParameters(**{"theta_alpha": 20.0, "theta_beta": 15.0, **changes})
+    parameters = replace(DENSE, **{"theta_alpha": 20.0, "theta_beta": 15.0, **changes})
     assert_close(refine(logits, image, parameters), expected(logits, image, parameters), 1e-9)
 
 
@@ -84,7 +99,7 @@ def test_parameters(rng, changes):
 @pytest.mark.parametrize("shape", [(40,), (9, 12), (5, 6, 7)])
 def test_any_axes_and_channels(rng, shape, channels):
     logits, image = rng.normal(size=(2, *shape)), textured(rng, shape, channels)
-    parameters = CRFParameters(theta_alpha=10.0, theta_beta=12.0, theta_gamma=2.0)
+    parameters = replace(DENSE, theta_alpha=10.0, theta_beta=12.0, theta_gamma=2.0)
     result = refine(logits, image, parameters)
     assert_close(result, expected(logits, image, parameters), 1e-9)
     if channels == 1:
@@ -96,7 +111,7 @@ def test_mask(rng, kind):
     logits, image = rng.normal(size=(3, *SHAPE)), textured(rng, SHAPE)
     mask = rng.random(SHAPE) > 0.4
     mask = mask if kind == "binary" else mask * rng.random(SHAPE)
-    result = refine(logits, image, mask=mask)
+    result = refine(logits, image, DENSE, mask=mask)
     assert_close(result, expected(logits, image, CRFParameters(), mask), 1e-9)
     np.testing.assert_allclose(result[:, mask == 0], reference.softmax(logits)[:, mask == 0], rtol=1e-12)
 
@@ -104,7 +119,7 @@ def test_mask(rng, kind):
 def test_probabilities(rng):
     probabilities = rng.dirichlet(np.ones(3), size=SHAPE).transpose(2, 0, 1)
     image = textured(rng, SHAPE)
-    result = refine(probabilities, image, input="probabilities")
+    result = refine(probabilities, image, DENSE, input="probabilities")
     assert_close(result, expected(np.log(np.maximum(probabilities, 1e-5)), image, CRFParameters()), 1e-9)
 
 
@@ -114,7 +129,7 @@ def test_labels(rng, dtype):
     labels[0, 0] = 255
     probabilities = np.where(np.arange(3)[:, None, None] == labels, 0.7, 0.15)
     probabilities[:, 0, 0] = 1 / 3
-    result = refine(labels, image, input="labels")
+    result = refine(labels, image, DENSE, input="labels")
     assert result.dtype == np.float32
     assert_close(result, expected(np.log(probabilities).astype(np.float32), image, CRFParameters()), 2e-4)
     assert refine(labels, image, input="labels", num_classes=5).shape == (5, *SHAPE)
@@ -122,7 +137,7 @@ def test_labels(rng, dtype):
 
 def test_without_an_image_only_the_spatial_kernel_is_left(rng):
     logits = rng.normal(size=(3, *SHAPE))
-    parameters = CRFParameters(bilateral_weight=0.0)
+    parameters = replace(DENSE, bilateral_weight=0.0)
     spatial = reference.Term(reference.GridGaussian(SHAPE, 3.0), 3.0)
     a, _ = reference.mean_field(logits.reshape(3, -1), [spatial], iterations=10)
     assert_close(refine(logits, None, parameters), reference.softmax(a).reshape(logits.shape), 1e-9)
@@ -221,3 +236,53 @@ def test_labels_of_other_input(rng):
 def test_of_classes_alike_the_first_is_the_label(rng):
     logits = np.repeat(rng.normal(size=(1, *SHAPE)), 3, axis=0)
     assert not refine(logits, textured(rng, SHAPE), return_labels=True).any()
+
+
+@pytest.mark.parametrize("return_labels", [False, True])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_activity(rng, classes, return_labels):
+    logits, image = rng.normal(size=(classes, *SHAPE)), textured(rng, SHAPE)
+    options = {"return_labels": return_labels}
+    result, activity = refine(logits, image, DENSE, return_activity=True, **options)
+    np.testing.assert_array_equal(result, refine(logits, image, DENSE, **options))
+    assert (activity.iterations, activity.classes) == (10, (max(classes, 2),) * 10)
+    assert (activity.evaluated.shape, activity.evaluated.dtype) == ((10, *SHAPE), bool)
+    assert activity.evaluated.all()
+    _, none = refine(logits, image, replace(DENSE, iterations=0), return_activity=True, **options)
+    assert (none.iterations, none.classes, none.evaluated.shape) == (0, (), (0, *SHAPE))
+
+
+def test_activity_of_an_early_end(rng, monkeypatch):
+    """What the native core says of the iterations that ran."""
+    evaluated = (rng.random((7, 11 * 14)) > 0.5).astype(np.uint8)
+
+    def three(unary, *_):
+        return np.zeros(unary.shape[1], np.int32), (3, [4, 2, 1], evaluated)
+
+    monkeypatch.setattr(_native, "mean_field_labels64", three)
+    logits = rng.normal(size=(4, *SHAPE))
+    parameters = CRFParameters(iterations=7)
+    _, activity = refine(logits, textured(rng, SHAPE), parameters, return_labels=True, return_activity=True)
+    assert (activity.iterations, activity.classes) == (3, (4, 2, 1))
+    np.testing.assert_array_equal(activity.evaluated, evaluated[:3].reshape(3, *SHAPE))
+
+
+def test_activity_of_a_kernel_of_ones_own(rng):
+    """The loop in NumPy works everything out, in the classes that the threshold leaves in."""
+
+    class Same:
+        def filter(self, values, transpose=False):
+            return np.array(values)
+
+    logits = rng.normal(size=(4, *SHAPE))
+    logits[1] -= 20
+    crf = CRF([Kernel(Given("same"))], solver=MeanField(3, class_threshold=0.1))
+    _, activity = refine(logits, None, crf, given={"same": Same()}, return_activity=True)
+    assert (activity.iterations, activity.classes) == (3, (3, 3, 3))
+    assert activity.evaluated.shape == (3, *SHAPE)
+    assert activity.evaluated.all()
+
+
+def test_activity_on_a_device_is_not_known(rng):
+    with raises_saying(ValueError, "return_activity=True", "device='cpu'"):
+        refine(rng.normal(size=(4, *SHAPE)), textured(rng, SHAPE), device="cpu", return_activity=True)

@@ -158,12 +158,16 @@ def shrunk(
 
 
 def _filtered(crf: CRF, way: Way) -> CRF:
-    """The CRF with the filters and the class threshold of a way."""
+    """The CRF with the filters and the class threshold of a way. With exact filters, everything is worked out."""
     kernels = [
         replace(kernel, filter=way.spatial if isinstance(kernel.features, Spatial) else way.others)
         for kernel in crf.kernels
     ]
-    solver = replace(crf.solver, class_threshold=way.class_threshold) if _has_threshold(crf) else crf.solver
+    numbers: dict[str, Any] = {"class_threshold": way.class_threshold}
+    if isinstance(way.others, Exact):
+        numbers["tolerance"] = 0.0
+    known = [each.name for each in fields(crf.solver)]
+    solver = replace(crf.solver, **{name: value for name, value in numbers.items() if name in known})
     return replace(crf, kernels=kernels, solver=solver)
 
 

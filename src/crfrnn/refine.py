@@ -8,19 +8,10 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import (
-    Array,
-    check_classes,
-    class_weights,
-    image_array,
-    label_array,
-    mask_array,
-    num_points,
-    score_array,
-)
+from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, mask_array, score_array
 from crfrnn.crf import CRF
 from crfrnn.files.parameter_files import crf_of
-from crfrnn.inference.activity import Activity, complete_activity
+from crfrnn.inference.activity import Activity
 from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import observed, solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
@@ -106,7 +97,8 @@ def refine(
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
         return_labels: Return the likeliest class of each pixel instead, which is faster.
-        return_activity: Return an `Activity` too: how many iterations ran, and what was worked out in them.
+        return_activity: Return an `Activity` too: how many iterations ran, and what was worked out in them. It is not
+            known of a device.
         device: A device of torch to compute on, such as "cuda"; None is the native core, for the CPU.
         threads: None is `default_threads()`. The result is the same, bit for bit, for any number.
     Returns: Probabilities (C, *spatial), summing to 1 over classes; for one channel, (1, *spatial) of the foreground.
@@ -139,11 +131,11 @@ def refine(
     output: Output = "labels" if return_labels else "probabilities"
     activity: Activity | None = None
     if device is not None:
+        if return_activity:
+            raise ValueError(f"return_activity=True does not go with device={device!r}: leave one of them out")
         from crfrnn.torch.arrays import refine_on
 
         result = refine_on(device, unary, crf, guide, spacing, output)
-        if return_activity:
-            activity = complete_activity(crf.solver.iterations, classes, num_points(grid))
     else:
         result, activity = _refined(unary, crf, guide, spacing, output, return_activity, count)
     if return_labels:

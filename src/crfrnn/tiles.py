@@ -81,7 +81,8 @@ def refine_tiled(
 
     The image is divided evenly into cores, and each is refined with a margin around it. All tiles see the same lattice,
     so a core misses only what lies beyond its margin. For an image of one tile, the result is that of `refine`. Classes
-    below the `class_threshold` of the parameters are left out in each tile separately.
+    below the `class_threshold` of the parameters are left out in each tile separately, and so is what their `tolerance`
+    allows.
 
     Args:
         scores: (C, *spatial), or labels (*spatial): an array, a memory map (`numpy.load(..., mmap_mode="r")`), or

@@ -3,6 +3,7 @@
 import io
 import shlex
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
+from crfrnn import _native
 from crfrnn.cli import main
 from crfrnn.parameters import CRFParameters
 
@@ -121,6 +123,35 @@ def test_it_says_what_it_did(files: Path, capsys: pytest.CaptureFixture[str]) ->
     assert status("refine scores.npy photo.png -o new/folder/labels.png --tolerance 0") == 0
     assert "labels.png: 26×18, 2 classes, 10 iterations, 0.0% of pixels changed, " in capsys.readouterr().out
     assert (labels_of(files / "new/folder/labels.png") == 1).all()
+
+
+@pytest.fixture
+def three_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A native core that says it ran three iterations, and one more each time."""
+    native, more = _native.mean_field_labels32, count(3)
+
+    def labels(*arguments: object) -> object:
+        found, (_, classes, evaluated) = native(*arguments)
+        return found, (next(more), classes, evaluated)
+
+    monkeypatch.setattr(_native, "mean_field_labels32", labels)
+
+
+def test_it_says_how_many_iterations_ran(files: Path, capsys: pytest.CaptureFixture[str], three_iterations) -> None:
+    assert status("refine scores.npy photo.png -o out.png") == 0
+    assert "4 classes, 3 of 10 iterations, " in capsys.readouterr().out
+    assert status("refine scores.npy photo.png -o out.png --tile 20") == 0
+    assert "iterations" not in capsys.readouterr().out
+
+
+def test_folders_say_how_many_iterations_ran(
+    folders: Path, capsys: pytest.CaptureFixture[str], three_iterations
+) -> None:
+    assert status("refine scores photos -o out") == 0
+    expected = "3 refined, 0 already there, 0 failed; 4.0 of 10 iterations on average, at most 5\n"
+    assert capsys.readouterr().out.endswith(expected)
+    assert status("refine scores photos -o out") == 0
+    assert capsys.readouterr().out.endswith("0 refined, 3 already there, 0 failed\n")
 
 
 # What is read.

@@ -94,9 +94,9 @@ def test_refine(one, name):
 
 
 def test_options_of_the_solver_replace_those_of_the_file(one):
-    options = "--iterations 1 --damping 0.3 --class-threshold 0.01 --compatibility=-2"
+    options = "--iterations 1 --damping 0.3 --class-threshold 0.01 --tolerance 0.001 --compatibility=-2"
     assert main(f"{written(CRFS['three'])} {options}".split()) == 0
-    other = replace(CRFS["three"], compatibility=-2, solver=MeanField(1, 0.3, 0.01))
+    other = replace(CRFS["three"], compatibility=-2, solver=MeanField(1, 0.3, 0.01, 0.001))
     np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(one.logits, one.image, other))
 
 

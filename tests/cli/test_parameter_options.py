@@ -30,7 +30,7 @@ def test_options_replace_values_of_the_preset(tmp_path: Path) -> None:
     np.save(tmp_path / "matrix.npy", np.eye(2))
     parameters = parsed(
         f"--preset deeplab --theta-alpha 40,20 --theta-beta 7 --iterations 2 --spatial lattice --damping 0.5 "
-        f"--bilateral-weight 1,2 --compatibility {tmp_path / 'matrix.npy'}".split()
+        f"--tolerance 0.01 --bilateral-weight 1,2 --compatibility {tmp_path / 'matrix.npy'}".split()
     )
     assert parameters == CRFParameters(
         theta_alpha=(40, 20),
@@ -43,6 +43,7 @@ def test_options_replace_values_of_the_preset(tmp_path: Path) -> None:
         iterations=2,
         spatial="lattice",
         damping=0.5,
+        tolerance=0.01,
     )
     assert parsed([]) == crfrnn.preset("crfrnn")
 
@@ -69,3 +70,5 @@ class Plain:
 def test_wrong_parameters_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="theta_alpha"):
         parsed(["--theta-alpha=-3"])
+    with pytest.raises(UsageError, match=r"tolerance=1\.0 must be at least 0 and below 1"):
+        parsed(["--tolerance", "1"])

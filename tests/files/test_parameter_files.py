@@ -30,6 +30,7 @@ MATRICES = CRFParameters(
     damping=0.5,
     neighbour_rounds=1,
     class_threshold=0.01,
+    tolerance=0.001,
 )
 
 
@@ -76,6 +77,7 @@ def test_a_file_is_chosen_like_a_preset(tmp_path: Path, rng):
         ('{"theta_delta": 3}', ["unknown key 'theta_delta'", "theta_gamma", "notes"]),
         ('{"theta_alpha": "80"}', ['theta_alpha="80"', "a number"]),
         ('{"damping": "0.5"}', ['damping="0.5"', "a number"]),
+        ('{"tolerance": 1}', ["tolerance=1.0", "below 1"]),
         ('{"theta_beta": true}', ["theta_beta=true", "a number"]),
         ('{"theta_beta": null}', ["theta_beta=null", "a number"]),
         ('{"spatial_weight": [1, [2, "x"]]}', ["spatial_weight=", "a list of numbers"]),

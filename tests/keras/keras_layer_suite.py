@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from crfrnn import _native
 from crfrnn.keras import CrfRnnLayer
 from keras_calls import (
     BACKEND,
@@ -255,15 +256,40 @@ def test_config_makes_an_equal_layer(rng):
         theta_beta=(60.0, 50.0, 40.0),
         spatial="lattice",
         data_format="channels_first",
+        tolerance=0.01,
         name="crf",
         dtype="mixed_float16",
     )
     crf.image_dims = (6, 7)
     copy = CrfRnnLayer.from_config(crf.get_config())
     assert copy.get_config() == crf.get_config()
+    assert copy.tolerance == 0.01
+    crf.tolerance = 0.02
+    assert CrfRnnLayer.from_config(crf.get_config()).tolerance == 0.02
     data = keras.saving.serialize_keras_object(crf)
     assert data["registered_name"] == "crfrnn>CrfRnnLayer"
     assert keras.saving.deserialize_keras_object(data).get_config() == crf.get_config()
+
+
+def test_config_without_a_tolerance_has_the_default(rng):
+    """As earlier versions wrote it."""
+    config = layer(rng).get_config()
+    del config["tolerance"]
+    assert CrfRnnLayer.from_config(config).tolerance == 1e-4
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_work_is_left_out_where_no_gradient_is_wanted(rng, compiled, monkeypatch):
+    given, native = [], _native.mean_field32
+    monkeypatch.setattr(_native, "mean_field32", lambda *a: given.append((a[8], a[9])) or native(*a))
+    crf = layer(rng, tolerance=0.01)
+    logits, image = batch(rng)
+    model(crf).predict([logits, image], verbose=0)
+    assert set(given) == {(0.01, False)}
+    given.clear()
+    refined_and_gradients(crf, logits, [image], np.ones_like(logits), None, compiled)
+    assert set(given) <= {(0.01, False), (0.0, True)}
+    assert (0.0, True) in given
 
 
 ZEROS = np.zeros((2, 5, 6, 4), np.float32), np.zeros((2, 5, 6, 3), np.float32)
@@ -322,6 +348,7 @@ def test_scores_that_are_not_finite_are_named(rng):
         ({"num_classes": 0}, "num_classes=0 must be at least 1"),
         ({"image_dims": (0, 5)}, r"shape \(0, 5\) is no grid"),
         ({"theta_beta": 0}, "theta_beta=0 must be .* above 0"),
+        ({"tolerance": 1}, "tolerance=1.0 must be at least 0 and below 1"),
         ({"num_iterations": -1}, "num_iterations=-1 must be at least 0"),
         ({"spatial": "exact"}, "spatial='exact' is unknown; use 'grid', 'lattice'"),
         ({"data_format": "last"}, "data_format='last' is unknown; use 'channels_last', 'channels_first'"),

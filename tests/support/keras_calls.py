@@ -17,7 +17,7 @@ from crfrnn.keras import CrfRnnLayer, bridge
 BACKEND = keras.backend.backend()
 COMPILED = {"tensorflow": [False, True], "jax": [False, True], "torch": [False]}[BACKEND]
 """Ways to call a layer: as it is, and in a compiled function (test_torch_graphs.py tests that of PyTorch)."""
-NUMBERS = {"theta_alpha": 5.13, "theta_beta": 61.7, "theta_gamma": 1.57, "num_iterations": 3}
+NUMBERS = {"theta_alpha": 5.13, "theta_beta": 61.7, "theta_gamma": 1.57, "num_iterations": 3, "tolerance": 0}
 """Deviations for tiny images. They are no round numbers: on the border of two simplices rounding decides which vertices
 a point touches, and no two implementations need to agree there."""
 WEIGHTS = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")

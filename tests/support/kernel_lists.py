@@ -17,7 +17,7 @@ CLASSES, CHANNELS, GIVEN = 4, 3, 2
 SPATIAL = (5, 6)
 MATRIX = ((0.9, -0.2, 0.1, 0.0), (0.3, 1.1, 0.0, -0.4), (0.0, 0.2, 0.7, 0.1), (-0.1, 0.0, 0.5, 1.3))
 COMPATIBILITY = ((-1.0, 0.2, 0.0, 0.3), (0.1, -0.8, 0.4, 0.0), (0.0, 0.1, -1.2, 0.2), (0.3, 0.0, 0.1, -0.9))
-SOLVER = MeanField(iterations=3, damping=0.1)
+SOLVER = MeanField(iterations=3, damping=0.1, tolerance=0)
 
 near, far = Bilateral(5.13, 61.7), Bilateral((2.71, 3.3), (41.3, 77.7, 103.1))
 smooth = Kernel(Spatial(1.57), 0.7)

@@ -1,4 +1,7 @@
-"""A CRF and how to compute it, by names, with deviations for tiny images that lie on no border of simplices."""
+"""A CRF and how to compute it, by names, with deviations for tiny images that lie on no border of simplices.
+
+It works everything out, whatever a backend could leave out.
+"""
 
 from typing import NamedTuple
 
@@ -17,4 +20,6 @@ class Specified(NamedTuple):
 def specified(**settings) -> Specified:
     """Fields of `CRFParameters` and of `Execution` by name; one thread unless something else is said."""
     execution = {name: settings.pop(name) for name in Execution._fields if name in settings}
-    return Specified(CRFParameters(**(THETAS | settings)).crf, Execution(**({"threads": 1} | execution)))
+    return Specified(
+        CRFParameters(**({"tolerance": 0} | THETAS | settings)).crf, Execution(**({"threads": 1} | execution))
+    )

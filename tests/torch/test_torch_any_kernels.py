@@ -140,7 +140,7 @@ def test_gradcheck(rng, place, name):
 
 
 def test_gradients_to_what_is_given_by_exact_kernels(rng):
-    crf = CRF([Kernel(Given("learned"), 0.6, Exact()), smooth], solver=MeanField(2))
+    crf = CRF([Kernel(Given("learned"), 0.6, Exact()), smooth], solver=MeanField(2, tolerance=0))
     logits, _, mask, features = tensors(scene(rng, spatial=(2, 3), size=1))
     features = features["learned"].requires_grad_()
     arguments = logits.requires_grad_(), mask.requires_grad_(), features
@@ -162,7 +162,7 @@ OWN = [Kernel(Given("own"), normalization="symmetric"), Kernel(Spatial(1.57), 0.
 
 
 def own_layer(rng):
-    made = CrfRnn(CLASSES, crf=CRF(OWN, solver=MeanField(2))).double()
+    made = CrfRnn(CLASSES, crf=CRF(OWN, solver=MeanField(2, tolerance=0))).double()
     return made, Own(torch.from_numpy(rng.uniform(0.1, 1, size=(6, 6))))
 
 
@@ -176,7 +176,9 @@ def test_a_kernel_of_ones_own(rng):
             matrix = own.matrix.detach().numpy()
             return (matrix.T if transpose else matrix) @ values
 
-    expected = crfrnn.refine(logits[0].numpy(), None, CRF(OWN, solver=MeanField(2)), given={"own": InNumPy})
+    expected = crfrnn.refine(
+        logits[0].numpy(), None, CRF(OWN, solver=MeanField(2, tolerance=0)), given={"own": InNumPy}
+    )
     layer.return_probabilities = True
     assert_close(layer(logits, None, given={"own": own})[0].detach(), expected, BOUNDS.mean_field)
 
@@ -259,7 +261,9 @@ def test_weights_in_the_place_of_the_specifications(rng, place):
 @pytest.mark.parametrize("spacing", [0.7, (0.7, 1.9)])
 def test_spacing_scales_every_kernel(rng, place, spacing):
     given = scene(rng)
-    crf = CRF([*CRFS["three"].kernels, Kernel(Spatial((1.3, 2.9)), 0.4, Lattice())], COMPATIBILITY, MeanField(2))
+    crf = CRF(
+        [*CRFS["three"].kernels, Kernel(Spatial((1.3, 2.9)), 0.4, Lattice())], COMPATIBILITY, MeanField(2, tolerance=0)
+    )
     logits, image, mask, _ = tensors(given)
     refined = mean_field(logits, image, mask, crf, spacing=spacing)
     assert_close(refined, truth(crf, given, spacing=spacing).logits, BOUNDS.mean_field)
@@ -366,7 +370,10 @@ def test_what_is_wrong_is_named(call, error, facts):
 
 def test_image_gradients_beside_a_lattice_of_positions(rng):
     """The lattice stands between the image and nothing."""
-    crf = CRF([Kernel(Spatial(1.57), 0.5, Lattice()), Kernel(Bilateral(5.13, 61.7), 0.6, Exact())], solver=MeanField(2))
+    crf = CRF(
+        [Kernel(Spatial(1.57), 0.5, Lattice()), Kernel(Bilateral(5.13, 61.7), 0.6, Exact())],
+        solver=MeanField(2, tolerance=0),
+    )
     logits, image, mask, _ = tensors(scene(rng, spatial=(2, 3), size=1))
     arguments = logits.requires_grad_(), image.requires_grad_()
     assert torch.autograd.gradcheck(lambda u, i: mean_field(u, i, mask, crf), arguments, eps=1e-4, atol=1e-6)

@@ -23,7 +23,7 @@ NUMBERS = (SPECIFIED.crf.text, None, *SPECIFIED.execution)
 
 @pytest.fixture
 def crf():
-    return CrfRnn(4, 3, theta_alpha=5.13, theta_beta=61.7, theta_gamma=1.57)
+    return CrfRnn(4, 3, theta_alpha=5.13, theta_beta=61.7, theta_gamma=1.57, tolerance=0)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Written:
 
     Attributes:
         result: Labels or probabilities; None if it was tiled.
-        iterations: How many ran; None if it was tiled.
+        iterations: How many ran; None if it was tiled, or refined on a device.
         tiles: The tiles; empty if it was not tiled.
         remark: How parameters were fitted to the pair.
     """
@@ -169,22 +169,23 @@ class Refinement:
             remark += f" (θ_β {', '.join(f'{level:.3g}' for level in levels)})"
         return replace(self, crf=crf, spacing=spacing), remark
 
-    def _write_whole(self, pair: Pair, output: Path, output_format: str) -> tuple[NDArray[Any], int]:
-        """Labels or probabilities, as written, and how many iterations ran."""
-        result, activity = refine(
-            pair.scores,
-            pair.image,
-            self.crf,
-            input=pair.kind,
-            num_classes=self.num_classes,
-            spacing=self.spacing,
-            return_labels=output_format in LABELS,
-            return_activity=True,
-            device=self.device,
-            threads=self.threads,
-        )
+    def _write_whole(self, pair: Pair, output: Path, output_format: str) -> tuple[NDArray[Any], int | None]:
+        """Labels or probabilities, as written, and how many iterations ran, if that is known."""
+        options: dict[str, Any] = {
+            "input": pair.kind,
+            "num_classes": self.num_classes,
+            "spacing": self.spacing,
+            "return_labels": output_format in LABELS,
+            "threads": self.threads,
+        }
+        iterations = None
+        if self.device is None:
+            result, activity = refine(pair.scores, pair.image, self.crf, return_activity=True, **options)
+            iterations = activity.iterations
+        else:
+            result = refine(pair.scores, pair.image, self.crf, device=self.device, **options)
         write_result(output, output_format, result, pair, self.spacing)
-        return result, activity.iterations
+        return result, iterations
 
     def _write_tiled(self, pair: Pair, output: Path, output_format: str, tiling: Tiling, show: Show) -> list[Tile]:
         """Refine tile by tile and write. Returns the tiles."""

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
-from crfrnn.inference.activity import Activity
+from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
@@ -177,8 +178,9 @@ def observed(
     else:
         result, _, happened = _by_steps(solver, unary, pairwise, couplings, output, False)
     iterations, classes, evaluated = happened
-    points = np.ones((iterations, unary.shape[1])) if evaluated is None else evaluated[:iterations]
-    return result, Activity(iterations, tuple(classes), points.astype(np.bool_))
+    if evaluated is None:
+        return result, replace(complete_activity(iterations, *unary.shape), classes=tuple(classes))
+    return result, Activity(iterations, tuple(classes), evaluated[:iterations].view(np.bool_))
 
 
 def vjp(
