@@ -45,12 +45,12 @@ METHODS = (
     *crf("crfrnn", "crfrnn"),
     *crf("pydensecrf2", "pydensecrf"),
     *(Method(GUIDED, "guided_blur", {"kernel_size": 33, "eps": 1e-4, "subsample": each}) for each in (1, 4)),
-    Method(JOINT, "joint_bilateral_blur", {"reach": 2, "sigma_space": 5, "sigma_color": 0.1}),
-    Method(PAMR, "pamr", {"iterations": 10, "width": 0.1}),
+    Method(JOINT, "joint_bilateral_blur", {"reach": 2, "sigma_space": 8, "sigma_color": 0.05}),
+    Method(PAMR, "pamr", {"iterations": 10, "width": 0.05}),
     Method(
         SOLVER,
         "bilateral_solver",
-        {"sigma_spatial": 8, "sigma_luma": 8, "sigma_chroma": 8, "smoothing": 32, "trust": 1},
+        {"sigma_spatial": 8, "sigma_luma": 8, "sigma_chroma": 8, "smoothing": 128, "trust": 4},
     ),
 )
 
@@ -62,15 +62,15 @@ def grid(name: str, side: str, **choices: Sequence[float]) -> list[Method]:
 
 CANDIDATES = (
     *grid(GUIDED, "guided_blur", kernel_size=(17, 33, 65), eps=(1e-5, 1e-4, 1e-3), subsample=(4,)),
-    *grid(JOINT, "joint_bilateral_blur", reach=(2,), sigma_space=(3, 5, 8), sigma_color=(0.05, 0.1, 0.2)),
-    *grid(PAMR, "pamr", iterations=(10,), width=(0.05, 0.1, 0.3)),
+    *grid(JOINT, "joint_bilateral_blur", reach=(2,), sigma_space=(5, 8), sigma_color=(0.02, 0.05, 0.1)),
+    *grid(PAMR, "pamr", iterations=(10,), width=(0.02, 0.05, 0.1)),
     *grid(
         SOLVER,
         "bilateral_solver",
         sigma_spatial=(8, 16),
         sigma_luma=(8, 16),
         sigma_chroma=(8,),
-        smoothing=(8, 32, 128),
+        smoothing=(32, 128, 512),
         trust=(1, 4),
     ),
 )

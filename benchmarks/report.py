@@ -45,9 +45,9 @@ FOOT = """
     .venv/bin/python -m benchmarks --only quality     # beside other ways to refine scores: a quarter of an hour
     .venv/bin/python -m benchmarks --peer-python PATH # look for peers in another interpreter too
 
-Photos and volume are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2 both
-to build and to run, so give it an environment of its own; crfseg wants `pip install --no-deps crfseg` and tqdm beside
-PyTorch.
+Photos and volume are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2
+both to build and to run, so give it an environment of its own; crfseg wants `pip install --no-deps crfseg` and tqdm
+beside PyTorch.
 """
 
 

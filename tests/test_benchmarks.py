@@ -1,5 +1,6 @@
 """The parts of `python -m benchmarks` that need no photos: other ways to refine scores, tables and plots."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -103,11 +104,24 @@ def test_methods_sharpen(method: quality.Method) -> None:
     assert np.mean(result.argmax(axis=0) == truth) > np.mean(logits.argmax(axis=0) == truth)
 
 
-def test_settings_come_from_the_candidates() -> None:
-    tried = [(each.side, each.settings) for each in quality.CANDIDATES]
-    others = [method for method in quality.METHODS if method.side not in ("crfrnn", "pydensecrf")]
-    for method in others:
-        assert (method.side, method.settings | ({"subsample": 4} if "subsample" in method.settings else {})) in tried
+OTHERS = [method for method in quality.METHODS if method.side not in ("crfrnn", "pydensecrf")]
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: f"{method.name} {method.text}")
+def test_settings_come_from_the_candidates(method: quality.Method) -> None:
+    subsampled = {"subsample": 4} if "subsample" in method.settings else {}
+    assert (method.side, method.settings | subsampled) in [(each.side, each.settings) for each in quality.CANDIDATES]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_settings_are_the_best_in_the_results(path: Path) -> None:
+    cases = json.loads(path.read_text()).get("cases", {})
+    if "quality-settings" not in cases:
+        pytest.skip("no settings were tried there")
+    rows = cases["quality-settings"]["rows"]
+    for name in {row["method"] for row in rows}:
+        best = max((row for row in rows if row["method"] == name), key=lambda row: row["mean_iou"])
+        assert best["settings"] in [method.text for method in quality.METHODS if method.name == name]
 
 
 def test_volume_in_the_wanted_shape() -> None:
