@@ -50,7 +50,7 @@ METHODS = (
     Method(
         SOLVER,
         "bilateral_solver",
-        {"sigma_spatial": 8, "sigma_luma": 8, "sigma_chroma": 8, "smoothing": 128, "trust": 4},
+        {"sigma_spatial": 8, "sigma_luma": 8, "sigma_chroma": 4, "smoothing": 512, "trust": 8},
     ),
 )
 
@@ -69,9 +69,9 @@ CANDIDATES = (
         "bilateral_solver",
         sigma_spatial=(8, 16),
         sigma_luma=(8, 16),
-        sigma_chroma=(8,),
-        smoothing=(32, 128, 512),
-        trust=(1, 4),
+        sigma_chroma=(4, 8),
+        smoothing=(128, 512),
+        trust=(4, 8),
     ),
 )
 
