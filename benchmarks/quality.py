@@ -130,7 +130,7 @@ def quality(case: Case, bench: Workbench) -> list[dict]:
                         tally.add(photo, result.argmax(0))
                 if cores == 1:
                     before.add(photo, np.load(inputs)["logits"].argmax(0))
-                for _ in range(case.rounds(bench)):
+                for _ in range(case.repeats):
                     for method, child, seconds in zip(methods, children, taken, strict=True):
                         seconds[cores].append(child.ask("time_call", inputs, method.settings))
     rows: list[dict] = [{"method": "the scores alone", "settings": "", "photos": len(photos), **before.scores()}]
