@@ -34,7 +34,7 @@ format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/clang-format -i native/*.cpp native/*.h
 
-bench: $(VENV)/.bench-stamp ## compare with pydensecrf and redraw docs/benchmarks.md
+bench: $(VENV)/.bench-stamp ## compare with other tools and rewrite docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
 
 sanitize: $(VENV)/.tools-stamp ## run the native tests under AddressSanitizer and UBSan

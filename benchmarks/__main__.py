@@ -13,7 +13,8 @@ from pathlib import Path
 from .cases import CASES
 from .machine import commit, machine
 from .measure import MODULES, PEERS, ROOT, Workbench, find_sides
-from .report import case_text, markdown, plot_scaling
+from .plots import PLOTS
+from .report import case_text, markdown
 
 
 def progress(cases: list) -> object:
@@ -25,20 +26,20 @@ def progress(cases: list) -> object:
 
 
 def write(results: dict, path: Path) -> None:
-    """The JSON, the page and its plot, after each case: a run cut short keeps what it measured."""
+    """The JSON and the page, after each case: a run cut short keeps what it measured."""
     cases = results["cases"]
     results["cases"] = {case.name: cases[case.name] for case in CASES if case.name in cases}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
-    if "scaling" in cases:
-        plot_scaling(cases["scaling"]["rows"], ROOT / "docs" / "benchmarks.png")
     (ROOT / "docs" / "benchmarks.md").write_text(markdown(results))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     data = os.environ.get("CRFRNN_DATA", ROOT.parent / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=data, help="folder that holds voc_animals/ (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="folder with voc_animals/ and volume3d/ (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="one photo, three rounds; prints and writes nothing")
     parser.add_argument("--only", action="append", choices=[case.name for case in CASES], help="this case; repeatable")
     parser.add_argument(
@@ -64,12 +65,16 @@ def main() -> int:
     chosen = [case for case in CASES if case.name in wanted and case.sides[0] in pythons]
     failed, measured = [], commit()
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Workbench(arguments.data, Path(scratch), pythons, arguments.quick)
+        pictures = Path(scratch) if arguments.quick else ROOT / "docs"
+        bench = Workbench(arguments.data, Path(scratch), pictures, pythons, arguments.quick)
         for case in progress(chosen):
             rows = case.measure(case, bench)
             entry = {"title": case.title, "note": case.note, "commit": measured, "rows": rows}
             results["cases"][case.name] = entry
             print(case_text(entry), flush=True)
+            if case.name in PLOTS:
+                file, plot = PLOTS[case.name]
+                plot(rows, pictures / file)
             if any("difference" in row and "seconds" not in row for row in rows):
                 failed.append(case.name)
             if not arguments.quick:

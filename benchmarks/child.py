@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .smoothers import SMOOTHERS
+
 
 def crfrnn(logits, image, settings):
     from crfrnn import CRFParameters, refine
@@ -36,6 +38,26 @@ def pydensecrf(logits, image, settings):
             settings["bilateral_weight"],
             normalization=NORMALIZE_AFTER,
         )
+        return np.asarray(model.inference(settings["iterations"])).reshape(logits.shape)
+
+    return call
+
+
+def pydensecrf_volume(logits, image, settings):
+    from pydensecrf.densecrf import DIAG_KERNEL, NORMALIZE_AFTER, DenseCRF
+    from pydensecrf.utils import create_pairwise_bilateral, create_pairwise_gaussian
+
+    classes, *shape = logits.shape
+    energy = -logits.reshape(classes, -1)
+    in_order = [2, 1, 0]  # x, y, z as everywhere else; the lattice depends on the order
+
+    def call():
+        model = DenseCRF(image.size, classes)
+        model.setUnaryEnergy(energy)
+        spatial = create_pairwise_gaussian([settings["theta_gamma"]] * 3, shape)[in_order]
+        model.addPairwiseEnergy(spatial, settings["spatial_weight"], DIAG_KERNEL, NORMALIZE_AFTER)
+        bilateral = create_pairwise_bilateral([settings["theta_alpha"]] * 3, settings["theta_beta"], image)
+        model.addPairwiseEnergy(bilateral[[*in_order, 3]], settings["bilateral_weight"], DIAG_KERNEL, NORMALIZE_AFTER)
         return np.asarray(model.inference(settings["iterations"])).reshape(logits.shape)
 
     return call
@@ -155,8 +177,9 @@ def step_crf(logits, image, settings):
 SIDES = {
     side.__name__: side
     for side in (
-        *(crfrnn, pydensecrf, simplecrf, crfseg, layer, layer_backward),
+        *(crfrnn, pydensecrf, pydensecrf_volume, simplecrf, crfseg, layer, layer_backward),
         *(segmenter, segmenter_network, segmenter_kernels, step, step_crf),
+        *SMOOTHERS,
     )
 }
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from .exact import exact_mean_field
 from .photos import load_photo, photo_size
+from .volume import load_volume
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = {"spatial_weight": 3.0, "bilateral_weight": 5.0}
@@ -24,11 +25,20 @@ MODULES = {
     "layer": "crfrnn.torch",
     "layer_backward": "crfrnn.torch",
     **dict.fromkeys(("segmenter", "segmenter_network", "segmenter_kernels", "step", "step_crf"), "crfrnn.models"),
-    "pydensecrf": "pydensecrf.densecrf",
+    **dict.fromkeys(("pydensecrf", "pydensecrf_volume"), "pydensecrf.densecrf"),
     "simplecrf": "denseCRF",
     "crfseg": "crfseg",
+    **dict.fromkeys(("guided_blur", "joint_bilateral_blur"), "kornia.filters"),
+    "pamr": "torch",
+    "bilateral_solver": "scipy.sparse",
 }
-PEERS = {"pydensecrf": "pydensecrf2", "simplecrf": "SimpleCRF", "crfseg": "crfseg"}
+PEERS = {
+    "pydensecrf": "pydensecrf2",
+    "simplecrf": "SimpleCRF",
+    "crfseg": "crfseg",
+    "guided_blur": "kornia",
+    "bilateral_solver": "scipy",
+}
 
 
 def find_sides(interpreters: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -84,10 +94,11 @@ class Child:
 
 @dataclass(frozen=True, eq=False)
 class Workbench:
-    """Where the data are, which interpreter runs a side, how often to repeat."""
+    """Where the data are, where pictures go, which interpreter runs a side, how often to repeat."""
 
     data: Path
     scratch: Path
+    pictures: Path
     pythons: dict[str, str]
     quick: bool
     exact: dict[str, np.ndarray] = field(default_factory=dict)
@@ -99,6 +110,13 @@ class Workbench:
     def inputs(self, photo: str, classes: int, size: tuple[int, int] | None = None) -> Path:
         path = self.scratch / f"{photo}-{classes}-{size}.npz"
         logits, image = load_photo(self.data, photo, size, classes)
+        np.savez(path, logits=logits, image=image)
+        return path
+
+    @cache  # noqa: B019
+    def volume(self, name: str) -> Path:
+        path = self.scratch / f"{name}.npz"
+        logits, image = load_volume(self.data, name)
         np.savez(path, logits=logits, image=image)
         return path
 
@@ -151,3 +169,9 @@ def interleaved(children: dict[str, Child], inputs: Path, settings: dict, rounds
     """Seconds of each side in rounds of one call each, A B A B …, after one round that warms up."""
     taken = [[child.ask("time_call", inputs, settings) for child in children.values()] for _ in range(rounds + 1)]
     return dict(zip(children, zip(*taken[1:], strict=True), strict=True))
+
+
+def alternating(child: Child, inputs: Path, variants: dict[str, dict], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one side with each of several settings, in the same way."""
+    taken = [[child.ask("time_call", inputs, chosen) for chosen in variants.values()] for _ in range(rounds + 1)]
+    return dict(zip(variants, zip(*taken[1:], strict=True), strict=True))

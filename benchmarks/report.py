@@ -1,27 +1,12 @@
-"""docs/benchmarks.md and its plots, from the results of a run."""
+"""docs/benchmarks.md, from the results of a run."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
-NAMES = {
-    "crfrnn": "crfrnn",
-    "pydensecrf": "pydensecrf2",
-    "simplecrf": "SimpleCRF",
-    "crfseg": "crfseg",
-    "layer": "forward",
-    "layer_backward": "forward + backward",
-    "segmenter": "whole",
-    "segmenter_network": "network",
-    "segmenter_kernels": "kernels",
-    "compat": "compat",
-    "refine": "refine",
-    "refine-likely": "refine, 0.01",
-    "step": "network alone",
-    "step_crf": "with CRF-RNN",
-}
+from .names import NAMES, thetas
+
 HEAD = """# Benchmarks
 
 Written by `make bench`; all on one machine, each case in one run of the commit named below it. Run it on yours.
@@ -43,6 +28,9 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 
 ![Time against pixels, classes and lattice vertices](benchmarks.png)
 
+What the default tolerance saves and changes, and quality and time beside guided and bilateral filters, PAMR and a
+bilateral solver, have tables of their own further down.
+
 [accuracy.md](accuracy.md) has the error of every setting against its time, exact filters included:
 
 ![Error of lattice, added vertices, grid and exact filter against time](accuracy.png)
@@ -50,14 +38,16 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 FOOT = """
 ## Reproduce
 
-    make bench                                        # a quarter of an hour; writes this page and its JSON
+    make bench                                        # three quarters of an hour; writes this page and its JSON
     .venv/bin/python -m benchmarks --quick            # a few minutes, prints only
     .venv/bin/python -m benchmarks --only large       # one case anew, the others kept
+    .venv/bin/python -m benchmarks --only tolerance   # 222 photos with the default tolerance and with 0: some minutes
+    .venv/bin/python -m benchmarks --only quality     # beside other ways to refine scores: a quarter of an hour
     .venv/bin/python -m benchmarks --peer-python PATH # look for peers in another interpreter too
 
-The photos are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2 both
-to build and to run, so give it an environment of its own; crfseg wants `pip install --no-deps crfseg` and tqdm beside
-PyTorch.
+Photos and volume are read from `--data` (default: `$CRFRNN_DATA`, else `../shared/data`). SimpleCRF needs NumPy below 2
+both to build and to run, so give it an environment of its own; crfseg wants `pip install --no-deps crfseg` and tqdm
+beside PyTorch.
 """
 
 
@@ -69,10 +59,6 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms"
-
-
-def thetas(row: dict) -> str:
-    return "/".join(f"{theta:g}" for theta in row["thetas"])
 
 
 def error(row: dict, side: str) -> str:
@@ -90,7 +76,8 @@ def timed_table(rows: list[dict]) -> str:
     sides = list(timed[0]["seconds"]) if timed else []
     ratios = {side: f"{NAMES[side]} ÷ {NAMES[sides[0]]}" for side in sides[1:]}
     changed = any("changed" in row for row in rows)
-    header = ["photo", "θ", *(f"{NAMES[side]} (labels off, mean Δ)" for side in sides), *ratios.values(), "max Δ"]
+    errors = " (labels off, mean Δ)" if any(row["errors"] for row in timed) else ""
+    header = ["photo", "θ", *(f"{NAMES[side]}{errors}" for side in sides), *ratios.values(), "max Δ"]
     lines = []
     for row in rows:
         line = [row["photo"], thetas(row)]
@@ -133,28 +120,6 @@ def added_vertices_table(rows: list[dict]) -> str:
     return table(["photo", "θ", "rounds", "vertices", *rows[0]["errors"]], lines)
 
 
-def plot_scaling(rows: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    axes = list(dict.fromkeys(row["axis"] for row in rows))
-    figure, panels = plt.subplots(1, len(axes), figsize=(4 * len(axes), 3.2), layout="constrained")
-    for panel, axis in zip(panels, axes, strict=True):
-        chosen = [row for row in rows if row["axis"] == axis]
-        for side in chosen[0]["seconds"]:
-            panel.plot(
-                [row["value"] for row in chosen], [row["seconds"][side] for row in chosen], "o-", label=NAMES[side]
-            )
-        panel.set(xlabel=axis if axis != "vertices" else "lattice vertices", xlim=(0, None), ylim=(0, None))
-        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-    panels[0].set_ylabel("seconds")
-    panels[0].legend()
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
-
-
 def parts_table(rows: list[dict]) -> str:
     sides = list(rows[0]["parts"])
     lines = [
@@ -195,20 +160,76 @@ def scaling_table(rows: list[dict]) -> str:
     return table(["varied", "value", *(NAMES[side] for side in sides)], lines)
 
 
+def promise_table(rows: list[dict]) -> str:
+    lines = [
+        [
+            thetas(row),
+            f"{row['tolerance']:g}",
+            f"**{row['largest']:.1e}**",
+            *(f"{row[over][figure]:.1e}" for over in ("largest_of_a_photo", "of_a_pixel") for figure in row[over]),
+            f"{row['changed']:,} of {row['pixels']:,} ({100 * row['changed'] / row['pixels']:.2g} %)",
+        ]
+        for row in rows
+    ]
+    figures = [f"{name} of {each}" for each in ("photos", "pixels") for name in ("mean", "99.9th percentile")]
+    return table(["θ", "tolerance", "largest &#124;Δq&#124;", *figures, "labels changed"], lines)
+
+
+def tolerance_table(rows: list[dict]) -> str:
+    lines = []
+    for row in rows:
+        change = [f"{row['largest']:.1e}", f"{100 * row['changed']:.2g} %"]
+        lines.append([row["photo"], thetas(row), f"{row['tolerance']:g}", *change, milliseconds(row["seconds"])])
+    return table(["photo", "θ", "tolerance", "largest &#124;Δq&#124;", "labels changed", "time"], lines)
+
+
+def activity_table(rows: list[dict]) -> str:
+    lines = [
+        [row["photo"], thetas(row), str(row["iteration"]), f"{100 * row['evaluated']:.1f} %", str(row["classes"])]
+        for row in rows
+    ]
+    return table(["photo", "θ", "iteration", "pixels evaluated", "classes"], lines)
+
+
+def quality_table(rows: list[dict]) -> str:
+    """A line for each method; gain and seconds only where they were measured."""
+    gains = any("gain" in row for row in rows)
+    cores = list(next((row["seconds"] for row in rows if "seconds" in row), {}))
+    lines = []
+    for row in rows:
+        line = [row["method"], row["settings"], f"{100 * row['mean_iou']:.2f}", f"{100 * row['edge_mean_iou']:.2f}"]
+        if gains:
+            gain = 100 * (row["mean_iou"] - rows[0]["mean_iou"])
+            line += (
+                ["{:+.2f} ({:+.2f} to {:+.2f})".format(gain, *(100 * end for end in row["gain"]))]
+                if "gain" in row
+                else [""]
+            )
+        line += [milliseconds(row["seconds"][each]) if "seconds" in row else "" for each in cores]
+        lines.append(line)
+    header = ["method", "settings", "mean IoU", "near edges", *(["gain (95 %)"] if gains else [])]
+    return table([*header, *(f"{each} core{'s' if each != '1' else ''}" for each in cores)], lines)
+
+
+TABLES: dict[str, Callable[[list[dict]], str]] = {
+    "method": quality_table,
+    "over_photos": promise_table,
+    "tolerance": tolerance_table,
+    "iteration": activity_table,
+    "bytes": memory_table,
+    "neighbour_rounds": added_vertices_table,
+    "parts": parts_table,
+    "axis": scaling_table,
+}
+"""The table of a case, by a key that its rows have."""
+
+
 def case_text(case: dict) -> str:
     rows = case["rows"]
-    if "photos" in rows[0]:
+    if "photos" in rows[0] and "thetas" in rows[0]:
         body = folder_table([row for row in rows if "seconds" in row])
-    elif "bytes" in rows[0]:
-        body = memory_table(rows)
-    elif "neighbour_rounds" in rows[0]:
-        body = added_vertices_table(rows)
-    elif "parts" in rows[0]:
-        body = parts_table(rows)
-    elif "axis" in rows[0]:
-        body = scaling_table(rows)
     else:
-        body = timed_table(rows)
+        body = next((each for key, each in TABLES.items() if key in rows[0]), timed_table)(rows)
     return f"\n## {case['title']}\n\n{body}\n{case['note']} Commit {case['commit']}.\n".replace("\n ", "\n")
 
 
