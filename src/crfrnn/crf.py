@@ -171,7 +171,7 @@ class MeanField:
     iterations: int = 10
     damping: float = 0.0
     class_threshold: float = 0.0
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
         _set(self, "iterations", whole_number(self.iterations, "iterations"))
