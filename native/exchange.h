@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -21,6 +22,7 @@ struct Pairwise {
   const T* post;  // N factors, or null for ones
   Coupling kind;
   const T* coupling;  // 1, C or C × C numbers: what the scores lose per unit of message
+  double row_sum = 0;  // what no row of the normalised kernel sums to more than, or 0 if that is not known
 };
 
 // A coupling between some of the classes, multiplied by a factor and laid out for the loops: a number for each channel, or a
@@ -50,6 +52,13 @@ class PaddedCoupling {
 
   bool is_diagonal() const { return is_diagonal_; }
   const T* numbers() const { return numbers_.data(); }
+
+  // Σ |entries| of the row where that is largest.
+  T largest_row_sum(int channels) const {
+    std::vector<T> sums(channels, T(0));
+    for (std::size_t i = 0; i < numbers_.size(); ++i) sums[i % channels] += std::abs(numbers_[i]);
+    return *std::max_element(sums.begin(), sums.end());
+  }
 
   // to = from − coupling · message, n rows.
   void apply(const T* message, const T* from, T* to, int channels, int64_t n) const {
@@ -81,10 +90,7 @@ class Exchange {
 
   // The tiles of a chunk send in order, from the one that opens the chunk.
   void send(const Tile& tile, const T* rows) {
-    for (std::size_t k = 0; k < messages_.size(); ++k) {
-      if (tile.opens_chunk) messages_[k]->open(tile.chunk);
-      messages_[k]->send(tile.begin, tile.n, rows, of_tile(transpose_ ? pairwise_[k].post : pairwise_[k].pre, tile));
-    }
+    for (std::size_t k = 0; k < messages_.size(); ++k) send_one(k, tile, rows);
   }
 
   void propagate(Team& team) {
@@ -93,6 +99,31 @@ class Exchange {
 
   void stop_sending() {
     for (const auto& message : messages_) message->stop_sending();
+  }
+
+  // Following changes (kernel.h). Whether all messages can be followed. reach[k][r]: how far a score of run r moves if what it
+  // receives from kernel k, before its scale, changes by 1.
+  bool follow(Team& team, std::vector<std::vector<T>>& reach) {
+    reach.clear();
+    for (std::size_t k = 0; k < messages_.size(); ++k) {
+      if (!messages_[k]->follow(team)) return false;
+      reach.push_back(reach_of(k));
+    }
+    return true;
+  }
+  void bound_changes(std::size_t k, Team& team, const T* changes, T* bounds) {
+    messages_[k]->bound_changes(team, changes, bounds);
+  }
+
+  // The difference to what the points of a part of a tile sent last, to the messages that add it up. The others want
+  // send_unchanged() with the rows that the tile has sent by now.
+  void send_changes(const Tile& part, const T* difference) {
+    for (std::size_t k = 0; k < messages_.size(); ++k)
+      if (messages_[k]->adds_up()) messages_[k]->send(part.begin, part.n, difference, sent_scale(k, part));
+  }
+  void send_unchanged(const Tile& tile, const T* rows) {
+    for (std::size_t k = 0; k < messages_.size(); ++k)
+      if (!messages_[k]->adds_up()) send_one(k, tile, rows);
   }
 
   // to = from − Σ_k coupling_k · message_k. `spare` is memory for the rows of a tile.
@@ -119,7 +150,29 @@ class Exchange {
   }
 
  private:
+  void send_one(std::size_t k, const Tile& tile, const T* rows) {
+    if (tile.opens_chunk) messages_[k]->open(tile.chunk);
+    messages_[k]->send(tile.begin, tile.n, rows, sent_scale(k, tile));
+  }
+
+  std::vector<T> reach_of(std::size_t k) const {
+    const Pairwise<T>& term = pairwise_[k];
+    const int64_t points = term.kernel->num_points();
+    T sent = 1;  // messages that add up are bounded by what arrived, others by what was sent
+    if (term.pre && !messages_[k]->adds_up()) sent = *std::max_element(term.pre, term.pre + points);
+    std::vector<T> reach;
+    for (int64_t begin = 0; begin < points; begin += run_size) {
+      const int64_t end = std::min<int64_t>(begin + run_size, points);
+      const T received = term.post ? *std::max_element(term.post + begin, term.post + end) : T(1);
+      reach.push_back(received * sent * couplings_[k].largest_row_sum(channels_));
+    }
+    return reach;
+  }
+
   static const T* of_tile(const T* factors, const Tile& tile) { return factors ? factors + tile.begin : nullptr; }
+  const T* sent_scale(std::size_t k, const Tile& tile) const {
+    return of_tile(transpose_ ? pairwise_[k].post : pairwise_[k].pre, tile);
+  }
   const T* received_scale(std::size_t k, const Tile& tile) const {
     return of_tile(transpose_ ? pairwise_[k].pre : pairwise_[k].post, tile);
   }

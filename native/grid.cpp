@@ -71,6 +71,49 @@ class GridMessage final : public Message<T> {
 
   void stop_sending() override { sent_ = {}; }
 
+  bool follow(Team&) override { return true; }
+
+  // Changes are spread as rows are, but along the last axis in bins of run_size points. Between the points of two bins the
+  // Gaussian is largest where they are nearest.
+  void bound_changes(Team&, const T* changes, T* bounds) override {
+    const Parts bins{line_, run_size};
+    const int64_t lines = grid_.points_ / line_, count = bins.count();
+    std::vector<T> sums(lines * count, T(0)), spread(sums.size());
+    auto for_bins = [&](int64_t run, auto work) {
+      const int64_t begin = run * run_size;
+      for_each_line(begin, std::min<int64_t>(run_size, grid_.points_ - begin), [&](int64_t line, int64_t x, int64_t n, int64_t) {
+        for (int64_t bin = x / run_size; bin <= (x + n - 1) / run_size; ++bin) work(line * count + bin);
+      });
+    };
+    const int64_t runs = (grid_.points_ + run_size - 1) / run_size;
+    for (int64_t run = 0; run < runs; ++run)
+      if (changes[run] > 0) for_bins(run, [&](int64_t bin) { sums[bin] += changes[run]; });
+    auto spread_along = [&](int64_t length, int64_t stride, int radius, auto tap) {
+      std::fill(spread.begin(), spread.end(), T(0));
+      for (int64_t from = 0; from < lines * count; ++from) {
+        if (sums[from] == 0) continue;
+        const int64_t at = from / stride % length, low = std::min<int64_t>(radius, at);
+        const int64_t high = std::min<int64_t>(radius, length - 1 - at);
+        for (int64_t k = -low; k <= high; ++k) spread[from + k * stride] += tap(k) * sums[from];
+      }
+      sums.swap(spread);
+    };
+    auto tap = [&](std::size_t axis, int64_t k) { return grid_.taps_[axis][tap_margin + grid_.radii_[axis] + k]; };
+    const auto last = grid_.shape_.size() - 1;
+    int64_t stride = count;
+    for (std::size_t axis = last; axis-- > 0; stride *= grid_.shape_[axis])
+      spread_along(grid_.shape_[axis], stride, grid_.radii_[axis], [&](int64_t k) { return tap(axis, k); });
+    const int bin_radius = (margin_ + run_size - 1) / run_size;
+    spread_along(count, 1, bin_radius, [&](int64_t k) {
+      const int64_t nearest = std::max<int64_t>(0, std::abs(k) * run_size - run_size + 1);
+      return nearest > margin_ ? T(0) : tap(last, nearest);
+    });
+    for (int64_t run = 0; run < runs; ++run) {
+      bounds[run] = 0;
+      for_bins(run, [&](int64_t bin) { bounds[run] = std::max(bounds[run], sums[bin]); });
+    }
+  }
+
   void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
     for_each_line(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
       loops<T>().convolve_rows(received_.get() + (line * padded_line() + x) * channels_, grid_.taps_.back().data() + tap_margin,

@@ -24,6 +24,15 @@ class Message {
   virtual void propagate(Team& team, bool transpose) = 0;
   // Frees what only sending needs; comes after the last propagate().
   virtual void stop_sending() = 0;
+
+  // Following changes, so that points whose messages hardly change are not worked out again. A message that cannot be followed
+  // says so. Otherwise the changes of each propagate() after this can be bounded.
+  virtual bool follow(Team&) { return false; }
+  // Whether points that have sent can send the difference to their new rows, without another open(). If not, all send again.
+  virtual bool adds_up() const { return false; }
+  // bounds[r] = the most by which a number that a point of run r receives, before its scale, changed in the last propagate().
+  // changes[r]: Σ over the points of run r of the largest change of a number that they sent, scale included.
+  virtual void bound_changes(Team&, const T* /* changes */, T* /* bounds */) {}
   // rows = scale · message. With a coupling, one number for each channel, rows = from − coupling ⊙ scale · message.
   virtual void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const = 0;
 };

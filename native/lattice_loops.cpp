@@ -1,4 +1,6 @@
 // Splat, gather, blur and slice: the loops of the lattice.
+#include <algorithm>
+
 #include "epilogue.h"
 #include "loops.h"
 #include "simd.h"
@@ -106,7 +108,25 @@ void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int ch
   });
 }
 
+template <class T>
+void follow(const T* values, T* before, int64_t count, T* change, int channels, int64_t begin, int64_t end) {
+  std::fill(change + begin, change + end, T(0));
+  for_widths(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    const Planes<T, width()> now(const_cast<T*>(values), count, first), then(before, count, first);
+    for (int64_t v = begin; v < end; ++v) {
+      const R row = now.read(v);
+      R difference = then.read(v);
+      difference.add(row, T(-1));
+      then.write(v, row);
+      const T largest = difference.largest_magnitude();
+      change[v] = largest > change[v] ? largest : change[v];
+    }
+  });
+}
+
 #define CRFRNN_INSTANTIATE(T)                                                                                                  \
+  template void follow<T>(const T*, T*, int64_t, T*, int, int64_t, int64_t);                                                   \
   template void splat<T>(T*, int64_t, const int32_t*, const T*, int, const T*, const T*, int, int64_t);                        \
   template void slice<T>(const T*, int64_t, const int32_t*, const T*, int, T, const T*, const T*, const T*, T*, int, int64_t); \
   template void gather<T>(T*, int64_t, const T*, int64_t, const int32_t*, int64_t, int64_t, int);                              \

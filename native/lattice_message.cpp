@@ -1,6 +1,7 @@
 // Messages through a lattice: splat, blur and slice, equation (9), and their transpose.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "lattice.h"
 
@@ -26,6 +27,33 @@ class LatticeMessage final : public Message<T> {
 
   void stop_sending() override { sums_ = {}; }
 
+  bool adds_up() const override { return true; }
+
+  bool follow(Team& team) override {
+    before_ = Buffer<T>(values_.size());
+    std::copy(values_.begin(), values_.end(), before_.begin());
+    changes_ = Buffer<T>(lattice_.num_vertices);
+    if (touched_.empty()) find_touched(team);
+    return true;
+  }
+
+  // A point receives a mean of the values of its vertices, so no number of it changes by more than one of theirs.
+  void bound_changes(Team& team, const T*, T* bounds) override {
+    team.run(num_slabs(), [&](int64_t slab) {
+      loops<T>().follow(values_.get(), before_.get(), lattice_.num_vertices, changes_.get(), channels_, lattice_.slabs[slab],
+                        lattice_.slabs[slab + 1]);
+    });
+    team.run(lattice_.chunks.count(), [&](int64_t chunk) {
+      T* bound = bounds + lattice_.chunks.begin(chunk) / run_size;
+      T largest = 0;
+      for (const int32_t vertex : touched_[chunk]) {
+        const int32_t last = vertex >> 31;
+        largest = std::max(largest, changes_[vertex ^ last]);
+        if (last) *bound++ = factor() * largest, largest = 0;
+      }
+    });
+  }
+
   // Each direction's blur is symmetric, so the transpose of all of them is the reverse order.
   void propagate(Team& team, bool transpose) override {
     if (transpose) {
@@ -37,12 +65,29 @@ class LatticeMessage final : public Message<T> {
 
   void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const override {
     const int64_t at = begin * lattice_.corners;
-    const T factor = T(1) / (T(1) + std::ldexp(T(1), -lattice_.d));
     loops<T>().slice(values_.get(), lattice_.num_vertices, &lattice_.corner_vertex[at], &lattice_.corner_weight[at],
-                     lattice_.corners, factor, scale, coupling, from, rows, channels_, n);
+                     lattice_.corners, factor(), scale, coupling, from, rows, channels_, n);
   }
 
  private:
+  T factor() const { return T(1) / (T(1) + std::ldexp(T(1), -lattice_.d)); }
+
+  // Lists the vertices that each run of points touches, each once; the last vertex v of a run is listed as ~v.
+  void find_touched(Team& team) {
+    touched_.resize(lattice_.chunks.count());
+    team.run(lattice_.chunks.count(), [&](int64_t chunk) {
+      auto& list = touched_[chunk];
+      const int64_t first = lattice_.chunk_sums[chunk], end = lattice_.chunks.end(chunk);
+      std::vector<int32_t> run_of(lattice_.chunk_sums[chunk + 1] - first, -1);  // of each row of sums: the last that touched it
+      for (int64_t begin = lattice_.chunks.begin(chunk); begin < end; begin += run_size) {
+        const auto run = static_cast<int32_t>(begin / run_size);
+        for (int64_t i = begin * lattice_.corners; i < std::min(begin + run_size, end) * lattice_.corners; ++i)
+          if (std::exchange(run_of[lattice_.corner_sum[i] - first], run) != run) list.push_back(lattice_.corner_vertex[i]);
+        list.back() = ~list.back();
+      }
+    });
+  }
+
   void blur_forward(Team& team) {
     const int d = lattice_.d;
     team.run(num_slabs(), [&](int64_t slab) {  // all that stays inside a slab, while the slab is in the cache
@@ -91,6 +136,8 @@ class LatticeMessage final : public Message<T> {
   const int channels_;
   const int64_t rows_;  // of sums
   Buffer<T> sums_, values_;
+  std::vector<std::vector<int32_t>> touched_;  // by the runs of each chunk
+  Buffer<T> before_, changes_;                 // of vertices: the values one propagate() ago, and how much they changed since
 };
 
 }  // namespace

@@ -13,6 +13,7 @@ constexpr Loops<T> table() {
       .slice = slice<T>,
       .gather = gather<T>,
       .blur = blur<T>,
+      .follow = follow<T>,
       .convolve_columns = convolve_columns<T>,
       .convolve_rows = convolve_rows<T>,
       .gaussian_weights = gaussian_weights<T>,

@@ -10,6 +10,7 @@
 namespace crfrnn {
 
 constexpr int tile_size = 64;        // points worked on together: their rows stay in the first-level cache
+constexpr int run_size = 16;        // points that are worked out anew together, or not: a part of a tile
 constexpr int block_size = 64;       // points of a block of the exact kernel
 constexpr int embedding_lanes = 32;  // points embedded together
 constexpr int tap_margin = 8;        // zeros on both sides of the taps of a convolution
@@ -36,6 +37,8 @@ struct Loops {
                  int64_t vertex, int channels);
   // [½ 1 ½] in place along chains of neighbours. The last vertex v of each chain is listed as ~v.
   void (*blur)(T* values, int64_t count, const int32_t* chain, int64_t length, int channels);
+  // change[v] = the largest |values[v] − before[v]| of a row, for vertices [begin, end); before[v] = values[v].
+  void (*follow)(const T* values, T* before, int64_t count, T* change, int channels, int64_t begin, int64_t end);
   // Convolves the columns of n rows of `width` numbers, `stride` apart, with zero outside. taps: 2·radius + 1, between
   // tap_margin zeros on both sides.
   void (*convolve_columns)(const T* in, T* out, int64_t n, int64_t stride, int width, const T* taps, int radius);
@@ -108,6 +111,8 @@ void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const i
             int channels);
 template <class T>
 void blur(T* values, int64_t count, const int32_t* chain, int64_t length, int channels);
+template <class T>
+void follow(const T* values, T* before, int64_t count, T* change, int channels, int64_t begin, int64_t end);
 template <class T>
 void convolve_columns(const T* in, T* out, int64_t n, int64_t stride, int width, const T* taps, int radius);
 template <class T>

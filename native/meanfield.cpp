@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "follower.h"
 #include "recurrence.h"
 #include "senders.h"
 
@@ -30,15 +31,18 @@ class MeanField {
     });
   }
 
-  // Unlikely classes may be silent from here on.
-  void allow_silence() {
-    if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_ || all_.size() <= 2) return;
-    silence_.emplace(layout_, unary_, points_.chunks.count());
-    silence_->limit(settings_.tolerance, pairwise_, points_);
-    if (!silence_->is_allowed()) silence_.reset();
+  // Work may be left out from here on, as far as the tolerance goes. Gradients and damping need all of it.
+  void allow_leaving_out() {
+    if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_) return;
+    const double weight = message_weight(layout_.classes, pairwise_, points_);
+    step_ = settings_.tolerance / std::max(weight, 1.0);
+    if (all_.size() > 2 && classes_are_apart(layout_.classes, pairwise_))
+      silence_.emplace(layout_, unary_, settings_.tolerance, weight, points_.chunks.count());
   }
   // Whether the silent classes became likelier than they may be: the result is then not to be trusted.
   bool was_too_silent() const { return silence_ && silence_->is_broken(); }
+  // Whether no point sent anything new in the last iteration, so that nothing changes any more.
+  bool is_still() const { return is_still_; }
 
   // Sends q_0 = softmax(U).
   void start() {
@@ -46,27 +50,27 @@ class MeanField {
     state_ = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
       const T* a = state_->read_unary(tile);
-      if (silence_) {
-        silence_->add_silent(tile, spare);
-        silence_->marginals(tile, a, q, state_->channels());
-      } else {
-        state_->marginals(tile, a, q);
-        keep_marginals(0, tile, q);
-      }
+      if (silence_) silence_->add_silent(tile, spare);
+      marginals(tile, a, q);
+      keep_marginals(0, tile, q);
       state_->send(tile, q);
     });
     note_activity(0);
+    note_evaluated(0, {0, 0, layout_.points, true});
   }
 
   // Receives the messages of q_{t-1} and sends q_t = softmax(a_t).
   void iterate(int t) {
     state_->propagate(points_.team);
-    if (!silence_) {
-      leave_out_and_send(t);
-    } else if (t == 1) {
+    note_evaluated(t, {0, 0, layout_.points, true}, follower_ ? 0 : 1);
+    if (silence_ && t == 1) {
       choose_senders();
+    } else if (follower_) {
+      send_what_changed(t);
+    } else if (settings_.class_threshold > 0 && !silence_) {
+      leave_out_and_send(t);
     } else {
-      receive_marginals([&](const Tile& tile, const T* q) { state_->send(tile, q); });
+      send_all(t);
     }
     note_activity(t);
   }
@@ -138,7 +142,7 @@ class MeanField {
   // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
   void choose_senders() {
     ClassMaxima<T> seen(points_.chunks, state_->channels());
-    receive_marginals([&](const Tile& tile, const T* q) {
+    over_received([&](const Tile& tile, const T* q) {
       std::copy_n(q, tile.n * state_->channels(), state_->unary_rows(tile));
       seen.see(tile, q);
     });
@@ -154,16 +158,63 @@ class MeanField {
     state_ = std::move(next);
   }
 
-  // Calls use(tile, q) for the marginals of all tiles, the silent classes included in the softmax.
-  template <class F>
-  void receive_marginals(F use) {
-    silence_->begin_iteration();
+  void send_all(int t) {
+    const bool follows = step_ > 0 && settings_.iterations - t > 2;
+    if (follows) follower_.emplace(state_->exchange(), step_, points_);
+    if (follows && !follower_->follow()) follower_.reset(), step_ = 0;
+    over_received([&](const Tile& tile, const T* q) {
+      state_->send(tile, q);
+      keep_marginals(t, tile, q);
+      if (follower_) follower_->start(tile, q);
+    });
+  }
+
+  // Only points whose messages changed are worked out, and only points whose marginals changed send. If these are so many that
+  // dense iterations are faster, the next ones are.
+  void send_what_changed(int t) {
+    follower_->bound_moves();
+    const double share = follower_->active_share();
+    if (silence_) silence_->begin_iteration();
     points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T*) {
-      state_->receive_scores(tile, a, q);
-      silence_->marginals(tile, a, q, state_->channels());
-      silence_->see(tile, q, state_->channels(), a);
+      follower_->for_active_parts(tile, [&](const Tile& part) {
+        receive_marginals(part, a, q);
+        follower_->revise(part, q, a);
+        note_evaluated(t, part);
+      });
+      follower_->finish_tile(tile);
+    });
+    is_still_ = !follower_->any_sent();
+    if (share > most_active) follower_.reset(), step_ = 0;
+  }
+
+  // Calls use(tile, q) for the marginals of all tiles.
+  template <class F>
+  void over_received(F use) {
+    if (silence_) silence_->begin_iteration();
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T*) {
+      receive_marginals(tile, a, q);
       use(tile, q);
     });
+  }
+
+  // q of a tile or a part of one.
+  void receive_marginals(const Tile& tile, T* a, T* q) {
+    state_->receive_scores(tile, a, q);
+    marginals(tile, a, q);
+    if (silence_) silence_->see(tile, q, state_->channels(), a);
+  }
+
+  void marginals(const Tile& tile, const T* a, T* q) {
+    if (silence_) {
+      silence_->marginals(tile, a, q, state_->channels());
+    } else {
+      state_->marginals(tile, a, q);
+    }
+  }
+
+  void note_evaluated(int t, const Tile& part, uint8_t evaluated = 1) {
+    if (settings_.activity && settings_.activity->evaluated.size() > 0)
+      std::fill_n(&settings_.activity->evaluated[t * layout_.points + part.begin], part.n, evaluated);
   }
 
   void note_activity(int t) {
@@ -205,7 +256,11 @@ class MeanField {
   TileTeam points_;
   const Classes all_;
   const int all_channels_;
+  static constexpr double most_active = 0.6;  // share of the runs above which dense iterations are faster
+  double step_ = 0;                           // by how much marginals may differ from those sent; 0 if all are sent
+  bool is_still_ = false;
   std::optional<Silence<T>> silence_;
+  std::optional<Follower<T>> follower_;
   Classes senders_;  // the classes that send from the next iteration on
   std::unique_ptr<Recurrence<T>> state_;
   T* scores_ = nullptr;  // the result, unless that is labels
@@ -220,9 +275,9 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
     MeanField<T> field(settings, unary, pairwise, result, marginals);
     if (settings.iterations == 0) return field.return_unary();
     if (settings.activity) settings.activity->classes.clear();
-    if (silently) field.allow_silence();
+    if (silently) field.allow_leaving_out();
     field.start();
-    for (int t = 1; t < settings.iterations && !field.was_too_silent(); ++t) field.iterate(t);
+    for (int t = 1; t < settings.iterations && !field.was_too_silent() && !field.is_still(); ++t) field.iterate(t);
     if (!field.was_too_silent()) return field.finish();
   }
 }

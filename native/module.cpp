@@ -98,10 +98,11 @@ using OptionalFactors = std::vector<std::optional<Factors<T>>>;
 template <class T>
 std::vector<Pairwise<T>> pairwise_terms(const ScoreLayout& layout, const std::vector<const Kernel<T>*>& kernels,
                                         const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                        const std::vector<In<T>>& couplings) {
+                                        const std::vector<In<T>>& couplings, const std::vector<double>& row_sums = {}) {
   using Coupling = typename Pairwise<T>::Coupling;
-  require(kernels.size() == pre.size() && kernels.size() == post.size() && kernels.size() == couplings.size(),
-          "pre, post and couplings need one entry for each kernel");
+  require(kernels.size() == pre.size() && kernels.size() == post.size() && kernels.size() == couplings.size() &&
+              (row_sums.empty() || kernels.size() == row_sums.size()),
+          "pre, post, couplings and row_sums need one entry for each kernel");
   std::vector<Pairwise<T>> terms;
   auto factors = [&](const std::optional<Factors<T>>& f) -> const T* {
     if (!f) return nullptr;
@@ -117,7 +118,7 @@ std::vector<Pairwise<T>> pairwise_terms(const ScoreLayout& layout, const std::ve
     const Coupling kind = coupling.ndim() == 0   ? Coupling::scalar
                           : coupling.ndim() == 1 ? Coupling::per_class
                                                  : Coupling::matrix;
-    terms.push_back({kernels[k], factors(pre[k]), factors(post[k]), kind, coupling.data()});
+    terms.push_back({kernels[k], factors(pre[k]), factors(post[k]), kind, coupling.data(), row_sums.empty() ? 0 : row_sums[k]});
   }
   return terms;
 }
@@ -135,11 +136,6 @@ Activity new_activity(int iterations, int64_t points, bool return_evaluated) {
 
 Happened happened(Activity activity, const MeanFieldSettings& settings, bool return_evaluated) {
   const auto& layout = settings.scores;
-  if (activity.iterations == 0) {
-    activity.iterations = settings.iterations;
-    activity.classes.assign(static_cast<std::size_t>(settings.iterations), layout.classes);
-    std::fill(activity.evaluated.begin(), activity.evaluated.end(), uint8_t{1});
-  }
   if (!return_evaluated) return {activity.iterations, std::move(activity.classes), std::nullopt};
   const auto rows = static_cast<std::size_t>(settings.iterations), points = static_cast<std::size_t>(layout.points);
   return {activity.iterations, std::move(activity.classes), as_array(std::move(activity.evaluated), {rows, points})};
@@ -148,7 +144,8 @@ Happened happened(Activity activity, const MeanFieldSettings& settings, bool ret
 template <class T>
 std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                                       const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                      const std::vector<In<T>>& couplings, int iterations, double damping,
+                                                      const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
+                                                    int iterations, double damping,
                                                       double class_threshold, double tolerance, bool keep_marginals,
                                                       bool return_probabilities, bool return_evaluated, int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
@@ -157,7 +154,7 @@ std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, co
   const auto layout = layout_of(unary);
   Activity activity = new_activity(iterations, layout.points, return_evaluated);
   const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
-  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
+  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   T* marginals;
   Buffer<T> scores;
   auto marginals_array = new_array<T>(
@@ -179,14 +176,15 @@ std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, co
 template <class T>
 std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                                     const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                    const std::vector<In<T>>& couplings, int iterations, double damping,
+                                                    const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
+                                                    int iterations, double damping,
                                                     double class_threshold, double tolerance, bool return_evaluated,
                                                     int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   const auto layout = layout_of(unary);
   Activity activity = new_activity(iterations, layout.points, return_evaluated);
   const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
-  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
+  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   int32_t* labels;
   auto labels_array = new_array<int32_t>({unary.shape(1)}, &labels);
   {
@@ -281,10 +279,10 @@ void bind(nb::module_& m, const std::string& bits) {
           },
           "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep_marginals"_a, "return_probabilities"_a,
+        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep_marginals"_a, "return_probabilities"_a,
         "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
+        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
         "post"_a, "couplings"_a, "damping"_a, "threads"_a);
 }

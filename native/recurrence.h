@@ -56,6 +56,8 @@ class Recurrence {
   // Σ_j N_k[i, j] q_t[j] of kernel k, before its coupling.
   void receive_message(std::size_t k, const Tile& tile, T* rows) const { exchange_.receive_one(k, tile, rows); }
 
+  Exchange<T>& exchange() { return exchange_; }
+
   // The rows of U of a tile. They may be overwritten once the tile has received for the last time.
   T* unary_rows(const Tile& tile) { return &unary_rows_[tile.begin * channels()]; }
 

@@ -45,6 +45,7 @@ Classes likely_among(const Classes& classes, const std::vector<T>& maxima, doubl
 // The largest sum of a row of N_k: what a point receives if all send 1.
 template <class T>
 double largest_row_sum(const Pairwise<T>& term, TileTeam& points) {
+  if (term.row_sum > 0) return term.row_sum;
   const auto message = term.kernel->message(1);
   auto of_tile = [](const T* factors, const Tile& tile) { return factors ? factors + tile.begin : nullptr; };
   points.over_tiles<T>(1, [&](const Tile& tile, T* ones, T*, T*) {
@@ -61,12 +62,32 @@ double largest_row_sum(const Pairwise<T>& term, TileTeam& points) {
   return *std::max_element(most.begin(), most.end());
 }
 
+// How far a score can move if all marginals move by 1: Σ_k of the largest row sums of |E_k| and N_k.
+template <class T>
+double message_weight(int classes, const std::vector<Pairwise<T>>& pairwise, TileTeam& points) {
+  double weight = 0;
+  for (const auto& term : pairwise) {
+    const PaddedCoupling<T> coupling(term, classes, all_classes(classes), T(1), false);
+    weight += double(coupling.largest_row_sum(padded_channels(classes))) * largest_row_sum(term, points);
+  }
+  return weight;
+}
+
+// Whether messages about a class change the scores of that class alone.
+template <class T>
+bool classes_are_apart(int classes, const std::vector<Pairwise<T>>& pairwise) {
+  return std::all_of(pairwise.begin(), pairwise.end(), [&](const Pairwise<T>& term) {
+    return PaddedCoupling<T>(term, classes, all_classes(classes), T(1), false).is_diagonal();
+  });
+}
+
 // The classes that are silent: they neither send nor receive, but keep their share of the probability, equation (16).
 template <class T>
 class Silence {
  public:
-  Silence(const ScoreLayout& layout, const T* unary, int64_t chunks)
-      : layout_(layout), unary_(unary), top_(layout.points + tile_size),
+  // weight: how far a score can move if all marginals move by 1.
+  Silence(const ScoreLayout& layout, const T* unary, double tolerance, double weight, int64_t chunks)
+      : layout_(layout), unary_(unary), limit_(largest_share(tolerance, weight)), top_(layout.points + tile_size),
         sum_(layout.points + tile_size), most_now_(chunks, T(0)) {}
 
   // The largest q_0 of each class. Comes first.
@@ -91,20 +112,6 @@ class Silence {
     }
     return maxima;
   }
-
-  // How much may be silent, equation (17). Nothing if messages about a class change the scores of others.
-  void limit(double tolerance, const std::vector<Pairwise<T>>& pairwise, TileTeam& points) {
-    double weight = 0;
-    for (const auto& term : pairwise) {
-      const PaddedCoupling<T> coupling(term, layout_.classes, all_classes(layout_.classes), T(1), false);
-      if (!coupling.is_diagonal()) return;
-      double most = 0;
-      for (int c = 0; c < layout_.classes; ++c) most = std::max(most, std::abs(double(coupling.numbers()[c])));
-      weight += most * largest_row_sum(term, points);
-    }
-    limit_ = largest_share(tolerance, weight);
-  }
-  bool is_allowed() const { return limit_ > 0; }
 
   // Of the classes, those that have to send. The unlikeliest fall silent, beside those that are so already: as many as have
   // together, even if each were likeliest at the same point, the share that may be silent. Mostly it is a part of that.
@@ -153,6 +160,7 @@ class Silence {
     for (int c = 0; c < layout_.classes; ++c) f(c, score_column(layout_, unary_, tile, c, spare));
   }
 
+  // Equation (17).
   static double largest_share(double tolerance, double weight) {
     double low = 0, high = 0.25;
     for (int i = 0; i < 60; ++i) {
@@ -166,9 +174,9 @@ class Silence {
 
   const ScoreLayout& layout_;
   const T* const unary_;
+  const double limit_;  // the largest share of the probability that may be silent at a point
   Classes falling_silent_;
   Buffer<T> top_, sum_;      // of each point: the largest U, and Σ exp(U − top) of the silent classes
-  double limit_ = 0;         // the largest share of the probability that may be silent at a point
   std::vector<T> most_now_;  // of each chunk: the largest share that is, in this iteration
 };
 

@@ -204,6 +204,32 @@ struct Max {
   }
 };
 
+struct Sum {
+  template <class V>
+  CRFRNN_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+// The sum or the maximum of every G neighbouring lanes, in all of these lanes.
+template <int G, class T, int W, class Op>
+CRFRNN_INLINE Vec<T, W> reduce_groups(Vec<T, W> v, Op op) {
+  if constexpr (G > 16) v = op(v, exchanged<16, T, W>(v));
+  if constexpr (G > 8) v = op(v, exchanged<8, T, W>(v));
+  if constexpr (G > 4) v = op(v, exchanged<4, T, W>(v));
+  if constexpr (G > 2) v = op(v, exchanged<2, T, W>(v));
+  if constexpr (G > 1) v = op(v, exchanged<1, T, W>(v));
+  return v;
+}
+
+template <class T, int W>
+CRFRNN_INLINE T first_lane(Vec<T, W> v) {
+  if constexpr (W == 1 && std::is_same_v<Vec<T, W>, T>) {
+    return v;
+  } else {
+    return v[0];
+  }
+}
+
 // W numbers kept in as few vector registers as they fit: 24 floats are one vector of 16 and one of 8.
 template <class T, int W>
 struct Row {
@@ -239,6 +265,11 @@ struct Row {
   }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
   CRFRNN_INLINE void keep_larger(const Row& r) { head = Max{}(head, r.head), tail.keep_larger(r.tail); }
+  CRFRNN_INLINE T largest_magnitude() const {
+    const T head_largest = first_lane<T, P>(reduce_groups<P, T, P>(Max{}(head, Vec<T, P>{} - head), Max{}));
+    const T tail_largest = tail.largest_magnitude();
+    return head_largest > tail_largest ? head_largest : tail_largest;
+  }
 };
 
 template <class T>
@@ -258,6 +289,7 @@ struct Row<T, 0> {
   CRFRNN_INLINE void subtract_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}
   CRFRNN_INLINE void keep_larger(const Row&) {}
+  CRFRNN_INLINE T largest_magnitude() const { return 0; }
 };
 
 // Calls f(W, first) for channels [first, first + W) until they cover a row. W is a constant. Rows of up to 32 channels, which
@@ -304,23 +336,6 @@ struct Planes {
   T* start;
   int64_t count;
 };
-
-struct Sum {
-  template <class V>
-  CRFRNN_INLINE V operator()(V a, V b) const {
-    return a + b;
-  }
-};
-// The sum or the maximum of every G neighbouring lanes, in all of these lanes.
-template <int G, class T, int W, class Op>
-CRFRNN_INLINE Vec<T, W> reduce_groups(Vec<T, W> v, Op op) {
-  if constexpr (G > 16) v = op(v, exchanged<16, T, W>(v));
-  if constexpr (G > 8) v = op(v, exchanged<8, T, W>(v));
-  if constexpr (G > 4) v = op(v, exchanged<4, T, W>(v));
-  if constexpr (G > 2) v = op(v, exchanged<2, T, W>(v));
-  if constexpr (G > 1) v = op(v, exchanged<1, T, W>(v));
-  return v;
-}
 
 // exp to the last bit or two, and 0 where x < log(smallest normal number). Multiplying by 2^n adds n to the exponent.
 template <class T>

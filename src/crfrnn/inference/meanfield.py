@@ -292,7 +292,7 @@ def _fused(pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]) 
     for term, matrix in zip(pairwise, couplings, strict=True):
         if not isinstance(term.kernel, NativeKernel):
             return None
-        terms.append(FusedTerm(term.kernel, term.pre, term.post, matrix))
+        terms.append(FusedTerm(term.kernel, term.pre, term.post, matrix, term.row_sum))
     return terms
 
 

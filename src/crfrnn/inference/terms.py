@@ -96,6 +96,13 @@ class PairwiseTerm:
             received = self.kernel.filter(sent, transpose)
         return received if after is None else received * after[:, None]
 
+    @property
+    def row_sum(self) -> float:
+        """What no row of N sums to more than; 0 if that takes a filter to know."""
+        if self.normalization != "after":
+            return 0.0
+        return 1.0 if self.mask is None else float(np.max(self.mask))  # of m_i (K m)_i / (K m)_i
+
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
             object.__setattr__(self, name, value)

@@ -65,12 +65,16 @@ class NativeKernel:
 
 
 class FusedTerm(NamedTuple):
-    """A kernel with what the fused loop multiplies: factors (N,) sent and received, None for ones, and E = M W."""
+    """A kernel with what the fused loop multiplies: factors (N,) sent and received, None for ones, and E = M W.
+
+    row_sum: What no row of the normalised kernel sums to more than, or 0 if that is not known.
+    """
 
     kernel: NativeKernel
     pre: Array | None
     post: Array | None
     coupling: NDArray[np.floating[Any]]
+    row_sum: float = 0.0
 
 
 def mean_field(
@@ -90,7 +94,8 @@ def mean_field(
         evaluated: Whether to tell which points were evaluated.
     """
     tolerance = 0.0 if keep else solver.tolerance
-    numbers = solver.iterations, solver.damping, solver.class_threshold, tolerance
+    row_sums = [term.row_sum for term in terms]
+    numbers = row_sums, solver.iterations, solver.damping, solver.class_threshold, tolerance
     arguments = _apart(terms, unary.dtype)
     if output == "labels":
         labelled: Callable[..., tuple[Array, Happened]] = _by_precision("mean_field_labels", unary)
