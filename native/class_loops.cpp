@@ -1,5 +1,6 @@
 // Couplings and other loops over the classes of rows.
 #include <algorithm>
+#include <numeric>
 
 #include "epilogue.h"
 #include "loops.h"
@@ -92,6 +93,25 @@ void update_maxima(const T* q, T* maxima, int channels, int64_t n) {
 }
 
 template <class T>
+void compare_run(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n) {
+  T changes[run_size] = {}, tops[run_size] = {};
+  for_widths(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = i * channels + first;
+      R row = R::read(q + at);
+      tops[i] = std::max(tops[i], row.largest_magnitude());
+      row.add(R::read(sent + at), T(-1));
+      row.write(difference + at);
+      changes[i] = std::max(changes[i], row.largest_magnitude());
+    }
+  });
+  found[0] = *std::max_element(changes, changes + n);
+  found[1] = std::accumulate(changes, changes + n, T(0));
+  found[2] = *std::min_element(tops, tops + n);
+}
+
+template <class T>
 void missing_shares(const T* q, T* share, int channels, int64_t n) {
   std::fill_n(share, n, T(1));
   for_widths(channels, [&](auto width, int first) {
@@ -110,6 +130,7 @@ void missing_shares(const T* q, T* share, int channels, int64_t n) {
   template void diagonal_products<T>(const T*, const T*, T*, int, int64_t);         \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \
+  template void compare_run<T>(const T*, const T*, T*, T*, int, int64_t);           \
   template void missing_shares<T>(const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)

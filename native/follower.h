@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "chunks.h"
@@ -26,10 +27,10 @@ class Follower {
   // Comes after a propagate(), and before all tiles start(). Whether the exchange can be followed.
   bool follow() { return exchange_.follow(points_.team, reach_); }
 
-  // The marginals of a tile, which it sends.
-  void start(const Tile& tile, const T* q) {
+  // The marginals of a tile, which it sends. `spare` is memory for its rows.
+  void start(const Tile& tile, const T* q, T* spare) {
     std::copy_n(q, tile.n * channels_, sent(tile.begin));
-    settle(tile, q);
+    for_runs(tile, [&](const Tile& run, int64_t i) { compare(run, q + i * channels_, spare); });
   }
 
   // How far the scores of each run can have moved. Comes after each propagate().
@@ -56,16 +57,23 @@ class Follower {
 
   // The new marginals of a part, and what it sends of them. `spare` is memory for its rows.
   void revise(const Tile& part, const T* q, T* spare) {
-    settle(part, q);
-    for (int64_t i = 0; i < part.n; i += run_size) {
-      const Tile run{part.chunk, part.begin + i, std::min<int64_t>(run_size, part.n - i), false};
-      send_run(run, q + i * channels_, spare);
-    }
+    for_runs(part, [&](const Tile& run, int64_t i) {
+      const T* const rows = q + i * channels_;
+      const auto [largest, total] = compare(run, rows, spare);
+      if (largest <= T(step_)) return;
+      changes_[run.begin / run_size] = total;
+      std::copy_n(rows, run.n * channels_, sent(run.begin));
+      exchange_.send_changes(run, spare);
+    });
   }
 
   // Comes after the parts of a tile.
   void finish_tile(const Tile& tile) { exchange_.send_unchanged(tile, sent(tile.begin)); }
 
+  // The share of runs that have to be worked out again if scores move by so much.
+  double share_within(T move) const {
+    return double(std::count_if(slack_.get(), slack_.get() + num_runs(), [=](T slack) { return slack < move; })) / num_runs();
+  }
   bool is_active(int64_t run) const { return moved_[run] > slack_[run]; }
   // The share of runs that have to be worked out after bound_moves(), and whether any run has sent since.
   double active_share() const {
@@ -81,35 +89,20 @@ class Follower {
   int64_t num_runs() const { return (points_.chunks.total + run_size - 1) / run_size; }
   T* sent(int64_t point) { return &sent_[point * channels_]; }
 
-  // If no score moves by more than δ, no marginal moves by more than η (exp(2 δ) − 1), where η is what the likeliest class
-  // leaves to the others.
-  void settle(const Tile& part, const T* q) {
-    for (int64_t i = 0; i < part.n; i += run_size) {
-      T least = 1;
-      for (int64_t p = i; p < std::min<int64_t>(i + run_size, part.n); ++p)
-        least = std::min(least, *std::max_element(q + p * channels_, q + (p + 1) * channels_));
-      const int64_t run = (part.begin + i) / run_size;
-      moved_[run] = 0;
-      slack_[run] = T(0.5 * std::log1p(step_ / std::max(1 - double(least), 1e-7)));
-    }
+  template <class F>
+  static void for_runs(const Tile& part, F work) {
+    for (int64_t i = 0; i < part.n; i += run_size)
+      work(Tile{part.chunk, part.begin + i, std::min<int64_t>(run_size, part.n - i), false}, i);
   }
 
-  void send_run(const Tile& run, const T* q, T* difference) {
-    T* const before = sent(run.begin);
-    T largest = 0, total = 0;
-    for (int64_t i = 0; i < run.n; ++i) {
-      T of_point = 0;
-      for (int c = 0; c < channels_; ++c) {
-        const int64_t at = i * channels_ + c;
-        difference[at] = q[at] - before[at];
-        of_point = std::max(of_point, std::abs(difference[at]));
-      }
-      largest = std::max(largest, of_point), total += of_point;
-    }
-    if (largest <= T(step_)) return;
-    changes_[run.begin / run_size] = total;
-    std::copy_n(q, run.n * channels_, before);
-    exchange_.send_changes(run, difference);
+  // The largest change since the run sent last, and the sum of the changes of its points. If no score moves by more than δ, no
+  // marginal moves by more than η (exp(2 δ) − 1), where η is what the likeliest class leaves to the others.
+  std::pair<T, T> compare(const Tile& run, const T* q, T* difference) {
+    T found[3];
+    loops<T>().compare_run(q, sent(run.begin), difference, found, channels_, run.n);
+    moved_[run.begin / run_size] = 0;
+    slack_[run.begin / run_size] = std::log1p(T(step_) / std::max(1 - found[2], T(1e-7))) / 2;
+    return {found[0], found[1]};
   }
 
   Exchange<T>& exchange_;

@@ -29,11 +29,10 @@ class LatticeMessage final : public Message<T> {
 
   bool adds_up() const override { return true; }
 
-  bool follow(Team& team) override {
+  bool follow(Team&) override {
     before_ = Buffer<T>(values_.size());
     std::copy(values_.begin(), values_.end(), before_.begin());
     changes_ = Buffer<T>(lattice_.num_vertices);
-    if (touched_.empty()) find_touched(team);
     return true;
   }
 
@@ -43,12 +42,14 @@ class LatticeMessage final : public Message<T> {
       loops<T>().follow(values_.get(), before_.get(), lattice_.num_vertices, changes_.get(), channels_, lattice_.slabs[slab],
                         lattice_.slabs[slab + 1]);
     });
+    if (touched_.empty()) find_touched(team);
     team.run(lattice_.chunks.count(), [&](int64_t chunk) {
       T* bound = bounds + lattice_.chunks.begin(chunk) / run_size;
       T largest = 0;
-      for (const int32_t vertex : touched_[chunk]) {
-        const int32_t last = vertex >> 31;
-        largest = std::max(largest, changes_[vertex ^ last]);
+      const T* const end = bounds + (lattice_.chunks.end(chunk) + run_size - 1) / run_size;
+      for (const int32_t* vertex = touched_[chunk].get(); bound < end; ++vertex) {
+        const int32_t last = *vertex >> 31;
+        largest = std::max(largest, changes_[*vertex ^ last]);
         if (last) *bound++ = factor() * largest, largest = 0;
       }
     });
@@ -76,15 +77,18 @@ class LatticeMessage final : public Message<T> {
   void find_touched(Team& team) {
     touched_.resize(lattice_.chunks.count());
     team.run(lattice_.chunks.count(), [&](int64_t chunk) {
-      auto& list = touched_[chunk];
-      const int64_t first = lattice_.chunk_sums[chunk], end = lattice_.chunks.end(chunk);
+      const int64_t first = lattice_.chunk_sums[chunk], begin_points = lattice_.chunks.begin(chunk);
+      const int64_t end = lattice_.chunks.end(chunk);
+      Buffer<int32_t> list((end - begin_points) * lattice_.corners + 1);
+      int64_t size = 0;
       std::vector<int32_t> run_of(lattice_.chunk_sums[chunk + 1] - first, -1);  // of each row of sums: the last that touched it
-      for (int64_t begin = lattice_.chunks.begin(chunk); begin < end; begin += run_size) {
+      for (int64_t begin = begin_points; begin < end; begin += run_size) {
         const auto run = static_cast<int32_t>(begin / run_size);
         for (int64_t i = begin * lattice_.corners; i < std::min(begin + run_size, end) * lattice_.corners; ++i)
-          if (std::exchange(run_of[lattice_.corner_sum[i] - first], run) != run) list.push_back(lattice_.corner_vertex[i]);
-        list.back() = ~list.back();
+          list[size] = lattice_.corner_vertex[i], size += std::exchange(run_of[lattice_.corner_sum[i] - first], run) != run;
+        list[size - 1] = ~list[size - 1];
       }
+      touched_[chunk] = std::move(list);
     });
   }
 
@@ -136,7 +140,7 @@ class LatticeMessage final : public Message<T> {
   const int channels_;
   const int64_t rows_;  // of sums
   Buffer<T> sums_, values_;
-  std::vector<std::vector<int32_t>> touched_;  // by the runs of each chunk
+  std::vector<Buffer<int32_t>> touched_;       // by the runs of each chunk
   Buffer<T> before_, changes_;                 // of vertices: the values one propagate() ago, and how much they changed since
 };
 

@@ -30,6 +30,7 @@ constexpr Loops<T> table() {
       .softmax_vjp = softmax_vjp<T>,
       .linear_combination = linear_combination<T>,
       .update_maxima = update_maxima<T>,
+      .compare_run = compare_run<T>,
       .missing_shares = missing_shares<T>,
       .rows_from_class_major = rows_from_class_major<T>,
       .class_major_from_rows = class_major_from_rows<T>,

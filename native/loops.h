@@ -70,6 +70,9 @@ struct Loops {
   void (*linear_combination)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
   // maxima[c] = max(maxima[c], q[c]) over the rows.
   void (*update_maxima)(const T* q, T* maxima, int channels, int64_t n);
+  // difference = q − sent, of n ≤ run_size rows. found: the largest |difference|, the sum over rows of the largest of each, and
+  // of the largest q of each row the smallest.
+  void (*compare_run)(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n);
   // share = 1 − Σ_c q[c] of each row.
   void (*missing_shares)(const T* q, T* share, int channels, int64_t n);
   // Between rows and scores that are class-major: those of a class lie side by side, `stride` after those of the class before.
@@ -146,6 +149,8 @@ template <class T>
 void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
 template <class T>
 void update_maxima(const T* q, T* maxima, int channels, int64_t n);
+template <class T>
+void compare_run(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n);
 template <class T>
 void missing_shares(const T* q, T* share, int channels, int64_t n);
 template <class T>

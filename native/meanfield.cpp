@@ -142,7 +142,7 @@ class MeanField {
   // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
   void choose_senders() {
     ClassMaxima<T> seen(points_.chunks, state_->channels());
-    over_received([&](const Tile& tile, const T* q) {
+    over_received([&](const Tile& tile, const T* q, T*) {
       std::copy_n(q, tile.n * state_->channels(), state_->unary_rows(tile));
       seen.see(tile, q);
     });
@@ -159,18 +159,19 @@ class MeanField {
   }
 
   void send_all(int t) {
-    const bool follows = step_ > 0 && settings_.iterations - t > 2;
-    if (follows) follower_.emplace(state_->exchange(), step_, points_);
-    if (follows && !follower_->follow()) follower_.reset(), step_ = 0;
-    over_received([&](const Tile& tile, const T* q) {
+    if (step_ > 0 && settings_.iterations - t > 2) {
+      follower_.emplace(state_->exchange(), step_, points_);
+      if (!follower_->follow()) work_densely();
+    }
+    over_received([&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
       keep_marginals(t, tile, q);
-      if (follower_) follower_->start(tile, q);
+      if (follower_) follower_->start(tile, q, spare);
     });
+    if (follower_ && follower_->share_within(usual_move) > share_that_pays()) work_densely();
   }
 
-  // Only points whose messages changed are worked out, and only points whose marginals changed send. If these are so many that
-  // dense iterations are faster, the next ones are.
+  // Only points whose messages changed are worked out, and only points whose marginals changed send.
   void send_what_changed(int t) {
     follower_->bound_moves();
     const double share = follower_->active_share();
@@ -184,16 +185,21 @@ class MeanField {
       follower_->finish_tile(tile);
     });
     is_still_ = !follower_->any_sent();
-    if (share > most_active) follower_.reset(), step_ = 0;
+    if (share > 1.5 * share_that_pays()) work_densely();
   }
 
-  // Calls use(tile, q) for the marginals of all tiles.
+  // Following changes costs about as much as an eighth of the points does, less where points and vertices fill no cache. Where
+  // more of them are active, dense iterations are faster.
+  double share_that_pays() const { return layout_.points < (1 << 20) ? 0.12 : 0.4; }
+  void work_densely() { follower_.reset(), step_ = 0; }
+
+  // Calls use(tile, q, spare) for the marginals of all tiles.
   template <class F>
   void over_received(F use) {
     if (silence_) silence_->begin_iteration();
     points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T*) {
       receive_marginals(tile, a, q);
-      use(tile, q);
+      use(tile, q, a);
     });
   }
 
@@ -256,8 +262,8 @@ class MeanField {
   TileTeam points_;
   const Classes all_;
   const int all_channels_;
-  static constexpr double most_active = 0.6;  // share of the runs above which dense iterations are faster
-  double step_ = 0;                           // by how much marginals may differ from those sent; 0 if all are sent
+  static constexpr T usual_move = T(0.1);  // of scores in an early iteration
+  double step_ = 0;                        // by how much marginals may differ from those sent; 0 if all are sent
   bool is_still_ = false;
   std::optional<Silence<T>> silence_;
   std::optional<Follower<T>> follower_;
