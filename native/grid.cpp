@@ -81,9 +81,10 @@ class GridMessage final : public Message<T> {
     std::vector<T> sums(lines * count, T(0)), spread(sums.size());
     auto for_bins = [&](int64_t run, auto work) {
       const int64_t begin = run * run_size;
-      for_each_line(begin, std::min<int64_t>(run_size, grid_.points_ - begin), [&](int64_t line, int64_t x, int64_t n, int64_t) {
-        for (int64_t bin = x / run_size; bin <= (x + n - 1) / run_size; ++bin) work(line * count + bin);
-      });
+      for_each_line(begin, std::min<int64_t>(run_size, grid_.points_ - begin),
+                    [&](int64_t line, int64_t x, int64_t n, int64_t) {
+                      for (int64_t bin = x / run_size; bin <= (x + n - 1) / run_size; ++bin) work(line * count + bin);
+                    });
     };
     const int64_t runs = (grid_.points_ + run_size - 1) / run_size;
     for (int64_t run = 0; run < runs; ++run)

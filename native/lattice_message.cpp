@@ -140,8 +140,8 @@ class LatticeMessage final : public Message<T> {
   const int channels_;
   const int64_t rows_;  // of sums
   Buffer<T> sums_, values_;
-  std::vector<Buffer<int32_t>> touched_;       // by the runs of each chunk
-  Buffer<T> before_, changes_;                 // of vertices: the values one propagate() ago, and how much they changed since
+  std::vector<Buffer<int32_t>> touched_;  // by the runs of each chunk
+  Buffer<T> before_, changes_;            // of vertices: the values one propagate() ago, and how much they changed since
 };
 
 }  // namespace

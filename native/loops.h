@@ -10,7 +10,7 @@
 namespace crfrnn {
 
 constexpr int tile_size = 64;        // points worked on together: their rows stay in the first-level cache
-constexpr int run_size = 16;        // points that are worked out anew together, or not: a part of a tile
+constexpr int run_size = 16;         // points that are worked out anew together, or not: a part of a tile
 constexpr int block_size = 64;       // points of a block of the exact kernel
 constexpr int embedding_lanes = 32;  // points embedded together
 constexpr int tap_margin = 8;        // zeros on both sides of the taps of a convolution

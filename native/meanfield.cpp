@@ -37,7 +37,7 @@ class MeanField {
     const double weight = message_weight(layout_.classes, pairwise_, points_);
     step_ = settings_.tolerance / std::max(weight, 1.0);
     if (all_.size() > 2 && classes_are_apart(layout_.classes, pairwise_))
-      silence_.emplace(layout_, unary_, settings_.tolerance, weight, points_.chunks.count());
+      silence_.emplace(settings_, unary_, weight, points_.chunks.count());
   }
   // Whether the silent classes became likelier than they may be: the result is then not to be trusted.
   bool was_too_silent() const { return silence_ && silence_->is_broken(); }

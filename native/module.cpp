@@ -145,9 +145,9 @@ template <class T>
 std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                                       const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                                       const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
-                                                    int iterations, double damping,
-                                                      double class_threshold, double tolerance, bool keep_marginals,
-                                                      bool return_probabilities, bool return_evaluated, int threads) {
+                                                      int iterations, double damping, double class_threshold, double tolerance,
+                                                      bool keep_marginals, bool return_probabilities, bool return_evaluated,
+                                                      int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   require((class_threshold == 0 && tolerance == 0) || !keep_marginals,
           "mean_field keeps the marginals of all classes and points or of none");
@@ -177,9 +177,8 @@ template <class T>
 std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
                                                     const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                                     const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
-                                                    int iterations, double damping,
-                                                    double class_threshold, double tolerance, bool return_evaluated,
-                                                    int threads) {
+                                                    int iterations, double damping, double class_threshold, double tolerance,
+                                                    bool return_evaluated, int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   const auto layout = layout_of(unary);
   Activity activity = new_activity(iterations, layout.points, return_evaluated);
@@ -279,8 +278,8 @@ void bind(nb::module_& m, const std::string& bits) {
           },
           "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep_marginals"_a, "return_probabilities"_a,
-        "return_evaluated"_a, "threads"_a);
+        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep_marginals"_a,
+        "return_probabilities"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,

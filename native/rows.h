@@ -89,8 +89,7 @@ void select_classes(const T* rows, const Classes& from, const Classes& to, T pad
   for (int k = 0, source = 0; k < selected_channels; ++k) {
     if (k < count)
       while (from[source] != to[k]) ++source;
-    for (int64_t i = 0; i < n; ++i)
-      selected[i * selected_channels + k] = k < count ? rows[i * channels + source] : pad;
+    for (int64_t i = 0; i < n; ++i) selected[i * selected_channels + k] = k < count ? rows[i * channels + source] : pad;
   }
 }
 

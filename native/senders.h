@@ -8,6 +8,7 @@
 
 #include "chunks.h"
 #include "exchange.h"
+#include "meanfield.h"
 #include "rows.h"
 
 namespace crfrnn {
@@ -86,9 +87,10 @@ template <class T>
 class Silence {
  public:
   // weight: how far a score can move if all marginals move by 1.
-  Silence(const ScoreLayout& layout, const T* unary, double tolerance, double weight, int64_t chunks)
-      : layout_(layout), unary_(unary), limit_(largest_share(tolerance, weight)), top_(layout.points + tile_size),
-        sum_(layout.points + tile_size), most_now_(chunks, T(0)) {}
+  Silence(const MeanFieldSettings& settings, const T* unary, double weight, int64_t chunks)
+      : layout_(settings.scores), unary_(unary), limit_(largest_share(settings.tolerance, weight)),
+        threshold_(settings.class_threshold), top_(layout.points + tile_size), sum_(layout.points + tile_size),
+        most_now_(chunks, T(0)) {}
 
   // The largest q_0 of each class. Comes first.
   std::vector<T> maxima_at_start(TileTeam& points) {
@@ -114,7 +116,8 @@ class Silence {
   }
 
   // Of the classes, those that have to send. The unlikeliest fall silent, beside those that are so already: as many as have
-  // together, even if each were likeliest at the same point, the share that may be silent. Mostly it is a part of that.
+  // together, even if each were likeliest at the same point, the share that may be silent. Mostly it is a part of that. With a
+  // class_threshold, all that are below it everywhere fall silent, too.
   Classes senders_among(const Classes& classes, const std::vector<T>& maxima) {
     std::vector<int> order(classes.size());
     std::iota(order.begin(), order.end(), 0);
@@ -124,7 +127,8 @@ class Silence {
     double share = most_now();
     for (const int k : order) {
       share += double(maxima[k]);
-      (share > limit_ || k == order.back() ? senders : falling_silent_).push_back(classes[k]);
+      const bool sends = (share > limit_ && double(maxima[k]) >= threshold_) || k == order.back();
+      (sends ? senders : falling_silent_).push_back(classes[k]);
     }
     std::sort(senders.begin(), senders.end());
     return senders;
@@ -151,8 +155,8 @@ class Silence {
     most = std::max(most, *std::max_element(spare, spare + tile.n));
   }
 
-  // Whether the silent classes have more than (17) allows.
-  bool is_broken() const { return most_now() > limit_; }
+  // Whether the silent classes have more than (17) allows. A class_threshold asks for more silence than that.
+  bool is_broken() const { return threshold_ == 0 && most_now() > limit_; }
 
  private:
   template <class F>
@@ -175,6 +179,7 @@ class Silence {
   const ScoreLayout& layout_;
   const T* const unary_;
   const double limit_;  // the largest share of the probability that may be silent at a point
+  const double threshold_;
   Classes falling_silent_;
   Buffer<T> top_, sum_;      // of each point: the largest U, and Σ exp(U − top) of the silent classes
   std::vector<T> most_now_;  // of each chunk: the largest share that is, in this iteration
