@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -89,7 +90,7 @@ class Silence {
   // weight: how far a score can move if all marginals move by 1.
   Silence(const MeanFieldSettings& settings, const T* unary, double weight, int64_t chunks)
       : layout_(settings.scores), unary_(unary), limit_(largest_share(settings.tolerance, weight)),
-        threshold_(settings.class_threshold), top_(layout.points + tile_size), sum_(layout.points + tile_size),
+        threshold_(settings.class_threshold), top_(layout_.points + tile_size), sum_(layout_.points + tile_size),
         most_now_(chunks, T(0)) {}
 
   // The largest q_0 of each class. Comes first.
@@ -97,7 +98,7 @@ class Silence {
     std::vector<T> maxima(layout_.classes, T(0)), of_chunks(points.chunks.count() * layout_.classes, T(0));
     points.over_tiles<T>(1, [&](const Tile& tile, T* column, T* factor, T*) {
       T* const top = &top_[tile.begin];
-      std::fill_n(top, tile.n, T(padding_score));
+      std::fill_n(top, tile.n, std::numeric_limits<T>::lowest());
       std::fill_n(&sum_[tile.begin], tile.n, T(0));
       std::fill_n(factor, tile.n, T(0));
       for_classes(tile, column, [&](int, const T* scores) { loops<T>().raise(scores, top, tile.n); });
