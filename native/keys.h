@@ -45,11 +45,7 @@ constexpr double cell_limit = sizeof(T) == 4 ? 1 << 21 : 1 << 30;
 template <int Words>
 struct Key {
   std::array<uint64_t, Words> word{};
-  bool operator==(const Key& k) const {
-    uint64_t difference = 0;
-    for (int i = 0; i < Words; ++i) difference |= word[i] ^ k.word[i];
-    return difference == 0;
-  }
+  bool operator==(const Key& k) const { return difference(k, 0) == 0; }
   bool operator<(const Key& k) const {
     for (int i = Words - 1; i > 0; --i)
       if (word[i] != k.word[i]) return word[i] < k.word[i];
@@ -68,6 +64,12 @@ struct Key {
     Key k = *this;
     k.word[0] &= ~bits;
     return k;
+  }
+  // 0 if this key without some bits of the first word is k.
+  uint64_t difference(const Key& k, uint64_t bits) const {
+    uint64_t difference = (word[0] & ~bits) ^ k.word[0];
+    for (int i = 1; i < Words; ++i) difference |= word[i] ^ k.word[i];
+    return difference;
   }
   // Its highest bits are the best.
   uint64_t hash() const {

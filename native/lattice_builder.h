@@ -20,39 +20,18 @@ namespace crfrnn {
 
 constexpr int64_t smallest_slab_size = 4096;  // vertices
 
-// Up to embedding_lanes points on their way into the lattice. Coordinate j of point p is number j · embedding_lanes + p of the
-// first three arrays.
-//
-// A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each. In the arrays of
-// these names, the last point of those embedded before is at 0 and point p at p + 1.
+// Up to embedding_lanes points on their way into the lattice; lanes without a point have the first one. Coordinate or corner j
+// of point p is number j · embedding_lanes + p.
 template <class T, int Words>
 struct EmbeddedPoints {
-  static constexpr int named = embedding_lanes + 1;
-  std::array<int32_t, most_features * embedding_lanes> cell;
-  std::array<int32_t, (most_features + 1) * embedding_lanes> order;
-  std::array<T, (most_features + 1) * embedding_lanes> weight;
-  std::array<uint64_t, Words * named> corner0{};  // word w from w · named on
-  std::array<uint64_t, 2 * named> packed_order{};
-  std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
-  // The corners of those that do not: their keys, their places in the table and their numbers.
-  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;
-  std::array<int64_t, (most_features + 1) * embedding_lanes> place;
-  std::array<int32_t, (most_features + 1) * embedding_lanes> number;
-
-  bool same_simplex(int64_t a, int64_t b) const {
-    uint64_t difference = (packed_order[a] ^ packed_order[b]) | (packed_order[named + a] ^ packed_order[named + b]);
-    for (int w = 0; w < Words; ++w) difference |= corner0[w * named + a] ^ corner0[w * named + b];
-    return difference == 0;
-  }
-  void copy_name(int64_t from, int64_t to) {
-    for (std::size_t at = 0; at < corner0.size(); at += named) corner0[at + to] = corner0[at + from];
-    for (std::size_t at = 0; at < packed_order.size(); at += named) packed_order[at + to] = packed_order[at + from];
-  }
-  Key<Words> corner0_of(int64_t p) const {
-    Key<Words> key;
-    for (int w = 0; w < Words; ++w) key.word[w] = corner0[w * named + p + 1];
-    return key;
-  }
+  static constexpr int lanes = embedding_lanes, most = (most_features + 1) * lanes;
+  std::array<int32_t, most> cell, order;
+  std::array<T, most> weight;
+  std::array<uint64_t, Words * lanes> corner0{};  // the words of the keys of corner 0; those not in use stay 0
+  // The keys of the corners, their places in the table and their numbers.
+  std::array<Key<Words>, most> corner;
+  std::array<int64_t, most> place;
+  std::array<int32_t, most> number;
 };
 
 template <class T, int Words>
@@ -98,13 +77,12 @@ class LatticeBuilder {
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
     KeyTable<Words> table(layout_, chunks_.size);
     EmbeddedPoints<T, Words> points;
-    points.packed_order[0] = ~uint64_t{0};  // no point yet: no order looks like this
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += embedding_lanes) {
       const int64_t n = std::min<int64_t>(embedding_lanes, chunks_.end(chunk) - begin);
       loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
                        points.weight.data());
-      name_simplices(points, begin, n);
-      table.reserve(n * corners_);
+      find_first_corners(points, begin, n);
+      table.reserve(embedding_lanes * corners_);
       if (corners_ == 6) {  // a colour photo
         enter(points, begin, n, std::integral_constant<int, 6>{}, table);
       } else {
@@ -114,46 +92,37 @@ class LatticeBuilder {
     return table.keys();
   }
 
-  // The names of the simplices of points [begin, begin + n).
-  void name_simplices(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n) const {
-    constexpr int L = embedding_lanes, named = points.named, most = 12;  // orders in a word
-    cell_sums_.keys(loops<T>().weighted_sums, points.cell.data(), &points.corner0[1], named);
-    if (batch_) {
-      const auto& field = layout_.batch;
-      for (int64_t p = 0; p < n; ++p)
-        points.corner0[field.word * named + p + 1] += static_cast<uint64_t>(batch_[begin + p] - field.lowest) << field.shift;
-    }
-    std::array<uint64_t, most> places;
-    for (int r = 0; r < most; ++r) places[r] = uint64_t{1} << (5 * r);
-    const auto pack = loops<T>().weighted_sums;
-    pack(points.order.data(), std::min(corners_, most), places.data(), 0, &points.packed_order[1]);
-    if (corners_ > most) pack(&points.order[most * L], corners_ - most, places.data(), 0, &points.packed_order[named + 1]);
+  // The keys of corner 0 of points [begin, begin + n).
+  void find_first_corners(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n) const {
+    constexpr int L = embedding_lanes;
+    cell_sums_.keys(loops<T>().weighted_sums, points.cell.data(), points.corner0.data(), L);
+    if (!batch_) return;
+    const auto& field = layout_.batch;
+    for (int64_t p = 0; p < L; ++p)
+      points.corner0[field.word * L + p] += static_cast<uint64_t>(batch_[begin + (p < n ? p : 0)] - field.lowest)
+                                            << field.shift;
   }
 
   // Inserts the corners of points [begin, begin + n) into the table, and writes their weights and numbers.
   template <class Corners>
   void enter(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners, KeyTable<Words>& table) {
-    int64_t listed = 0;
-    for (int64_t p = 0; p < n; ++p) {
-      points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
-      if (points.repeats[p]) continue;
-      list_corners(points, p, corners, table, listed);
-      listed += corners;
-    }
-    points.copy_name(n, 0);
-    table.insert(points.corner.data(), points.place.data(), listed, points.number.data());
+    list_corners(points, corners, table);
+    table.insert(points.corner.data(), points.place.data(), corners * embedding_lanes, points.number.data());
     write_corners(points, begin, n, corners);
   }
 
-  // The keys of all corners of a point, each found from the one before, from number `at` of those listed on.
+  // The keys of all corners, those of corner k + 1 from those of corner k, and their places.
   template <class Corners>
-  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Corners corners, const KeyTable<Words>& table,
-                    int64_t at) const {
-    Key<Words> key = points.corner0_of(p);
-    for (int k = 0; k < corners; ++k) {
-      if (k > 0) steps_.to_next_corner(key, points.order[(corners - k) * embedding_lanes + p]);
-      points.corner[at + k] = key;
-      points.place[at + k] = table.place(key);
+  void list_corners(EmbeddedPoints<T, Words>& points, Corners corners, const KeyTable<Words>& table) const {
+    constexpr int L = embedding_lanes;
+    for (int p = 0; p < L; ++p) {
+      Key<Words> key;
+      for (int w = 0; w < Words; ++w) key.word[w] = points.corner0[w * L + p];
+      for (int k = 0; k < corners; ++k) {
+        if (k > 0) steps_.to_next_corner(key, points.order[(corners - k) * L + p]);
+        points.corner[k * L + p] = key;
+        points.place[k * L + p] = table.place(key);
+      }
     }
   }
 
@@ -161,12 +130,11 @@ class LatticeBuilder {
   void write_corners(const EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners) {
     T* weight = &lattice_.corner_weight[begin * corners];
     int32_t* sum = &lattice_.corner_sum[begin * corners];
-    const int32_t* number = points.number.data();
-    for (int64_t p = 0; p < n; ++p, weight += corners, sum += corners) {
-      const int32_t* const from = points.repeats[p] ? sum - corners : number;
-      number = points.repeats[p] ? number : number + corners;
-      for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p], sum[k] = from[k];
-    }
+    for (int64_t p = 0; p < n; ++p, weight += corners, sum += corners)
+      for (int k = 0; k < corners; ++k) {
+        weight[k] = points.weight[k * embedding_lanes + p];
+        sum[k] = points.number[k * embedding_lanes + p];
+      }
   }
 
   Key<Words> vertex_of(const Key<Words>& entry) const { return entry.without(layout_.no_row()); }
