@@ -170,7 +170,8 @@ struct Range {
 };
 
 // Places the fields of a key. Their bounds come from the bounds of the features by interval arithmetic: a few bits more than
-// needed, but no pass over the points. Rows are numbers below `rows`.
+// needed, but no pass over the points. Rows are
+// numbers below `rows` − 1.
 inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit, int64_t rows) {
   const int d = static_cast<int>(feature.size());
   const auto scale = feature_scales<double>(d);
@@ -184,7 +185,7 @@ inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin
     field = {layout.words - 1, used, static_cast<int64_t>(low)};
     used += bits;
   };
-  layout.row_bits = std::bit_width(static_cast<uint64_t>(rows));
+  layout.row_bits = std::bit_width(static_cast<uint64_t>(rows - 1));
   layout.remainder_bits = std::bit_width(static_cast<unsigned>(d + 1));
   used = layout.row_bits + layout.remainder_bits;
   for (int j = 0; j < d; ++j) {

@@ -34,13 +34,20 @@ struct EmbeddedPoints {
   std::array<int32_t, most> number;
 };
 
+// Entries have the number of a row of sums in its chunk in so many bits, and above them the chunk.
+inline int chunk_row_bits(const Chunks& chunks, int corners) {
+  return std::bit_width(static_cast<uint64_t>(std::min(chunks.size, chunks.total) * corners));
+}
+// What the rows of all entries are below.
+inline int64_t row_limit(const Chunks& chunks, int corners) { return chunks.count() << chunk_row_bits(chunks, corners); }
+
 template <class T, int Words>
 class LatticeBuilder {
  public:
   LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team)
       : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), d_(lattice.d),
-        corners_(lattice.corners), chunks_(lattice.chunks), steps_(layout, lattice.d), cell_sums_(layout, lattice.d),
-        scale_(feature_scales<T>(lattice.d)) {}
+        corners_(lattice.corners), chunks_(lattice.chunks), chunk_row_bits_(chunk_row_bits(lattice.chunks, lattice.corners)),
+        steps_(layout, lattice.d), cell_sums_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {}
 
   void build(int neighbour_rounds) {
     find_corners();
@@ -65,11 +72,9 @@ class LatticeBuilder {
     for (const auto& of_chunk : keys) first_row.push_back(first_row.back() + static_cast<int64_t>(of_chunk.size()));
     entries_ = Buffer<Key<Words>>(first_row.back(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
-      int64_t row = first_row[chunk];
-      for (const auto& key : keys[chunk]) {
-        entries_[row] = key;
-        entries_[row].word[0] |= static_cast<uint64_t>(row), ++row;
-      }
+      auto row = static_cast<uint64_t>(chunk) << chunk_row_bits_;
+      auto* entry = &entries_[first_row[chunk]];
+      for (auto key : keys[chunk]) key.word[0] |= row++, *entry++ = key;
     });
   }
 
@@ -137,6 +142,15 @@ class LatticeBuilder {
       }
   }
 
+  // A row of sums: its vertex, and its number among all rows.
+  struct Row {
+    int32_t vertex, number;
+  };
+
+  int64_t chunk_of(const Key<Words>& entry) const { return static_cast<int64_t>(row_of(entry) >> chunk_row_bits_); }
+  int64_t row_in_chunk(const Key<Words>& entry) const {
+    return static_cast<int64_t>(row_of(entry) & ((uint64_t{1} << chunk_row_bits_) - 1));
+  }
   Key<Words> vertex_of(const Key<Words>& entry) const { return entry.without(layout_.no_row()); }
   bool has_row(const Key<Words>& entry) const { return row_of(entry) != layout_.no_row(); }
   uint64_t row_of(const Key<Words>& entry) const { return entry.word[0] & layout_.no_row(); }
@@ -175,34 +189,51 @@ class LatticeBuilder {
   }
 
   // Vertices are numbered by key. So equal vertices of several chunks come together, in the order of chunks, and vertices that
-  // are neighbours in one direction lie in parallel streams of memory. Parts of the entries count their vertices, then write.
+  // are neighbours in one direction lie in parallel streams of memory. The rows of sums of each chunk get new numbers in the
+  // order of their vertices, so that gather reads them in turn. Parts of the entries count both, then write.
   void number_vertices() {
     const Parts parts{entries_.size(), build_part_size};
+    const int64_t chunks = chunks_.count();
     std::vector<int64_t> first_vertex(parts.count() + 1, 0);
+    std::vector<int32_t> first_row((parts.count() + 1) * chunks, 0);
     team_.run(parts.count(), [&](int64_t part) {
-      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) first_vertex[part + 1] += begins_vertex(i);
+      int32_t* const count = &first_row[(part + 1) * chunks];
+      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
+        first_vertex[part + 1] += begins_vertex(i);
+        if (has_row(entries_[i])) ++count[chunk_of(entries_[i])];
+      }
     });
     std::partial_sum(first_vertex.begin(), first_vertex.end(), first_vertex.begin());
+    std::copy_n(lattice_.chunk_sums.begin(), chunks, first_row.begin());
+    for (std::size_t i = chunks; i < first_row.size(); ++i) first_row[i] += first_row[i - chunks];
     num_vertices_ = lattice_.num_vertices = first_vertex.back();
     keys_ = Buffer<Key<Words>>(num_vertices_ + 1, Use::scratch);
     keys_[num_vertices_].word.fill(~uint64_t{0});  // above all others
-    const auto rows = static_cast<int32_t>(lattice_.chunk_sums.back());
-    vertex_of_row_ = Buffer<int32_t>(rows, Use::scratch);
+    rows_ = Buffer<Row>(lattice_.chunk_sums.back(), Use::scratch);
     lattice_.vertex_sums = Buffer<int32_t>(entries_.size());
     team_.run(parts.count(), [&](int64_t part) {
-      auto v = static_cast<int32_t>(first_vertex[part]) - 1;
-      bool begins = parts.begin(part) < entries_.size() && begins_vertex(parts.begin(part));
-      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const Key<Words> entry = entries_[i];
-        const bool touched = has_row(entry), next_begins = begins_vertex(i + 1);
-        const auto row = static_cast<int32_t>(touched ? row_of(entry) : rows);
-        v += begins;
-        keys_[v] = vertex_of(entry);
-        if (touched) vertex_of_row_[row] = v;
-        lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(next_begins);
-        begins = next_begins;
-      }
+      number_part(parts.begin(part), parts.end(part), static_cast<int32_t>(first_vertex[part]) - 1, &first_row[part * chunks]);
     });
+  }
+
+  // Entries [begin, end): v is the vertex before the first that begins there, next_row the next row of each chunk.
+  void number_part(int64_t begin, int64_t end, int32_t v, int32_t* next_row) {
+    const auto untouched = static_cast<int32_t>(rows_.size());
+    bool begins = begins_vertex(begin);
+    for (int64_t i = begin; i < end; ++i) {
+      const Key<Words> entry = entries_[i];
+      const bool next_begins = begins_vertex(i + 1);
+      v += begins;
+      keys_[v] = vertex_of(entry);
+      int32_t row = untouched;
+      if (has_row(entry)) {
+        const int64_t chunk = chunk_of(entry);
+        row = next_row[chunk]++;
+        rows_[lattice_.chunk_sums[chunk] + row_in_chunk(entry)] = {v, row};
+      }
+      lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(next_begins);
+      begins = next_begins;
+    }
   }
 
   // A slab ends where the slab field of the keys changes, once the slab is large enough.
@@ -224,39 +255,15 @@ class LatticeBuilder {
     return std::lower_bound(entries_.begin(), entries_.end(), vertex) - entries_.begin();
   }
 
-  // Renumbers the rows of sums of each chunk in the order of their vertices: gather then reads each chunk's rows in turn.
   void point_corners_to_vertices() {
-    Buffer<int32_t> new_row(vertex_of_row_.size(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
-      const auto first = static_cast<int32_t>(lattice_.chunk_sums[chunk]);
-      order_rows(first, lattice_.chunk_sums[chunk + 1], new_row.get());
+      const Row* const rows = &rows_[lattice_.chunk_sums[chunk]];
       for (int64_t i = chunks_.begin(chunk) * corners_; i < chunks_.end(chunk) * corners_; ++i) {
-        const int32_t row = first + lattice_.corner_sum[i];
-        lattice_.corner_vertex[i] = vertex_of_row_[row];
-        lattice_.corner_sum[i] = new_row[row];
+        const Row row = rows[lattice_.corner_sum[i]];
+        lattice_.corner_vertex[i] = row.vertex;
+        lattice_.corner_sum[i] = row.number;
       }
     });
-    auto& sums = lattice_.vertex_sums;
-    const Parts parts{sums.size(), build_part_size};
-    team_.run(parts.count(), [&](int64_t part) {
-      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const int32_t last = sums[i] >> 31, row = sums[i] ^ last;
-        if (row < new_row.size()) sums[i] = new_row[row] ^ last;
-      }
-    });
-  }
-
-  // The new numbers of the rows [first, end) of a chunk. The vertices of the rows are marked as bits of words, and counted.
-  void order_rows(int32_t first, int64_t end, int32_t* new_row) const {
-    std::vector<uint64_t> marks(num_vertices_ / 64 + 1, 0);
-    std::vector<int32_t> first_of_word(marks.size());
-    for (int64_t row = first; row < end; ++row) marks[vertex_of_row_[row] / 64] |= uint64_t{1} << vertex_of_row_[row] % 64;
-    int32_t next = first;
-    for (std::size_t word = 0; word < marks.size(); ++word) first_of_word[word] = next, next += std::popcount(marks[word]);
-    for (int64_t row = first; row < end; ++row) {
-      const int32_t v = vertex_of_row_[row];
-      new_row[row] = first_of_word[v / 64] + std::popcount(marks[v / 64] & ((uint64_t{1} << v % 64) - 1));
-    }
   }
 
   const T* const features_;
@@ -266,13 +273,14 @@ class LatticeBuilder {
   Team& team_;
   const int d_, corners_;
   const Chunks& chunks_;
+  const int chunk_row_bits_;
   const KeySteps<Words> steps_;
   const CellSums<Words> cell_sums_;
   const std::vector<T> scale_;
   Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
   Buffer<Key<Words>> keys_;  // of the vertices
-  Buffer<int32_t> vertex_of_row_;
+  Buffer<Row> rows_;         // of sums, as the chunks numbered them
 };
 
 }  // namespace crfrnn
