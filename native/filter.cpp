@@ -14,16 +14,19 @@ void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool tran
   TileTeam points(kernel.num_points(), threads);
   for (int64_t first = 0; first < columns; first += most_columns) {
     const int width = static_cast<int>(std::min(most_columns, columns - first)), channels = padded_channels(width);
+    const bool are_rows = columns == channels;  // the values themselves
     const auto message = kernel.message(channels);
     points.over_tiles<T>(channels, [&](const Tile& tile, T* rows, T*, T*) {
+      const T* const from = values + tile.begin * columns + first;
       if (tile.opens_chunk) message->open(tile.chunk);
-      for (int64_t i = 0; i < tile.n; ++i) std::copy_n(values + (tile.begin + i) * columns + first, width, rows + i * channels);
-      message->send(tile.begin, tile.n, rows, nullptr);
+      for (int64_t i = 0; i < tile.n && !are_rows; ++i) std::copy_n(from + i * columns, width, rows + i * channels);
+      message->send(tile.begin, tile.n, are_rows ? from : rows, nullptr);
     });
     message->propagate(points.team, transpose);
     points.over_tiles<T>(channels, [&](const Tile& tile, T* rows, T*, T*) {
-      message->receive(tile.begin, tile.n, rows, nullptr, nullptr, nullptr);
-      for (int64_t i = 0; i < tile.n; ++i) std::copy_n(rows + i * channels, width, result + (tile.begin + i) * columns + first);
+      T* const to = result + tile.begin * columns + first;
+      message->receive(tile.begin, tile.n, are_rows ? to : rows, nullptr, nullptr, nullptr);
+      for (int64_t i = 0; i < tile.n && !are_rows; ++i) std::copy_n(rows + i * channels, width, to + i * columns);
     });
   }
 }

@@ -45,11 +45,7 @@ constexpr double cell_limit = sizeof(T) == 4 ? 1 << 21 : 1 << 30;
 template <int Words>
 struct Key {
   std::array<uint64_t, Words> word{};
-  bool operator==(const Key& k) const {
-    uint64_t difference = 0;
-    for (int i = 0; i < Words; ++i) difference |= word[i] ^ k.word[i];
-    return difference == 0;
-  }
+  bool operator==(const Key& k) const { return difference(k, 0) == 0; }
   bool operator<(const Key& k) const {
     for (int i = Words - 1; i > 0; --i)
       if (word[i] != k.word[i]) return word[i] < k.word[i];
@@ -68,6 +64,12 @@ struct Key {
     Key k = *this;
     k.word[0] &= ~bits;
     return k;
+  }
+  // 0 if this key without some bits of the first word is k.
+  uint64_t difference(const Key& k, uint64_t bits) const {
+    uint64_t difference = (word[0] & ~bits) ^ k.word[0];
+    for (int i = 1; i < Words; ++i) difference |= word[i] ^ k.word[i];
+    return difference;
   }
   // Its highest bits are the best.
   uint64_t hash() const {
@@ -168,7 +170,8 @@ struct Range {
 };
 
 // Places the fields of a key. Their bounds come from the bounds of the features by interval arithmetic: a few bits more than
-// needed, but no pass over the points. Rows are numbers below `rows`.
+// needed, but no pass over the points. Rows are
+// numbers below `rows` − 1.
 inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit, int64_t rows) {
   const int d = static_cast<int>(feature.size());
   const auto scale = feature_scales<double>(d);
@@ -182,7 +185,7 @@ inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin
     field = {layout.words - 1, used, static_cast<int64_t>(low)};
     used += bits;
   };
-  layout.row_bits = std::bit_width(static_cast<uint64_t>(rows));
+  layout.row_bits = std::bit_width(static_cast<uint64_t>(rows - 1));
   layout.remainder_bits = std::bit_width(static_cast<unsigned>(d + 1));
   used = layout.row_bits + layout.remainder_bits;
   for (int j = 0; j < d; ++j) {

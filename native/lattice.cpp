@@ -68,7 +68,8 @@ Lattice<T>::Lattice(const T* features, int64_t n, int d, const int32_t* batch, i
   auto ranges = checked_ranges(features, d, batch, arrays_.chunks, team);
   const Range batches = ranges.back();
   ranges.pop_back();
-  const KeyLayout layout = layout_keys(ranges, batches, 4 + neighbour_rounds, cell_limit<T>, n * (d + 1));
+  const KeyLayout layout =
+      layout_keys(ranges, batches, 4 + neighbour_rounds, cell_limit<T>, row_limit(arrays_.chunks, arrays_.corners));
   if (layout.words == 1) {
     LatticeBuilder<T, 1>(features, batch, layout, arrays_, team).build(neighbour_rounds);
   } else if (layout.words == 2) {

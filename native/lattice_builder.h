@@ -20,48 +20,34 @@ namespace crfrnn {
 
 constexpr int64_t smallest_slab_size = 4096;  // vertices
 
-// Up to embedding_lanes points on their way into the lattice. Coordinate j of point p is number j · embedding_lanes + p of the
-// first three arrays.
-//
-// A simplex is named by the key of its corner 0 and the order of the coordinates by rank, 5 bits for each. In the arrays of
-// these names, the last point of those embedded before is at 0 and point p at p + 1.
+// Up to embedding_lanes points on their way into the lattice; lanes without a point have the first one. Coordinate or corner j
+// of point p is number j · embedding_lanes + p.
 template <class T, int Words>
 struct EmbeddedPoints {
-  static constexpr int named = embedding_lanes + 1;
-  std::array<int32_t, most_features * embedding_lanes> cell;
-  std::array<int32_t, (most_features + 1) * embedding_lanes> order;
-  std::array<T, (most_features + 1) * embedding_lanes> weight;
-  std::array<uint64_t, Words * named> corner0{};  // word w from w · named on
-  std::array<uint64_t, 2 * named> packed_order{};
-  std::array<bool, embedding_lanes> repeats;  // whether a point lies in the simplex of the one before
-  // The corners of those that do not: their keys, their places in the table and their numbers.
-  std::array<Key<Words>, (most_features + 1) * embedding_lanes> corner;
-  std::array<int64_t, (most_features + 1) * embedding_lanes> place;
-  std::array<int32_t, (most_features + 1) * embedding_lanes> number;
-
-  bool same_simplex(int64_t a, int64_t b) const {
-    uint64_t difference = (packed_order[a] ^ packed_order[b]) | (packed_order[named + a] ^ packed_order[named + b]);
-    for (int w = 0; w < Words; ++w) difference |= corner0[w * named + a] ^ corner0[w * named + b];
-    return difference == 0;
-  }
-  void copy_name(int64_t from, int64_t to) {
-    for (std::size_t at = 0; at < corner0.size(); at += named) corner0[at + to] = corner0[at + from];
-    for (std::size_t at = 0; at < packed_order.size(); at += named) packed_order[at + to] = packed_order[at + from];
-  }
-  Key<Words> corner0_of(int64_t p) const {
-    Key<Words> key;
-    for (int w = 0; w < Words; ++w) key.word[w] = corner0[w * named + p + 1];
-    return key;
-  }
+  static constexpr int lanes = embedding_lanes, most = (most_features + 1) * lanes;
+  std::array<int32_t, most> cell, order;
+  std::array<T, most> weight;
+  std::array<uint64_t, Words * lanes> corner0{};  // the words of the keys of corner 0; those not in use stay 0
+  // The keys of the corners, their places in the table and their numbers.
+  std::array<Key<Words>, most> corner;
+  std::array<int64_t, most> place;
+  std::array<int32_t, most> number;
 };
+
+// Entries have the number of a row of sums in its chunk in so many bits, and above them the chunk.
+inline int chunk_row_bits(const Chunks& chunks, int corners) {
+  return std::bit_width(static_cast<uint64_t>(std::min(chunks.size, chunks.total) * corners));
+}
+// What the rows of all entries are below.
+inline int64_t row_limit(const Chunks& chunks, int corners) { return chunks.count() << chunk_row_bits(chunks, corners); }
 
 template <class T, int Words>
 class LatticeBuilder {
  public:
   LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team)
       : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), d_(lattice.d),
-        corners_(lattice.corners), chunks_(lattice.chunks), steps_(layout, lattice.d), cell_sums_(layout, lattice.d),
-        scale_(feature_scales<T>(lattice.d)) {}
+        corners_(lattice.corners), chunks_(lattice.chunks), chunk_row_bits_(chunk_row_bits(lattice.chunks, lattice.corners)),
+        steps_(layout, lattice.d), cell_sums_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {}
 
   void build(int neighbour_rounds) {
     find_corners();
@@ -86,11 +72,9 @@ class LatticeBuilder {
     for (const auto& of_chunk : keys) first_row.push_back(first_row.back() + static_cast<int64_t>(of_chunk.size()));
     entries_ = Buffer<Key<Words>>(first_row.back(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
-      int64_t row = first_row[chunk];
-      for (const auto& key : keys[chunk]) {
-        entries_[row] = key;
-        entries_[row].word[0] |= static_cast<uint64_t>(row), ++row;
-      }
+      auto row = static_cast<uint64_t>(chunk) << chunk_row_bits_;
+      auto* entry = &entries_[first_row[chunk]];
+      for (auto key : keys[chunk]) key.word[0] |= row++, *entry++ = key;
     });
   }
 
@@ -98,13 +82,12 @@ class LatticeBuilder {
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
     KeyTable<Words> table(layout_, chunks_.size);
     EmbeddedPoints<T, Words> points;
-    points.packed_order[0] = ~uint64_t{0};  // no point yet: no order looks like this
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += embedding_lanes) {
       const int64_t n = std::min<int64_t>(embedding_lanes, chunks_.end(chunk) - begin);
       loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
                        points.weight.data());
-      name_simplices(points, begin, n);
-      table.reserve(n * corners_);
+      find_first_corners(points, begin, n);
+      table.reserve(embedding_lanes * corners_);
       if (corners_ == 6) {  // a colour photo
         enter(points, begin, n, std::integral_constant<int, 6>{}, table);
       } else {
@@ -114,46 +97,37 @@ class LatticeBuilder {
     return table.keys();
   }
 
-  // The names of the simplices of points [begin, begin + n).
-  void name_simplices(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n) const {
-    constexpr int L = embedding_lanes, named = points.named, most = 12;  // orders in a word
-    cell_sums_.keys(loops<T>().weighted_sums, points.cell.data(), &points.corner0[1], named);
-    if (batch_) {
-      const auto& field = layout_.batch;
-      for (int64_t p = 0; p < n; ++p)
-        points.corner0[field.word * named + p + 1] += static_cast<uint64_t>(batch_[begin + p] - field.lowest) << field.shift;
-    }
-    std::array<uint64_t, most> places;
-    for (int r = 0; r < most; ++r) places[r] = uint64_t{1} << (5 * r);
-    const auto pack = loops<T>().weighted_sums;
-    pack(points.order.data(), std::min(corners_, most), places.data(), 0, &points.packed_order[1]);
-    if (corners_ > most) pack(&points.order[most * L], corners_ - most, places.data(), 0, &points.packed_order[named + 1]);
+  // The keys of corner 0 of points [begin, begin + n).
+  void find_first_corners(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n) const {
+    constexpr int L = embedding_lanes;
+    cell_sums_.keys(loops<T>().weighted_sums, points.cell.data(), points.corner0.data(), L);
+    if (!batch_) return;
+    const auto& field = layout_.batch;
+    for (int64_t p = 0; p < L; ++p)
+      points.corner0[field.word * L + p] += static_cast<uint64_t>(batch_[begin + (p < n ? p : 0)] - field.lowest)
+                                            << field.shift;
   }
 
   // Inserts the corners of points [begin, begin + n) into the table, and writes their weights and numbers.
   template <class Corners>
   void enter(EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners, KeyTable<Words>& table) {
-    int64_t listed = 0;
-    for (int64_t p = 0; p < n; ++p) {
-      points.repeats[p] = points.same_simplex(p, p + 1);  // neighbouring pixels often are in one simplex
-      if (points.repeats[p]) continue;
-      list_corners(points, p, corners, table, listed);
-      listed += corners;
-    }
-    points.copy_name(n, 0);
-    table.insert(points.corner.data(), points.place.data(), listed, points.number.data());
+    list_corners(points, corners, table);
+    table.insert(points.corner.data(), points.place.data(), corners * embedding_lanes, points.number.data());
     write_corners(points, begin, n, corners);
   }
 
-  // The keys of all corners of a point, each found from the one before, from number `at` of those listed on.
+  // The keys of all corners, those of corner k + 1 from those of corner k, and their places.
   template <class Corners>
-  void list_corners(EmbeddedPoints<T, Words>& points, int64_t p, Corners corners, const KeyTable<Words>& table,
-                    int64_t at) const {
-    Key<Words> key = points.corner0_of(p);
-    for (int k = 0; k < corners; ++k) {
-      if (k > 0) steps_.to_next_corner(key, points.order[(corners - k) * embedding_lanes + p]);
-      points.corner[at + k] = key;
-      points.place[at + k] = table.place(key);
+  void list_corners(EmbeddedPoints<T, Words>& points, Corners corners, const KeyTable<Words>& table) const {
+    constexpr int L = embedding_lanes;
+    for (int p = 0; p < L; ++p) {
+      Key<Words> key;
+      for (int w = 0; w < Words; ++w) key.word[w] = points.corner0[w * L + p];
+      for (int k = 0; k < corners; ++k) {
+        if (k > 0) steps_.to_next_corner(key, points.order[(corners - k) * L + p]);
+        points.corner[k * L + p] = key;
+        points.place[k * L + p] = table.place(key);
+      }
     }
   }
 
@@ -161,14 +135,22 @@ class LatticeBuilder {
   void write_corners(const EmbeddedPoints<T, Words>& points, int64_t begin, int64_t n, Corners corners) {
     T* weight = &lattice_.corner_weight[begin * corners];
     int32_t* sum = &lattice_.corner_sum[begin * corners];
-    const int32_t* number = points.number.data();
-    for (int64_t p = 0; p < n; ++p, weight += corners, sum += corners) {
-      const int32_t* const from = points.repeats[p] ? sum - corners : number;
-      number = points.repeats[p] ? number : number + corners;
-      for (int k = 0; k < corners; ++k) weight[k] = points.weight[k * embedding_lanes + p], sum[k] = from[k];
-    }
+    for (int64_t p = 0; p < n; ++p, weight += corners, sum += corners)
+      for (int k = 0; k < corners; ++k) {
+        weight[k] = points.weight[k * embedding_lanes + p];
+        sum[k] = points.number[k * embedding_lanes + p];
+      }
   }
 
+  // A row of sums: its vertex, and its number among all rows.
+  struct Row {
+    int32_t vertex, number;
+  };
+
+  int64_t chunk_of(const Key<Words>& entry) const { return static_cast<int64_t>(row_of(entry) >> chunk_row_bits_); }
+  int64_t row_in_chunk(const Key<Words>& entry) const {
+    return static_cast<int64_t>(row_of(entry) & ((uint64_t{1} << chunk_row_bits_) - 1));
+  }
   Key<Words> vertex_of(const Key<Words>& entry) const { return entry.without(layout_.no_row()); }
   bool has_row(const Key<Words>& entry) const { return row_of(entry) != layout_.no_row(); }
   uint64_t row_of(const Key<Words>& entry) const { return entry.word[0] & layout_.no_row(); }
@@ -207,34 +189,51 @@ class LatticeBuilder {
   }
 
   // Vertices are numbered by key. So equal vertices of several chunks come together, in the order of chunks, and vertices that
-  // are neighbours in one direction lie in parallel streams of memory. Parts of the entries count their vertices, then write.
+  // are neighbours in one direction lie in parallel streams of memory. The rows of sums of each chunk get new numbers in the
+  // order of their vertices, so that gather reads them in turn. Parts of the entries count both, then write.
   void number_vertices() {
     const Parts parts{entries_.size(), build_part_size};
+    const int64_t chunks = chunks_.count();
     std::vector<int64_t> first_vertex(parts.count() + 1, 0);
+    std::vector<int32_t> first_row((parts.count() + 1) * chunks, 0);
     team_.run(parts.count(), [&](int64_t part) {
-      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) first_vertex[part + 1] += begins_vertex(i);
+      int32_t* const count = &first_row[(part + 1) * chunks];
+      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
+        first_vertex[part + 1] += begins_vertex(i);
+        if (has_row(entries_[i])) ++count[chunk_of(entries_[i])];
+      }
     });
     std::partial_sum(first_vertex.begin(), first_vertex.end(), first_vertex.begin());
+    std::copy_n(lattice_.chunk_sums.begin(), chunks, first_row.begin());
+    for (std::size_t i = chunks; i < first_row.size(); ++i) first_row[i] += first_row[i - chunks];
     num_vertices_ = lattice_.num_vertices = first_vertex.back();
     keys_ = Buffer<Key<Words>>(num_vertices_ + 1, Use::scratch);
     keys_[num_vertices_].word.fill(~uint64_t{0});  // above all others
-    const auto rows = static_cast<int32_t>(lattice_.chunk_sums.back());
-    vertex_of_row_ = Buffer<int32_t>(rows, Use::scratch);
+    rows_ = Buffer<Row>(lattice_.chunk_sums.back(), Use::scratch);
     lattice_.vertex_sums = Buffer<int32_t>(entries_.size());
     team_.run(parts.count(), [&](int64_t part) {
-      auto v = static_cast<int32_t>(first_vertex[part]) - 1;
-      bool begins = parts.begin(part) < entries_.size() && begins_vertex(parts.begin(part));
-      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const Key<Words> entry = entries_[i];
-        const bool touched = has_row(entry), next_begins = begins_vertex(i + 1);
-        const auto row = static_cast<int32_t>(touched ? row_of(entry) : rows);
-        v += begins;
-        keys_[v] = vertex_of(entry);
-        if (touched) vertex_of_row_[row] = v;
-        lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(next_begins);
-        begins = next_begins;
-      }
+      number_part(parts.begin(part), parts.end(part), static_cast<int32_t>(first_vertex[part]) - 1, &first_row[part * chunks]);
     });
+  }
+
+  // Entries [begin, end): v is the vertex before the first that begins there, next_row the next row of each chunk.
+  void number_part(int64_t begin, int64_t end, int32_t v, int32_t* next_row) {
+    const auto untouched = static_cast<int32_t>(rows_.size());
+    bool begins = begins_vertex(begin);
+    for (int64_t i = begin; i < end; ++i) {
+      const Key<Words> entry = entries_[i];
+      const bool next_begins = begins_vertex(i + 1);
+      v += begins;
+      keys_[v] = vertex_of(entry);
+      int32_t row = untouched;
+      if (has_row(entry)) {
+        const int64_t chunk = chunk_of(entry);
+        row = next_row[chunk]++;
+        rows_[lattice_.chunk_sums[chunk] + row_in_chunk(entry)] = {v, row};
+      }
+      lattice_.vertex_sums[i] = row ^ -static_cast<int32_t>(next_begins);
+      begins = next_begins;
+    }
   }
 
   // A slab ends where the slab field of the keys changes, once the slab is large enough.
@@ -256,39 +255,15 @@ class LatticeBuilder {
     return std::lower_bound(entries_.begin(), entries_.end(), vertex) - entries_.begin();
   }
 
-  // Renumbers the rows of sums of each chunk in the order of their vertices: gather then reads each chunk's rows in turn.
   void point_corners_to_vertices() {
-    Buffer<int32_t> new_row(vertex_of_row_.size(), Use::scratch);
     team_.run(chunks_.count(), [&](int64_t chunk) {
-      const auto first = static_cast<int32_t>(lattice_.chunk_sums[chunk]);
-      order_rows(first, lattice_.chunk_sums[chunk + 1], new_row.get());
+      const Row* const rows = &rows_[lattice_.chunk_sums[chunk]];
       for (int64_t i = chunks_.begin(chunk) * corners_; i < chunks_.end(chunk) * corners_; ++i) {
-        const int32_t row = first + lattice_.corner_sum[i];
-        lattice_.corner_vertex[i] = vertex_of_row_[row];
-        lattice_.corner_sum[i] = new_row[row];
+        const Row row = rows[lattice_.corner_sum[i]];
+        lattice_.corner_vertex[i] = row.vertex;
+        lattice_.corner_sum[i] = row.number;
       }
     });
-    auto& sums = lattice_.vertex_sums;
-    const Parts parts{sums.size(), build_part_size};
-    team_.run(parts.count(), [&](int64_t part) {
-      for (int64_t i = parts.begin(part); i < parts.end(part); ++i) {
-        const int32_t last = sums[i] >> 31, row = sums[i] ^ last;
-        if (row < new_row.size()) sums[i] = new_row[row] ^ last;
-      }
-    });
-  }
-
-  // The new numbers of the rows [first, end) of a chunk. The vertices of the rows are marked as bits of words, and counted.
-  void order_rows(int32_t first, int64_t end, int32_t* new_row) const {
-    std::vector<uint64_t> marks(num_vertices_ / 64 + 1, 0);
-    std::vector<int32_t> first_of_word(marks.size());
-    for (int64_t row = first; row < end; ++row) marks[vertex_of_row_[row] / 64] |= uint64_t{1} << vertex_of_row_[row] % 64;
-    int32_t next = first;
-    for (std::size_t word = 0; word < marks.size(); ++word) first_of_word[word] = next, next += std::popcount(marks[word]);
-    for (int64_t row = first; row < end; ++row) {
-      const int32_t v = vertex_of_row_[row];
-      new_row[row] = first_of_word[v / 64] + std::popcount(marks[v / 64] & ((uint64_t{1} << v % 64) - 1));
-    }
   }
 
   const T* const features_;
@@ -298,13 +273,14 @@ class LatticeBuilder {
   Team& team_;
   const int d_, corners_;
   const Chunks& chunks_;
+  const int chunk_row_bits_;
   const KeySteps<Words> steps_;
   const CellSums<Words> cell_sums_;
   const std::vector<T> scale_;
   Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
   Buffer<Key<Words>> keys_;  // of the vertices
-  Buffer<int32_t> vertex_of_row_;
+  Buffer<Row> rows_;         // of sums, as the chunks numbered them
 };
 
 }  // namespace crfrnn

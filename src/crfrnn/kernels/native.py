@@ -60,8 +60,8 @@ class NativeKernel:
 
     def norm_of(self, mask: Array | None, threads: int | None = None) -> Array:
         """`norm` of a mask that has been checked."""
-        weights = np.ones(self.num_points) if mask is None else mask
-        return self.filter_rows(weights.astype(self.dtype, copy=False)[:, None], False, threads)[:, 0]
+        weights = np.ones(self.num_points, self.dtype) if mask is None else mask.astype(self.dtype, copy=False)
+        return self.filter_rows(weights[:, None], False, threads)[:, 0]
 
 
 class FusedTerm(NamedTuple):
