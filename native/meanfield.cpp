@@ -16,7 +16,7 @@ template <class T>
 class MeanField {
  public:
   MeanField(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
-            const MeanFieldResult<T>& result, T* marginals)
+            const MeanFieldResult<T>& result, const KeptMarginals<T>& marginals)
       : settings_(settings), layout_(settings.scores), unary_(unary), pairwise_(pairwise), result_(result),
         marginals_(marginals), points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
         all_channels_(padded_channels(layout_.classes)) {}
@@ -50,8 +50,9 @@ class MeanField {
         silence_->add_silent(tile, spare);
         silence_->marginals(tile, a, q, state_->channels());
       } else {
+        q = marginals_.place(0, tile, q);
         state_->marginals(tile, a, q);
-        keep_marginals(0, tile, q);
+        marginals_.keep(0, tile, q);
       }
       state_->send(tile, q);
     });
@@ -104,11 +105,6 @@ class MeanField {
     return likely_among(all_, seen.maxima(), settings_.class_threshold);
   }
 
-  void keep_marginals(int t, const Tile& tile, const T* q) {
-    const int64_t channels = state_->channels();
-    if (marginals_) std::copy_n(q, tile.n * channels, marginals_ + (t * layout_.points + tile.begin) * channels);
-  }
-
   // Equation (13): the classes in play are those that were likely enough in the iteration before.
   void leave_out_and_send(int t) {
     std::unique_ptr<Recurrence<T>> fewer;
@@ -126,9 +122,10 @@ class MeanField {
         next.read_unary(tile);
         a = spare;
       }
+      q = marginals_.place(t, tile, q);
       next.marginals(tile, a, q);
       next.send(tile, q);
-      keep_marginals(t, tile, q);
+      marginals_.keep(t, tile, q);
       if (lets_go) seen.see(tile, q);
     });
     if (fewer) state_ = std::move(fewer);
@@ -201,7 +198,7 @@ class MeanField {
   const T* const unary_;
   const std::vector<Pairwise<T>>& pairwise_;
   const MeanFieldResult<T>& result_;
-  T* const marginals_;
+  const KeptMarginals<T>& marginals_;
   TileTeam points_;
   const Classes all_;
   const int all_channels_;
@@ -215,7 +212,7 @@ class MeanField {
 
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
-                const MeanFieldResult<T>& result, T* marginals) {
+                const MeanFieldResult<T>& result, const KeptMarginals<T>& marginals) {
   for (const bool silently : {true, false}) {
     MeanField<T> field(settings, unary, pairwise, result, marginals);
     if (settings.iterations == 0) return field.return_unary();
@@ -228,8 +225,8 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
 }
 
 template void mean_field<float>(const MeanFieldSettings&, const float*, const std::vector<Pairwise<float>>&,
-                                const MeanFieldResult<float>&, float*);
+                                const MeanFieldResult<float>&, const KeptMarginals<float>&);
 template void mean_field<double>(const MeanFieldSettings&, const double*, const std::vector<Pairwise<double>>&,
-                                 const MeanFieldResult<double>&, double*);
+                                 const MeanFieldResult<double>&, const KeptMarginals<double>&);
 
 }  // namespace crfrnn
