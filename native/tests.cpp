@@ -190,7 +190,8 @@ void gradients() {
 template <class T>
 void sixteen_bits() {
   std::vector<T> numbers, back;
-  for (int bits = 0; bits <= 0x3c00; ++bits) numbers.push_back(T(bits < 0x400 ? std::ldexp(bits, -24) : std::ldexp(1024 + bits % 1024, bits / 1024 - 25)));
+  for (int bits = 0; bits <= 0x3c00; ++bits)
+    numbers.push_back(T(bits < 0x400 ? std::ldexp(bits, -24) : std::ldexp(1024 + bits % 1024, bits / 1024 - 25)));
   const auto size = static_cast<int64_t>(numbers.size());
   std::vector<uint16_t> stored(numbers.size());
   back.resize(numbers.size());
@@ -249,6 +250,8 @@ int main() {
   bad_input();
   gradients();
   classes_left_out();
+  sixteen_bits<float>();
+  sixteen_bits<double>();
   std::printf("%s: %d failures\n", instruction_set(), failures);
   return failures != 0;
 }
