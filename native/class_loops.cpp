@@ -14,7 +14,7 @@ void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, 
     using R = Row<T, width()>;
     const R factors = R::read(coupling + first);
     for (int64_t i = 0; i < n; ++i) {
-      R sum = R::read(from + i * channels + first);
+      R sum = from ? R::read(from + i * channels + first) : R::zero();
       sum.subtract_product(factors, R::read(message + i * channels + first));
       sum.write(to + i * channels + first);
     }
@@ -37,33 +37,53 @@ void couple_matrix(const T* coupling_transposed, const T* message, const T* from
         a.add(column, -m[c]), b.add(column, -next[c]);
       }
       const int64_t at = i * channels + first;
-      a.add(R::read(from + at)), a.write(to + at);
-      if (pair) b.add(R::read(from + at + channels)), b.write(to + at + channels);
+      a.add(from ? R::read(from + at) : R::zero()), a.write(to + at);
+      if (pair) b.add(from ? R::read(from + at + channels) : R::zero()), b.write(to + at + channels);
     }
   });
 }
 
+// Calls f(rows, c) for the classes [c, c + rows) of groups that the registers hold: 4 each, and up to 7 in the last. `rows` is
+// a constant.
+template <class F>
+CRFRNN_INLINE void for_groups(int classes, F f) {
+  int c = 0;
+  for (; classes - c >= 8; c += 4) f(std::integral_constant<int, 4>{}, c);
+  switch (classes - c) {
+    case 1:
+      return f(std::integral_constant<int, 1>{}, c);
+    case 2:
+      return f(std::integral_constant<int, 2>{}, c);
+    case 3:
+      return f(std::integral_constant<int, 3>{}, c);
+    case 4:
+      return f(std::integral_constant<int, 4>{}, c);
+    case 5:
+      return f(std::integral_constant<int, 5>{}, c);
+    case 6:
+      return f(std::integral_constant<int, 6>{}, c);
+    case 7:
+      return f(std::integral_constant<int, 7>{}, c);
+  }
+}
+
 template <class T>
-void outer_products(const T* h, const T* q, T* products, int channels, int64_t n) {
+void outer_products(const T* h, const T* q, T* products, int classes, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
-    for (int c = 0; c < channels; c += 4) {
-      const int rows = channels - c < 4 ? channels - c : 4;
-      R sums[4] = {R::zero(), R::zero(), R::zero(), R::zero()};
+    for_groups(classes, [&](auto rows, int c) CRFRNN_INLINE_LAMBDA {
+      R sums[rows()];
+      for (R& sum : sums) sum = R::zero();
       for (int64_t i = 0; i < n; ++i) {
         const R row = R::read(h + i * channels + first);
-        const T* weight = q + i * channels + c;
-        if (rows == 4) {
-          for (int k = 0; k < 4; ++k) sums[k].add(row, weight[k]);
-        } else {
-          for (int k = 0; k < rows; ++k) sums[k].add(row, weight[k]);
-        }
+        if (c == 0) prefetch_next_tile(q + i * channels + first, channels, width());
+        for (int k = 0; k < rows(); ++k) sums[k].add(row, q[i * channels + c + k]);
       }
-      for (int k = 0; k < rows; ++k) {
+      for (int k = 0; k < rows(); ++k) {
         T* to = products + (c + k) * channels + first;
         sums[k].add(R::read(to)), sums[k].write(to);
       }
-    }
+    });
   });
 }
 
@@ -72,8 +92,22 @@ void diagonal_products(const T* h, const T* q, T* products, int channels, int64_
   for_widths(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
     R sum = R::read(products + first);
-    for (int64_t i = 0; i < n; ++i) sum.add_product(R::read(h + i * channels + first), R::read(q + i * channels + first));
+    for (int64_t i = 0; i < n; ++i) {
+      prefetch_next_tile(q + i * channels + first, channels, width());
+      sum.add_product(R::read(h + i * channels + first), R::read(q + i * channels + first));
+    }
     sum.write(products + first);
+  });
+}
+
+template <class T>
+void scale_rows(const T* rows, const T* scale, T* to, int channels, int64_t n) {
+  for_widths(channels, [&](auto width, int first) {
+    for (int64_t i = 0; i < n; ++i) {
+      auto row = Row<T, width()>::read(rows + i * channels + first);
+      row.scale(scale[i]);
+      row.write(to + i * channels + first);
+    }
   });
 }
 
@@ -126,8 +160,9 @@ void missing_shares(const T* q, T* share, int channels, int64_t n) {
 #define CRFRNN_INSTANTIATE(T)                                                       \
   template void couple_diagonal<T>(const T*, const T*, const T*, T*, int, int64_t); \
   template void couple_matrix<T>(const T*, const T*, const T*, T*, int, int64_t);   \
-  template void outer_products<T>(const T*, const T*, T*, int, int64_t);            \
+  template void outer_products<T>(const T*, const T*, T*, int, int, int64_t);       \
   template void diagonal_products<T>(const T*, const T*, T*, int, int64_t);         \
+  template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \
   template void compare_run<T>(const T*, const T*, T*, T*, int, int64_t);           \

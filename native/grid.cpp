@@ -50,8 +50,7 @@ class GridMessage final : public Message<T> {
       if (!scale) {
         std::copy_n(from, count * channels_, to);
       } else {
-        for (int64_t i = 0; i < count; ++i)
-          for (int c = 0; c < channels_; ++c) to[i * channels_ + c] = scale[done + i] * from[i * channels_ + c];
+        loops<T>().scale_rows(from, scale + done, to, channels_, count);
       }
     });
   }

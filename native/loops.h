@@ -49,11 +49,12 @@ struct Loops {
   void (*gaussian_weights)(const T* rows, const T* columns, int d, T* weights);
   // sums[i] += Σ_k weights[i][k] · values[k] for rows of values of two such blocks.
   void (*add_weighted)(const T* weights, const T* values, double* sums, int channels);
-  // to = from − coupling · message, with a number per channel or a transposed matrix (channels × channels).
+  // to = from − coupling · message, with a number per channel or a transposed matrix (channels × channels). from may be null
+  // for zeros.
   void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
   void (*couple_matrix)(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
-  // products[c'][c] += Σ rows q[c'] · h[c];   diagonal: products[c] += Σ rows q[c] · h[c].
-  void (*outer_products)(const T* h, const T* q, T* products, int channels, int64_t n);
+  // products[c'][c] += Σ rows q[c'] · h[c] for the first c';   diagonal: products[c] += Σ rows q[c] · h[c].
+  void (*outer_products)(const T* h, const T* q, T* products, int classes, int channels, int64_t n);
   void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
   // Rows are read and written in whole vectors, also beyond the last one.
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
@@ -64,8 +65,15 @@ struct Loops {
   void (*raise)(const T* scores, T* to, int64_t n);
   void (*add_exponentials)(const T* scores, const T* top, T* to, int64_t n);
   T (*largest_exponential)(const T* scores, const T* top, const T* factor, int64_t n);
-  // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax.
-  void (*softmax_vjp)(const T* q, T* v, int channels, int64_t n);
+  // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax; and to = from + v unless from is null.
+  void (*softmax_vjp)(const T* q, T* v, const T* from, T* to, int channels, int64_t n);
+  // Numbers from 0 to 1 as float16 or bfloat16, rounded to the nearest, and back.
+  void (*to_float16)(const T* from, uint16_t* to, int64_t n);
+  void (*from_float16)(const uint16_t* from, T* to, int64_t n);
+  void (*to_bfloat16)(const T* from, uint16_t* to, int64_t n);
+  void (*from_bfloat16)(const uint16_t* from, T* to, int64_t n);
+  // to = scale · row.
+  void (*scale_rows)(const T* rows, const T* scale, T* to, int channels, int64_t n);
   // to = a·x + b·y over whole rows.
   void (*linear_combination)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
   // maxima[c] = max(maxima[c], q[c]) over the rows.
@@ -130,7 +138,7 @@ void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, 
 template <class T>
 void couple_matrix(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
 template <class T>
-void outer_products(const T* h, const T* q, T* products, int channels, int64_t n);
+void outer_products(const T* h, const T* q, T* products, int classes, int channels, int64_t n);
 template <class T>
 void diagonal_products(const T* h, const T* q, T* products, int channels, int64_t n);
 template <class T>
@@ -144,7 +152,17 @@ void add_exponentials(const T* scores, const T* top, T* to, int64_t n);
 template <class T>
 T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n);
 template <class T>
-void softmax_vjp(const T* q, T* v, int channels, int64_t n);
+void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n);
+template <class T>
+void to_float16(const T* from, uint16_t* to, int64_t n);
+template <class T>
+void from_float16(const uint16_t* from, T* to, int64_t n);
+template <class T>
+void to_bfloat16(const T* from, uint16_t* to, int64_t n);
+template <class T>
+void from_bfloat16(const uint16_t* from, T* to, int64_t n);
+template <class T>
+void scale_rows(const T* rows, const T* scale, T* to, int channels, int64_t n);
 template <class T>
 void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
 template <class T>

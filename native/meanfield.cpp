@@ -17,7 +17,7 @@ template <class T>
 class MeanField {
  public:
   MeanField(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
-            const MeanFieldResult<T>& result, T* marginals)
+            const MeanFieldResult<T>& result, const KeptMarginals<T>& marginals)
       : settings_(settings), layout_(settings.scores), unary_(unary), pairwise_(pairwise), result_(result),
         marginals_(marginals), points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
         all_channels_(padded_channels(layout_.classes)) {}
@@ -51,8 +51,9 @@ class MeanField {
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
       const T* a = state_->read_unary(tile);
       if (silence_) silence_->add_silent(tile, spare);
+      q = marginals_.place(0, tile, q);
       marginals(tile, a, q);
-      keep_marginals(0, tile, q);
+      marginals_.keep(0, tile, q);
       state_->send(tile, q);
     });
     note_activity(0);
@@ -64,7 +65,7 @@ class MeanField {
     state_->propagate(points_.team);
     note_evaluated(t, {0, 0, layout_.points, true}, follower_ ? 0 : 1);
     if (silence_ && t == 1) {
-      choose_senders();
+      choose_senders(t);
     } else if (follower_) {
       send_what_changed(t);
     } else if (settings_.class_threshold > 0 && !silence_) {
@@ -108,11 +109,6 @@ class MeanField {
     return likely_among(all_, seen.maxima(), settings_.class_threshold);
   }
 
-  void keep_marginals(int t, const Tile& tile, const T* q) {
-    const int64_t channels = state_->channels();
-    if (marginals_) std::copy_n(q, tile.n * channels, marginals_ + (t * layout_.points + tile.begin) * channels);
-  }
-
   // Equation (13): the classes in play are those that were likely enough in the iteration before.
   void leave_out_and_send(int t) {
     std::unique_ptr<Recurrence<T>> fewer;
@@ -130,9 +126,10 @@ class MeanField {
         next.read_unary(tile);
         a = spare;
       }
+      q = marginals_.place(t, tile, q);
       next.marginals(tile, a, q);
       next.send(tile, q);
-      keep_marginals(t, tile, q);
+      marginals_.keep(t, tile, q);
       if (lets_go) seen.see(tile, q);
     });
     if (fewer) state_ = std::move(fewer);
@@ -140,9 +137,9 @@ class MeanField {
   }
 
   // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
-  void choose_senders() {
+  void choose_senders(int t) {
     ClassMaxima<T> seen(points_.chunks, state_->channels());
-    over_received([&](const Tile& tile, const T* q, T*) {
+    over_received(t, [&](const Tile& tile, const T* q, T*) {
       std::copy_n(q, tile.n * state_->channels(), state_->unary_rows(tile));
       seen.see(tile, q);
     });
@@ -163,9 +160,9 @@ class MeanField {
       follower_.emplace(state_->exchange(), step_, points_);
       if (!follower_->follow()) work_densely();
     }
-    over_received([&](const Tile& tile, const T* q, T* spare) {
+    over_received(t, [&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
-      keep_marginals(t, tile, q);
+      marginals_.keep(t, tile, q);
       if (follower_) follower_->start(tile, q, spare);
     });
     if (follower_ && follower_->share_within(usual_move) > share_that_pays()) work_densely();
@@ -195,9 +192,10 @@ class MeanField {
 
   // Calls use(tile, q, spare) for the marginals of all tiles.
   template <class F>
-  void over_received(F use) {
+  void over_received(int t, F use) {
     if (silence_) silence_->begin_iteration();
     points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T*) {
+      q = marginals_.place(t, tile, q);
       receive_marginals(tile, a, q);
       use(tile, q, a);
     });
@@ -258,7 +256,7 @@ class MeanField {
   const T* const unary_;
   const std::vector<Pairwise<T>>& pairwise_;
   const MeanFieldResult<T>& result_;
-  T* const marginals_;
+  const KeptMarginals<T>& marginals_;
   TileTeam points_;
   const Classes all_;
   const int all_channels_;
@@ -276,7 +274,7 @@ class MeanField {
 
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
-                const MeanFieldResult<T>& result, T* marginals) {
+                const MeanFieldResult<T>& result, const KeptMarginals<T>& marginals) {
   for (const bool silently : {true, false}) {
     MeanField<T> field(settings, unary, pairwise, result, marginals);
     if (settings.iterations == 0) return field.return_unary();
@@ -289,8 +287,8 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
 }
 
 template void mean_field<float>(const MeanFieldSettings&, const float*, const std::vector<Pairwise<float>>&,
-                                const MeanFieldResult<float>&, float*);
+                                const MeanFieldResult<float>&, const KeptMarginals<float>&);
 template void mean_field<double>(const MeanFieldSettings&, const double*, const std::vector<Pairwise<double>>&,
-                                 const MeanFieldResult<double>&, double*);
+                                 const MeanFieldResult<double>&, const KeptMarginals<double>&);
 
 }  // namespace crfrnn

@@ -6,6 +6,7 @@
 
 #include "buffer.h"
 #include "exchange.h"
+#include "kept_marginals.h"
 #include "rows.h"
 
 namespace crfrnn {
@@ -38,15 +39,15 @@ struct MeanFieldResult {
   int32_t* labels = nullptr;  // the likeliest class of each point
 };
 
-// marginals: null, or memory for iterations × points × padded_channels(classes) numbers, which the vector-Jacobian product
-// needs. They can be kept without a class_threshold only.
+// marginals: those of all iterations for the vector-Jacobian product, of padded_channels(classes) numbers for each point; or
+// none. They can be kept without a class_threshold only.
 template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
-                const MeanFieldResult<T>& result, T* marginals);
+                const MeanFieldResult<T>& result, const KeptMarginals<T>& marginals);
 
 // From ∂L/∂result (logits) to ∂L/∂unary and, for each kernel, ∂L/∂coupling in the coupling's own shape.
 template <class T>
-void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const T* marginals,
+void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const KeptMarginals<T>& marginals,
                     const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients);
 
 }  // namespace crfrnn

@@ -19,8 +19,12 @@ class CouplingGradients {
   }
 
   void add(std::size_t k, const Tile& tile, const T* h, const T* q) {
-    const auto add_products = pairwise_[k].kind == Coupling::matrix ? loops<T>().outer_products : loops<T>().diagonal_products;
-    add_products(h, q, products(tile.chunk, k), channels_, tile.n);
+    T* sums = products(tile.chunk, k);
+    if (pairwise_[k].kind == Coupling::matrix) {
+      loops<T>().outer_products(h, q, sums, classes_, channels_, tile.n);
+    } else {
+      loops<T>().diagonal_products(h, q, sums, channels_, tile.n);
+    }
   }
 
   // −factor · Σ h_k qᵀ in the shape of the coupling: a diagonal takes the diagonal of it, a number the trace.
@@ -55,20 +59,21 @@ class CouplingGradients {
 template <class T>
 class MeanFieldVjp {
  public:
-  MeanFieldVjp(const MeanFieldSettings& settings, const T* marginals, const std::vector<Pairwise<T>>& pairwise,
+  MeanFieldVjp(const MeanFieldSettings& settings, const KeptMarginals<T>& marginals, const std::vector<Pairwise<T>>& pairwise,
                T* unary_gradient)
       : layout_(settings.scores), marginals_(marginals), num_kernels_(pairwise.size()), unary_gradient_(unary_gradient),
         damping_(T(settings.damping)), undamped_(1 - damping_), points_(layout_.points, settings.threads),
         exchange_(pairwise, layout_.classes, all_classes(layout_.classes), T(1 - settings.damping), true),
         channels_(exchange_.channels()), gradient_rows_(damping_ > 0 ? layout_.points * channels_ : 0),
-        unary_rows_(layout_.points * channels_), couplings_(pairwise, layout_, points_.chunks) {}
+        unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks) {}
 
   // g = ∂L/∂a_T.
   void start(const T* cotangent, bool is_last) {
-    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T*, T*) {
+    points_.over_tiles<T>(channels_, [&](const Tile& tile, T*, T*, T*) {
+      T* g = unary_row(tile);
       read_scores(layout_, cotangent, tile, exchange_.classes(), T(0), g);
-      loops<T>().linear_combination(0, g, is_last ? T(1) : undamped_, g, unary_row(tile), channels_, tile.n);
-      pass_on(tile, g, is_last);
+      pass_on(tile, g, g, is_last);
+      if (damping_ > 0 && !is_last) loops<T>().linear_combination(0, g, undamped_, g, g, channels_, tile.n);
     });
   }
 
@@ -76,15 +81,19 @@ class MeanFieldVjp {
   void step(int t) {
     const bool is_last = t == 0;
     exchange_.propagate(points_.team);
-    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* q) {
-      std::copy_n(marginals_ + (t * layout_.points + tile.begin) * channels_, tile.n * channels_, q);
+    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* spare) {
+      const T* q = marginals_.read(t, tile, spare);
       receive(tile, q, g, h);
-      loops<T>().softmax_vjp(q, g, channels_, tile.n);
-      if (damping_ > 0)
+      const T* sum = unary_row(tile);
+      T* next_sum = is_last ? h : unary_row(tile);
+      if (damping_ > 0) {
+        loops<T>().softmax_vjp(q, g, nullptr, nullptr, channels_, tile.n);
         loops<T>().linear_combination(1, g, damping_, &gradient_rows_[tile.begin * channels_], g, channels_, tile.n);
-      T* sum = unary_row(tile);
-      loops<T>().linear_combination(1, sum, is_last ? T(1) : undamped_, g, sum, channels_, tile.n);
-      pass_on(tile, g, is_last);
+        loops<T>().linear_combination(1, sum, is_last ? T(1) : undamped_, g, next_sum, channels_, tile.n);
+      } else {
+        loops<T>().softmax_vjp(q, g, sum, next_sum, channels_, tile.n);
+      }
+      pass_on(tile, g, next_sum, is_last);
     });
   }
 
@@ -97,26 +106,23 @@ class MeanFieldVjp {
 
   // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The exchange has the factor 1 − λ of r in its couplings.
   void receive(const Tile& tile, const T* q, T* v, T* h) {
-    std::fill_n(v, tile.n * channels_, T(0));
+    if (num_kernels_ == 0) std::fill_n(v, tile.n * channels_, T(0));
     for (std::size_t k = 0; k < num_kernels_; ++k) {
       exchange_.receive_one(k, tile, h);
       couplings_.add(k, tile, h, q);
-      exchange_.couple(k, tile, h, v, v);
+      exchange_.couple(k, tile, h, k == 0 ? nullptr : v, v);
     }
   }
 
-  // g is sent to the iteration before. At the last step ∂L/∂U is complete.
-  void pass_on(const Tile& tile, const T* g, bool is_last) {
+  // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete.
+  void pass_on(const Tile& tile, const T* g, const T* sum, bool is_last) {
+    if (is_last) return write_scores(layout_, sum, tile, unary_gradient_);
     if (damping_ > 0) std::copy_n(g, tile.n * channels_, &gradient_rows_[tile.begin * channels_]);
-    if (is_last) {
-      write_scores(layout_, unary_row(tile), tile, unary_gradient_);
-    } else {
-      exchange_.send(tile, g);
-    }
+    exchange_.send(tile, g);
   }
 
   const ScoreLayout& layout_;
-  const T* const marginals_;
+  const KeptMarginals<T>& marginals_;
   const std::size_t num_kernels_;
   T* const unary_gradient_;
   const T damping_, undamped_;
@@ -131,7 +137,7 @@ class MeanFieldVjp {
 }  // namespace
 
 template <class T>
-void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const T* marginals,
+void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const KeptMarginals<T>& marginals,
                     const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients) {
   MeanFieldVjp<T> backward(settings, marginals, pairwise, unary_gradient);
   backward.start(cotangent, settings.iterations == 0);
@@ -139,9 +145,9 @@ void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const
   backward.write_couplings(coupling_gradients);
 }
 
-template void mean_field_vjp<float>(const MeanFieldSettings&, const float*, const float*, const std::vector<Pairwise<float>>&,
-                                    float*, const std::vector<float*>&);
-template void mean_field_vjp<double>(const MeanFieldSettings&, const double*, const double*,
+template void mean_field_vjp<float>(const MeanFieldSettings&, const float*, const KeptMarginals<float>&,
+                                    const std::vector<Pairwise<float>>&, float*, const std::vector<float*>&);
+template void mean_field_vjp<double>(const MeanFieldSettings&, const double*, const KeptMarginals<double>&,
                                      const std::vector<Pairwise<double>>&, double*, const std::vector<double*>&);
 
 }  // namespace crfrnn

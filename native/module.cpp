@@ -123,6 +123,42 @@ std::vector<Pairwise<T>> pairwise_terms(const ScoreLayout& layout, const std::ve
   return terms;
 }
 
+// Marginals that were kept, in NumPy: a bfloat16 is uint16 there.
+using Kept = nb::ndarray<nb::numpy, nb::c_contig, nb::device::cpu, nb::ndim<3>>;
+using AnyKept = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu, nb::ndim<3>>;
+
+template <class T>
+nb::dlpack::dtype dtype_of(Storage storage) {
+  if (storage == Storage::computed) return nb::dtype<T>();
+  if (storage == Storage::bfloat16) return nb::dtype<uint16_t>();
+  return {static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+}
+
+// An array for the marginals of all iterations; without a storage it is empty.
+template <class T>
+std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayout& layout, std::optional<Storage> storage) {
+  const Storage kind = storage.value_or(Storage::computed);
+  const int channels = padded_channels(layout.classes);
+  const std::size_t shape[] = {storage ? std::size_t(iterations) : 0, std::size_t(layout.points), std::size_t(channels)};
+  const auto size = static_cast<int64_t>(shape[0] * shape[1] * shape[2]);
+  auto owned = std::make_unique<Buffer<uint8_t>>(size * (kind == Storage::computed ? int64_t(sizeof(T)) : 2));
+  void* data = owned->get();
+  nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<uint8_t>*>(p); });
+  owned.release();
+  return {Kept(data, 3, shape, owner, nullptr, dtype_of<T>(kind)),
+          storage ? KeptMarginals<T>(data, kind, layout.points, channels) : KeptMarginals<T>()};
+}
+
+template <class T>
+KeptMarginals<T> marginals_of(const AnyKept& array, const ScoreLayout& layout) {
+  const int channels = padded_channels(layout.classes);
+  require(static_cast<int64_t>(array.shape(1)) == layout.points && static_cast<int>(array.shape(2)) == channels,
+          "marginals are not those that mean_field kept for scores of this shape");
+  for (const auto storage : {Storage::computed, Storage::float16, Storage::bfloat16})
+    if (array.dtype() == dtype_of<T>(storage)) return {const_cast<void*>(array.data()), storage, layout.points, channels};
+  throw std::invalid_argument("marginals need the precision of the scores, float16, or bfloat16 as uint16");
+}
+
 // What a mean field did: how many iterations ran, how many classes sent in each, and, if asked, the points worked out in
 // each (iterations asked for × points).
 using Happened = std::tuple<int, std::vector<int>, std::optional<Out<uint8_t>>>;
@@ -142,23 +178,21 @@ Happened happened(Activity activity, const MeanFieldSettings& settings, bool ret
 }
 
 template <class T>
-std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
-                                                      const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                      const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
-                                                      int iterations, double damping, double class_threshold, double tolerance,
-                                                      bool keep_marginals, bool return_probabilities, bool return_evaluated,
-                                                      int threads) {
+std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
+                                                    const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
+                                                    const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
+                                                    int iterations, double damping, double class_threshold, double tolerance,
+                                                    std::optional<Storage> keep, bool return_probabilities,
+                                                    bool return_evaluated, int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
-  require((class_threshold == 0 && tolerance == 0) || !keep_marginals,
+  require((class_threshold == 0 && tolerance == 0) || !keep,
           "mean_field keeps the marginals of all classes and points or of none");
   const auto layout = layout_of(unary);
   Activity activity = new_activity(iterations, layout.points, return_evaluated);
   const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
-  T* marginals;
   Buffer<T> scores;
-  auto marginals_array = new_array<T>(
-      {keep_marginals ? std::size_t(iterations) : 0, unary.shape(1), std::size_t(padded_channels(layout.classes))}, &marginals);
+  auto [array, marginals] = new_marginals<T>(iterations, layout, keep);
   {
     nb::gil_scoped_release unlocked;
     auto new_scores = [&] {
@@ -167,10 +201,9 @@ std::tuple<Out<T>, Out<T>, Happened> mean_field_array(const Scores<T>& unary, co
     };
     using Form = typename MeanFieldResult<T>::Form;
     const MeanFieldResult<T> result{return_probabilities ? Form::probabilities : Form::logits, new_scores};
-    mean_field(settings, unary.data(), terms, result, keep_marginals ? marginals : nullptr);
+    mean_field(settings, unary.data(), terms, result, marginals);
   }
-  return {scores_array(std::move(scores), layout), std::move(marginals_array),
-          happened(std::move(activity), settings, return_evaluated)};
+  return {scores_array(std::move(scores), layout), std::move(array), happened(std::move(activity), settings, return_evaluated)};
 }
 
 template <class T>
@@ -189,20 +222,19 @@ std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, cons
   {
     nb::gil_scoped_release unlocked;
     const MeanFieldResult<T> result{MeanFieldResult<T>::Form::labels, nullptr, labels};
-    mean_field<T>(settings, unary.data(), terms, result, nullptr);
+    mean_field<T>(settings, unary.data(), terms, result, {});
   }
   return {std::move(labels_array), happened(std::move(activity), settings, return_evaluated)};
 }
 
 template <class T>
-std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cotangent, const In<T, nb::ndim<3>>& marginals,
+std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
                                                             const std::vector<const Kernel<T>*>& kernels,
                                                             const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
                                                             const std::vector<In<T>>& couplings, double damping, int threads) {
   const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, 0, threads};
   const auto& layout = settings.scores;
-  require(marginals.shape(1) == cotangent.shape(1) && static_cast<int>(marginals.shape(2)) == padded_channels(layout.classes),
-          "marginals are not those that mean_field kept for scores of this shape");
+  const auto kept = marginals_of<T>(marginals, layout);
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
   Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
@@ -222,7 +254,7 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cot
   }
   {
     nb::gil_scoped_release unlocked;
-    mean_field_vjp(settings, cotangent.data(), marginals.data(), terms, unary_gradient.get(), gradients);
+    mean_field_vjp(settings, cotangent.data(), kept, terms, unary_gradient.get(), gradients);
   }
   return {scores_array(std::move(unary_gradient), layout), std::move(arrays)};
 }
@@ -278,7 +310,7 @@ void bind(nb::module_& m, const std::string& bits) {
           },
           "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep_marginals"_a,
+        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep"_a.none(),
         "return_probabilities"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
@@ -307,6 +339,10 @@ NB_MODULE(_native, m) {
     info["hardware_threads"] = static_cast<int>(std::thread::hardware_concurrency());
     return info;
   });
+  nb::enum_<crfrnn::Storage>(m, "Storage")
+      .value("COMPUTED", crfrnn::Storage::computed)
+      .value("FLOAT16", crfrnn::Storage::float16)
+      .value("BFLOAT16", crfrnn::Storage::bfloat16);
   m.def("release_memory", &crfrnn::release_kept);
   m.def("padded_channels", &crfrnn::padded_channels, "channels"_a);
   m.attr("MAX_FEATURES") = crfrnn::most_features;

@@ -64,12 +64,16 @@ void softmax_narrow(const T* scores, T* q, int64_t n, const R& rest) {
 }
 
 template <class T, int G>
-void softmax_vjp_narrow(const T* q, T* v, int64_t n) {
+void softmax_vjp_narrow(const T* q, T* v, const T* from, T* to, int64_t n) {
   constexpr int L = lanes<T>;
   using V = Vec<T, L>;
   for (int64_t i = 0; i < n * G; i += L) {
     const V x = load<V>(q + i), y = load<V>(v + i), result = x * (y - reduce_groups<G, T, L>(x * y, Sum{}));
     std::memcpy(v + i, &result, sizeof result);
+    if (from) {
+      const V sum = load<V>(from + i) + result;
+      std::memcpy(to + i, &sum, sizeof sum);
+    }
   }
 }
 
@@ -106,15 +110,20 @@ void softmax_wide(const T* scores, T* q, int channels, int64_t n, const R& rest)
 }
 
 template <class T>
-void softmax_vjp_wide(const T* q, T* v, int channels, int64_t n) {
+void softmax_vjp_wide(const T* q, T* v, const T* from, T* to, int channels, int64_t n) {
   constexpr int S = piece<T>, L = lanes<T>;
   using V = Vec<T, L>;
-  for (int64_t i = 0; i < n; i += L / S, q += L / S * channels, v += L / S * channels) {
+  for (int64_t i = 0; i < n * channels; i += L / S * channels) {
+    for (int64_t j = i; from && j < i + L / S * channels; j += line<T>) prefetch(from + tile_size * channels + j);
     V product{};
-    for (int k = 0; k < channels; k += S) product = product + load_pieces(q + k, channels) * load_pieces(v + k, channels);
-    product = reduce_groups<S, T, L>(product, Sum{});
     for (int k = 0; k < channels; k += S)
-      store_pieces<T>(load_pieces(q + k, channels) * (load_pieces(v + k, channels) - product), v + k, channels);
+      product = product + load_pieces(q + i + k, channels) * load_pieces(v + i + k, channels);
+    product = reduce_groups<S, T, L>(product, Sum{});
+    for (int k = 0; k < channels; k += S) {
+      const V result = load_pieces(q + i + k, channels) * (load_pieces(v + i + k, channels) - product);
+      store_pieces<T>(result, v + i + k, channels);
+      if (from) store_pieces<T>(load_pieces(from + i + k, channels) + result, to + i + k, channels);
+    }
   }
 }
 
@@ -199,9 +208,9 @@ T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n)
 }
 
 template <class T>
-void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
-  if (!if_narrow<T>(channels, [&](auto width) { softmax_vjp_narrow<T, width()>(q, v, n); }))
-    softmax_vjp_wide(q, v, channels, n);
+void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n) {
+  if (!if_narrow<T>(channels, [&](auto width) { softmax_vjp_narrow<T, width()>(q, v, from, to, n); }))
+    softmax_vjp_wide(q, v, from, to, channels, n);
 }
 
 #define CRFRNN_INSTANTIATE(T)                                                         \
@@ -210,7 +219,7 @@ void softmax_vjp(const T* q, T* v, int channels, int64_t n) {
   template void raise<T>(const T*, T*, int64_t);                                      \
   template void add_exponentials<T>(const T*, const T*, T*, int64_t);                 \
   template T largest_exponential<T>(const T*, const T*, const T*, int64_t);           \
-  template void softmax_vjp<T>(const T*, T*, int, int64_t);
+  template void softmax_vjp<T>(const T*, T*, const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

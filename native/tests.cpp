@@ -154,7 +154,8 @@ void gradients() {
         }
         const auto unary_direction = random_numbers<double>(classes * n);
         const int64_t kept_size = 3 * n * padded_channels(classes);
-        std::vector<double> marginals(kept_size), unary_gradient(classes * n), result(classes * n);
+        std::vector<double> numbers(kept_size), unary_gradient(classes * n), result(classes * n);
+        const KeptMarginals<double> marginals(numbers.data(), Storage::computed, n, padded_channels(classes));
         auto value = [&](double step, bool keep) {
           std::vector<std::vector<double>> moved;
           std::vector<Term> terms;
@@ -169,11 +170,11 @@ void gradients() {
           auto scores = unary;
           for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += step * unary_direction[i];
           mean_field<double>(settings, scores.data(), terms, {Form::logits, [&] { return result.data(); }},
-                             keep ? marginals.data() : nullptr);
+                             keep ? marginals : KeptMarginals<double>());
           if (keep) {
             std::vector<double*> pointers;
             for (auto& g : gradient) pointers.push_back(g.data());
-            mean_field_vjp(settings, cotangent.data(), marginals.data(), terms, unary_gradient.data(), pointers);
+            mean_field_vjp(settings, cotangent.data(), marginals, terms, unary_gradient.data(), pointers);
           }
           return dot(result, cotangent);
         };
@@ -183,6 +184,29 @@ void gradients() {
         const double step = 1e-6, numeric = (value(step, false) - value(-step, false)) / (2 * step);
         CHECK(std::abs(slope - numeric) <= 1e-5 * (1 + std::abs(numeric)));
       }
+}
+
+// 16 bits hold every number of theirs exactly, and those between are rounded to the nearest.
+template <class T>
+void sixteen_bits() {
+  std::vector<T> numbers, back;
+  for (int bits = 0; bits <= 0x3c00; ++bits)
+    numbers.push_back(T(bits < 0x400 ? std::ldexp(bits, -24) : std::ldexp(1024 + bits % 1024, bits / 1024 - 25)));
+  const auto size = static_cast<int64_t>(numbers.size());
+  std::vector<uint16_t> stored(numbers.size());
+  back.resize(numbers.size());
+  loops<T>().to_float16(numbers.data(), stored.data(), size);
+  for (int64_t i = 0; i < size; ++i) CHECK(stored[i] == i);
+  loops<T>().from_float16(stored.data(), back.data(), size);
+  CHECK(back == numbers);
+  for (int64_t i = 0; i + 1 < size; ++i) back[i] = (numbers[i] + numbers[i + 1]) / 2;  // ties go to the even one
+  loops<T>().to_float16(back.data(), stored.data(), size);
+  for (int64_t i = 0; i + 1 < size; ++i) CHECK(stored[i] == (i + 1) / 2 * 2);
+  numbers = {T(0), T(1), T(0.5), T(1 + 1.0 / 256), T(1 + 3.0 / 256), T(1e-30)};
+  loops<T>().to_bfloat16(numbers.data(), stored.data(), 6);
+  loops<T>().from_bfloat16(stored.data(), back.data(), 6);
+  CHECK(back[0] == 0 && back[1] == 1 && back[2] == T(0.5) && back[3] == 1 && back[4] == T(1 + 4.0 / 256));
+  CHECK(std::abs(back[5] / T(1e-30) - 1) <= T(1.0 / 256));
 }
 
 // Classes are let go between iterations. At a threshold that all of them reach, nothing changes. At any threshold the bits are
@@ -203,8 +227,8 @@ void classes_left_out() {
           for (int c = 0; c < classes; ++c)
             for (int64_t i = 0; i < n; ++i) unary[c * n + i] -= static_cast<float>(c);
           std::vector<float> result(classes * n);
-          mean_field<float>({{classes, n, false}, 6, damping, threshold, threads}, unary.data(), terms,
-                            {Form::probabilities, [&] { return result.data(); }}, nullptr);
+          mean_field<float>({{classes, n, false}, 6, damping, threshold, 0, threads}, unary.data(), terms,
+                            {Form::probabilities, [&] { return result.data(); }}, {});
           return result;
         };
         CHECK(run(1e-30, 1) == run(0, 1));
@@ -226,6 +250,8 @@ int main() {
   bad_input();
   gradients();
   classes_left_out();
+  sixteen_bits<float>();
+  sixteen_bits<double>();
   std::printf("%s: %d failures\n", instruction_set(), failures);
   return failures != 0;
 }

@@ -6,15 +6,24 @@ before it calls. Rows: N points; columns: channels. `threads` is at least 1.
 """
 
 from collections.abc import Sequence
+from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Kept = NDArray[Any]  # floats of the precision of the scores, float16, or bfloat16 as uint16
 Happened = tuple[int, list[int], NDArray[np.uint8] | None]  # iterations run, classes sent in each, points evaluated
 
 def info() -> dict[str, str | int]: ...
+
+class Storage(Enum):
+    COMPUTED = ...
+    FLOAT16 = ...
+    BFLOAT16 = ...
+
 def release_memory() -> int: ...
 def padded_channels(channels: int) -> int: ...
 
@@ -65,11 +74,11 @@ def mean_field32(
     damping: float,
     class_threshold: float,
     tolerance: float,
-    keep_marginals: bool,
+    keep: Storage | None,
     return_probabilities: bool,
     return_evaluated: bool,
     threads: int,
-) -> tuple[F32, F32, Happened]: ...
+) -> tuple[F32, Kept, Happened]: ...
 def mean_field64(
     unary: F64,
     kernels: Sequence[Kernel64],
@@ -81,11 +90,11 @@ def mean_field64(
     damping: float,
     class_threshold: float,
     tolerance: float,
-    keep_marginals: bool,
+    keep: Storage | None,
     return_probabilities: bool,
     return_evaluated: bool,
     threads: int,
-) -> tuple[F64, F64, Happened]: ...
+) -> tuple[F64, Kept, Happened]: ...
 def mean_field_labels32(
     unary: F32,
     kernels: Sequence[Kernel32],
@@ -102,7 +111,7 @@ def mean_field_labels32(
 ) -> tuple[NDArray[np.int32], Happened]: ...
 def mean_field_vjp32(
     cotangent: F32,
-    marginals: F32,
+    marginals: Kept,
     kernels: Sequence[Kernel32],
     pre: Sequence[F32 | None],
     post: Sequence[F32 | None],
@@ -126,7 +135,7 @@ def mean_field_labels64(
 ) -> tuple[NDArray[np.int32], Happened]: ...
 def mean_field_vjp64(
     cotangent: F64,
-    marginals: F64,
+    marginals: Kept,
     kernels: Sequence[Kernel64],
     pre: Sequence[F64 | None],
     post: Sequence[F64 | None],

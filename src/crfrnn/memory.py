@@ -41,9 +41,16 @@ def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
     return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
 
 
-def mean_field_bytes(num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0) -> int:
-    """Rough bytes of a mean field besides its inputs: marginals, messages, lattice values, result, kept iterations."""
-    return num_points * padded_channels(num_classes) * itemsize * (6 + kept_iterations)
+def mean_field_bytes(
+    num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0, kept_itemsize: int | None = None
+) -> int:
+    """Rough bytes of a mean field besides its inputs: marginals, messages, lattice values, result, kept iterations.
+
+    Args:
+        kept_itemsize: Bytes of a number that is kept; None is itemsize.
+    """
+    kept = kept_iterations * (kept_itemsize or itemsize)
+    return num_points * padded_channels(num_classes) * (6 * itemsize + kept)
 
 
 def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: int, lattices: int = 1) -> int:

@@ -168,7 +168,7 @@ def _refined(
     if return_activity:
         result, activity = observed(crf.solver, rows, terms, couplings, output, threads)
     else:
-        result, _ = solver_for(crf.solver).forward(crf.solver, rows, terms, couplings, output, False, threads)
+        result, _ = solver_for(crf.solver).forward(crf.solver, rows, terms, couplings, output, None, threads)
     return result.reshape(guide.grid if output == "labels" else unary.shape), activity
 
 

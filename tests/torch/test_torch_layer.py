@@ -15,7 +15,7 @@ from crfrnn.crf import Bilateral, Grid, Spatial
 from tolerances import GOLDEN, assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import CrfRnn, mean_field  # noqa: E402
+from crfrnn.torch import CrfRnn, kept, mean_field  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -182,6 +182,31 @@ def test_half_precision_is_computed_in_float32(rng, dtype):
     assert refined.dtype == dtype
     assert torch.equal(refined, crf(logits.float(), image.float()).to(dtype))
     assert crf.to(dtype)(logits, image).dtype == dtype
+
+
+@pytest.mark.parametrize("classes", [2, 4, 21])
+@pytest.mark.parametrize("storage", [torch.float16, torch.bfloat16])
+def test_marginals_kept_in_16_bits(rng, classes, storage):
+    logits, image = batch(rng, (17, 23), 3, classes, dtype=torch.float32)
+    cotangent = torch.from_numpy(rng.normal(size=logits.shape)).float()
+    exact = layer(rng, classes, damping=0.2).float()
+    rounded = copy.deepcopy(exact)
+    rounded.storage = storage
+
+    def run(crf):
+        leaf = logits.clone().requires_grad_()
+        refined = crf(leaf, image)
+        kept_sizes = {each.kept.itemsize for records in kept._entries.values() for each in records}
+        refined.backward(cotangent)
+        return refined.detach(), kept_sizes, [leaf.grad, *(parameter.grad for parameter in crf.parameters())]
+
+    expected, whole, gradients = run(exact)
+    found, half, rounded_gradients = run(rounded)
+    assert torch.equal(found, expected)
+    assert (whole, half) == ({4}, {2})
+    for ours, true in zip(rounded_gradients, gradients, strict=True):
+        error = (ours - true).abs().max() / true.abs().max()
+        assert 0 < error < 1e-2
 
 
 @pytest.mark.parametrize("classes", [4, 70])

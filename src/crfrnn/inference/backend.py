@@ -35,7 +35,8 @@ class Execution(NamedTuple):
     Attributes:
         threads: On the CPU; None is the default of the framework.
         deterministic: Whether sums on a GPU have a fixed order.
-        storage: A dtype of torch of 16 bits in which a GPU keeps marginals and messages; None is that of the scores.
+        storage: A dtype of torch of 16 bits in which marginals are kept, and on a GPU messages too; None is that of
+            the scores.
     """
 
     threads: int | None = None

@@ -20,12 +20,13 @@ from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.lattice import PermutohedralLattice
+from crfrnn.kernels.native import Storage
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD})
+OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS})
 
 
 class Record(NamedTuple):
@@ -45,18 +46,21 @@ def forward(
     logits, solver = inputs.logits, solver_for(crf.solver)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
     fewest = [fewest_axes(coupling) for coupling in couplings]
+    storage = _storage(execution) if keep else None
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")
         guide = _guide(inputs, index)
         classes, points = logits.shape[1], logits[index, 0].size
         kept_rows = solver.kept_rows(crf.solver) if keep else 0
+        kept_itemsize = 2 if execution.storage else logits.itemsize
+        marginals_bytes = mean_field_bytes(points, classes, logits.itemsize, kept_rows, kept_itemsize)
         require_memory(
-            terms_bytes(crf, guide, logits.itemsize) + mean_field_bytes(points, classes, logits.itemsize, kept_rows),
+            terms_bytes(crf, guide, logits.itemsize) + marginals_bytes,
             f"a mean field of {points} points and {classes} classes",
         )
         terms = build_terms(crf, guide, inputs.spacing, logits.dtype, threads)
-        refined, kept = solver.forward(crf.solver, _rows(logits[index]), terms, fewest, "logits", keep, threads)
+        refined, kept = solver.forward(crf.solver, _rows(logits[index]), terms, fewest, "logits", storage, threads)
         return refined, Record(terms, kept)
 
     refined, records = zip(*_each_image(len(logits), execution.threads, one), strict=True)
@@ -113,6 +117,13 @@ def exact_filtered(values: Array, features: Array, threads: int | None) -> Array
 
     _each_image(len(values), threads, one)
     return result
+
+
+def _storage(execution: Execution) -> Storage:
+    """How to keep marginals: by the name of a dtype of torch."""
+    if execution.storage is None:
+        return "computed"
+    return "bfloat16" if str(execution.storage) == "torch.bfloat16" else "float16"
 
 
 def _guide(inputs: Inputs, index: int) -> Guide:

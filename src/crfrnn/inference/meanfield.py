@@ -16,7 +16,7 @@ from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
-from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output
+from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.threads import thread_count
 
@@ -75,7 +75,7 @@ def mean_field(
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, 0)
     output: Output = "probabilities" if return_probabilities else "logits"
-    result, _ = forward(solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), output, False, threads)
+    result, _ = forward(solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), output, None, threads)
     return result.reshape(scores.shape)
 
 
@@ -98,7 +98,7 @@ def mean_field_with_marginals(
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, solver.iterations)
     logits, marginals = forward(
-        solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), "logits", True, threads
+        solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), "logits", "computed", threads
     )
     return logits.reshape(scores.shape), marginals
 
@@ -151,10 +151,13 @@ def forward(
     pairwise: Sequence[PairwiseTerm],
     couplings: Sequence[NDArray[Any]],
     output: Output,
-    keep: bool,
+    keep: Storage | None,
     threads: int | None,
 ) -> tuple[Array, Any]:
-    """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels."""
+    """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels.
+
+    Kernels that are not of the native core keep them as computed.
+    """
     fused = _fused(pairwise, couplings)
     if fused is not None:
         result, marginals, _ = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
@@ -174,9 +177,9 @@ def observed(
     """As in `solver.observed`."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
-        result, _, happened = native.mean_field(unary, fused, solver, output, False, thread_count(threads), True)
+        result, _, happened = native.mean_field(unary, fused, solver, output, None, thread_count(threads), True)
     else:
-        result, _, happened = _by_steps(solver, unary, pairwise, couplings, output, False)
+        result, _, happened = _by_steps(solver, unary, pairwise, couplings, output, None)
     iterations, classes, evaluated = happened
     if evaluated is None:
         return result, replace(complete_activity(iterations, *unary.shape), classes=tuple(classes))
@@ -262,7 +265,7 @@ def _by_steps(
     pairwise: Sequence[PairwiseTerm],
     couplings: Sequence[NDArray[Any]],
     output: Output,
-    keep: bool,
+    keep: Storage | None,
 ) -> tuple[Array, Array, Happened]:
     """What `native.mean_field` returns, for any kernels."""
     classes, points = unary.shape

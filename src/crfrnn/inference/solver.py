@@ -13,7 +13,7 @@ from crfrnn.crf import MeanField
 from crfrnn.inference import meanfield
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.terms import PairwiseTerm
-from crfrnn.kernels.native import Output
+from crfrnn.kernels.native import Output, Storage
 
 Coupling = NDArray[Any]
 
@@ -28,7 +28,7 @@ class Solver(Protocol):
         pairwise: Sequence[PairwiseTerm],
         couplings: Sequence[Coupling],
         output: Output,
-        keep: bool,
+        keep: Storage | None,
         threads: int | None,
     ) -> tuple[Array, Any]:
         """Logits (C, N), probabilities or labels (N,), and what `vjp` needs if `keep`, else None.
@@ -36,6 +36,7 @@ class Solver(Protocol):
         Args:
             unary: (C, N), contiguous class after class or point after point, float32 or float64 as the kernels are.
             couplings: E = M W of each term: (), (C,) or (C, C).
+            keep: How to store marginals for `vjp`, where the solver offers a choice; None if there is no `vjp`.
         """
         ...
 
@@ -80,5 +81,5 @@ def observed(
     if hasattr(module, "observed"):
         found: tuple[Array, Activity] = module.observed(solver, unary, pairwise, couplings, output, threads)
         return found
-    result, _ = module.forward(solver, unary, pairwise, couplings, output, False, threads)
+    result, _ = module.forward(solver, unary, pairwise, couplings, output, None, threads)
     return result, complete_activity(solver.iterations, *unary.shape)

@@ -16,6 +16,8 @@ from crfrnn.crf import MeanField
 from crfrnn.threads import thread_count
 
 Output: TypeAlias = Literal["logits", "probabilities", "labels"]
+Storage: TypeAlias = Literal["computed", "float16", "bfloat16"]
+"""How marginals are kept for the gradient: in the precision of computing, or rounded to 16 bits."""
 Happened: TypeAlias = tuple[int, list[int], NDArray[np.uint8] | None]
 """How many iterations ran, how many classes sent in each, and, if asked, which points were evaluated (T, N)."""
 
@@ -82,18 +84,21 @@ def mean_field(
     terms: Sequence[FusedTerm],
     solver: MeanField,
     output: Output,
-    keep: bool,
+    keep: Storage | None,
     threads: int,
     evaluated: bool = False,
 ) -> tuple[Array, Array | None, Happened]:
     """The fused loop: logits a_T, their softmax (C, N) or labels (N,), and the marginals (T, N, P) if they are kept.
 
+    NumPy has no bfloat16: marginals kept so are uint16.
+
     Args:
         unary: (C, N), contiguous class after class or point after point, in the precision of the kernels.
-        keep: Gradients need the marginals of all points, so that no work is left out.
+        keep: How to keep the marginals, or None. Gradients need those of all points, so that no work is left out.
         evaluated: Whether to tell which points were evaluated.
     """
     tolerance = 0.0 if keep else solver.tolerance
+    storage = None if keep is None else _native.Storage[keep.upper()]
     row_sums = [term.row_sum for term in terms]
     numbers = row_sums, solver.iterations, solver.damping, solver.class_threshold, tolerance
     arguments = _apart(terms, unary.dtype)
@@ -102,7 +107,7 @@ def mean_field(
         labels, happened = labelled(unary, *arguments, *numbers, evaluated, threads)
         return labels, None, happened
     fused: Callable[..., tuple[Array, Array, Happened]] = _by_precision("mean_field", unary)
-    return fused(unary, *arguments, *numbers, keep, output == "probabilities", evaluated, threads)
+    return fused(unary, *arguments, *numbers, storage, output == "probabilities", evaluated, threads)
 
 
 def mean_field_vjp(

@@ -79,9 +79,10 @@ def mean_field(
         return_probabilities: Return softmax(a) instead of the logits a.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
-        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on devices other than the
-            CPU, at half the memory and a rounding of 2^-9; this does not change the precision of computing. None keeps
-            them as computed. Not for filter="exact".
+        storage: torch.float16 or torch.bfloat16 to keep marginals in 16 bits, at half the memory and a rounding of
+            2^-9; this does not change the precision of computing. On the CPU these are the marginals that wait for the
+            gradient, and results are the same; other devices keep messages so too. None keeps them as computed. Not
+            for filter="exact".
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: (B, C, *spatial) logits, or probabilities that sum to 1 over classes; of one channel, log-odds or
         probabilities of the foreground.
@@ -236,7 +237,7 @@ def _asked(
     on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):
         asked[Ability.OWN_KERNEL] = "a kernel of your own is not available"
-    if execution.storage is not None and inputs.logits.device.type not in ("cpu", "meta"):
+    if execution.storage is not None:
         asked[Ability.SIXTEEN_BITS] = f"storage={execution.storage} is not available; leave it out"
     if trained and Ability.CLASS_THRESHOLD in asked:
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (

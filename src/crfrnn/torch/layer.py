@@ -54,9 +54,10 @@ class CrfRnn(CrfAttributes, nn.Module):
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
-        storage: torch.float16 or torch.bfloat16 to keep marginals and messages in 16 bits on devices other than the
-            CPU, at half the memory and a rounding of 2^-9; this does not change the precision of computing. None keeps
-            them as computed. Not for filter="exact".
+        storage: torch.float16 or torch.bfloat16 to keep marginals in 16 bits, at half the memory and a rounding of
+            2^-9; this does not change the precision of computing. On the CPU these are the marginals that wait for the
+            gradient, and results are the same; other devices keep messages so too. None keeps them as computed. Not
+            for filter="exact".
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names.

@@ -1,0 +1,64 @@
+// The marginals of all iterations, which the forward pass keeps for the backward pass.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "chunks.h"
+#include "loops.h"
+
+namespace crfrnn {
+
+// Rows of T as they were computed, or of 16 bits, at t · points + point.
+enum class Storage { computed, float16, bfloat16 };
+
+template <class T>
+class KeptMarginals {
+ public:
+  KeptMarginals() = default;  // keeps nothing
+  KeptMarginals(void* numbers, Storage storage, int64_t points, int channels)
+      : numbers_(numbers), storage_(storage), points_(points), channels_(channels) {}
+
+  explicit operator bool() const { return numbers_; }
+
+  // Where to compute the rows of a tile so that keep() need not copy them; or `spare`.
+  T* place(int t, const Tile& tile, T* spare) const { return is_in_place(tile) ? rows<T>(t, tile) : spare; }
+
+  void keep(int t, const Tile& tile, const T* q) const {
+    const int64_t size = tile.n * channels_;
+    if (!numbers_ || is_in_place(tile)) return;
+    if (storage_ == Storage::computed) {
+      std::copy_n(q, size, rows<T>(t, tile));
+    } else {
+      (storage_ == Storage::float16 ? loops<T>().to_float16 : loops<T>().to_bfloat16)(q, rows<uint16_t>(t, tile), size);
+    }
+  }
+
+  // The rows of a tile. `spare` is memory for them.
+  const T* read(int t, const Tile& tile, T* spare) const {
+    const int64_t size = tile.n * channels_;
+    if (is_in_place(tile)) return rows<T>(t, tile);
+    if (storage_ == Storage::computed) {
+      std::copy_n(rows<T>(t, tile), size, spare);
+    } else {
+      (storage_ == Storage::float16 ? loops<T>().from_float16 : loops<T>().from_bfloat16)(rows<uint16_t>(t, tile), spare, size);
+    }
+    return spare;
+  }
+
+ private:
+  // Loops read and write whole vectors, also beyond the last row, so a tile that is not full needs memory of its own.
+  bool is_in_place(const Tile& tile) const { return numbers_ && storage_ == Storage::computed && tile.n == tile_size; }
+
+  template <class Number>
+  Number* rows(int t, const Tile& tile) const {
+    return static_cast<Number*>(numbers_) + (t * points_ + tile.begin) * channels_;
+  }
+
+  void* numbers_ = nullptr;
+  Storage storage_ = Storage::computed;
+  int64_t points_ = 0;
+  int channels_ = 0;
+};
+
+}  // namespace crfrnn
