@@ -105,14 +105,20 @@ class Exchange {
   // receives from kernel k, before its scale, changes by 1.
   bool follow(Team& team, std::vector<std::vector<T>>& reach) {
     reach.clear();
+    largest_sent_scales_.clear();
     for (std::size_t k = 0; k < messages_.size(); ++k) {
       if (!messages_[k]->follow(team)) return false;
+      const T* const pre = pairwise_[k].pre;
+      largest_sent_scales_.push_back(pre ? *std::max_element(pre, pre + pairwise_[k].kernel->num_points()) : T(1));
       reach.push_back(reach_of(k));
     }
     return true;
   }
-  void bound_changes(std::size_t k, Team& team, const T* changes, T* bounds) {
-    messages_[k]->bound_changes(team, changes, bounds);
+  // changes: of each run, of the rows that it sent, before their scale.
+  void bound_changes(std::size_t k, Team& team, const Buffer<T>& changes, T* bounds) {
+    std::vector<T> scaled(changes.get(), changes.get() + changes.size());
+    for (T& change : scaled) change *= largest_sent_scales_[k];
+    messages_[k]->bound_changes(team, scaled.data(), bounds);
   }
 
   // The difference to what the points of a part of a tile sent last, to the messages that add it up. The others want
@@ -158,13 +164,11 @@ class Exchange {
   std::vector<T> reach_of(std::size_t k) const {
     const Pairwise<T>& term = pairwise_[k];
     const int64_t points = term.kernel->num_points();
-    T sent = 1;  // messages that add up are bounded by what arrived, others by what was sent
-    if (term.pre && !messages_[k]->adds_up()) sent = *std::max_element(term.pre, term.pre + points);
     std::vector<T> reach;
     for (int64_t begin = 0; begin < points; begin += run_size) {
       const int64_t end = std::min<int64_t>(begin + run_size, points);
       const T received = term.post ? *std::max_element(term.post + begin, term.post + end) : T(1);
-      reach.push_back(received * sent * couplings_[k].largest_row_sum(channels_));
+      reach.push_back(received * couplings_[k].largest_row_sum(channels_));
     }
     return reach;
   }
@@ -183,6 +187,7 @@ class Exchange {
   const int channels_;
   std::vector<std::unique_ptr<Message<T>>> messages_;
   std::vector<PaddedCoupling<T>> couplings_;
+  std::vector<T> largest_sent_scales_;
 };
 
 }  // namespace crfrnn

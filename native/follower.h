@@ -36,7 +36,7 @@ class Follower {
   // How far the scores of each run can have moved. Comes after each propagate().
   void bound_moves() {
     for (std::size_t k = 0; k < reach_.size(); ++k) {
-      exchange_.bound_changes(k, points_.team, changes_.get(), bounds_.get());
+      exchange_.bound_changes(k, points_.team, changes_, bounds_.get());
       for (int64_t run = 0; run < num_runs(); ++run) moved_[run] += reach_[k][run] * bounds_[run];
     }
     std::fill(changes_.begin(), changes_.end(), T(0));

@@ -70,13 +70,18 @@ class GridMessage final : public Message<T> {
 
   void stop_sending() override { sent_ = {}; }
 
-  bool follow(Team&) override { return true; }
+  bool follow(Team&) override {
+    before_ = Buffer<T>(received_.size());
+    std::copy(received_.begin(), received_.end(), before_.begin());
+    return true;
+  }
 
   // Changes are spread as rows are, but along the last axis in bins of run_size points. Between the points of two bins the
-  // Gaussian is largest where they are nearest.
-  void bound_changes(Team&, const T* changes, T* bounds) override {
-    const Parts bins{line_, run_size};
-    const int64_t lines = grid_.points_ / line_, count = bins.count();
+  // Gaussian is largest where they are nearest. The first time it is not known what the points have sent before, so rows are
+  // compared that lack the last axis only.
+  void bound_changes(Team& team, const T* changes, T* bounds) override {
+    const int64_t lines = grid_.points_ / line_, count = Parts{line_, run_size}.count();
+    const bool is_first = before_.size() > 0;
     std::vector<T> sums(lines * count, T(0)), spread(sums.size());
     auto for_bins = [&](int64_t run, auto work) {
       const int64_t begin = run * run_size;
@@ -86,7 +91,11 @@ class GridMessage final : public Message<T> {
                     });
     };
     const int64_t runs = (grid_.points_ + run_size - 1) / run_size;
-    for (int64_t run = 0; run < runs; ++run)
+    if (is_first) {
+      sum_changes(team, sums);
+      before_ = {};
+    }
+    for (int64_t run = 0; run < runs && !is_first; ++run)
       if (changes[run] > 0) for_bins(run, [&](int64_t bin) { sums[bin] += changes[run]; });
     auto spread_along = [&](int64_t length, int64_t stride, int radius, auto tap) {
       std::fill(spread.begin(), spread.end(), T(0));
@@ -101,7 +110,7 @@ class GridMessage final : public Message<T> {
     auto tap = [&](std::size_t axis, int64_t k) { return grid_.taps_[axis][tap_margin + grid_.radii_[axis] + k]; };
     const auto last = grid_.shape_.size() - 1;
     int64_t stride = count;
-    for (std::size_t axis = last; axis-- > 0; stride *= grid_.shape_[axis])
+    for (std::size_t axis = last; axis-- > 0 && !is_first; stride *= grid_.shape_[axis])
       spread_along(grid_.shape_[axis], stride, grid_.radii_[axis], [&](int64_t k) { return tap(axis, k); });
     const int bin_radius = (margin_ + run_size - 1) / run_size;
     spread_along(count, 1, bin_radius, [&](int64_t k) {
@@ -124,6 +133,21 @@ class GridMessage final : public Message<T> {
 
  private:
   int64_t padded_line() const { return line_ + 2 * margin_; }
+
+  // Of each bin, the largest changes of its points since follow(), summed up.
+  void sum_changes(Team& team, std::vector<T>& sums) const {
+    const Parts bins{line_, run_size};
+    team.run(grid_.points_ / line_, [&](int64_t line) {
+      Buffer<T> difference(run_size * channels_);
+      T found[3];
+      for (int64_t bin = 0; bin < bins.count(); ++bin) {
+        const int64_t at = (line * padded_line() + margin_ + bins.begin(bin)) * channels_;
+        loops<T>().compare_run(&received_[at], &before_[at], difference.get(), found, channels_,
+                               bins.end(bin) - bins.begin(bin));
+        sums[line * bins.count() + bin] = found[1];
+      }
+    });
+  }
 
   Buffer<T> make_lines() const {
     const int64_t lines = grid_.points_ / line_, margin = int64_t(margin_) * channels_;
@@ -165,6 +189,7 @@ class GridMessage final : public Message<T> {
   const int64_t line_;  // points of a line
   const int margin_;
   Buffer<T> sent_, received_;
+  Buffer<T> before_;  // what had been received when the changes were first to be followed, until the next propagate()
 };
 
 template <class T>

@@ -76,12 +76,13 @@ class MeanField {
     note_activity(t);
   }
 
-  // Receives the last messages and returns a_T.
+  // Receives the last messages and returns a_T, which is not to be trusted either if the field was_too_silent().
   void finish() {
     state_->propagate(points_.team);
     state_->stop_sending();
     open_result();
     const bool complete = state_->classes().size() == all_.size();
+    if (silence_) silence_->begin_iteration();
     std::vector<PaddedCoupling<T>> to_all;
     for (const auto& term : pairwise_) to_all.emplace_back(term, layout_.classes, all_, T(1), false);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
@@ -90,6 +91,7 @@ class MeanField {
       } else {
         receive_left_out(to_all, tile, a, in_play, spare);
         state_->receive_scores(tile, in_play, spare);
+        if (silence_) marginals(tile, in_play, spare), see_silence(tile, spare);
         scatter_classes(in_play, state_->classes(), a, all_channels_, tile.n);
       }
       write_result(tile, a);
@@ -205,7 +207,10 @@ class MeanField {
   void receive_marginals(const Tile& tile, T* a, T* q) {
     state_->receive_scores(tile, a, q);
     marginals(tile, a, q);
-    if (silence_) silence_->see(tile, q, state_->channels(), a);
+    see_silence(tile, q);
+  }
+  void see_silence(const Tile& tile, const T* q) {
+    if (silence_) silence_->see(tile, q, state_->channels());
   }
 
   void marginals(const Tile& tile, const T* a, T* q) {
@@ -282,7 +287,8 @@ void mean_field(const MeanFieldSettings& settings, const T* unary, const std::ve
     if (silently) field.allow_leaving_out();
     field.start();
     for (int t = 1; t < settings.iterations && !field.was_too_silent() && !field.is_still(); ++t) field.iterate(t);
-    if (!field.was_too_silent()) return field.finish();
+    if (!field.was_too_silent()) field.finish();
+    if (!field.was_too_silent()) return;
   }
 }
 

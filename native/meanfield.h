@@ -33,8 +33,8 @@ template <class T>
 struct MeanFieldResult {
   enum class Form { logits, probabilities, labels };
   Form form = Form::logits;
-  // Returns memory for logits or probabilities, laid out like the unary. It is called once, when the buffers that only
-  // sending needs are free again: the result can take their place.
+  // Returns memory for logits or probabilities, laid out like the unary. It is called when the buffers that only sending
+  // needs are free again: the result can take their place. Where the mean field starts over, the last memory counts.
   std::function<T*()> new_scores = nullptr;
   int32_t* labels = nullptr;  // the likeliest class of each point
 };

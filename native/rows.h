@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -25,8 +26,8 @@ inline Classes all_classes(int count) {
   return classes;
 }
 
-// The score of a padding channel. As a probability it is 0: exp of it underflows.
-constexpr double padding_score = -1e30;
+// The score of a padding channel. As a probability it is 0, whatever the other scores are.
+constexpr double padding_score = -std::numeric_limits<double>::infinity();
 
 // Copies the scores of some classes to the rows of a tile and sets padding channels to `pad`.
 template <class T>

@@ -150,10 +150,11 @@ class Silence {
   }
 
   // Sees what q leaves to the silent classes.
-  void see(const Tile& tile, const T* q, int channels, T* spare) {
-    loops<T>().missing_shares(q, spare, channels, tile.n);
+  void see(const Tile& tile, const T* q, int channels) {
+    T shares[tile_size];
+    loops<T>().missing_shares(q, shares, channels, tile.n);
     T& most = most_now_[tile.chunk];
-    most = std::max(most, *std::max_element(spare, spare + tile.n));
+    most = std::max(most, *std::max_element(shares, shares + tile.n));
   }
 
   // Whether the silent classes have more than (17) allows. A class_threshold asks for more silence than that.

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from crfrnn import PRESETS, CRFParameters, preset
+from crfrnn import PRESETS, CRFParameters, MeanField, preset
 from errors import raises_saying
 
 # name: θ_γ, spatial weight, θ_α, θ_β, bilateral weight, iterations
@@ -39,7 +39,7 @@ def test_presets(name):
     assert parameters.normalization == {"crfrnn": "after", "text-mask": "none"}.get(name, "symmetric")
     assert parameters.compatibility is None
     assert parameters.damping == parameters.class_threshold == parameters.neighbour_rounds == 0
-    assert parameters.tolerance == parameters.crf.solver.tolerance == 1e-4
+    assert parameters.tolerance == parameters.crf.solver.tolerance == MeanField().tolerance
 
 
 def test_there_are_no_other_presets():

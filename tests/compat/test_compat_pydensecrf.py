@@ -324,7 +324,7 @@ class TestWhatIsBuilt:
         built, called = [], []
         lattice, native = densecrf_module.PermutohedralLattice, native_module._native.mean_field32
         monkeypatch.setattr(densecrf_module, "PermutohedralLattice", lambda rows: built.append(1) or lattice(rows))
-        monkeypatch.setattr(native_module._native, "mean_field32", lambda *a: called.append(a[5]) or native(*a))
+        monkeypatch.setattr(native_module._native, "mean_field32", lambda *a: called.append(a[6]) or native(*a))
         crf = two_kernels(pydensecrf, 1, 2)
         assert len(built) == 2
         crf.inference(4)
