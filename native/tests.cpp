@@ -292,7 +292,7 @@ void classes_left_out() {
           for (int c = 0; c < classes; ++c)
             for (int64_t i = 0; i < n; ++i) unary[c * n + i] -= static_cast<float>(c);
           std::vector<float> result(classes * n);
-          mean_field<float>({{classes, n, false}, 6, damping, threshold, threads}, unary.data(), terms,
+          mean_field<float>({{classes, n, false}, 6, damping, threshold, 0, threads}, unary.data(), terms,
                             {Form::probabilities, [&] { return result.data(); }}, nullptr);
           return result;
         };
