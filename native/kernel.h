@@ -31,8 +31,8 @@ class Message {
   // Whether points that have sent can send the difference to their new rows, without another open(). If not, all send again.
   virtual bool adds_up() const { return false; }
   // bounds[r] = the most by which a number that a point of run r receives, before its scale, changed in the last propagate().
-  // changes[r]: what Σ over the points of run r of the largest change of a number that they sent, scale included, was at most
-  // since they sent last. It is not known the first time.
+  // changes[r]: Σ over the points of run r of the largest change of a number that they sent, scale included. The first time it
+  // is not known.
   virtual void bound_changes(Team&, const T* /* changes */, T* /* bounds */) {}
   // rows = scale · message. With a coupling, one number for each channel, rows = from − coupling ⊙ scale · message.
   virtual void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const = 0;

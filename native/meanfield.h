@@ -23,7 +23,7 @@ struct MeanFieldSettings {
   int iterations = 0;
   double damping = 0;
   double class_threshold = 0;
-  double tolerance = 0;  // how far the marginals that neighbours see may be off; 0 works everything out in every iteration
+  double tolerance = 0;  // how far a marginal may be off in an iteration because of work left out; 0 leaves nothing out
   int threads = 1;
   Activity* activity = nullptr;
 };

@@ -106,6 +106,95 @@ void exact_kernels(double tolerance) {
   filter_identities(ExactGaussian<T>(spread.data(), 17000, 5), 3, tolerance);
 }
 
+// Loops over rows and columns against sums in double, for all widths of rows and numbers of them that leave remainders.
+template <class T>
+void softmax_loops(double tolerance) {
+  for (int channels : {1, 2, 4, 8, 16, 24, 40})
+    for (int64_t n : {1, 3, 16, 61, 64}) {
+      const auto scores = random_numbers<T>(64 * channels, 4);
+      const auto top = random_numbers<T>(64, 4);
+      auto sum = random_numbers<T>(64);
+      for (T& x : sum) x = std::abs(x);
+      sum[0] = 0;
+      std::vector<T> q(64 * channels), shares(n);
+      loops<T>().softmax_with_rest(scores.data(), top.data(), sum.data(), q.data(), channels, n);
+      loops<T>().missing_shares(q.data(), shares.data(), channels, n);
+      for (int64_t i = 0; i < n; ++i) {
+        const double rest = sum[i] * std::exp(double(top[i]));
+        double total = rest, off = 0;
+        for (int c = 0; c < channels; ++c) total += std::exp(double(scores[i * channels + c]));
+        for (int c = 0; c < channels; ++c)
+          off = std::max(off, std::abs(q[i * channels + c] - std::exp(double(scores[i * channels + c])) / total));
+        CHECK(off <= tolerance);
+        CHECK(std::abs(shares[i] - rest / total) <= tolerance);
+      }
+      std::vector<T> alone(64 * channels), none(64, T(0));
+      loops<T>().softmax(scores.data(), alone.data(), channels, n);
+      const std::vector<T> low(64, std::numeric_limits<T>::lowest());
+      loops<T>().softmax_with_rest(scores.data(), low.data(), none.data(), q.data(), channels, n);
+      CHECK(std::equal(q.begin(), q.begin() + n * channels, alone.begin()));
+    }
+}
+
+template <class T>
+void column_loops(double tolerance) {
+  for (int64_t n : {1, 2, 7, 8, 15, 16, 33, 64}) {
+    const auto scores = random_numbers<T>(n, 4), others = random_numbers<T>(n, 4), factor = random_numbers<T>(n);
+    std::vector<T> top = others, positive = factor, sum(n, T(2));
+    for (T& x : positive) x = std::abs(x);
+    loops<T>().raise(scores.data(), top.data(), n);
+    loops<T>().add_exponentials(scores.data(), top.data(), sum.data(), n);
+    double largest = 0, off = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      CHECK(top[i] == std::max(scores[i], others[i]));
+      const double e = std::exp(double(scores[i] - top[i]));
+      off = std::max(off, std::abs(sum[i] - 2 - e));
+      largest = std::max(largest, e * positive[i]);
+    }
+    CHECK(off <= tolerance);
+    CHECK(std::abs(loops<T>().largest_exponential(scores.data(), top.data(), positive.data(), n) - largest) <= tolerance);
+  }
+}
+
+template <class T>
+void loops_of_changes() {
+  for (int channels : {1, 2, 4, 8, 24, 40, 72}) {
+    for (int64_t n : {1, 5, run_size}) {
+      auto q = random_numbers<T>(n * channels), sent = random_numbers<T>(n * channels), difference = q;
+      for (T& x : q) x = std::abs(x);
+      T found[3], largest = 0, total = 0, least_top = std::numeric_limits<T>::max();
+      loops<T>().compare_run(q.data(), sent.data(), difference.data(), found, channels, n);
+      for (int64_t i = 0; i < n; ++i) {
+        T change = 0, top = 0;
+        for (int64_t k = i * channels; k < (i + 1) * channels; ++k) {
+          CHECK(difference[k] == q[k] - sent[k]);
+          change = std::max(change, std::abs(q[k] - sent[k])), top = std::max(top, q[k]);
+        }
+        largest = std::max(largest, change), total += change, least_top = std::min(least_top, top);
+      }
+      CHECK(found[0] == largest && found[1] == total && found[2] == least_top);
+    }
+    // Rows of vertices, in planes of a cache line (simd.h).
+    const int64_t count = 37, begin = 3, end = 30;
+    constexpr int line = 64 / sizeof(T);
+    const auto values = random_numbers<T>(count * channels), old = random_numbers<T>(count * channels);
+    auto before = old, change = random_numbers<T>(count);
+    const auto untouched = change;
+    loops<T>().follow(values.data(), before.data(), count, change.data(), channels, begin, end);
+    for (int64_t v = 0; v < count; ++v) {
+      T largest = 0;
+      const bool inside = v >= begin && v < end;
+      for (int c = 0; c < channels; ++c) {
+        const int first = c / line * line, width = std::min(line, channels - first);
+        const int64_t at = first * count + v * width + c - first;
+        largest = std::max(largest, std::abs(values[at] - old[at]));
+        CHECK(before[at] == (inside ? values : old)[at]);
+      }
+      CHECK(change[v] == (inside ? largest : untouched[v]));
+    }
+  }
+}
+
 void thrown(const std::function<void()>& work, int line) {
   try {
     work();
@@ -238,6 +327,38 @@ void classes_left_out() {
       }
 }
 
+// Few runs are followed: most of the points are settled. The bits are the same for any number of threads, and near those of
+// working everything out.
+void runs_followed() {
+  const int64_t height = 120, width = 241, n = height * width;
+  const auto features = random_numbers<float>(n * 2, 4);
+  const Lattice<float> lattice(features.data(), n, 2, nullptr, 0, 1);
+  const GridGaussian<float> grid({height, width}, {2.0, 2.0});
+  const std::vector<float> scalar{-0.02f}, factors(n, 0.5f);
+  using Term = Pairwise<float>;
+  for (const bool both : {true, false})
+    for (int classes : {2, 5, 21}) {
+      std::vector<Term> terms{{&grid, factors.data(), factors.data(), Term::Coupling::scalar, scalar.data()}};
+      if (both) terms.push_back({&lattice, nullptr, nullptr, Term::Coupling::scalar, scalar.data()});
+      auto unary = random_numbers<float>(classes * n, 0.3);
+      for (int64_t i = 2000; i < n; ++i) unary[i] += 14;
+      auto run = [&](double tolerance, int threads, Activity* activity) {
+        std::vector<float> result(classes * n);
+        mean_field<float>({{classes, n, false}, 8, 0, 0, tolerance, threads, activity}, unary.data(), terms,
+                          {MeanFieldResult<float>::Form::probabilities, [&] { return result.data(); }}, {});
+        return result;
+      };
+      Activity activity;
+      activity.evaluated = Buffer<uint8_t>(8 * n);
+      const auto found = run(1e-3, 1, &activity), dense = run(0, 1, nullptr);
+      double off = 0;
+      for (std::size_t i = 0; i < found.size(); ++i) off = std::max(off, std::abs(double(found[i]) - dense[i]));
+      CHECK(off <= 2e-3);
+      CHECK(std::count(activity.evaluated.begin(), activity.evaluated.end(), 0) > n);
+      CHECK(found == run(1e-3, 3, nullptr));
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -247,11 +368,18 @@ int main() {
   grids<float>(1e-5);
   exact_kernels<double>(1e-12);
   exact_kernels<float>(1e-5);
+  softmax_loops<double>(1e-14);
+  softmax_loops<float>(1e-6);
+  column_loops<double>(1e-14);
+  column_loops<float>(1e-6);
+  loops_of_changes<double>();
+  loops_of_changes<float>();
   bad_input();
   gradients();
   classes_left_out();
   sixteen_bits<float>();
   sixteen_bits<double>();
+  runs_followed();
   std::printf("%s: %d failures\n", instruction_set(), failures);
   return failures != 0;
 }

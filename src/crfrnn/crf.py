@@ -163,9 +163,9 @@ class MeanField:
         iterations: T; 0 returns what was given.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         class_threshold: A class is left out of filtering as soon as its probability is below this everywhere; 0
-            filters all classes. docs/algorithm.md, section 6, gives the rule and the error.
-        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
-            any more; 0 works everything out in every iteration (docs/algorithm.md, section 8).
+            filters all classes. docs/algorithm.md, sections 6 and 8, has the rules and the error.
+        tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out in
+            every iteration (docs/algorithm.md, section 8).
     """
 
     iterations: int = 10

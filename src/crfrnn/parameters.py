@@ -35,9 +35,9 @@ class CRFParameters:
         neighbour_rounds: Rounds of lattice vertices that no pixel touches added around those touched. One round halves
             the error on rough images at 3 to 5 times the vertices; a second one adds nothing (docs/benchmarks.md).
         class_threshold: A class is left out of filtering as soon as its probability is below this everywhere; 0
-            filters all classes. docs/algorithm.md, section 6, gives the rule and the error.
-        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
-            any more; 0 works everything out in every iteration (docs/algorithm.md, section 8).
+            filters all classes. docs/algorithm.md, sections 6 and 8, has the rules and the error.
+        tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out in
+            every iteration (docs/algorithm.md, section 8).
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels (docs/accuracy.md). The exact filter goes
             with spatial="grid" and without neighbour_rounds.

@@ -58,9 +58,9 @@ def mean_field(
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         class_threshold: Leave a class out of filtering as soon as its probability is below this everywhere: it then
-            sends no messages. docs/algorithm.md, section 6, gives the rule and the error.
-        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
-            any more; 0 works everything out in every iteration (docs/algorithm.md, section 8).
+            sends no messages. docs/algorithm.md, sections 6 and 8, has the rules and the error.
+        tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out in
+            every iteration (docs/algorithm.md, section 8).
         return_probabilities: Return softmax(a_T) instead of the logits a_T.
         threads: None is `default_threads()`. The result is the same to the bit for any number.
     Returns: (C, *spatial), in the precision of the kernels.

@@ -44,8 +44,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         weights: What W_s and W_b are trained as: "full" C×C matrices, "per-class" diagonals or a "scalar" each.
         compatibility: The same for M.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
-        tolerance: How far the marginals that neighbours see may be off, so that work is left out where nothing changes
-            any more; 0 works everything out. Where gradients are wanted, everything is worked out.
+        tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
+            so do calls whose gradients are wanted, and devices (docs/algorithm.md, section 8).
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to

@@ -1,0 +1,289 @@
+"""Work left out as far as a tolerance allows (docs/algorithm.md, section 8): the promises, on the twin and natively."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crfrnn import (
+    CRF,
+    Bilateral,
+    ExactGaussian,
+    Grid,
+    GridGaussian,
+    Kernel,
+    Lattice,
+    MeanField,
+    PairwiseTerm,
+    PermutohedralLattice,
+    Spatial,
+    mean_field,
+    mean_field_with_marginals,
+    reference,
+    reference_tolerance,
+    refine,
+)
+
+TOLERANCE = 1e-3
+SHAPE = (150, 180)  # four chunks
+PHOTO_KERNELS = [Kernel(Spatial(3), weight=3), Kernel(Bilateral(30, 20), weight=5)]
+NORMALIZATIONS = ["none", "before", "after", "symmetric"]
+
+
+def unlikely(rng, unary, count):
+    """The same scores with some classes that are likely nowhere."""
+    if count:
+        unary[-count:] = -8 - 6 * rng.random((count, *unary.shape[1:]))
+    return unary
+
+
+class Scene:
+    """A photo of two halves whose scores are settled but for a small region."""
+
+    def __init__(self, rng, classes=5, dtype=np.float32, shape=SHAPE, silent=0):
+        half = np.arange(shape[1]) >= shape[1] // 2
+        self.image = np.repeat((100 * half + rng.integers(0, 5, shape))[..., None], 3, axis=2).astype(np.uint8)
+        self.scores = np.zeros((classes, *shape), dtype)
+        self.scores[0][:, ~half], self.scores[1][:, half] = 12, 12
+        self.scores[:, 50:70, 50:70] = 0.3 * rng.normal(size=(classes, 20, 20))
+        self.scores[2:] = unlikely(rng, self.scores[2:], silent)
+
+    def refined(self, kernels, tolerance, iterations=10, compatibility=None, **options):
+        crf = CRF(kernels, compatibility, MeanField(iterations, tolerance=tolerance))
+        return refine(self.scores, self.image, crf, return_activity=True, **options)
+
+
+def twins(rng, classes, weight, normalization, masked, points=96):
+    """The same terms for the reference and for the native core, with couplings of a total of about the weight."""
+    features = rng.normal(size=(points, 2))
+    mask = (rng.random(points) > 0.2) * rng.random(points) if masked else None
+    weights = [rng.uniform(0, 1, shape) for shape in ((), (classes,))]
+    kernels = reference.DenseGaussian(features), reference.GridGaussian((points,), 2.0)
+    totals = []
+    for kernel, each in zip(kernels, weights, strict=True):
+        term = reference.Term(kernel, 1.0, normalization, mask)
+        totals.append(np.abs(each).max() * term.filter(np.ones((1, points))).max())
+    weights = [each * weight / sum(totals) for each in weights]
+    ours = ExactGaussian(features), GridGaussian((points,), 2.0, dtype=np.float64)
+    return (
+        [reference.Term(k, w, normalization, mask) for k, w in zip(kernels, weights, strict=True)],
+        [PairwiseTerm(k, w, normalization, mask) for k, w in zip(ours, weights, strict=True)],
+    )
+
+
+def just_silent(rng, unary, count, weight, tolerance):
+    """The same scores with some classes that are together only just unlikely enough to fall silent."""
+    share = 0.95 * reference_tolerance.share_that_may_be_silent(tolerance, weight)
+    if count:
+        rest = np.log(np.exp(unary[:-count]).sum(axis=0))
+        unary[-count:] = rest + np.log(share / count) + 0.02 * rng.normal(size=(count, *unary.shape[1:])) - 0.1
+    return unary
+
+
+cases = st.tuples(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([2, 3, 5, 21]),
+    st.sampled_from(NORMALIZATIONS),
+    st.booleans(),
+    st.floats(0.1, 8),
+    st.sampled_from([1e-4, 1e-3, 1e-2]),
+)
+
+
+@given(cases)
+def test_what_is_sent_is_near_what_would_be(case):
+    """(16) to (19) in every iteration of the twin: what neighbours see, and what the silent classes change."""
+    seed, classes, normalization, masked, weight, tolerance = case
+    rng = np.random.default_rng(seed)
+    unary, count = 3 * rng.normal(size=(classes, 96)), rng.integers(0, classes - 1)
+    unary = just_silent(rng, unary, count, weight, tolerance) if seed % 2 else unlikely(rng, unary, count)
+    terms, _ = twins(rng, classes, weight, normalization, masked)
+    _, iterations = reference_tolerance.mean_field(unary, terms, tolerance=tolerance, iterations=8)
+    step = tolerance / max(1, weight)
+    for t, each in enumerate(iterations):
+        sends = ~each.silent
+        assert np.abs(each.sent - each.marginals)[sends].max() <= 2 * step * (1 + 1e-9)
+        if t == 0:
+            continue
+        before = iterations[t - 1]
+        everything = np.where(before.silent[:, None], before.marginals, before.sent)
+        message = sum(-reference.as_matrix(term.weight, classes) @ term.filter(everything) for term in terms)
+        complete = reference.softmax(unary - message)
+        assert np.abs(complete - each.marginals).max() <= tolerance * (1 + 1e-9)
+
+
+@given(cases)
+def test_the_end_is_within_what_the_iterations_add_up_to(case):
+    """With w ≤ 2, errors do not grow: e_{t+1} ≤ w/2 (e_t + 2 s) + tolerance, so e_T ≤ 2 T tolerance."""
+    seed, classes, normalization, masked, weight, tolerance = case
+    rng = np.random.default_rng(seed)
+    weight = min(weight, 2.0)
+    unary = just_silent(rng, 3 * rng.normal(size=(classes, 96)), rng.integers(0, classes - 1), weight, tolerance)
+    terms, ours = twins(rng, classes, weight, normalization, masked)
+    options = {"iterations": 8, "return_probabilities": True}
+    dense = mean_field(unary, ours, tolerance=0, **options)
+    twin, _ = reference_tolerance.mean_field(unary, terms, tolerance=tolerance, iterations=8)
+    for found in (mean_field(unary, ours, tolerance=tolerance, **options), reference.softmax(twin)):
+        assert np.abs(found - dense).max() <= 2 * 8 * tolerance
+        assert np.abs(found - dense).max() <= 4 * tolerance
+
+
+def test_a_run_settles_by_its_least_settled_point(rng):
+    """Equation (18): within δ no marginal moves by more than the step, and not much less would do."""
+    scores = rng.normal(size=(4, 16)) * np.linspace(1, 9, 16)
+    q, step = reference.softmax(scores), 1e-3
+    (delta,) = reference_tolerance.move_that_settles(q, step)
+    moves = [np.abs(reference.softmax(scores + delta * s) - q).max() for s in rng.choice([-1, 1], (300, 4, 16))]
+    assert step / 8 < max(moves) <= step
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 3, 5, 21])
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        PHOTO_KERNELS,
+        [Kernel(Spatial(3), weight=8)],
+        [Kernel(Spatial(2), weight=2, normalization="symmetric"), Kernel(Spatial(4), weight=6, filter=Lattice())],
+        [Kernel(Spatial(3), weight=5, normalization="before"), Kernel(Bilateral(30, 20), 2, normalization="before")],
+    ],
+    ids=["photo", "grid", "symmetric", "before"],
+)
+def test_few_active_runs(rng, kernels, classes, dtype):
+    """Most runs are not worked out again; what comes out is that of working everything out, but for the tolerance."""
+    scene = Scene(rng, classes, dtype, silent=max(0, classes - 3))
+    found, activity = scene.refined(kernels, TOLERANCE)
+    dense, complete = scene.refined(kernels, 0)
+    assert complete.evaluated.all()
+    assert activity.evaluated[: 1 + (classes > 2)].all()
+    followed = activity.evaluated[2 + (classes > 2) :].reshape(-1, found[0].size).mean(axis=1)
+    assert 0 < followed.max() < 0.12
+    assert (activity.classes[-1] < classes) == (classes > 3)
+    assert np.abs(found - dense).max() <= 2 * TOLERANCE
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=4e-6)
+    # What is not worked out again is as it was: a change of one region is not seen far away.
+    assert np.abs(dense - reference.softmax(scene.scores.astype(np.float64)))[:, 50:70, 50:70].max() > 0.3
+
+
+@pytest.mark.parametrize("shape", [(27000,), (12, 40, 50)])
+def test_other_grids(rng, shape):
+    scores = np.zeros((2, *shape))
+    scores[0] = 12
+    scores[:, : 400 if len(shape) == 1 else 2] = 0.3 * rng.normal(size=scores[:, : 400 if len(shape) == 1 else 2].shape)
+    found = [
+        refine(scores, None, CRF([Kernel(Spatial(2.5), 4.0)], solver=MeanField(10, tolerance=t)), return_activity=True)
+        for t in (TOLERANCE, 0)
+    ]
+    assert np.abs(found[0][0] - found[1][0]).max() <= 2 * TOLERANCE
+    assert len(shape) > 1 or not found[0][1].evaluated.all()
+
+
+@given(cases, st.sampled_from([(5, 7), (1, 1), (90, 97)]), st.sampled_from(["lattice", "grid", "both"]))
+def test_numbers_of_threads(case, shape, kinds):
+    seed, classes, normalization, masked, weight, tolerance = case
+    rng = np.random.default_rng(seed)
+    points = shape[0] * shape[1]
+    unary = unlikely(rng, 8 * rng.normal(size=(classes, *shape)), rng.integers(0, classes - 1)).astype(np.float32)
+    weight = weight * (0.02 if normalization == "none" else 1)
+    mask = rng.random(shape) > 0.2 if masked else None
+    features = np.indices(shape).reshape(2, points).T.astype(np.float32) / 3
+    kernels = {
+        "lattice": [PermutohedralLattice(features)],
+        "grid": [GridGaussian(shape, 2.0)],
+        "both": [PermutohedralLattice(features), GridGaussian(shape, 2.0)],
+    }[kinds]
+    terms = [PairwiseTerm(kernel, weight / len(kernels), normalization, mask) for kernel in kernels]
+    results = [mean_field(unary, terms, tolerance=tolerance, iterations=6, threads=n) for n in (1, 2, 3)]
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_threads_while_runs_are_followed(rng):
+    scene = Scene(rng, silent=2)
+    (first, activity), *others = (scene.refined(PHOTO_KERNELS, TOLERANCE, threads=threads) for threads in (1, 2, 3))
+    assert not activity.evaluated.all()
+    for found, seen in others:
+        np.testing.assert_array_equal(found, first)
+        np.testing.assert_array_equal(seen.evaluated, activity.evaluated)
+
+
+@pytest.mark.parametrize("shape", [(9, 13), (90, 97)])
+def test_a_tolerance_of_0_works_everything_out(rng, shape):
+    unary = unlikely(rng, 6 * rng.normal(size=(5, *shape)), 2)
+    terms = [PairwiseTerm(GridGaussian(shape, 2.0, dtype=np.float64), 4.0)]
+    kept, _ = mean_field_with_marginals(unary, terms, iterations=6)
+    np.testing.assert_array_equal(mean_field(unary, terms, iterations=6, tolerance=0), kept)
+
+
+@pytest.mark.parametrize("options", [{"damping": 0.3}, {"compatibility": -np.eye(5) + 0.1}], ids=["damping", "matrix"])
+def test_no_silence_with_damping_or_matrices(rng, options):
+    shape = (40, 50)
+    unary = unlikely(rng, 0.3 * rng.normal(size=(5, *shape)), 2)  # of two values everywhere, so no run is settled
+    terms = [PairwiseTerm(GridGaussian(shape, 2.0, dtype=np.float64), 0.5)]
+    found = mean_field(unary, terms, iterations=6, tolerance=TOLERANCE, **options)
+    np.testing.assert_array_equal(found, mean_field(unary, terms, iterations=6, tolerance=0, **options))
+
+
+def test_matrices_are_followed(rng):
+    scene = Scene(rng, 4)
+    compatibility = 0.05 * rng.normal(size=(4, 4)) - np.eye(4)
+    found, activity = scene.refined(PHOTO_KERNELS, TOLERANCE, compatibility=compatibility)
+    dense, _ = scene.refined(PHOTO_KERNELS, 0, compatibility=compatibility)
+    assert not activity.evaluated.all()
+    assert set(activity.classes) == {4}
+    assert np.abs(found - dense).max() <= 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("return_probabilities", [True, False])
+@pytest.mark.parametrize("iterations", [1, 2, 3, 6])
+def test_classes_that_do_not_stay_silent(rng, iterations, return_probabilities):
+    """Classes repel themselves: the likely one loses its points to those that would be silent, so it starts over."""
+    shape = (30, 40)
+    unary = np.zeros((3, *shape))
+    unary[1], unary[2] = -5, -4.6
+    terms = [PairwiseTerm(GridGaussian(shape, 3.0, dtype=np.float64), 8.0)]
+    options = {"compatibility": 1.0, "iterations": iterations, "return_probabilities": return_probabilities}
+    found = mean_field(unary, terms, tolerance=TOLERANCE, **options)
+    np.testing.assert_array_equal(found, mean_field(unary, terms, tolerance=0, **options))
+
+
+def test_silent_classes_keep_their_share(rng):
+    """They have U, and what they have of the probability is theirs as without silence, but for the tolerance."""
+    scene = Scene(rng, 5, np.float64, silent=2)
+    unary = scene.scores
+    terms = [PairwiseTerm(GridGaussian(SHAPE, 3.0, dtype=np.float64), 8.0)]
+    logits = mean_field(unary, terms, tolerance=TOLERANCE)
+    np.testing.assert_array_equal(logits[-2:], unary[-2:])
+    assert np.abs(logits[:2] - unary[:2]).max() > 1
+
+
+def test_iterations_end_where_nothing_is_sent(rng):
+    scores = np.zeros((3, *SHAPE), np.float32)
+    scores[0] = 3
+    scores += 0.01 * rng.normal(size=scores.shape).astype(np.float32)
+    image = np.full((*SHAPE, 3), 128, np.uint8)
+    crf = CRF(PHOTO_KERNELS, solver=MeanField(200, tolerance=TOLERANCE))
+    found, activity = refine(scores, image, crf, return_activity=True)
+    assert activity.iterations == len(activity.classes) == len(activity.evaluated) < 20
+    dense = refine(scores, image, replace(crf, solver=MeanField(200, tolerance=0)))
+    assert np.abs(found - dense).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("tolerance", [0, TOLERANCE])
+@pytest.mark.parametrize("classes", [2, 3, 5, 21])
+@pytest.mark.parametrize("value", [np.finfo(np.float32).min, -1e30, 0, 1e30])
+@pytest.mark.parametrize("among", ["alone", "likely", "extremes"])
+def test_extreme_scores(value, classes, tolerance, among):
+    scores = np.full((classes, 20, 30), value, np.float32)
+    if among == "likely":
+        scores[0, :10] = value + 5
+    elif among == "extremes":
+        scores[0], scores[-1] = np.finfo(np.float32).max, np.finfo(np.float32).min
+    crf = CRF(
+        [Kernel(Spatial(3), 3.0, Grid()), Kernel(Spatial(2), 1.0, Lattice())], solver=MeanField(tolerance=tolerance)
+    )
+    q = refine(scores, None, crf)
+    assert np.isfinite(q).all()
+    np.testing.assert_allclose(q.sum(axis=0), 1, atol=1e-5)
