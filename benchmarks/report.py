@@ -28,8 +28,8 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 
 ![Time against pixels, classes and lattice vertices](benchmarks.png)
 
-What the default tolerance saves and changes, and quality and time beside guided and bilateral filters, PAMR and a
-bilateral solver, have tables of their own further down.
+What the default tolerance saves and changes has tables of its own further down. `python -m benchmarks --only quality`
+adds quality and time beside guided and bilateral filters, PAMR and a bilateral solver.
 
 [accuracy.md](accuracy.md) has the error of every setting against its time, exact filters included:
 
