@@ -24,7 +24,7 @@ class Follower {
     std::fill(changes_.begin(), changes_.end(), T(0));
   }
 
-  // Comes after a propagate(), and before all tiles start(). Whether the exchange can be followed.
+  // Comes after all tiles start(), if their runs are to be followed. Whether the exchange can be followed.
   bool follow() { return exchange_.follow(points_.team, reach_); }
 
   // The marginals of a tile, which it sends. `spare` is memory for its rows.

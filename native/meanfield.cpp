@@ -158,16 +158,13 @@ class MeanField {
   }
 
   void send_all(int t) {
-    if (step_ > 0 && settings_.iterations - t > 2) {
-      follower_.emplace(state_->exchange(), step_, points_);
-      if (!follower_->follow()) work_densely();
-    }
+    if (step_ > 0 && settings_.iterations - t > 2) follower_.emplace(state_->exchange(), step_, points_);
     over_received(t, [&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
       marginals_.keep(t, tile, q);
       if (follower_) follower_->start(tile, q, spare);
     });
-    if (follower_ && follower_->share_within(usual_move) > share_that_pays()) work_densely();
+    if (follower_ && (follower_->share_within(usual_move) > share_that_pays() || !follower_->follow())) work_densely();
   }
 
   // Only points whose messages changed are worked out, and only points whose marginals changed send.
