@@ -126,6 +126,40 @@ void update_maxima(const T* q, T* maxima, int channels, int64_t n) {
   });
 }
 
+#if defined(CRFRNN_VECTORS) && !defined(__clang__)  // only GCC picks lanes by numbers that are not constants
+// Rows that fit two vectors.
+template <class T>
+void rearrange_vectors(const T* rows, int channels, const int32_t* which, T pad, T* to, int to_channels, int64_t n) {
+  constexpr int L = lanes<T>;
+  using V = Vec<T, L>;
+  using Lanes = Vec<typename ExpConstants<T>::Bits, L>;
+  for_widths(to_channels, [&](auto width, int first) {
+    constexpr int pieces = (width() + L - 1) / L;
+    Lanes lane[pieces];
+    for (int k = 0; k < pieces * L; ++k) lane[k / L][k % L] = k < width() ? which[first + k] : -1;
+    alignas(64) T row[pieces * L];
+    for (int64_t i = n - 1; i >= 0; --i) {
+      const V low = load<V>(rows + i * channels), high = channels > L ? load<V>(rows + i * channels + L) : V{};
+      for (int j = 0; j < pieces; ++j) {
+        const V piece = lane[j] < 0 ? V{} + pad : __builtin_shuffle(low, high, lane[j]);
+        std::memcpy(row + j * L, &piece, sizeof piece);
+      }
+      Row<T, width()>::read(row).write(to + i * to_channels + first);
+    }
+  });
+}
+#endif
+
+// From the last row to the first, so that rows can become wider in the same memory.
+template <class T>
+void rearrange(const T* rows, int channels, const int32_t* which, T pad, T* to, int to_channels, int64_t n) {
+#if defined(CRFRNN_VECTORS) && !defined(__clang__)
+  if (channels <= 2 * lanes<T> && to_channels <= 32) return rearrange_vectors(rows, channels, which, pad, to, to_channels, n);
+#endif
+  for (int64_t i = n - 1; i >= 0; --i)
+    for (int k = to_channels - 1; k >= 0; --k) to[i * to_channels + k] = which[k] < 0 ? pad : rows[i * channels + which[k]];
+}
+
 template <class T>
 void compare_run(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n) {
   T changes[run_size] = {}, tops[run_size] = {};
@@ -165,6 +199,7 @@ void missing_shares(const T* q, T* share, int channels, int64_t n) {
   template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \
+  template void rearrange<T>(const T*, int, const int32_t*, T, T*, int, int64_t);   \
   template void compare_run<T>(const T*, const T*, T*, T*, int, int64_t);           \
   template void missing_shares<T>(const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)

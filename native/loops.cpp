@@ -35,6 +35,7 @@ constexpr Loops<T> table() {
       .scale_rows = scale_rows<T>,
       .linear_combination = linear_combination<T>,
       .update_maxima = update_maxima<T>,
+      .rearrange = rearrange<T>,
       .compare_run = compare_run<T>,
       .missing_shares = missing_shares<T>,
       .rows_from_class_major = rows_from_class_major<T>,

@@ -78,6 +78,9 @@ struct Loops {
   void (*linear_combination)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
   // maxima[c] = max(maxima[c], q[c]) over the rows.
   void (*update_maxima)(const T* q, T* maxima, int channels, int64_t n);
+  // Number k of a row becomes number which[k] of the given one, or `pad` if that is negative. which must rise. Rows that become
+  // wider can stay in their memory. They are read in whole vectors, also beyond the last one.
+  void (*rearrange)(const T* rows, int channels, const int32_t* which, T pad, T* to, int to_channels, int64_t n);
   // difference = q − sent, of n ≤ run_size rows. found: the largest |difference|, the sum over rows of the largest of each, and
   // of the largest q of each row the smallest.
   void (*compare_run)(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n);
@@ -167,6 +170,8 @@ template <class T>
 void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
 template <class T>
 void update_maxima(const T* q, T* maxima, int channels, int64_t n);
+template <class T>
+void rearrange(const T* rows, int channels, const int32_t* which, T pad, T* to, int to_channels, int64_t n);
 template <class T>
 void compare_run(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n);
 template <class T>

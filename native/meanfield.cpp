@@ -124,7 +124,7 @@ class MeanField {
     points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* q, T* spare) {
       state_->receive_scores(tile, a, q);
       if (fewer) {
-        select_classes(a, state_->classes(), next.classes(), T(padding_score), spare, tile.n);
+        change_classes(a, state_->classes(), next.classes(), T(padding_score), spare, tile.n);
         next.read_unary(tile);
         a = spare;
       }
@@ -151,7 +151,7 @@ class MeanField {
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
       silence_->add_silent(tile, spare);
       next->read_unary(tile);
-      select_classes(state_->unary_rows(tile), state_->classes(), next->classes(), T(0), q, tile.n);
+      change_classes(state_->unary_rows(tile), state_->classes(), next->classes(), T(0), q, tile.n);
       next->send(tile, q);
     });
     state_ = std::move(next);

@@ -1,8 +1,10 @@
-// The backward pass of the mean field, equation (8).
+// The backward pass of the mean field, equation (8), with classes left out as in (20).
 #include <algorithm>
+#include <memory>
 
 #include "buffer.h"
 #include "meanfield.h"
+#include "senders.h"
 
 namespace crfrnn {
 namespace {
@@ -61,18 +63,25 @@ class MeanFieldVjp {
  public:
   MeanFieldVjp(const MeanFieldSettings& settings, const KeptMarginals<T>& marginals, const std::vector<Pairwise<T>>& pairwise,
                T* unary_gradient)
-      : layout_(settings.scores), marginals_(marginals), num_kernels_(pairwise.size()), unary_gradient_(unary_gradient),
-        damping_(T(settings.damping)), undamped_(1 - damping_), points_(layout_.points, settings.threads),
-        exchange_(pairwise, layout_.classes, all_classes(layout_.classes), T(1 - settings.damping), true),
-        channels_(exchange_.channels()), gradient_rows_(damping_ > 0 ? layout_.points * channels_ : 0),
-        unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks) {}
+      : layout_(settings.scores), marginals_(marginals), pairwise_(pairwise), unary_gradient_(unary_gradient),
+        damping_(T(settings.damping)), undamped_(1 - damping_), tolerance_(settings.tolerance),
+        points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
+        channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)),
+        gradient_rows_(damping_ > 0 ? layout_.points * channels_ : 0), unary_rows_((layout_.points + tile_size) * channels_),
+        couplings_(pairwise, layout_, points_.chunks) {
+    for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
+    if (tolerance_ == 0 || damping_ > 0 || channels_ == 1) return;
+    weight_ = message_weight(layout_.classes, pairwise, points_);
+    are_apart_ = classes_are_apart(layout_.classes, pairwise);
+    find_maxima(settings.iterations);
+  }
 
   // g = ∂L/∂a_T.
   void start(const T* cotangent, bool is_last) {
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T*, T*, T*) {
       T* g = unary_row(tile);
-      read_scores(layout_, cotangent, tile, exchange_.classes(), T(0), g);
-      pass_on(tile, g, g, is_last);
+      read_scores(layout_, cotangent, tile, all_, T(0), g);
+      pass_on(tile, g, g, is_last, *exchange_, nullptr);
       if (damping_ > 0 && !is_last) loops<T>().linear_combination(0, g, undamped_, g, g, channels_, tile.n);
     });
   }
@@ -80,7 +89,9 @@ class MeanFieldVjp {
   // From ∂L/∂a_{t+1} to ∂L/∂a_t.
   void step(int t) {
     const bool is_last = t == 0;
-    exchange_.propagate(points_.team);
+    exchange_->propagate(points_.team);
+    const auto other = is_last ? nullptr : other_exchange(t);
+    Exchange<T>& next = other ? *other : *exchange_;
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* spare) {
       const T* q = marginals_.read(t, tile, spare);
       receive(tile, q, g, h);
@@ -93,42 +104,86 @@ class MeanFieldVjp {
       } else {
         loops<T>().softmax_vjp(q, g, sum, next_sum, channels_, tile.n);
       }
-      pass_on(tile, g, next_sum, is_last);
+      pass_on(tile, g, next_sum, is_last, next, h);
     });
+    if (other) exchange_ = other;
   }
 
   void write_couplings(const std::vector<T*>& gradients) {
-    for (std::size_t k = 0; k < num_kernels_; ++k) couplings_.write(k, undamped_, gradients[k]);
+    for (std::size_t k = 0; k < pairwise_.size(); ++k) couplings_.write(k, undamped_, gradients[k]);
   }
 
  private:
   T* unary_row(const Tile& tile) { return &unary_rows_[tile.begin * channels_]; }
 
-  // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The exchange has the factor 1 − λ of r in its couplings.
+  std::shared_ptr<Exchange<T>> exchange_among(const Classes& classes) const {
+    return std::make_shared<Exchange<T>>(pairwise_, layout_.classes, classes, undamped_, true);
+  }
+
+  // The largest marginal of each class in each iteration.
+  void find_maxima(int iterations) {
+    std::vector<ClassMaxima<T>> seen(iterations, ClassMaxima<T>(points_.chunks, channels_));
+    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* q, T*, T*) {
+      for (int t = 0; t < iterations; ++t) seen[t].see(tile, marginals_.read(t, tile, q));
+    });
+    for (const auto& of_iteration : seen) maxima_.push_back(of_iteration.maxima());
+  }
+
+  // Equation (20): the classes that send ∂L/∂a_t. A class that is unlikely everywhere has little of it, and where messages
+  // about a class reach that class alone, what is left out counts for little where it was unlikely one iteration before, too.
+  Classes senders_at(int t) const {
+    std::vector<double> lost;
+    for (const int c : all_) lost.push_back(2 * weight_ * double(maxima_[t][c]) * (are_apart_ ? double(maxima_[t - 1][c]) : 1));
+    const Classes senders = classes_above(all_, lost, tolerance_);
+    return padded_channels(static_cast<int>(senders.size())) < channels_ ? senders : all_;
+  }
+
+  // An exchange among the classes that send, if the present one is wider than it or lacks one of them.
+  std::shared_ptr<Exchange<T>> other_exchange(int t) {
+    if (maxima_.empty()) return nullptr;
+    const Classes senders = senders_at(t), &present = exchange_->classes();
+    const bool suffices = std::includes(present.begin(), present.end(), senders.begin(), senders.end());
+    if (suffices && padded_channels(static_cast<int>(senders.size())) == exchange_->channels()) return nullptr;
+    exchange_->stop_sending();
+    return exchange_among(senders);
+  }
+
+  // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The couplings have the factor 1 − λ of r.
   void receive(const Tile& tile, const T* q, T* v, T* h) {
-    if (num_kernels_ == 0) std::fill_n(v, tile.n * channels_, T(0));
-    for (std::size_t k = 0; k < num_kernels_; ++k) {
-      exchange_.receive_one(k, tile, h);
+    if (pairwise_.empty()) std::fill_n(v, tile.n * channels_, T(0));
+    for (std::size_t k = 0; k < pairwise_.size(); ++k) {
+      exchange_->receive_one(k, tile, h);
+      if (exchange_->channels() < channels_) change_classes(h, exchange_->classes(), all_, T(0), h, tile.n);
       couplings_.add(k, tile, h, q);
-      exchange_.couple(k, tile, h, k == 0 ? nullptr : v, v);
+      to_all_[k].apply(h, k == 0 ? nullptr : v, v, channels_, tile.n);
     }
   }
 
-  // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete.
-  void pass_on(const Tile& tile, const T* g, const T* sum, bool is_last) {
+  // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.
+  void pass_on(const Tile& tile, const T* g, const T* sum, bool is_last, Exchange<T>& next, T* spare) {
     if (is_last) return write_scores(layout_, sum, tile, unary_gradient_);
     if (damping_ > 0) std::copy_n(g, tile.n * channels_, &gradient_rows_[tile.begin * channels_]);
-    exchange_.send(tile, g);
+    if (next.classes().size() < all_.size()) {
+      change_classes(g, all_, next.classes(), T(0), spare, tile.n);
+      g = spare;
+    }
+    next.send(tile, g);
   }
 
   const ScoreLayout& layout_;
   const KeptMarginals<T>& marginals_;
-  const std::size_t num_kernels_;
+  const std::vector<Pairwise<T>>& pairwise_;
   T* const unary_gradient_;
   const T damping_, undamped_;
+  const double tolerance_;
+  double weight_ = 0;
+  bool are_apart_ = false;
+  std::vector<std::vector<T>> maxima_;  // of each iteration and class; none where all classes send
   TileTeam points_;
-  Exchange<T> exchange_;
+  const Classes all_;
   const int channels_;
+  std::shared_ptr<Exchange<T>> exchange_;  // among the classes that send
+  std::vector<PaddedCoupling<T>> to_all_;
   Buffer<T> gradient_rows_;  // g, which damping needs in the next step
   Buffer<T> unary_rows_;     // ∂L/∂U so far
   CouplingGradients<T> couplings_;

@@ -231,11 +231,13 @@ template <class T>
 std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
                                                             const std::vector<const Kernel<T>*>& kernels,
                                                             const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                            const std::vector<In<T>>& couplings, double damping, int threads) {
-  const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, 0, threads};
+                                                            const std::vector<In<T>>& couplings,
+                                                            const std::vector<double>& row_sums, double damping,
+                                                            double tolerance, int threads) {
+  const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, tolerance, threads};
   const auto& layout = settings.scores;
   const auto kept = marginals_of<T>(marginals, layout);
-  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings);
+  const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
   std::vector<T*> gradients;
@@ -315,7 +317,7 @@ void bind(nb::module_& m, const std::string& bits) {
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
-        "post"_a, "couplings"_a, "damping"_a, "threads"_a);
+        "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "threads"_a);
 }
 
 }  // namespace

@@ -82,16 +82,23 @@ void likeliest_classes(const T* rows, int classes, int64_t n, int32_t* labels) {
   }
 }
 
-// n rows of the classes `from` to rows of the classes `to`, a subset. Padding channels become `pad`.
-template <class T>
-void select_classes(const T* rows, const Classes& from, const Classes& to, T pad, T* selected, int64_t n) {
-  const int channels = padded_channels(static_cast<int>(from.size())), count = static_cast<int>(to.size());
-  const int selected_channels = padded_channels(count);
-  for (int k = 0, source = 0; k < selected_channels; ++k) {
-    if (k < count)
-      while (from[source] != to[k]) ++source;
-    for (int64_t i = 0; i < n; ++i) selected[i * selected_channels + k] = k < count ? rows[i * channels + source] : pad;
+// Where the classes of padded rows of `to` lie in rows of `from`; -1 for those that do not, and for padding channels.
+inline std::vector<int32_t> places_of(const Classes& to, const Classes& from) {
+  std::vector<int32_t> places(padded_channels(static_cast<int>(to.size())), -1);
+  for (std::size_t k = 0, source = 0; k < to.size(); ++k) {
+    while (source < from.size() && from[source] < to[k]) ++source;
+    if (source < from.size() && from[source] == to[k]) places[k] = static_cast<int32_t>(source);
   }
+  return places;
+}
+
+// n rows of the classes `from` as rows of the classes `to`. Padding channels and classes that `from` lacks become `pad`. Rows
+// that become wider can stay in their memory.
+template <class T>
+void change_classes(const T* rows, const Classes& from, const Classes& to, T pad, T* changed, int64_t n) {
+  const auto places = places_of(to, from);
+  loops<T>().rearrange(rows, padded_channels(static_cast<int>(from.size())), places.data(), pad, changed,
+                       static_cast<int>(places.size()), n);
 }
 
 // n rows of some classes into rows of all classes. The other channels keep what they hold.

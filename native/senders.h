@@ -44,6 +44,23 @@ Classes likely_among(const Classes& classes, const std::vector<T>& maxima, doubl
   return likely;
 }
 
+// Of the classes, those that are left when as many as possible are taken away whose numbers sum to no more than a limit; never
+// none.
+template <class T>
+Classes classes_above(const Classes& classes, const std::vector<T>& numbers, double limit) {
+  std::vector<int> order(classes.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return numbers[a] < numbers[b]; });
+  Classes left;
+  double sum = 0;
+  for (const int k : order) {
+    sum += double(numbers[k]);
+    if (sum > limit || k == order.back()) left.push_back(classes[k]);
+  }
+  std::sort(left.begin(), left.end());
+  return left;
+}
+
 // The largest sum of a row of N_k: what a point receives if all send 1.
 template <class T>
 double largest_row_sum(const Pairwise<T>& term, TileTeam& points) {

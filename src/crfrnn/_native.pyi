@@ -116,7 +116,9 @@ def mean_field_vjp32(
     pre: Sequence[F32 | None],
     post: Sequence[F32 | None],
     couplings: Sequence[F32],
+    row_sums: Sequence[float],
     damping: float,
+    tolerance: float,
     threads: int,
 ) -> tuple[F32, list[F32]]: ...
 def mean_field_labels64(
@@ -140,6 +142,8 @@ def mean_field_vjp64(
     pre: Sequence[F64 | None],
     post: Sequence[F64 | None],
     couplings: Sequence[F64],
+    row_sums: Sequence[float],
     damping: float,
+    tolerance: float,
     threads: int,
 ) -> tuple[F64, list[F64]]: ...

@@ -68,6 +68,25 @@ def move_that_settles(marginals: Array, step: float) -> Array:
     return np.asarray(np.log1p(step / np.maximum(np.maximum.reduceat(left, starts), 1e-300)) / 2)
 
 
+def senders_of_gradients(
+    marginals: Array, before: Array, weight: float, apart: bool, tolerance: float
+) -> NDArray[np.bool_]:
+    """Which classes send ∂L/∂a_t to the iteration before (docs/algorithm.md, eq. 20).
+
+    Args:
+        marginals: (C, N) q_t.
+        before: (C, N) q_{t-1}.
+        weight: w, how far a score moves at most if all marginals move by 1.
+        apart: Whether messages about a class change the scores of that class alone.
+    """
+    lost = 2 * weight * marginals.max(axis=1) * (before.max(axis=1) if apart else 1.0)
+    order = np.argsort(lost, kind="stable")
+    sends = np.ones(len(lost), np.bool_)
+    sends[order[np.cumsum(lost[order]) <= tolerance]] = False
+    sends[order[-1]] = True
+    return sends
+
+
 class _Field:
     """What an iteration needs of the model: U, the couplings E_k, and how far messages move scores."""
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from crfrnn import (
     CRF,
     Bilateral,
+    CRFParameters,
     ExactGaussian,
     Grid,
     GridGaussian,
@@ -21,10 +22,13 @@ from crfrnn import (
     Spatial,
     mean_field,
     mean_field_with_marginals,
+    pairwise_terms,
     reference,
     reference_tolerance,
     refine,
 )
+from crfrnn.arrays import padded_channels
+from crfrnn.inference import meanfield
 
 TOLERANCE = 1e-3
 SHAPE = (150, 180)  # four chunks
@@ -128,6 +132,64 @@ def test_the_end_is_within_what_the_iterations_add_up_to(case):
     for found in (mean_field(unary, ours, tolerance=tolerance, **options), reference.softmax(twin)):
         assert np.abs(found - dense).max() <= 2 * 8 * tolerance
         assert np.abs(found - dense).max() <= 4 * tolerance
+
+
+@given(cases, st.booleans())
+def test_gradients_lack_what_unlikely_classes_would_send(case, mixed):
+    """(20), natively: with T = 2 one gradient of few classes is sent. Beside the twin's, and within the bound."""
+    seed, classes, normalization, masked, weight, tolerance = case
+    rng = np.random.default_rng(seed)
+    unary = unlikely(rng, 3 * rng.normal(size=(classes, 96)), rng.integers(0, classes - 1))
+    terms, ours = twins(rng, classes, weight, normalization, masked)
+    mixing = 0.1 * rng.normal(size=(classes, classes)) if mixed else 0.0
+    couplings = [mixing - reference.as_matrix(term.weight, classes) for term in terms]
+    cotangent = rng.normal(size=unary.shape)
+    _, kept = meanfield.forward(MeanField(2), unary, ours, couplings, "logits", "computed", 1)
+    q = kept.transpose(0, 2, 1)[:, :classes]
+
+    def through(g):  # v, from what is sent
+        return -sum(E.T @ term.filter(g, transpose=True) for E, term in zip(couplings, terms, strict=True))
+
+    def to_scores(q, v):
+        return q * (v - (q * v).sum(axis=0))
+
+    v = through(cotangent)
+    g = to_scores(q[1], v)
+    complete = to_scores(q[0], through(g))
+    row_sums = [term.filter(np.ones((1, 96))).max() for term in terms]
+    moves = sum(np.abs(E).sum(axis=1).max() * most for E, most in zip(couplings, row_sums, strict=True))
+    apart = not mixed or classes == 1
+    sends = reference_tolerance.senders_of_gradients(q[1], q[0], moves, apart, tolerance)
+    if padded_channels(int(sends.sum())) == padded_channels(classes):
+        sends[:] = True
+    without = to_scores(q[0], through(np.where(sends[:, None], g, 0)))
+    assert np.abs(without - complete).max(axis=0).sum() <= tolerance * np.abs(v).max(axis=0).sum() * (1 + 1e-9)
+    found, _ = meanfield.vjp(MeanField(2, tolerance=tolerance), cotangent, kept, ours, couplings, 1)
+    np.testing.assert_allclose(found, cotangent + g + without, rtol=1e-9, atol=1e-11)
+    dense, _ = meanfield.vjp(MeanField(2, tolerance=0), cotangent, kept, ours, couplings, 1)
+    np.testing.assert_allclose(dense, cotangent + g + complete, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("damping", [0, 0.3])
+def test_gradients_of_few_classes(rng, damping):
+    """On a photo with many unlikely classes: close to all of them, the same bits for any number of threads."""
+    scene = Scene(rng, 21, silent=17)
+    scene.scores[2:4] -= 2
+    terms = pairwise_terms(scene.image, CRFParameters(theta_alpha=30, theta_beta=20, theta_gamma=3), dtype=np.float32)
+    unary, cotangent = scene.scores.reshape(21, -1), rng.normal(size=(21, np.prod(SHAPE))).astype(np.float32)
+    couplings = [-np.eye(21, dtype=np.float32) for _ in terms]
+    options = {"iterations": 5, "damping": damping}
+    _, kept = meanfield.forward(MeanField(**options), unary, terms, couplings, "logits", "computed", 2)
+    answers = [
+        meanfield.vjp(MeanField(**options, tolerance=tolerance), cotangent, kept, terms, couplings, threads)
+        for tolerance, threads in ((TOLERANCE, 1), (TOLERANCE, 3), (0, 2))
+    ]
+    few, threaded, dense = [np.concatenate([unary.ravel(), *map(np.ravel, others)]) for unary, others in answers]
+    np.testing.assert_array_equal(few, threaded)
+    assert np.array_equal(few, dense) == (damping > 0)
+    np.testing.assert_allclose(answers[0][0], answers[2][0], atol=1e-4 * np.abs(answers[2][0]).max())
+    for mine, theirs in zip(answers[0][1], answers[2][1], strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=TOLERANCE * np.abs(theirs).max())
 
 
 def test_a_run_settles_by_its_least_settled_point(rng):

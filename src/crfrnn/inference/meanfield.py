@@ -128,7 +128,7 @@ def mean_field_vjp(
             f"{classes} classes and {points} points"
         )
     unary, gradients = vjp(
-        MeanField(len(kept), damping), given.reshape(classes, points), kept, pairwise, couplings, threads
+        MeanField(len(kept), damping, tolerance=0), given.reshape(classes, points), kept, pairwise, couplings, threads
     )
     by_coupling = [gradient.astype(np.float64) for gradient in gradients]
     given_weights: list[Any] = [term.weight for term in pairwise]
@@ -197,7 +197,7 @@ def vjp(
     """As in `solver.Solver` (docs/algorithm.md, eq. 8)."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
-        return native.mean_field_vjp(cotangent, kept, fused, solver.damping, thread_count(threads))
+        return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads))
     damping = solver.damping
     g = cotangent.T
     unary = np.zeros_like(g)

@@ -41,7 +41,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels.
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
-            so does a call whose gradients are wanted (docs/algorithm.md, section 8). An attribute too.
+            so does the forward pass of a call whose gradients are wanted (docs/algorithm.md, section 8). An attribute
+            too.
         crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial`,
             `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I and M is -I,
             as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.

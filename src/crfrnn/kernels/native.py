@@ -111,11 +111,13 @@ def mean_field(
 
 
 def mean_field_vjp(
-    cotangent: Array, marginals: Array, terms: Sequence[FusedTerm], damping: float, threads: int
+    cotangent: Array, marginals: Array, terms: Sequence[FusedTerm], solver: MeanField, threads: int
 ) -> tuple[Array, list[Array]]:
     """Gradients of ⟨cotangent, a_T⟩ to the unary and to every coupling, in its shape."""
     fused: Callable[..., tuple[Array, list[Array]]] = _by_precision("mean_field_vjp", cotangent)
-    return fused(cotangent, marginals, *_apart(terms, cotangent.dtype), damping, threads)
+    row_sums = [term.row_sum for term in terms]
+    arguments = _apart(terms, cotangent.dtype)
+    return fused(cotangent, marginals, *arguments, row_sums, solver.damping, solver.tolerance, threads)
 
 
 def _by_precision(name: str, scores: Array) -> Any:

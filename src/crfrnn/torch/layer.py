@@ -45,7 +45,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         compatibility: The same for M.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
-            so do calls whose gradients are wanted, and devices (docs/algorithm.md, section 8).
+            so do devices. Calls whose gradients are wanted leave out work in their backward pass only
+            (docs/algorithm.md, section 8).
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
