@@ -83,8 +83,8 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
     mixed = given if scale is None else scale * given + (1 - scale) / len(given)
     probabilities = mixed if clip is None else np.clip(mixed, clip, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        energies = np.negative(np.log(probabilities)).astype(np.float32, copy=False)
-    return energies.reshape(len(given), -1)
+        energies = np.log(probabilities, out=None if probabilities is given else probabilities)
+    return np.negative(energies, out=energies).astype(np.float32, copy=False).reshape(len(given), -1)
 
 
 def softmax_to_unary(sm: ArrayLike, GT_PROB: float = 1) -> Float32:
