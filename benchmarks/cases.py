@@ -10,10 +10,10 @@ from .case import THETAS, Case
 from .compare import compare, compare_volumes
 from .folder import throughput
 from .measure import Workbench, interleaved, medians, model_settings, ratio
-from .photos import MEDIAN, TEXTURED
+from .photos import MEDIAN, SETTLED, TEXTURED
 from .quality import candidates, quality
 from .smoothers import SMOOTHERS
-from .tolerance import error_and_time, evaluated_pixels, over_photos, time_saved
+from .tolerance import error_and_time, evaluated_pixels, gradients_changed, over_photos, time_saved
 
 
 def peak_memory(case: Case, bench: Workbench) -> list[dict]:
@@ -170,12 +170,13 @@ CASES = (
         "layer",
         "The PyTorch layer, forward and backward: 21 classes, T = 5, two cores",
         compare,
-        sides=("layer", "layer_backward"),
+        sides=("layer_dense", "layer_backward", "layer"),
         agrees_with="crfrnn",
         iterations=5,
         cores=2,
         thetas=THETAS[:1],
-        note="Forward runs without gradients; “max Δ” is against `crfrnn.refine`.",
+        note="Forward runs without gradients, “forward + backward” is training with the default tolerance; “max Δ” is "
+        "against `crfrnn.refine`.",
     ),
     Case(
         "segmentation",
@@ -241,6 +242,16 @@ CASES = (
         "classes, that of a photo the largest over its pixels.",
     ),
     Case(
+        "gradients",
+        "Gradients with the default tolerance: 21 classes, T = 5",
+        gradients_changed,
+        sides=("layer",),
+        iterations=5,
+        cores=2,
+        note="Of the cross-entropy to the annotated labels, against `tolerance=0`, on every fifth photo of "
+        "voc_animals/val: the largest difference, relative to the largest entry of the gradient, in the worst photo.",
+    ),
+    Case(
         "tolerance-error",
         "Error and time against the tolerance: 21 classes, T = 10, one core",
         error_and_time,
@@ -262,8 +273,8 @@ CASES = (
         "Which pixels each iteration evaluates: 21 classes, default tolerance",
         evaluated_pixels,
         sides=("crfrnn",),
-        photos=(MEDIAN,),
-        thetas=THETAS[1:],
+        photos=(SETTLED,),
+        thetas=THETAS[:1],
         note="Evaluated pixels are orange.\n\n![Pixels evaluated in some iterations](activity.png)\n\n",
     ),
     Case(

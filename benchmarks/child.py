@@ -87,7 +87,7 @@ def crfseg(logits, image, settings):
     return torch.no_grad()(lambda: crf(batch)[0].numpy())
 
 
-def layer(logits, image, settings, backward=False):
+def layer(logits, image, settings, backward=False, **options):
     import torch
 
     from crfrnn.torch import CrfRnn
@@ -98,6 +98,7 @@ def layer(logits, image, settings, backward=False):
         theta_alpha=settings["theta_alpha"],
         theta_beta=settings["theta_beta"],
         theta_gamma=settings["theta_gamma"],
+        **options,
     )
     unary = torch.from_numpy(logits)[None].requires_grad_(backward)
     reference = torch.from_numpy(image).movedim(-1, 0)[None].float()
@@ -112,6 +113,10 @@ def layer(logits, image, settings, backward=False):
         return unary.grad[0].numpy()
 
     return call
+
+
+def layer_dense(logits, image, settings):
+    return layer(logits, image, settings, tolerance=0.0)
 
 
 def layer_backward(logits, image, settings):
@@ -177,7 +182,7 @@ def step_crf(logits, image, settings):
 SIDES = {
     side.__name__: side
     for side in (
-        *(crfrnn, pydensecrf, pydensecrf_volume, simplecrf, crfseg, layer, layer_backward),
+        *(crfrnn, pydensecrf, pydensecrf_volume, simplecrf, crfseg, layer, layer_dense, layer_backward),
         *(segmenter, segmenter_network, segmenter_kernels, step, step_crf),
         *SMOOTHERS,
     )

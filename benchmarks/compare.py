@@ -13,7 +13,7 @@ from .measure import Child, Workbench, interleaved, medians, ratio
 
 TOLERANCE = 1e-3
 # Sides whose result is the model's answer; crfseg has another model, a backward pass gives gradients.
-ANSWERS = ("crfrnn", "pydensecrf", "simplecrf", "layer")
+ANSWERS = ("crfrnn", "pydensecrf", "simplecrf", "layer", "layer_dense")
 
 
 def compare(case: Case, bench: Workbench) -> list[dict]:

@@ -23,6 +23,7 @@ WEIGHTS = {"spatial_weight": 3.0, "bilateral_weight": 5.0}
 MODULES = {
     "crfrnn": "crfrnn",
     "layer": "crfrnn.torch",
+    "layer_dense": "crfrnn.torch",
     "layer_backward": "crfrnn.torch",
     **dict.fromkeys(("segmenter", "segmenter_network", "segmenter_kernels", "step", "step_crf"), "crfrnn.models"),
     **dict.fromkeys(("pydensecrf", "pydensecrf_volume"), "pydensecrf.densecrf"),

@@ -7,6 +7,7 @@ NAMES = {
     "simplecrf": "SimpleCRF",
     "crfseg": "crfseg",
     "layer": "forward",
+    "layer_dense": "forward, tolerance 0",
     "layer_backward": "forward + backward",
     "segmenter": "whole",
     "segmenter_network": "network",

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 SMOOTH, MEDIAN, TEXTURED = "2007_008964", "2007_006171", "2007_000332"
+SETTLED = "2007_001733"  # scores that soon settle
 CANVAS = 513
 
 

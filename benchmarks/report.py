@@ -175,6 +175,11 @@ def promise_table(rows: list[dict]) -> str:
     return table(["θ", "tolerance", "largest &#124;Δq&#124;", *figures, "labels changed"], lines)
 
 
+def gradients_table(rows: list[dict]) -> str:
+    lines = [[thetas(row), *(f"{off:.1e}" for off in row["gradients_to"].values())] for row in rows]
+    return table(["θ", *rows[0]["gradients_to"]], lines)
+
+
 def tolerance_table(rows: list[dict]) -> str:
     lines = []
     for row in rows:
@@ -214,6 +219,7 @@ def quality_table(rows: list[dict]) -> str:
 TABLES: dict[str, Callable[[list[dict]], str]] = {
     "method": quality_table,
     "over_photos": promise_table,
+    "gradients_to": gradients_table,
     "tolerance": tolerance_table,
     "iteration": activity_table,
     "bytes": memory_table,

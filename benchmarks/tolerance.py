@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from .case import Case
 from .measure import Workbench, alternating, medians, model_settings
 from .photos import load_photo
 from .plots import draw_activity
+from .quality import VOID
 
 TOLERANCES = (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2)
 ITERATIONS = (0, 1, 2, 3, 5, 7, 10, 15, 20)
@@ -15,6 +17,7 @@ SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5)
 DENSE = {"tolerance": 0.0}
 QUICK_PHOTOS = 4
 PERCENTILE = 99.9
+GRADIENT_STRIDE = 5
 
 
 def over_photos(case: Case, bench: Workbench) -> list[dict]:
@@ -50,6 +53,35 @@ def over_photos(case: Case, bench: Workbench) -> list[dict]:
                 "pixels": labels.size,
             }
         )
+    return rows
+
+
+def gradients_changed(case: Case, bench: Workbench) -> list[dict]:
+    """How far the gradients of the layer are from those of tolerance 0, over photos."""
+    import torch
+
+    from crfrnn.torch import CrfRnn
+
+    names = (bench.data / "voc_animals" / "val.txt").read_text().split()[::GRADIENT_STRIDE]
+    rows = []
+    for theta in case.thetas:
+        worst: dict[str, float] = {}
+        for name in names[: QUICK_PHOTOS if bench.quick else None]:
+            logits, image = load_photo(bench.data, name, None, case.classes)
+            annotated = Image.open(bench.data / "voc_animals" / "labels" / f"{name}.png")
+            labels = torch.from_numpy(np.array(annotated)).long()[None]
+            guide = torch.from_numpy(image).movedim(-1, 0)[None].float()
+            found = []
+            for options in (DENSE, {}):
+                sides = dict(zip(("theta_alpha", "theta_beta", "theta_gamma"), theta, strict=True))
+                crf = CrfRnn(case.classes, num_iterations=case.iterations, **sides, **options)
+                unary = torch.from_numpy(logits)[None].requires_grad_()
+                torch.nn.functional.cross_entropy(crf(unary, guide), labels, ignore_index=VOID).backward()
+                found.append({"logits": unary.grad} | {key: each.grad for key, each in crf.named_parameters()})
+            for key, dense in found[0].items():
+                off = float((found[1][key] - dense).abs().max() / dense.abs().max())
+                worst[key] = max(off, worst.get(key, 0.0))
+        rows.append({"thetas": theta, "gradients_to": worst})
     return rows
 
 
