@@ -24,6 +24,7 @@ constexpr Loops<T> table() {
       .diagonal_products = diagonal_products<T>,
       .softmax = softmax<T>,
       .softmax_with_rest = softmax_with_rest<T>,
+      .lower_rows = lower_rows<T>,
       .raise = raise<T>,
       .add_exponentials = add_exponentials<T>,
       .largest_exponential = largest_exponential<T>,
@@ -36,7 +37,6 @@ constexpr Loops<T> table() {
       .linear_combination = linear_combination<T>,
       .update_maxima = update_maxima<T>,
       .compare_run = compare_run<T>,
-      .missing_shares = missing_shares<T>,
       .rows_from_class_major = rows_from_class_major<T>,
       .class_major_from_rows = class_major_from_rows<T>,
   };

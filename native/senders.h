@@ -87,7 +87,8 @@ bool classes_are_apart(int classes, const std::vector<Pairwise<T>>& pairwise) {
 template <class T>
 class Silence {
  public:
-  // weight: how far a score can move if all marginals move by 1.
+  static constexpr double most_weight = 60;
+  // weight: how far a score can move if all marginals move by 1; at most most_weight.
   Silence(const MeanFieldSettings& settings, const T* unary, double weight, int64_t chunks)
       : layout_(settings.scores), unary_(unary), limit_(largest_share(settings.tolerance, weight)),
         threshold_(settings.class_threshold), top_(layout_.points + tile_size), sum_(layout_.points + tile_size),
@@ -144,17 +145,16 @@ class Silence {
       loops<T>().add_exponentials(score_column(layout_, unary_, tile, c, spare), &top_[tile.begin], &sum_[tile.begin], tile.n);
   }
 
-  // q = softmax(a) over the classes that send and the silent ones.
-  void marginals(const Tile& tile, const T* a, T* q, int channels) const {
-    loops<T>().softmax_with_rest(a, &top_[tile.begin], &sum_[tile.begin], q, channels, tile.n);
+  // Scores less the largest U of each point. They move by no more than the weight from there, so their exponentials neither
+  // overflow nor are all 0.
+  void lower(const Tile& tile, T* scores, int channels) const {
+    loops<T>().lower_rows(&top_[tile.begin], scores, channels, tile.n);
   }
 
-  // Sees what q leaves to the silent classes.
-  void see(const Tile& tile, const T* q, int channels) {
-    T shares[tile_size];
-    loops<T>().missing_shares(q, shares, channels, tile.n);
+  // q = softmax over the classes that send and the silent ones, of lowered scores. Sees what it leaves to the silent ones.
+  void marginals(const Tile& tile, const T* scores, T* q, int channels) {
     T& most = most_now_[tile.chunk];
-    most = std::max(most, *std::max_element(shares, shares + tile.n));
+    most = std::max(most, loops<T>().softmax_with_rest(scores, &sum_[tile.begin], q, channels, tile.n));
   }
 
   // Whether the silent classes have more than (17) allows. A class_threshold asks for more silence than that.
