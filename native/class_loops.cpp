@@ -117,12 +117,12 @@ void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, i
 }
 
 template <class T>
-void lower_rows(const T* numbers, T* rows, int channels, int64_t n) {
+void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     for (int64_t i = 0; i < n; ++i) {
       auto row = Row<T, width()>::read(rows + i * channels + first);
       row.subtract(numbers[i]);
-      row.write(rows + i * channels + first);
+      row.write(to + i * channels + first);
     }
   });
 }
@@ -164,7 +164,7 @@ void compare_run(const T* q, const T* sent, T* difference, T* found, int channel
   template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \
-  template void lower_rows<T>(const T*, T*, int, int64_t);                          \
+  template void lower_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void compare_run<T>(const T*, const T*, T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)

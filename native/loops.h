@@ -61,8 +61,8 @@ struct Loops {
   // The same with one more class, of score log(sum) for each row; returns its largest probability. Without looking for maxima:
   // each row wants a score of at least -80 or a sum of at least exp(-80), and none above 80 but that of a single channel.
   T (*softmax_with_rest)(const T* scores, const T* sum, T* q, int channels, int64_t n);
-  // row -= number, for the number of each row.
-  void (*lower_rows)(const T* numbers, T* rows, int channels, int64_t n);
+  // to = row - number, with a number for each row.
+  void (*lower_rows)(const T* rows, const T* numbers, T* to, int channels, int64_t n);
   // Over columns, the scores of one class at n points: to = max(to, score), to += exp(score − top), and the largest
   // exp(score − top) · factor.
   void (*raise)(const T* scores, T* to, int64_t n);
@@ -147,7 +147,7 @@ void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>
 T softmax_with_rest(const T* scores, const T* sum, T* q, int channels, int64_t n);
 template <class T>
-void lower_rows(const T* numbers, T* rows, int channels, int64_t n);
+void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n);
 template <class T>
 void raise(const T* scores, T* to, int64_t n);
 template <class T>

@@ -65,7 +65,7 @@ class MeanField {
     state_->propagate(points_.team);
     note_evaluated(t, {0, 0, layout_.points, true}, follower_ ? 0 : 1);
     if (silence_ && t == 1) {
-      choose_senders(t);
+      choose_senders();
     } else if (follower_) {
       send_what_changed(t);
     } else if (settings_.class_threshold > 0 && !silence_) {
@@ -140,10 +140,13 @@ class MeanField {
   }
 
   // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
-  void choose_senders(int t) {
+  void choose_senders() {
     ClassMaxima<T> seen(points_.chunks, state_->channels());
-    over_received(t, [&](const Tile& tile, const T* q, T*) {
-      std::copy_n(q, tile.n * state_->channels(), state_->unary_rows(tile));
+    silence_->begin_iteration();
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* spare, T*) {
+      T* const q = state_->unary_rows(tile);
+      state_->receive_scores(tile, a, spare);
+      marginals(tile, a, q);
       seen.see(tile, q);
     });
     state_->stop_sending();
@@ -208,15 +211,14 @@ class MeanField {
   }
   // Sees what scores that are not lowered leave to the silent classes. `spare` is memory for rows.
   void see_silence(const Tile& tile, const T* a, T* spare) {
-    std::copy_n(a, tile.n * state_->channels(), spare);
-    silence_->lower(tile, spare, state_->channels());
+    silence_->lower(tile, a, spare, state_->channels());
     marginals(tile, spare, spare);
   }
 
   // U, lowered where that is expected of scores.
   const T* read_unary(Recurrence<T>& state, const Tile& tile) const {
     state.read_unary(tile);
-    if (silence_) silence_->lower(tile, state.unary_rows(tile), state.channels());
+    if (silence_) silence_->lower(tile, state.unary_rows(tile), state.unary_rows(tile), state.channels());
     return state.unary_rows(tile);
   }
 

@@ -147,8 +147,8 @@ class Silence {
 
   // Scores less the largest U of each point. They move by no more than the weight from there, so their exponentials neither
   // overflow nor are all 0.
-  void lower(const Tile& tile, T* scores, int channels) const {
-    loops<T>().lower_rows(&top_[tile.begin], scores, channels, tile.n);
+  void lower(const Tile& tile, const T* scores, T* lowered, int channels) const {
+    loops<T>().lower_rows(scores, &top_[tile.begin], lowered, channels, tile.n);
   }
 
   // q = softmax over the classes that send and the silent ones, of lowered scores. Sees what it leaves to the silent ones.
