@@ -27,7 +27,7 @@ constexpr Loops<T> table() {
       .lower_rows = lower_rows<T>,
       .raise = raise<T>,
       .add_exponentials = add_exponentials<T>,
-      .largest_exponential = largest_exponential<T>,
+      .largest_product = largest_product<T>,
       .softmax_vjp = softmax_vjp<T>,
       .to_float16 = to_float16<T>,
       .from_float16 = from_float16<T>,

@@ -63,11 +63,11 @@ struct Loops {
   T (*softmax_with_rest)(const T* scores, const T* sum, T* q, int channels, int64_t n);
   // to = row - number, with a number for each row.
   void (*lower_rows)(const T* rows, const T* numbers, T* to, int channels, int64_t n);
-  // Over columns, the scores of one class at n points: to = max(to, score), to += exp(score − top), and the largest
-  // exp(score − top) · factor.
+  // Over columns, the scores of one class at n points: to = max(to, score); term = exp(score − top) and sum += term; and the
+  // largest term · factor.
   void (*raise)(const T* scores, T* to, int64_t n);
-  void (*add_exponentials)(const T* scores, const T* top, T* to, int64_t n);
-  T (*largest_exponential)(const T* scores, const T* top, const T* factor, int64_t n);
+  void (*add_exponentials)(const T* scores, const T* top, T* terms, T* sum, int64_t n);
+  T (*largest_product)(const T* terms, const T* factor, int64_t n);
   // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax; and to = from + v unless from is null.
   void (*softmax_vjp)(const T* q, T* v, const T* from, T* to, int channels, int64_t n);
   // Numbers from 0 to 1 as float16 or bfloat16, rounded to the nearest, and back.
@@ -151,9 +151,9 @@ void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n)
 template <class T>
 void raise(const T* scores, T* to, int64_t n);
 template <class T>
-void add_exponentials(const T* scores, const T* top, T* to, int64_t n);
+void add_exponentials(const T* scores, const T* top, T* terms, T* sum, int64_t n);
 template <class T>
-T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n);
+T largest_product(const T* terms, const T* factor, int64_t n);
 template <class T>
 void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n);
 template <class T>

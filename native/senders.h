@@ -97,18 +97,20 @@ class Silence {
   // The largest q_0 of each class. Comes first.
   std::vector<T> maxima_at_start(TileTeam& points) {
     std::vector<T> maxima(layout_.classes, T(0)), of_chunks(points.chunks.count() * layout_.classes, T(0));
-    points.over_tiles<T>(1, [&](const Tile& tile, T* column, T* factor, T*) {
+    points.over_tiles<T>(layout_.classes, [&](const Tile& tile, T* terms, T* column, T* factor) {
       T* const top = &top_[tile.begin];
       std::fill_n(top, tile.n, std::numeric_limits<T>::lowest());
       std::fill_n(&sum_[tile.begin], tile.n, T(0));
       std::fill_n(factor, tile.n, T(0));
       for_classes(tile, column, [&](int, const T* scores) { loops<T>().raise(scores, top, tile.n); });
-      for_classes(tile, column, [&](int, const T* scores) { loops<T>().add_exponentials(scores, top, factor, tile.n); });
-      for (int64_t i = 0; i < tile.n; ++i) factor[i] = 1 / factor[i];
       for_classes(tile, column, [&](int c, const T* scores) {
-        T& most = of_chunks[tile.chunk * layout_.classes + c];
-        most = std::max(most, loops<T>().largest_exponential(scores, top, factor, tile.n));
+        loops<T>().add_exponentials(scores, top, terms + c * tile_size, factor, tile.n);
       });
+      for (int64_t i = 0; i < tile.n; ++i) factor[i] = 1 / factor[i];
+      for (int c = 0; c < layout_.classes; ++c) {
+        T& most = of_chunks[tile.chunk * layout_.classes + c];
+        most = std::max(most, loops<T>().largest_product(terms + c * tile_size, factor, tile.n));
+      }
     });
     for (std::size_t i = 0; i < of_chunks.size(); ++i) {
       T& most = maxima[i % layout_.classes];
@@ -142,7 +144,8 @@ class Silence {
   // The share of the classes that have just been found silent. `spare` is memory for a number for each point.
   void add_silent(const Tile& tile, T* spare) {
     for (const int c : falling_silent_)
-      loops<T>().add_exponentials(score_column(layout_, unary_, tile, c, spare), &top_[tile.begin], &sum_[tile.begin], tile.n);
+      loops<T>().add_exponentials(score_column(layout_, unary_, tile, c, spare), &top_[tile.begin], spare, &sum_[tile.begin],
+                                  tile.n);
   }
 
   // Scores less the largest U of each point. They move by no more than the weight from there, so their exponentials neither

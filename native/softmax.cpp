@@ -220,20 +220,20 @@ void raise(const T* scores, T* to, int64_t n) {
 }
 
 template <class T>
-void add_exponentials(const T* scores, const T* top, T* to, int64_t n) {
+void add_exponentials(const T* scores, const T* top, T* terms, T* sum, int64_t n) {
   for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
     const auto e = exponential<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
-    const auto sum = load_part(to + i, count) + e;
-    std::memcpy(to + i, &sum, count * sizeof(T));
+    const auto total = load_part(sum + i, count) + e;
+    std::memcpy(terms + i, &e, count * sizeof(T));
+    std::memcpy(sum + i, &total, count * sizeof(T));
   });
 }
 
 template <class T>
-T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n) {
+T largest_product(const T* terms, const T* factor, int64_t n) {
   Vec<T, lanes<T>> largest{};
   for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
-    const auto e = exponential<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
-    largest = Max{}(largest, e * load_part(factor + i, count));
+    largest = Max{}(largest, load_part(terms + i, count) * load_part(factor + i, count));
   });
   return reduce_groups<lanes<T>, T, lanes<T>>(largest, Max{})[0];
 }
@@ -244,12 +244,12 @@ void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n
     softmax_vjp_wide(q, v, from, to, channels, n);
 }
 
-#define CRFRNN_INSTANTIATE(T)                                               \
-  template void softmax<T>(const T*, T*, int, int64_t);                     \
-  template T softmax_with_rest<T>(const T*, const T*, T*, int, int64_t);    \
-  template void raise<T>(const T*, T*, int64_t);                            \
-  template void add_exponentials<T>(const T*, const T*, T*, int64_t);       \
-  template T largest_exponential<T>(const T*, const T*, const T*, int64_t); \
+#define CRFRNN_INSTANTIATE(T)                                             \
+  template void softmax<T>(const T*, T*, int, int64_t);                   \
+  template T softmax_with_rest<T>(const T*, const T*, T*, int, int64_t);  \
+  template void raise<T>(const T*, T*, int64_t);                          \
+  template void add_exponentials<T>(const T*, const T*, T*, T*, int64_t); \
+  template T largest_product<T>(const T*, const T*, int64_t);             \
   template void softmax_vjp<T>(const T*, T*, const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)

@@ -138,10 +138,10 @@ template <class T>
 void column_loops(double tolerance) {
   for (int64_t n : {1, 2, 7, 8, 15, 16, 33, 64}) {
     const auto scores = random_numbers<T>(n, 4), others = random_numbers<T>(n, 4), factor = random_numbers<T>(n);
-    std::vector<T> top = others, positive = factor, sum(n, T(2));
+    std::vector<T> top = others, positive = factor, terms(n), sum(n, T(2));
     for (T& x : positive) x = std::abs(x);
     loops<T>().raise(scores.data(), top.data(), n);
-    loops<T>().add_exponentials(scores.data(), top.data(), sum.data(), n);
+    loops<T>().add_exponentials(scores.data(), top.data(), terms.data(), sum.data(), n);
     double largest = 0, off = 0;
     for (int64_t i = 0; i < n; ++i) {
       CHECK(top[i] == std::max(scores[i], others[i]));
@@ -150,7 +150,7 @@ void column_loops(double tolerance) {
       largest = std::max(largest, e * positive[i]);
     }
     CHECK(off <= tolerance);
-    CHECK(std::abs(loops<T>().largest_exponential(scores.data(), top.data(), positive.data(), n) - largest) <= tolerance);
+    CHECK(std::abs(loops<T>().largest_product(terms.data(), positive.data(), n) - largest) <= tolerance);
   }
 }
 
