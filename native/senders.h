@@ -87,6 +87,7 @@ bool classes_are_apart(int classes, const std::vector<Pairwise<T>>& pairwise) {
 template <class T>
 class Silence {
  public:
+  // With no more, the exponentials of lowered scores do not overflow, and not all of a point are 0.
   static constexpr double most_weight = 60;
   // weight: how far a score can move if all marginals move by 1; at most most_weight.
   Silence(const MeanFieldSettings& settings, const T* unary, double weight, int64_t chunks)
@@ -148,8 +149,7 @@ class Silence {
                                   tile.n);
   }
 
-  // Scores less the largest U of each point. They move by no more than the weight from there, so their exponentials neither
-  // overflow nor are all 0.
+  // Scores less the largest U of each point. They move by no more than the weight from there.
   void lower(const Tile& tile, const T* scores, T* lowered, int channels) const {
     loops<T>().lower_rows(scores, &top_[tile.begin], lowered, channels, tile.n);
   }
