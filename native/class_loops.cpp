@@ -117,6 +117,17 @@ void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, i
 }
 
 template <class T>
+void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n) {
+  for_widths(channels, [&](auto width, int first) {
+    for (int64_t i = 0; i < n; ++i) {
+      auto row = Row<T, width()>::read(rows + i * channels + first);
+      row.subtract(numbers[i]);
+      row.write(to + i * channels + first);
+    }
+  });
+}
+
+template <class T>
 void update_maxima(const T* q, T* maxima, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
@@ -179,18 +190,6 @@ void compare_run(const T* q, const T* sent, T* difference, T* found, int channel
   found[2] = *std::min_element(tops, tops + n);
 }
 
-template <class T>
-void missing_shares(const T* q, T* share, int channels, int64_t n) {
-  std::fill_n(share, n, T(1));
-  for_widths(channels, [&](auto width, int first) {
-    for (int64_t i = 0; i < n; ++i) {
-      T sum = 0;
-      for (int c = 0; c < width(); ++c) sum += q[i * channels + first + c];
-      share[i] -= sum;
-    }
-  });
-}
-
 #define CRFRNN_INSTANTIATE(T)                                                       \
   template void couple_diagonal<T>(const T*, const T*, const T*, T*, int, int64_t); \
   template void couple_matrix<T>(const T*, const T*, const T*, T*, int, int64_t);   \
@@ -200,8 +199,8 @@ void missing_shares(const T* q, T* share, int channels, int64_t n) {
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \
   template void rearrange<T>(const T*, int, const int32_t*, T, T*, int, int64_t);   \
-  template void compare_run<T>(const T*, const T*, T*, T*, int, int64_t);           \
-  template void missing_shares<T>(const T*, T*, int, int64_t);
+  template void lower_rows<T>(const T*, const T*, T*, int, int64_t);                \
+  template void compare_run<T>(const T*, const T*, T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

@@ -16,7 +16,7 @@ void gaussian_weights(const T* rows, const T* columns, int d_given, T* weights) 
           const V difference = load<V>(columns + f * block_size + k) - rows[f * block_size + i];
           square = square + difference * difference;
         }
-        const V weight = exp_nonpositive<T, L>(square * T(-0.5));
+        const V weight = exponential<T, L>(square * T(-0.5));
         std::memcpy(weights + i * block_size + k, &weight, sizeof weight);
       }
   };

@@ -58,13 +58,16 @@ struct Loops {
   void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
   // Rows are read and written in whole vectors, also beyond the last one.
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
-  // The same with one more class, of score top + log(sum) for each row.
-  void (*softmax_with_rest)(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
-  // Over columns, the scores of one class at n points: to = max(to, score), to += exp(score − top), and the largest
-  // exp(score − top) · factor.
+  // The same with one more class, of score log(sum) for each row; returns its largest probability. Without looking for maxima:
+  // each row wants a score of at least -80 or a sum of at least exp(-80), and none above 80 but that of a single channel.
+  T (*softmax_with_rest)(const T* scores, const T* sum, T* q, int channels, int64_t n);
+  // to = row - number, with a number for each row.
+  void (*lower_rows)(const T* rows, const T* numbers, T* to, int channels, int64_t n);
+  // Over columns, the scores of one class at n points: to = max(to, score); term = exp(score − top) and sum += term; and the
+  // largest term · factor.
   void (*raise)(const T* scores, T* to, int64_t n);
-  void (*add_exponentials)(const T* scores, const T* top, T* to, int64_t n);
-  T (*largest_exponential)(const T* scores, const T* top, const T* factor, int64_t n);
+  void (*add_exponentials)(const T* scores, const T* top, T* terms, T* sum, int64_t n);
+  T (*largest_product)(const T* terms, const T* factor, int64_t n);
   // v = q ⊙ (v − ⟨v, q⟩), the vector-Jacobian product of softmax; and to = from + v unless from is null.
   void (*softmax_vjp)(const T* q, T* v, const T* from, T* to, int channels, int64_t n);
   // Numbers from 0 to 1 as float16 or bfloat16, rounded to the nearest, and back.
@@ -84,8 +87,6 @@ struct Loops {
   // difference = q − sent, of n ≤ run_size rows. found: the largest |difference|, the sum over rows of the largest of each, and
   // of the largest q of each row the smallest.
   void (*compare_run)(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n);
-  // share = 1 − Σ_c q[c] of each row.
-  void (*missing_shares)(const T* q, T* share, int channels, int64_t n);
   // Between rows and scores that are class-major: those of a class lie side by side, `stride` after those of the class before.
   // Channel k has the scores of class which[k]; padding channels are set to `pad`.
   void (*rows_from_class_major)(const T* scores, int64_t stride, const int* which, int classes, T pad, T* rows, int channels,
@@ -147,13 +148,15 @@ void diagonal_products(const T* h, const T* q, T* products, int channels, int64_
 template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>
-void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
+T softmax_with_rest(const T* scores, const T* sum, T* q, int channels, int64_t n);
+template <class T>
+void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n);
 template <class T>
 void raise(const T* scores, T* to, int64_t n);
 template <class T>
-void add_exponentials(const T* scores, const T* top, T* to, int64_t n);
+void add_exponentials(const T* scores, const T* top, T* terms, T* sum, int64_t n);
 template <class T>
-T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n);
+T largest_product(const T* terms, const T* factor, int64_t n);
 template <class T>
 void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n);
 template <class T>
@@ -174,8 +177,6 @@ template <class T>
 void rearrange(const T* rows, int channels, const int32_t* which, T pad, T* to, int to_channels, int64_t n);
 template <class T>
 void compare_run(const T* q, const T* sent, T* difference, T* found, int channels, int64_t n);
-template <class T>
-void missing_shares(const T* q, T* share, int channels, int64_t n);
 template <class T>
 void rows_from_class_major(const T* scores, int64_t stride, const int* which, int classes, T pad, T* rows, int channels,
                            int64_t n);

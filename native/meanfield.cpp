@@ -36,7 +36,7 @@ class MeanField {
     if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_) return;
     const double weight = message_weight(layout_.classes, pairwise_, points_);
     step_ = settings_.tolerance / std::max(weight, 1.0);
-    if (all_.size() > 2 && classes_are_apart(layout_.classes, pairwise_))
+    if (all_.size() > 2 && weight <= Silence<T>::most_weight && classes_are_apart(layout_.classes, pairwise_))
       silence_.emplace(settings_, unary_, weight, points_.chunks.count());
   }
   // Whether the silent classes became likelier than they may be: the result is then not to be trusted.
@@ -49,7 +49,7 @@ class MeanField {
     senders_ = senders_at_start();
     state_ = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
-      const T* a = state_->read_unary(tile);
+      const T* a = read_unary(*state_, tile);
       if (silence_) silence_->add_silent(tile, spare);
       q = marginals_.place(0, tile, q);
       marginals(tile, a, q);
@@ -65,7 +65,7 @@ class MeanField {
     state_->propagate(points_.team);
     note_evaluated(t, {0, 0, layout_.points, true}, follower_ ? 0 : 1);
     if (silence_ && t == 1) {
-      choose_senders(t);
+      choose_senders();
     } else if (follower_) {
       send_what_changed(t);
     } else if (settings_.class_threshold > 0 && !silence_) {
@@ -86,12 +86,13 @@ class MeanField {
     std::vector<PaddedCoupling<T>> to_all;
     for (const auto& term : pairwise_) to_all.emplace_back(term, layout_.classes, all_, T(1), false);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
+      if (silence_) state_->read_unary(tile);  // the result is not lowered
       if (complete) {
         state_->receive_scores(tile, a, spare);
       } else {
         receive_left_out(to_all, tile, a, in_play, spare);
         state_->receive_scores(tile, in_play, spare);
-        if (silence_) marginals(tile, in_play, spare), see_silence(tile, spare);
+        if (silence_) see_silence(tile, in_play, spare);
         scatter_classes(in_play, state_->classes(), a, all_channels_, tile.n);
       }
       write_result(tile, a);
@@ -139,10 +140,13 @@ class MeanField {
   }
 
   // Equation (16) at t = 1: the classes that send are chosen when q_1 of all of them is known. It waits in the rows of U.
-  void choose_senders(int t) {
+  void choose_senders() {
     ClassMaxima<T> seen(points_.chunks, state_->channels());
-    over_received(t, [&](const Tile& tile, const T* q, T*) {
-      std::copy_n(q, tile.n * state_->channels(), state_->unary_rows(tile));
+    silence_->begin_iteration();
+    points_.over_tiles<T>(state_->channels(), [&](const Tile& tile, T* a, T* spare, T*) {
+      T* const q = state_->unary_rows(tile);
+      state_->receive_scores(tile, a, spare);
+      marginals(tile, a, q);
       seen.see(tile, q);
     });
     state_->stop_sending();
@@ -150,7 +154,7 @@ class MeanField {
     auto next = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
       silence_->add_silent(tile, spare);
-      next->read_unary(tile);
+      read_unary(*next, tile);
       change_classes(state_->unary_rows(tile), state_->classes(), next->classes(), T(0), q, tile.n);
       next->send(tile, q);
     });
@@ -204,10 +208,18 @@ class MeanField {
   void receive_marginals(const Tile& tile, T* a, T* q) {
     state_->receive_scores(tile, a, q);
     marginals(tile, a, q);
-    see_silence(tile, q);
   }
-  void see_silence(const Tile& tile, const T* q) {
-    if (silence_) silence_->see(tile, q, state_->channels());
+  // Sees what scores that are not lowered leave to the silent classes. `spare` is memory for rows.
+  void see_silence(const Tile& tile, const T* a, T* spare) {
+    silence_->lower(tile, a, spare, state_->channels());
+    marginals(tile, spare, spare);
+  }
+
+  // U, lowered where that is expected of scores.
+  const T* read_unary(Recurrence<T>& state, const Tile& tile) const {
+    state.read_unary(tile);
+    if (silence_) silence_->lower(tile, state.unary_rows(tile), state.unary_rows(tile), state.channels());
+    return state.unary_rows(tile);
   }
 
   void marginals(const Tile& tile, const T* a, T* q) {

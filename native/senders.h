@@ -104,7 +104,9 @@ bool classes_are_apart(int classes, const std::vector<Pairwise<T>>& pairwise) {
 template <class T>
 class Silence {
  public:
-  // weight: how far a score can move if all marginals move by 1.
+  // With no more, the exponentials of lowered scores do not overflow, and not all of a point are 0.
+  static constexpr double most_weight = 60;
+  // weight: how far a score can move if all marginals move by 1; at most most_weight.
   Silence(const MeanFieldSettings& settings, const T* unary, double weight, int64_t chunks)
       : layout_(settings.scores), unary_(unary), limit_(largest_share(settings.tolerance, weight)),
         threshold_(settings.class_threshold), top_(layout_.points + tile_size), sum_(layout_.points + tile_size),
@@ -113,18 +115,20 @@ class Silence {
   // The largest q_0 of each class. Comes first.
   std::vector<T> maxima_at_start(TileTeam& points) {
     std::vector<T> maxima(layout_.classes, T(0)), of_chunks(points.chunks.count() * layout_.classes, T(0));
-    points.over_tiles<T>(1, [&](const Tile& tile, T* column, T* factor, T*) {
+    points.over_tiles<T>(layout_.classes, [&](const Tile& tile, T* terms, T* column, T* factor) {
       T* const top = &top_[tile.begin];
       std::fill_n(top, tile.n, std::numeric_limits<T>::lowest());
       std::fill_n(&sum_[tile.begin], tile.n, T(0));
       std::fill_n(factor, tile.n, T(0));
       for_classes(tile, column, [&](int, const T* scores) { loops<T>().raise(scores, top, tile.n); });
-      for_classes(tile, column, [&](int, const T* scores) { loops<T>().add_exponentials(scores, top, factor, tile.n); });
-      for (int64_t i = 0; i < tile.n; ++i) factor[i] = 1 / factor[i];
       for_classes(tile, column, [&](int c, const T* scores) {
-        T& most = of_chunks[tile.chunk * layout_.classes + c];
-        most = std::max(most, loops<T>().largest_exponential(scores, top, factor, tile.n));
+        loops<T>().add_exponentials(scores, top, terms + c * tile_size, factor, tile.n);
       });
+      for (int64_t i = 0; i < tile.n; ++i) factor[i] = 1 / factor[i];
+      for (int c = 0; c < layout_.classes; ++c) {
+        T& most = of_chunks[tile.chunk * layout_.classes + c];
+        most = std::max(most, loops<T>().largest_product(terms + c * tile_size, factor, tile.n));
+      }
     });
     for (std::size_t i = 0; i < of_chunks.size(); ++i) {
       T& most = maxima[i % layout_.classes];
@@ -158,20 +162,19 @@ class Silence {
   // The share of the classes that have just been found silent. `spare` is memory for a number for each point.
   void add_silent(const Tile& tile, T* spare) {
     for (const int c : falling_silent_)
-      loops<T>().add_exponentials(score_column(layout_, unary_, tile, c, spare), &top_[tile.begin], &sum_[tile.begin], tile.n);
+      loops<T>().add_exponentials(score_column(layout_, unary_, tile, c, spare), &top_[tile.begin], spare, &sum_[tile.begin],
+                                  tile.n);
   }
 
-  // q = softmax(a) over the classes that send and the silent ones.
-  void marginals(const Tile& tile, const T* a, T* q, int channels) const {
-    loops<T>().softmax_with_rest(a, &top_[tile.begin], &sum_[tile.begin], q, channels, tile.n);
+  // Scores less the largest U of each point. They move by no more than the weight from there.
+  void lower(const Tile& tile, const T* scores, T* lowered, int channels) const {
+    loops<T>().lower_rows(scores, &top_[tile.begin], lowered, channels, tile.n);
   }
 
-  // Sees what q leaves to the silent classes.
-  void see(const Tile& tile, const T* q, int channels) {
-    T shares[tile_size];
-    loops<T>().missing_shares(q, shares, channels, tile.n);
+  // q = softmax over the classes that send and the silent ones, of lowered scores. Sees what it leaves to the silent ones.
+  void marginals(const Tile& tile, const T* scores, T* q, int channels) {
     T& most = most_now_[tile.chunk];
-    most = std::max(most, *std::max_element(shares, shares + tile.n));
+    most = std::max(most, loops<T>().softmax_with_rest(scores, &sum_[tile.begin], q, channels, tile.n));
   }
 
   // Whether the silent classes have more than (17) allows. A class_threshold asks for more silence than that.

@@ -204,6 +204,18 @@ struct Max {
   }
 };
 
+struct Min {
+  template <class V>
+  CRFRNN_INLINE V operator()(V a, V b) const {
+#if defined(CRFRNN_VECTORS)
+    return a < b ? a : b;
+#else
+    for (int i = 0; i < int(sizeof a.lane / sizeof a.lane[0]); ++i) a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+#endif
+  }
+};
+
 struct Sum {
   template <class V>
   CRFRNN_INLINE V operator()(V a, V b) const {
@@ -264,6 +276,7 @@ struct Row {
     head = head - r.head * s.head, tail.subtract_product(r.tail, s.tail);
   }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
+  CRFRNN_INLINE void subtract(T number) { head = head - (Vec<T, P>{} + number), tail.subtract(number); }
   CRFRNN_INLINE void keep_larger(const Row& r) { head = Max{}(head, r.head), tail.keep_larger(r.tail); }
   CRFRNN_INLINE T largest_magnitude() const {
     const T head_largest = first_lane<T, P>(reduce_groups<P, T, P>(Max{}(head, Vec<T, P>{} - head), Max{}));
@@ -288,6 +301,7 @@ struct Row<T, 0> {
   CRFRNN_INLINE void add_product(const Row&, const Row&) {}
   CRFRNN_INLINE void subtract_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}
+  CRFRNN_INLINE void subtract(T) {}
   CRFRNN_INLINE void keep_larger(const Row&) {}
   CRFRNN_INLINE T largest_magnitude() const { return 0; }
 };
@@ -337,7 +351,8 @@ struct Planes {
   int64_t count;
 };
 
-// exp to the last bit or two, and 0 where x < log(smallest normal number). Multiplying by 2^n adds n to the exponent.
+// exp to the last bit or two, for x up to 88, and 0 where x < log(smallest normal number). Multiplying by 2^n adds n to the
+// exponent.
 template <class T>
 struct ExpConstants;
 template <>
@@ -365,7 +380,7 @@ struct Factorials {
   }
 };
 template <class T, int W>
-CRFRNN_INLINE Vec<T, W> exp_nonpositive(Vec<T, W> x) {
+CRFRNN_INLINE Vec<T, W> exponential(Vec<T, W> x) {
   using C = ExpConstants<T>;
   constexpr Factorials<T> factorials;
 #if defined(CRFRNN_VECTORS)

@@ -29,38 +29,77 @@ CRFRNN_INLINE void store_pieces(Vec<T, lanes<T>> v, T* p, int channels) {
   }
 }
 
-// One more class beside those of the rows, which shares their softmax: of score top + log(sum) for each row.
+// Calls f(i, count) for the vectors of n numbers, `count` of them in each.
+template <class T, class F>
+CRFRNN_INLINE void for_vectors(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + lanes<T> <= n; i += lanes<T>) f(i, std::integral_constant<int, lanes<T>>{});
+  if (i < n) f(i, static_cast<int>(n - i));
+}
+template <class T, class N>
+CRFRNN_INLINE Vec<T, lanes<T>> load_part(const T* p, N count) {
+  Vec<T, lanes<T>> v{};
+  std::memcpy(&v, p, count * sizeof(T));
+  return v;
+}
+
+// What rows have beside their classes in the softmax: nothing. Their largest score is subtracted.
+template <class T>
+struct NoRest {
+  using V = Vec<T, lanes<T>>;
+  static CRFRNN_INLINE V terms(V scores, V largest) { return exponential<T, lanes<T>>(scores - largest); }
+  template <int G>
+  CRFRNN_INLINE V inverse(V total, int64_t) {
+    return (V{} + T(1)) / total;
+  }
+};
+
+// One more class, of score log(sum) for each row. The scores are near 0, so their exponentials are taken as they are; that of a
+// single channel may be anything, since beyond `most` it has all.
 template <class T>
 struct Rest {
-  // For a vector with every G lanes of one row: the larger of the tops, and the term of the rest in the sum.
+  using V = Vec<T, lanes<T>>;
+  static constexpr T most = 80;
+  static CRFRNN_INLINE V terms(V scores, V) { return exponential<T, lanes<T>>(Min{}(scores, V{} + most)); }
+  // For a vector with every G lanes of one row: 1 / total, given the sum of the terms of each row. Sees the shares of the rest.
   template <int G>
-  CRFRNN_INLINE Vec<T, lanes<T>> larger_top(Vec<T, lanes<T>> largest, int64_t row) const {
-    return Max{}(largest, spread<G, T, lanes<T>>(top + row));
+  CRFRNN_INLINE V inverse(V total, int64_t row) {
+    const V term = spread<G, T, lanes<T>>(sum + row), result = (V{} + T(1)) / (total + term), share = term * result;
+    if ((n - row) * G >= lanes<T>) {
+      largest_share = Max{}(largest_share, share);
+    } else {
+      T numbers[lanes<T>];
+      std::memcpy(numbers, &share, sizeof share);
+      largest_share = Max{}(largest_share, load_part(numbers, (n - row) * G));
+    }
+    return result;
   }
-  template <int G>
-  CRFRNN_INLINE Vec<T, lanes<T>> term(Vec<T, lanes<T>> largest, int64_t row) const {
-    return spread<G, T, lanes<T>>(sum + row) * exp_nonpositive<T, lanes<T>>(spread<G, T, lanes<T>>(top + row) - largest);
-  }
-  const T *top, *sum;
+  const T* sum;
+  int64_t n;
+  V largest_share{};
 };
-struct NoRest {};
 
 // Rows of G numbers, narrower than a piece.
 template <class T, int G, class R>
-void softmax_narrow(const T* scores, T* q, int64_t n, const R& rest) {
+void softmax_narrow(const T* scores, T* q, int64_t n, R& shared) {
   constexpr int L = lanes<T>;
   constexpr bool has_rest = std::is_same_v<R, Rest<T>>;
   using V = Vec<T, L>;
+  R rest = shared;
   for (int64_t i = 0; i < n * G; i += L) {
     const V a = load<V>(scores + i);
-    V top = reduce_groups<G, T, L>(a, Max{});
-    if constexpr (has_rest) top = rest.template larger_top<G>(top, i / G);
-    const V e = exp_nonpositive<T, L>(a - top);
-    V total = reduce_groups<G, T, L>(e, Sum{});
-    if constexpr (has_rest) total = total + rest.template term<G>(top, i / G);
-    const V result = e / total;
+    V largest{};
+    if constexpr (!has_rest) largest = reduce_groups<G, T, L>(a, Max{});
+    const V e = R::terms(a, largest), total = reduce_groups<G, T, L>(e, Sum{});
+    V result;
+    if constexpr (has_rest) {
+      result = e * rest.template inverse<G>(total, i / G);
+    } else {
+      result = e / total;
+    }
     std::memcpy(q + i, &result, sizeof result);
   }
+  shared = rest;
 }
 
 template <class T, int G>
@@ -79,20 +118,23 @@ void softmax_vjp_narrow(const T* q, T* v, const T* from, T* to, int64_t n) {
 
 // Rows of any whole number of pieces. Where it is known at compile time (Pieces > 0) the row stays in registers.
 template <class T, int Pieces, class R>
-void softmax_wide(const T* scores, T* q, int channels, int64_t n, const R& rest) {
+void softmax_wide(const T* scores, T* q, int channels, int64_t n, R& shared) {
   constexpr int S = piece<T>, L = lanes<T>;
   constexpr bool has_rest = std::is_same_v<R, Rest<T>>;
   using V = Vec<T, L>;
   const int pieces = Pieces ? Pieces : channels / S;
   V row[Pieces ? Pieces : 1];
+  R rest = shared;
   for (int64_t i = 0; i < n; i += L / S, scores += L / S * channels, q += L / S * channels) {
-    V top = load_pieces(scores, channels);
-    for (int k = 1; k < pieces; ++k) top = Max{}(top, load_pieces(scores + k * S, channels));
-    top = reduce_groups<S, T, L>(top, Max{});
-    if constexpr (has_rest) top = rest.template larger_top<S>(top, i);
+    V largest{};
+    if constexpr (!has_rest) {
+      largest = load_pieces(scores, channels);
+      for (int k = 1; k < pieces; ++k) largest = Max{}(largest, load_pieces(scores + k * S, channels));
+      largest = reduce_groups<S, T, L>(largest, Max{});
+    }
     V total{};
     for (int k = 0; k < pieces; ++k) {
-      const V e = exp_nonpositive<T, L>(load_pieces(scores + k * S, channels) - top);
+      const V e = R::terms(load_pieces(scores + k * S, channels), largest);
       total = total + e;
       if constexpr (Pieces > 0) {
         row[k] = e;
@@ -101,12 +143,12 @@ void softmax_wide(const T* scores, T* q, int channels, int64_t n, const R& rest)
       }
     }
     total = reduce_groups<S, T, L>(total, Sum{});
-    if constexpr (has_rest) total = total + rest.template term<S>(top, i);
-    const V inverse = (V{} + T(1)) / total;
+    const V inverse = rest.template inverse<S>(total, i);
     for (int k = 0; k < pieces; ++k)
       store_pieces<T>((Pieces > 0 ? row[k % (Pieces ? Pieces : 1)] : load_pieces(q + k * S, channels)) * inverse, q + k * S,
                       channels);
   }
+  shared = rest;
 }
 
 template <class T>
@@ -140,7 +182,7 @@ CRFRNN_INLINE bool if_narrow(int channels, F f) {
 }
 
 template <class T, class R>
-void softmax_of(const T* scores, T* q, int channels, int64_t n, const R& rest) {
+void softmax_of(const T* scores, T* q, int channels, int64_t n, R& rest) {
   if (if_narrow<T>(channels, [&](auto width) { softmax_narrow<T, width()>(scores, q, n, rest); })) return;
   switch (channels / piece<T>) {
     case 1:
@@ -158,26 +200,15 @@ void softmax_of(const T* scores, T* q, int channels, int64_t n, const R& rest) {
 
 template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n) {
-  softmax_of(scores, q, channels, n, NoRest{});
+  NoRest<T> rest;
+  softmax_of(scores, q, channels, n, rest);
 }
 
 template <class T>
-void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n) {
-  softmax_of(scores, q, channels, n, Rest<T>{top, sum});
-}
-
-// Calls f(i, count) for the vectors of n numbers, `count` of them in each.
-template <class T, class F>
-CRFRNN_INLINE void for_vectors(int64_t n, F f) {
-  int64_t i = 0;
-  for (; i + lanes<T> <= n; i += lanes<T>) f(i, std::integral_constant<int, lanes<T>>{});
-  if (i < n) f(i, static_cast<int>(n - i));
-}
-template <class T, class N>
-CRFRNN_INLINE Vec<T, lanes<T>> load_part(const T* p, N count) {
-  Vec<T, lanes<T>> v{};
-  std::memcpy(&v, p, count * sizeof(T));
-  return v;
+T softmax_with_rest(const T* scores, const T* sum, T* q, int channels, int64_t n) {
+  Rest<T> rest{sum, n};
+  softmax_of(scores, q, channels, n, rest);
+  return first_lane<T, lanes<T>>(reduce_groups<lanes<T>, T, lanes<T>>(rest.largest_share, Max{}));
 }
 
 template <class T>
@@ -189,20 +220,20 @@ void raise(const T* scores, T* to, int64_t n) {
 }
 
 template <class T>
-void add_exponentials(const T* scores, const T* top, T* to, int64_t n) {
+void add_exponentials(const T* scores, const T* top, T* terms, T* sum, int64_t n) {
   for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
-    const auto e = exp_nonpositive<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
-    const auto sum = load_part(to + i, count) + e;
-    std::memcpy(to + i, &sum, count * sizeof(T));
+    const auto e = exponential<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
+    const auto total = load_part(sum + i, count) + e;
+    std::memcpy(terms + i, &e, count * sizeof(T));
+    std::memcpy(sum + i, &total, count * sizeof(T));
   });
 }
 
 template <class T>
-T largest_exponential(const T* scores, const T* top, const T* factor, int64_t n) {
+T largest_product(const T* terms, const T* factor, int64_t n) {
   Vec<T, lanes<T>> largest{};
   for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
-    const auto e = exp_nonpositive<T, lanes<T>>(load_part(scores + i, count) - load_part(top + i, count));
-    largest = Max{}(largest, e * load_part(factor + i, count));
+    largest = Max{}(largest, load_part(terms + i, count) * load_part(factor + i, count));
   });
   return reduce_groups<lanes<T>, T, lanes<T>>(largest, Max{})[0];
 }
@@ -213,12 +244,12 @@ void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n
     softmax_vjp_wide(q, v, from, to, channels, n);
 }
 
-#define CRFRNN_INSTANTIATE(T)                                                         \
-  template void softmax<T>(const T*, T*, int, int64_t);                               \
-  template void softmax_with_rest<T>(const T*, const T*, const T*, T*, int, int64_t); \
-  template void raise<T>(const T*, T*, int64_t);                                      \
-  template void add_exponentials<T>(const T*, const T*, T*, int64_t);                 \
-  template T largest_exponential<T>(const T*, const T*, const T*, int64_t);           \
+#define CRFRNN_INSTANTIATE(T)                                             \
+  template void softmax<T>(const T*, T*, int, int64_t);                   \
+  template T softmax_with_rest<T>(const T*, const T*, T*, int, int64_t);  \
+  template void raise<T>(const T*, T*, int64_t);                          \
+  template void add_exponentials<T>(const T*, const T*, T*, T*, int64_t); \
+  template T largest_product<T>(const T*, const T*, int64_t);             \
   template void softmax_vjp<T>(const T*, T*, const T*, T*, int, int64_t);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)

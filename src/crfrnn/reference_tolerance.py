@@ -99,7 +99,7 @@ class _Field:
         row_sums = [term.filter(np.ones((1, points))).max() for term in terms]
         self.weight = float(sum(reach * row_sum for reach, row_sum in zip(self.reach, row_sums, strict=True)))
         apart = all(np.array_equal(coupling, np.diag(np.diag(coupling))) for coupling in self.couplings)
-        self.may_be_silent = apart and classes > 2
+        self.may_be_silent = apart and classes > 2 and self.weight <= 60
 
     def scores(self, sent: Array, silent: NDArray[np.bool_]) -> Array:
         """a after a message; silent classes receive none."""

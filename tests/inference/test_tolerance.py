@@ -288,6 +288,18 @@ def test_no_silence_with_damping_or_matrices(rng, options):
     np.testing.assert_array_equal(found, mean_field(unary, terms, iterations=6, tolerance=0, **options))
 
 
+@pytest.mark.parametrize("weight", [59, 61, 1e6])
+def test_large_weights(rng, weight):
+    """Scores that move far: up to a weight of 60 classes may be silent, beyond it they are not."""
+    unary = unlikely(rng, 0.3 * rng.normal(size=(5, 40, 50)), 2).astype(np.float32)
+    found, dense = [
+        refine(unary, None, CRF([Kernel(Spatial(2), weight)], solver=MeanField(6, tolerance=t)), return_activity=True)
+        for t in (TOLERANCE, 0)
+    ]
+    assert (min(found[1].classes) < 5) == (weight < 60)
+    assert np.abs(found[0] - dense[0]).max() <= TOLERANCE
+
+
 def test_matrices_are_followed(rng):
     scene = Scene(rng, 4)
     compatibility = 0.05 * rng.normal(size=(4, 4)) - np.eye(4)
