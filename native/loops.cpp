@@ -24,6 +24,7 @@ constexpr Loops<T> table() {
       .diagonal_products = diagonal_products<T>,
       .softmax = softmax<T>,
       .softmax_with_rest = softmax_with_rest<T>,
+      .tanh = tanh<T>,
       .raise = raise<T>,
       .add_exponentials = add_exponentials<T>,
       .largest_exponential = largest_exponential<T>,

@@ -60,6 +60,8 @@ struct Loops {
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
   // The same with one more class, of score top + log(sum) for each row.
   void (*softmax_with_rest)(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
+  // to = tanh(score) of n scores.
+  void (*tanh)(const T* scores, T* to, int64_t n);
   // Over columns, the scores of one class at n points: to = max(to, score), to += exp(score − top), and the largest
   // exp(score − top) · factor.
   void (*raise)(const T* scores, T* to, int64_t n);
@@ -145,6 +147,8 @@ template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>
 void softmax_with_rest(const T* scores, const T* top, const T* sum, T* q, int channels, int64_t n);
+template <class T>
+void tanh(const T* scores, T* to, int64_t n);
 template <class T>
 void raise(const T* scores, T* to, int64_t n);
 template <class T>

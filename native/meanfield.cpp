@@ -6,7 +6,9 @@
 #include <optional>
 
 #include "follower.h"
+#include "log_odds.h"
 #include "recurrence.h"
+#include "row_sums.h"
 #include "senders.h"
 
 namespace crfrnn {
@@ -34,7 +36,12 @@ class MeanField {
   // Work may be left out from here on, as far as the tolerance goes. Gradients and damping need all of it.
   void allow_leaving_out() {
     if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_) return;
-    const double weight = message_weight(layout_.classes, pairwise_, points_);
+    if (all_.size() == 2 && settings_.class_threshold == 0) log_odds_.emplace(settings_, unary_, pairwise_);
+    std::vector<RowSums<T>> sums;
+    for (std::size_t k = 0; k < pairwise_.size(); ++k)
+      sums.push_back(row_sums(pairwise_[k], log_odds_ && log_odds_->needs_sums(k, result_.form), points_));
+    const double weight = message_weight(layout_.classes, pairwise_, sums);
+    if (log_odds_) log_odds_->use_sums(std::move(sums));
     step_ = settings_.tolerance / std::max(weight, 1.0);
     if (all_.size() > 2 && classes_are_apart(layout_.classes, pairwise_))
       silence_.emplace(settings_, unary_, weight, points_.chunks.count());
@@ -47,9 +54,9 @@ class MeanField {
   // Sends q_0 = softmax(U).
   void start() {
     senders_ = senders_at_start();
-    state_ = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
-    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
-      const T* a = state_->read_unary(tile);
+    state_ = std::make_unique<Recurrence<T>>(settings_, unary_, log_odds_ ? log_odds_->pairwise() : pairwise_, senders_);
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T* y) {
+      const T* a = log_odds_ ? log_odds_->read_unary(tile, state_->unary_rows(tile), y, spare) : state_->read_unary(tile);
       if (silence_) silence_->add_silent(tile, spare);
       q = marginals_.place(0, tile, q);
       marginals(tile, a, q);
@@ -86,7 +93,9 @@ class MeanField {
     std::vector<PaddedCoupling<T>> to_all;
     for (const auto& term : pairwise_) to_all.emplace_back(term, layout_.classes, all_, T(1), false);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
-      if (complete) {
+      if (log_odds_) {
+        log_odds_->receive_scores(*state_, tile, result_.form, a, in_play, spare);
+      } else if (complete) {
         state_->receive_scores(tile, a, spare);
       } else {
         receive_left_out(to_all, tile, a, in_play, spare);
@@ -101,14 +110,8 @@ class MeanField {
  private:
   Classes senders_at_start() {
     if (silence_) return silence_->senders_among(all_, silence_->maxima_at_start(points_));
-    if (settings_.class_threshold == 0) return all_;
-    ClassMaxima<T> seen(points_.chunks, all_channels_);
-    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
-      read_scores(layout_, unary_, tile, all_, T(padding_score), rows);
-      loops<T>().softmax(rows, rows, all_channels_, tile.n);
-      seen.see(tile, rows);
-    });
-    return likely_among(all_, seen.maxima(), settings_.class_threshold);
+    if (log_odds_) return {0};
+    return settings_.class_threshold > 0 ? likely_at_start(settings_, unary_, points_) : all_;
   }
 
   // Equation (13): the classes in play are those that were likely enough in the iteration before.
@@ -158,7 +161,7 @@ class MeanField {
   }
 
   void send_all(int t) {
-    if (step_ > 0 && settings_.iterations - t > 2) follower_.emplace(state_->exchange(), step_, points_);
+    if (step_ > 0 && settings_.iterations - t > 2) follower_.emplace(state_->exchange(), log_odds_ ? 2 * step_ : step_, points_);
     over_received(t, [&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
       marginals_.keep(t, tile, q);
@@ -213,6 +216,8 @@ class MeanField {
   void marginals(const Tile& tile, const T* a, T* q) {
     if (silence_) {
       silence_->marginals(tile, a, q, state_->channels());
+    } else if (log_odds_) {
+      loops<T>().tanh(a, q, tile.n);
     } else {
       state_->marginals(tile, a, q);
     }
@@ -226,7 +231,7 @@ class MeanField {
   void note_activity(int t) {
     if (!settings_.activity) return;
     settings_.activity->iterations = t + 1;
-    settings_.activity->classes.push_back(static_cast<int>(state_->classes().size()));
+    settings_.activity->classes.push_back(static_cast<int>(log_odds_ ? all_.size() : state_->classes().size()));
   }
 
   // Rows of all classes with the scores of those that did not send. Full matrices couple them to the classes in play: they have
@@ -266,6 +271,7 @@ class MeanField {
   double step_ = 0;                        // by how much marginals may differ from those sent; 0 if all are sent
   bool is_still_ = false;
   std::optional<Silence<T>> silence_;
+  std::optional<LogOdds<T>> log_odds_;
   std::optional<Follower<T>> follower_;
   Classes senders_;  // the classes that send from the next iteration on
   std::unique_ptr<Recurrence<T>> state_;

@@ -180,6 +180,18 @@ CRFRNN_INLINE Vec<T, lanes<T>> load_part(const T* p, N count) {
   return v;
 }
 
+// Between 0 and the score, (1 − e)/(1 + e) with e = exp(−2 |score|).
+template <class T>
+void tanh(const T* scores, T* to, int64_t n) {
+  using V = Vec<T, lanes<T>>;
+  for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
+    const V a = load_part(scores + i, count), negative = V{} - Max{}(a, V{} - a);
+    const V e = exp_nonpositive<T, lanes<T>>(negative + negative), minus = (e - T(1)) / (e + T(1));
+    const V result = Max{}(minus, V{} - Max{}(V{} - a, minus));
+    std::memcpy(to + i, &result, count * sizeof(T));
+  });
+}
+
 template <class T>
 void raise(const T* scores, T* to, int64_t n) {
   for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
@@ -216,6 +228,7 @@ void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n
 #define CRFRNN_INSTANTIATE(T)                                                         \
   template void softmax<T>(const T*, T*, int, int64_t);                               \
   template void softmax_with_rest<T>(const T*, const T*, const T*, T*, int, int64_t); \
+  template void tanh<T>(const T*, T*, int64_t);                                       \
   template void raise<T>(const T*, T*, int64_t);                                      \
   template void add_exponentials<T>(const T*, const T*, T*, int64_t);                 \
   template T largest_exponential<T>(const T*, const T*, const T*, int64_t);           \
