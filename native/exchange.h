@@ -21,7 +21,7 @@ struct Pairwise {
   const T* pre;   // N factors, or null for ones
   const T* post;  // N factors, or null for ones
   Coupling kind;
-  const T* coupling;   // 1, C or C × C numbers: what the scores lose per unit of message
+  const T* coupling;  // 1, C or C × C numbers: what the scores lose per unit of message
   // What no row of the normalised kernel sums to more than, or 0 if that is not known. Without `pre`, all rows sum to it.
   double row_sum = 0;
 

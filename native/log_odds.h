@@ -19,26 +19,23 @@ class LogOdds {
  public:
   using Form = typename MeanFieldResult<T>::Form;
 
-  LogOdds(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise)
-      : layout_(settings.scores), unary_(unary) {
+  // Whether the sums of all rows of a kernel are needed.
+  static bool needs_sums(const Pairwise<T>& term, Form form) { return form == Form::logits || coupling_of_sums(term) != 0; }
+
+  LogOdds(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
+          std::vector<RowSums<T>> sums)
+      : layout_(settings.scores), unary_(unary), sums_(std::move(sums)), pairwise_(pairwise) {
     for (const auto& term : pairwise) {
-      const T e00 = term.entry(0, 0, 2), e01 = term.entry(0, 1, 2), e10 = term.entry(1, 0, 2), e11 = term.entry(1, 1, 2);
-      of_sums_.push_back(((e00 + e01) - (e10 + e11)) / 4);
-      of_messages_.push_back(((e00 - e01) - (e10 - e11)) / 4);
       couplings_.emplace_back(term, 2, both_, T(1), false);
+      of_sums_.push_back(coupling_of_sums(term));
+      of_messages_.push_back((term.entry(0, 0, 2) - term.entry(0, 1, 2) - term.entry(1, 0, 2) + term.entry(1, 1, 2)) / 4);
     }
-    for (std::size_t k = 0; k < pairwise.size(); ++k) {
-      const auto& [kernel, pre, post, kind, coupling, row_sum] = pairwise[k];
-      pairwise_.push_back({kernel, pre, post, Pairwise<T>::Coupling::scalar, &of_messages_[k], row_sum});
-    }
+    for (std::size_t k = 0; k < pairwise.size(); ++k)
+      pairwise_[k].kind = Pairwise<T>::Coupling::scalar, pairwise_[k].coupling = &of_messages_[k];
   }
 
-  // The kernels, with the couplings of u to y.
+  // The kernels with the couplings of u to y.
   const std::vector<Pairwise<T>>& pairwise() const { return pairwise_; }
-
-  // Whether the sums of all rows of kernel k are needed.
-  bool needs_sums(std::size_t k, Form form) const { return form == Form::logits || of_sums_[k] != 0; }
-  void use_sums(std::vector<RowSums<T>> sums) { sums_ = std::move(sums); }
 
   // y of a_0 = U, and in `rows` what messages are subtracted from. `spare` is memory for the rows of a tile. Halves are
   // subtracted, as they do not overflow.
@@ -73,13 +70,17 @@ class LogOdds {
   }
 
  private:
+  static T coupling_of_sums(const Pairwise<T>& term) {
+    return (term.entry(0, 0, 2) + term.entry(0, 1, 2) - (term.entry(1, 0, 2) + term.entry(1, 1, 2))) / 4;
+  }
+
   const ScoreLayout& layout_;
   const T* const unary_;
   const Classes both_ = all_classes(2);
-  std::vector<T> of_sums_, of_messages_;  // of each kernel: by how much y falls per unit of N 1 and N u
-  std::vector<PaddedCoupling<T>> couplings_;
+  const std::vector<RowSums<T>> sums_;
+  std::vector<PaddedCoupling<T>> couplings_;  // of both classes
+  std::vector<T> of_sums_, of_messages_;      // of each kernel: what y loses per unit of N 1 and of N u
   std::vector<Pairwise<T>> pairwise_;
-  std::vector<RowSums<T>> sums_;
 };
 
 }  // namespace crfrnn

@@ -14,7 +14,8 @@
 namespace crfrnn {
 namespace {
 
-// The loop (4), with classes left out as in (13) or silent as in (16). `mean_field` below shows the order of the steps.
+// The loop (4), with classes left out as in (13), silent as in (16), or two as one channel (20). `mean_field` below shows the
+// order of the steps.
 template <class T>
 class MeanField {
  public:
@@ -36,13 +37,13 @@ class MeanField {
   // Work may be left out from here on, as far as the tolerance goes. Gradients and damping need all of it.
   void allow_leaving_out() {
     if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_) return;
-    if (all_.size() == 2 && settings_.class_threshold == 0) log_odds_.emplace(settings_, unary_, pairwise_);
+    const bool as_one = all_.size() == 2 && settings_.class_threshold == 0;
     std::vector<RowSums<T>> sums;
-    for (std::size_t k = 0; k < pairwise_.size(); ++k)
-      sums.push_back(row_sums(pairwise_[k], log_odds_ && log_odds_->needs_sums(k, result_.form), points_));
+    for (const auto& term : pairwise_)
+      sums.push_back(row_sums(term, as_one && LogOdds<T>::needs_sums(term, result_.form), points_));
     const double weight = message_weight(layout_.classes, pairwise_, sums);
-    if (log_odds_) log_odds_->use_sums(std::move(sums));
     step_ = settings_.tolerance / std::max(weight, 1.0);
+    if (as_one) log_odds_.emplace(settings_, unary_, pairwise_, std::move(sums));
     if (all_.size() > 2 && classes_are_apart(layout_.classes, pairwise_))
       silence_.emplace(settings_, unary_, weight, points_.chunks.count());
   }
@@ -161,13 +162,15 @@ class MeanField {
   }
 
   void send_all(int t) {
-    if (step_ > 0 && settings_.iterations - t > 2) follower_.emplace(state_->exchange(), log_odds_ ? 2 * step_ : step_, points_);
+    if (step_ > 0 && settings_.iterations - t > 2)
+      follower_.emplace(state_->exchange(), log_odds_ ? 2 * step_ : step_, points_);
     over_received(t, [&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
       marginals_.keep(t, tile, q);
       if (follower_) follower_->start(tile, q, spare);
     });
-    if (follower_ && (follower_->share_within(usual_move) > share_that_pays() || !follower_->follow())) work_densely();
+    if (follower_ && (follower_->share_within(usual_move) > follower_->share_that_pays() || !follower_->follow()))
+      work_densely();
   }
 
   // Only points whose messages changed are worked out, and only points whose marginals changed send.
@@ -184,12 +187,9 @@ class MeanField {
       follower_->finish_tile(tile);
     });
     is_still_ = !follower_->any_sent();
-    if (share > 1.5 * share_that_pays()) work_densely();
+    if (share > 1.5 * follower_->share_that_pays()) work_densely();
   }
 
-  // Following changes costs about as much as an eighth of the points does, less where points and vertices fill no cache. Where
-  // more of them are active, dense iterations are faster.
-  double share_that_pays() const { return layout_.points < (1 << 20) ? 0.12 : 0.4; }
   void work_densely() { follower_.reset(), step_ = 0; }
 
   // Calls use(tile, q, spare) for the marginals of all tiles.
