@@ -21,8 +21,15 @@ struct Pairwise {
   const T* pre;   // N factors, or null for ones
   const T* post;  // N factors, or null for ones
   Coupling kind;
-  const T* coupling;   // 1, C or C × C numbers: what the scores lose per unit of message
-  double row_sum = 0;  // what no row of the normalised kernel sums to more than, or 0 if that is not known
+  const T* coupling;  // 1, C or C × C numbers: what the scores lose per unit of message
+  // What no row of the normalised kernel sums to more than, or 0 if that is not known. Without `pre`, all rows sum to it.
+  double row_sum = 0;
+
+  // What the scores of class `row` lose per unit of message about class `column`.
+  T entry(int row, int column, int classes) const {
+    if (kind == Coupling::matrix) return coupling[row * classes + column];
+    return row == column ? coupling[kind == Coupling::scalar ? 0 : row] : T(0);
+  }
 };
 
 // A coupling between some of the classes, multiplied by a factor and laid out for the loops: a number for each channel, or a
@@ -31,12 +38,10 @@ template <class T>
 class PaddedCoupling {
  public:
   PaddedCoupling(const Pairwise<T>& term, int num_classes, const Classes& classes, T factor, bool transpose) {
-    using Coupling = typename Pairwise<T>::Coupling;
     const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
     auto entry = [&](int row, int column) {
       const int r = classes[row], c = classes[column];
-      if (term.kind == Coupling::matrix) return factor * term.coupling[transpose ? c * num_classes + r : r * num_classes + c];
-      return r == c ? factor * term.coupling[term.kind == Coupling::scalar ? 0 : r] : T(0);
+      return factor * (transpose ? term.entry(c, r, num_classes) : term.entry(r, c, num_classes));
     };
     for (int r = 0; r < count; ++r)
       for (int c = 0; c < count; ++c) is_diagonal_ &= r == c || entry(r, c) == T(0);

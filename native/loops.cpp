@@ -25,6 +25,7 @@ constexpr Loops<T> table() {
       .softmax = softmax<T>,
       .softmax_with_rest = softmax_with_rest<T>,
       .lower_rows = lower_rows<T>,
+      .tanh = tanh<T>,
       .raise = raise<T>,
       .add_exponentials = add_exponentials<T>,
       .largest_product = largest_product<T>,

@@ -63,6 +63,8 @@ struct Loops {
   T (*softmax_with_rest)(const T* scores, const T* sum, T* q, int channels, int64_t n);
   // to = row - number, with a number for each row.
   void (*lower_rows)(const T* rows, const T* numbers, T* to, int channels, int64_t n);
+  // to = tanh(score) of n scores.
+  void (*tanh)(const T* scores, T* to, int64_t n);
   // Over columns, the scores of one class at n points: to = max(to, score); term = exp(score − top) and sum += term; and the
   // largest term · factor.
   void (*raise)(const T* scores, T* to, int64_t n);
@@ -151,6 +153,8 @@ template <class T>
 T softmax_with_rest(const T* scores, const T* sum, T* q, int channels, int64_t n);
 template <class T>
 void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n);
+template <class T>
+void tanh(const T* scores, T* to, int64_t n);
 template <class T>
 void raise(const T* scores, T* to, int64_t n);
 template <class T>

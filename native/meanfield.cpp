@@ -6,13 +6,16 @@
 #include <optional>
 
 #include "follower.h"
+#include "log_odds.h"
 #include "recurrence.h"
+#include "row_sums.h"
 #include "senders.h"
 
 namespace crfrnn {
 namespace {
 
-// The loop (4), with classes left out as in (13) or silent as in (16). `mean_field` below shows the order of the steps.
+// The loop (4), with classes left out as in (13), silent as in (16), or two as one channel (20). `mean_field` below shows the
+// order of the steps.
 template <class T>
 class MeanField {
  public:
@@ -34,8 +37,13 @@ class MeanField {
   // Work may be left out from here on, as far as the tolerance goes. Gradients and damping need all of it.
   void allow_leaving_out() {
     if (settings_.tolerance == 0 || settings_.damping > 0 || marginals_) return;
-    const double weight = message_weight(layout_.classes, pairwise_, points_);
+    const bool as_one = all_.size() == 2 && settings_.class_threshold == 0;
+    std::vector<RowSums<T>> sums;
+    for (const auto& term : pairwise_)
+      sums.push_back(row_sums(term, as_one && LogOdds<T>::needs_sums(term, result_.form), points_));
+    const double weight = message_weight(layout_.classes, pairwise_, sums);
     step_ = settings_.tolerance / std::max(weight, 1.0);
+    if (as_one) log_odds_.emplace(settings_, unary_, pairwise_, std::move(sums));
     if (all_.size() > 2 && weight <= Silence<T>::most_weight && classes_are_apart(layout_.classes, pairwise_))
       silence_.emplace(settings_, unary_, weight, points_.chunks.count());
   }
@@ -47,9 +55,9 @@ class MeanField {
   // Sends q_0 = softmax(U).
   void start() {
     senders_ = senders_at_start();
-    state_ = std::make_unique<Recurrence<T>>(settings_, unary_, pairwise_, senders_);
-    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T*) {
-      const T* a = read_unary(*state_, tile);
+    state_ = std::make_unique<Recurrence<T>>(settings_, unary_, log_odds_ ? log_odds_->pairwise() : pairwise_, senders_);
+    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* q, T* spare, T* y) {
+      const T* a = log_odds_ ? log_odds_->read_unary(tile, state_->unary_rows(tile), y, spare) : read_unary(*state_, tile);
       if (silence_) silence_->add_silent(tile, spare);
       q = marginals_.place(0, tile, q);
       marginals(tile, a, q);
@@ -87,7 +95,9 @@ class MeanField {
     for (const auto& term : pairwise_) to_all.emplace_back(term, layout_.classes, all_, T(1), false);
     points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* a, T* in_play, T* spare) {
       if (silence_) state_->read_unary(tile);  // the result is not lowered
-      if (complete) {
+      if (log_odds_) {
+        log_odds_->receive_scores(*state_, tile, result_.form, a, in_play, spare);
+      } else if (complete) {
         state_->receive_scores(tile, a, spare);
       } else {
         receive_left_out(to_all, tile, a, in_play, spare);
@@ -102,14 +112,8 @@ class MeanField {
  private:
   Classes senders_at_start() {
     if (silence_) return silence_->senders_among(all_, silence_->maxima_at_start(points_));
-    if (settings_.class_threshold == 0) return all_;
-    ClassMaxima<T> seen(points_.chunks, all_channels_);
-    points_.over_tiles<T>(all_channels_, [&](const Tile& tile, T* rows, T*, T*) {
-      read_scores(layout_, unary_, tile, all_, T(padding_score), rows);
-      loops<T>().softmax(rows, rows, all_channels_, tile.n);
-      seen.see(tile, rows);
-    });
-    return likely_among(all_, seen.maxima(), settings_.class_threshold);
+    if (log_odds_) return {0};
+    return settings_.class_threshold > 0 ? likely_at_start(settings_, unary_, points_) : all_;
   }
 
   // Equation (13): the classes in play are those that were likely enough in the iteration before.
@@ -162,13 +166,15 @@ class MeanField {
   }
 
   void send_all(int t) {
-    if (step_ > 0 && settings_.iterations - t > 2) follower_.emplace(state_->exchange(), step_, points_);
+    if (step_ > 0 && settings_.iterations - t > 2)
+      follower_.emplace(state_->exchange(), log_odds_ ? 2 * step_ : step_, points_);
     over_received(t, [&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
       marginals_.keep(t, tile, q);
       if (follower_) follower_->start(tile, q, spare);
     });
-    if (follower_ && (follower_->share_within(usual_move) > share_that_pays() || !follower_->follow())) work_densely();
+    if (follower_ && (follower_->share_within(usual_move) > follower_->share_that_pays() || !follower_->follow()))
+      work_densely();
   }
 
   // Only points whose messages changed are worked out, and only points whose marginals changed send.
@@ -185,12 +191,9 @@ class MeanField {
       follower_->finish_tile(tile);
     });
     is_still_ = !follower_->any_sent();
-    if (share > 1.5 * share_that_pays()) work_densely();
+    if (share > 1.5 * follower_->share_that_pays()) work_densely();
   }
 
-  // Following changes costs about as much as an eighth of the points does, less where points and vertices fill no cache. Where
-  // more of them are active, dense iterations are faster.
-  double share_that_pays() const { return layout_.points < (1 << 20) ? 0.12 : 0.4; }
   void work_densely() { follower_.reset(), step_ = 0; }
 
   // Calls use(tile, q, spare) for the marginals of all tiles.
@@ -225,6 +228,8 @@ class MeanField {
   void marginals(const Tile& tile, const T* a, T* q) {
     if (silence_) {
       silence_->marginals(tile, a, q, state_->channels());
+    } else if (log_odds_) {
+      loops<T>().tanh(a, q, tile.n);
     } else {
       state_->marginals(tile, a, q);
     }
@@ -238,7 +243,7 @@ class MeanField {
   void note_activity(int t) {
     if (!settings_.activity) return;
     settings_.activity->iterations = t + 1;
-    settings_.activity->classes.push_back(static_cast<int>(state_->classes().size()));
+    settings_.activity->classes.push_back(static_cast<int>(log_odds_ ? all_.size() : state_->classes().size()));
   }
 
   // Rows of all classes with the scores of those that did not send. Full matrices couple them to the classes in play: they have
@@ -278,6 +283,7 @@ class MeanField {
   double step_ = 0;                        // by how much marginals may differ from those sent; 0 if all are sent
   bool is_still_ = false;
   std::optional<Silence<T>> silence_;
+  std::optional<LogOdds<T>> log_odds_;
   std::optional<Follower<T>> follower_;
   Classes senders_;  // the classes that send from the next iteration on
   std::unique_ptr<Recurrence<T>> state_;

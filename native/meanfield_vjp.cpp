@@ -1,9 +1,10 @@
-// The backward pass of the mean field, equation (8), with classes left out as in (20).
+// The backward pass of the mean field, equation (8), with classes left out as in (21).
 #include <algorithm>
 #include <memory>
 
 #include "buffer.h"
 #include "meanfield.h"
+#include "row_sums.h"
 #include "senders.h"
 
 namespace crfrnn {
@@ -71,7 +72,9 @@ class MeanFieldVjp {
         couplings_(pairwise, layout_, points_.chunks) {
     for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
     if (tolerance_ == 0 || damping_ > 0 || channels_ == 1) return;
-    weight_ = message_weight(layout_.classes, pairwise, points_);
+    std::vector<RowSums<T>> sums;
+    for (const auto& term : pairwise) sums.push_back(row_sums(term, false, points_));
+    weight_ = message_weight(layout_.classes, pairwise, sums);
     are_apart_ = classes_are_apart(layout_.classes, pairwise);
     find_maxima(settings.iterations);
   }
@@ -129,7 +132,7 @@ class MeanFieldVjp {
     for (const auto& of_iteration : seen) maxima_.push_back(of_iteration.maxima());
   }
 
-  // Equation (20): the classes that send ∂L/∂a_t. A class that is unlikely everywhere has little of it, and where messages
+  // Equation (21): the classes that send ∂L/∂a_t. A class that is unlikely everywhere has little of it, and where messages
   // about a class reach that class alone, what is left out counts for little where it was unlikely one iteration before, too.
   Classes senders_at(int t) const {
     std::vector<double> lost;

@@ -61,35 +61,18 @@ Classes classes_above(const Classes& classes, const std::vector<T>& numbers, dou
   return left;
 }
 
-// The largest sum of a row of N_k: what a point receives if all send 1.
+// The classes that send at the start with a class_threshold.
 template <class T>
-double largest_row_sum(const Pairwise<T>& term, TileTeam& points) {
-  if (term.row_sum > 0) return term.row_sum;
-  const auto message = term.kernel->message(1);
-  auto of_tile = [](const T* factors, const Tile& tile) { return factors ? factors + tile.begin : nullptr; };
-  points.over_tiles<T>(1, [&](const Tile& tile, T* ones, T*, T*) {
-    if (tile.opens_chunk) message->open(tile.chunk);
-    std::fill_n(ones, tile.n, T(1));
-    message->send(tile.begin, tile.n, ones, of_tile(term.pre, tile));
+Classes likely_at_start(const MeanFieldSettings& settings, const T* unary, TileTeam& points) {
+  const Classes all = all_classes(settings.scores.classes);
+  const int channels = padded_channels(settings.scores.classes);
+  ClassMaxima<T> seen(points.chunks, channels);
+  points.over_tiles<T>(channels, [&](const Tile& tile, T* rows, T*, T*) {
+    read_scores(settings.scores, unary, tile, all, T(padding_score), rows);
+    loops<T>().softmax(rows, rows, channels, tile.n);
+    seen.see(tile, rows);
   });
-  message->propagate(points.team, false);
-  std::vector<T> most(points.chunks.count(), T(0));
-  points.over_tiles<T>(1, [&](const Tile& tile, T* sums, T*, T*) {
-    message->receive(tile.begin, tile.n, sums, of_tile(term.post, tile), nullptr, nullptr);
-    most[tile.chunk] = std::max(most[tile.chunk], *std::max_element(sums, sums + tile.n));
-  });
-  return *std::max_element(most.begin(), most.end());
-}
-
-// How far a score can move if all marginals move by 1: Σ_k of the largest row sums of |E_k| and N_k.
-template <class T>
-double message_weight(int classes, const std::vector<Pairwise<T>>& pairwise, TileTeam& points) {
-  double weight = 0;
-  for (const auto& term : pairwise) {
-    const PaddedCoupling<T> coupling(term, classes, all_classes(classes), T(1), false);
-    weight += double(coupling.largest_row_sum(padded_channels(classes))) * largest_row_sum(term, points);
-  }
-  return weight;
+  return likely_among(all, seen.maxima(), settings.class_threshold);
 }
 
 // Whether messages about a class change the scores of that class alone.

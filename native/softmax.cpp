@@ -211,6 +211,18 @@ T softmax_with_rest(const T* scores, const T* sum, T* q, int channels, int64_t n
   return first_lane<T, lanes<T>>(reduce_groups<lanes<T>, T, lanes<T>>(rest.largest_share, Max{}));
 }
 
+// Between 0 and the score, (1 − e)/(1 + e) with e = exp(−2 |score|).
+template <class T>
+void tanh(const T* scores, T* to, int64_t n) {
+  using V = Vec<T, lanes<T>>;
+  for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
+    const V a = load_part(scores + i, count), negative = V{} - Max{}(a, V{} - a);
+    const V e = exponential<T, lanes<T>>(negative + negative), minus = (e - T(1)) / (e + T(1));
+    const V result = Max{}(minus, V{} - Max{}(V{} - a, minus));
+    std::memcpy(to + i, &result, count * sizeof(T));
+  });
+}
+
 template <class T>
 void raise(const T* scores, T* to, int64_t n) {
   for_vectors<T>(n, [&](int64_t i, auto count) CRFRNN_INLINE_LAMBDA {
@@ -247,6 +259,7 @@ void softmax_vjp(const T* q, T* v, const T* from, T* to, int channels, int64_t n
 #define CRFRNN_INSTANTIATE(T)                                             \
   template void softmax<T>(const T*, T*, int, int64_t);                   \
   template T softmax_with_rest<T>(const T*, const T*, T*, int, int64_t);  \
+  template void tanh<T>(const T*, T*, int64_t);                           \
   template void raise<T>(const T*, T*, int64_t);                          \
   template void add_exponentials<T>(const T*, const T*, T*, T*, int64_t); \
   template T largest_product<T>(const T*, const T*, int64_t);             \

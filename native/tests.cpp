@@ -138,18 +138,23 @@ template <class T>
 void column_loops(double tolerance) {
   for (int64_t n : {1, 2, 7, 8, 15, 16, 33, 64}) {
     const auto scores = random_numbers<T>(n, 4), others = random_numbers<T>(n, 4), factor = random_numbers<T>(n);
-    std::vector<T> top = others, positive = factor, terms(n), sum(n, T(2));
+    std::vector<T> top = others, positive = factor, terms(n), sum(n, T(2)), tangents(n);
     for (T& x : positive) x = std::abs(x);
     loops<T>().raise(scores.data(), top.data(), n);
     loops<T>().add_exponentials(scores.data(), top.data(), terms.data(), sum.data(), n);
+    loops<T>().tanh(scores.data(), tangents.data(), n);
     double largest = 0, off = 0;
     for (int64_t i = 0; i < n; ++i) {
       CHECK(top[i] == std::max(scores[i], others[i]));
       const double e = std::exp(double(scores[i] - top[i]));
       off = std::max(off, std::abs(sum[i] - 2 - e));
+      off = std::max(off, std::abs(tangents[i] - std::tanh(double(scores[i]))));
       largest = std::max(largest, e * positive[i]);
     }
     CHECK(off <= tolerance);
+    const T ends[3] = {0, std::numeric_limits<T>::max(), std::numeric_limits<T>::lowest()};
+    loops<T>().tanh(ends, tangents.data(), std::min<int64_t>(n, 3));
+    for (int64_t i = 0; i < std::min<int64_t>(n, 3); ++i) CHECK(tangents[i] == (i == 0 ? 0 : i == 1 ? 1 : -1));
     CHECK(std::abs(loops<T>().largest_product(terms.data(), positive.data(), n) - largest) <= tolerance);
   }
 }

@@ -71,7 +71,7 @@ def move_that_settles(marginals: Array, step: float) -> Array:
 def senders_of_gradients(
     marginals: Array, before: Array, weight: float, apart: bool, tolerance: float
 ) -> NDArray[np.bool_]:
-    """Which classes send ∂L/∂a_t to the iteration before (docs/algorithm.md, eq. 20).
+    """Which classes send ∂L/∂a_t to the iteration before (docs/algorithm.md, eq. 21).
 
     Args:
         marginals: (C, N) q_t.

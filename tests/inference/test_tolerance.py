@@ -136,7 +136,7 @@ def test_the_end_is_within_what_the_iterations_add_up_to(case):
 
 @given(cases, st.booleans())
 def test_gradients_lack_what_unlikely_classes_would_send(case, mixed):
-    """(20), natively: with T = 2 one gradient of few classes is sent. Beside the twin's, and within the bound."""
+    """(21), natively: with T = 2 one gradient of few classes is sent. Beside the twin's, and within the bound."""
     seed, classes, normalization, masked, weight, tolerance = case
     rng = np.random.default_rng(seed)
     unary = unlikely(rng, 3 * rng.normal(size=(classes, 96)), rng.integers(0, classes - 1))
@@ -262,8 +262,9 @@ def test_numbers_of_threads(case, shape, kinds):
     np.testing.assert_array_equal(results[2], results[0])
 
 
-def test_threads_while_runs_are_followed(rng):
-    scene = Scene(rng, silent=2)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_threads_while_runs_are_followed(rng, classes):
+    scene = Scene(rng, classes, silent=max(0, classes - 3))
     (first, activity), *others = (scene.refined(PHOTO_KERNELS, TOLERANCE, threads=threads) for threads in (1, 2, 3))
     assert not activity.evaluated.all()
     for found, seen in others:
@@ -361,3 +362,84 @@ def test_extreme_scores(value, classes, tolerance, among):
     q = refine(scores, None, crf)
     assert np.isfinite(q).all()
     np.testing.assert_allclose(q.sum(axis=0), 1, atol=1e-5)
+
+
+def two_class_couplings(rng, kind):
+    """A weight for each of two kernels, and a compatibility."""
+    if kind == "matrix":
+        return rng.normal(size=(2, 2, 2)), None
+    if kind == "compatibility":
+        return rng.uniform(0, 1, (2, 2)), rng.normal(size=(2, 2))
+    return rng.uniform(0, 2, (2,) if kind == "scalar" else (2, 2)), None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["scalar", "per class", "matrix", "compatibility"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_two_classes_as_one_channel(rng, normalization, kind, masked):
+    """Equation (20) is (4). The tolerance is so small that nothing is left out."""
+    shape, points = (12, 15), 180
+    mask = (rng.random(points) > 0.2) * rng.uniform(0.1, 1, points) if masked else None
+    features = rng.normal(size=(points, 2))
+    weights, compatibility = two_class_couplings(rng, kind)
+    kernels = ExactGaussian(features), GridGaussian(shape, 2.0, dtype=np.float64)
+    twins_of = reference.DenseGaussian(features), reference.GridGaussian(shape, 2.0)
+    if normalization == "none":
+        weights = weights / 20
+    terms = [PairwiseTerm(k, w, normalization, mask) for k, w in zip(kernels, weights, strict=True)]
+    expected, _ = reference.mean_field(
+        unary := 2 * rng.normal(size=(2, points)),
+        [reference.Term(k, w, normalization, mask) for k, w in zip(twins_of, weights, strict=True)],
+        iterations=6,
+        compatibility=compatibility,
+    )
+    options = {"iterations": 6, "compatibility": compatibility, "tolerance": 1e-13}
+    point_major = np.moveaxis(np.ascontiguousarray(np.moveaxis(unary.reshape(2, *shape), 0, -1)), -1, 0)
+    for given_unary in (unary.reshape(2, *shape), point_major):
+        logits = mean_field(given_unary, terms, **options)
+        np.testing.assert_allclose(logits.reshape(2, -1), expected, atol=1e-8)
+        q = mean_field(given_unary, terms, **options, return_probabilities=True)
+        np.testing.assert_allclose(q.reshape(2, -1), reference.softmax(expected), atol=1e-9)
+        for threads in (2, 3):
+            np.testing.assert_array_equal(mean_field(given_unary, terms, **options, threads=threads), logits)
+
+
+def test_two_classes_in_all_forms(rng):
+    scene = Scene(rng, 2)
+    labels, activity = scene.refined(PHOTO_KERNELS, TOLERANCE, return_labels=True)
+    q, _ = scene.refined(PHOTO_KERNELS, TOLERANCE)
+    dense, _ = scene.refined(PHOTO_KERNELS, 0)
+    assert set(activity.classes) == {2}
+    np.testing.assert_array_equal(labels, (q[1] > q[0]).astype(labels.dtype))
+    assert not np.array_equal(q, dense)
+    assert np.abs(q - dense).max() <= 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("value", [0, 7.3, -1e30])
+def test_equally_likely_classes_stay_so(rng, normalization, value):
+    """Two classes that nothing tells apart, at weights that would make any rounding error grow: the first wins."""
+    image = rng.integers(0, 255, (60, 70, 3)).astype(np.uint8)
+    kernels = [replace(kernel, normalization=normalization) for kernel in PHOTO_KERNELS]
+    crf = CRF(kernels, solver=MeanField(10, tolerance=TOLERANCE))
+    scores = np.full((2, 60, 70), value, np.float32)
+    assert (refine(scores, image, crf) == 0.5).all()
+    assert (refine(scores, image, crf, return_labels=True) == 0).all()
+
+
+@pytest.mark.parametrize("return_labels", [False, True])
+def test_two_classes_with_a_class_threshold(rng, return_labels):
+    """(13) decides, so nothing else is left out; the unlikely class has U less the messages of the other."""
+    scores = rng.normal(size=(2, 40, 50)).astype(np.float32) + np.float32(8) * np.eye(2, 1, dtype=np.float32)[..., None]
+    image = rng.integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    for threshold in (1e-4, 0.3):
+        found = [
+            refine(
+                scores,
+                image,
+                CRF(PHOTO_KERNELS, None, MeanField(3, class_threshold=threshold, tolerance=tolerance)),
+                return_labels=return_labels,
+            )
+            for tolerance in (0, TOLERANCE)
+        ]
+        np.testing.assert_array_equal(*found)
