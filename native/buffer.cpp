@@ -48,11 +48,11 @@ std::align_val_t alignment(std::size_t bytes) { return bytes >= smallest_kept ? 
 
 }  // namespace
 
-Memory allocate(std::size_t bytes, Use use) {
-  if (bytes < smallest_kept) return {::operator new(bytes + 64, cache_line), bytes, use};
+Memory allocate(std::size_t bytes) {
+  if (bytes < smallest_kept) return {::operator new(bytes + 64, cache_line), bytes};
   auto& store = kept();
   // The lock is only tried. A child that was forked while another thread held it would wait for ever; so it allocates.
-  if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && use == Use::array) {
+  if (std::unique_lock lock(store.mutex, std::try_to_lock); lock) {
     auto best = store.unused.end();
     for (auto candidate = store.unused.begin(); candidate != store.unused.end(); ++candidate)
       if (candidate->bytes >= bytes && candidate->bytes <= bytes + bytes / 2 &&
@@ -71,12 +71,12 @@ Memory allocate(std::size_t bytes, Use use) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif
-  return {data, bytes, use};
+  return {data, bytes};
 }
 
 void free_or_keep(Memory memory) noexcept {
   if (!memory.data) return;
-  if (memory.bytes >= smallest_kept && memory.use == Use::array) {
+  if (memory.bytes >= smallest_kept) {
     auto& store = kept();
     if (std::unique_lock lock(store.mutex, std::try_to_lock); lock && memory.bytes <= most_kept()) {
       try {

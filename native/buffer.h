@@ -8,15 +8,12 @@
 namespace crfrnn {
 
 // Memory from the system. A megabyte or more that is freed is kept for a later call, up to a fixed total, because fresh pages
-// cost more than the arithmetic done in them. Scratch memory is not kept. It is needed for a moment, before larger arrays are,
-// and goes back to the system at once so that it does not add to the peak. Huge pages are asked for where the system has them.
-enum class Use { array, scratch };
+// cost more than the arithmetic done in them. Huge pages are asked for where the system has them.
 struct Memory {
   void* data = nullptr;
   std::size_t bytes = 0;
-  Use use = Use::array;
 };
-Memory allocate(std::size_t bytes, Use use);
+Memory allocate(std::size_t bytes);
 void free_or_keep(Memory memory) noexcept;
 std::size_t release_kept();  // back to the system; returns the number of bytes
 
@@ -24,8 +21,7 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size, Use use = Use::array)
-      : memory_(allocate(static_cast<std::size_t>(size) * sizeof(T), use)), size_(size) {}
+  explicit Buffer(int64_t size) : memory_(allocate(static_cast<std::size_t>(size) * sizeof(T))), size_(size) {}
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer other) noexcept {
     swap(other);

@@ -16,9 +16,9 @@ struct Direction {
   // A chain begins at each vertex that has one after it and none before.
   Direction(const Buffer<int32_t>& next, const std::vector<int64_t>& slabs) : after(next.get()) {
     const int64_t size = next.size(), most_heads = size / 2;
-    heads = Buffer<int32_t>(most_heads + 2, Use::scratch);
-    ends = Buffer<int32_t>(most_heads + 2, Use::scratch);
-    Buffer<int8_t> has_before(size + 1, Use::scratch);  // of vertex v at v + 1, so that the place of -1 is 0
+    heads = Buffer<int32_t>(most_heads + 2);
+    ends = Buffer<int32_t>(most_heads + 2);
+    Buffer<int8_t> has_before(size + 1);  // of vertex v at v + 1, so that the place of -1 is 0
     std::fill(has_before.begin(), has_before.end(), 0);
     for (int64_t v = 0; v < size; ++v) has_before[after[v] + 1] = 1, length += after[v] >= 0;
     int64_t count = 0;

@@ -24,7 +24,7 @@ class EntrySort {
         return a.without(layout.no_row()) < b.without(layout.no_row());
       });
     } else {
-      sorted_ = Buffer<Key<Words>>(entries.size(), Use::scratch);
+      sorted_ = Buffer<Key<Words>>(entries.size());
       for (int word = 0; word < Words; ++word) {
         const int low = word == 0 ? layout.row_bits : 0, high = word == Words - 1 ? layout.bits : 64;
         const int digits = (high - low + most_digit_bits - 1) / most_digit_bits;

@@ -70,7 +70,7 @@ class LatticeBuilder {
     auto& first_row = lattice_.chunk_sums;
     first_row.assign(1, 0);
     for (const auto& of_chunk : keys) first_row.push_back(first_row.back() + static_cast<int64_t>(of_chunk.size()));
-    entries_ = Buffer<Key<Words>>(first_row.back(), Use::scratch);
+    entries_ = Buffer<Key<Words>>(first_row.back());
     team_.run(chunks_.count(), [&](int64_t chunk) {
       auto row = static_cast<uint64_t>(chunk) << chunk_row_bits_;
       auto* entry = &entries_[first_row[chunk]];
@@ -167,7 +167,7 @@ class LatticeBuilder {
     for (int64_t i = 0; i < size; ++i) present += begins_vertex(i);
     const int64_t more_size = size + present * 2 * corners_;
     if (more_size > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
-    Buffer<Key<Words>> more(more_size, Use::scratch);
+    Buffer<Key<Words>> more(more_size);
     auto* to = std::copy(entries_.begin(), entries_.end(), more.begin());
     for (int64_t i = 0; i < size; ++i) {
       if (!begins_vertex(i)) continue;
@@ -184,7 +184,7 @@ class LatticeBuilder {
     auto* end = sorted.begin();
     for (const auto& entry : sorted)
       if (has_row(entry) || end == sorted.begin() || !(vertex_of(entry) == vertex_of(end[-1]))) *end++ = entry;
-    entries_ = Buffer<Key<Words>>(end - sorted.begin(), Use::scratch);
+    entries_ = Buffer<Key<Words>>(end - sorted.begin());
     std::copy(sorted.begin(), end, entries_.begin());
   }
 
@@ -207,9 +207,9 @@ class LatticeBuilder {
     std::copy_n(lattice_.chunk_sums.begin(), chunks, first_row.begin());
     for (std::size_t i = chunks; i < first_row.size(); ++i) first_row[i] += first_row[i - chunks];
     num_vertices_ = lattice_.num_vertices = first_vertex.back();
-    keys_ = Buffer<Key<Words>>(num_vertices_ + 1, Use::scratch);
+    keys_ = Buffer<Key<Words>>(num_vertices_ + 1);
     keys_[num_vertices_].word.fill(~uint64_t{0});  // above all others
-    rows_ = Buffer<Row>(lattice_.chunk_sums.back(), Use::scratch);
+    rows_ = Buffer<Row>(lattice_.chunk_sums.back());
     lattice_.vertex_sums = Buffer<int32_t>(entries_.size());
     team_.run(parts.count(), [&](int64_t part) {
       number_part(parts.begin(part), parts.end(part), static_cast<int32_t>(first_vertex[part]) - 1, &first_row[part * chunks]);

@@ -21,8 +21,7 @@ class NeighbourSearch {
  public:
   // keys: of the vertices, sorted, and after them one that is above all others.
   NeighbourSearch(const Buffer<Key<Words>>& keys, const KeySteps<Words>& steps)
-      : keys_(keys.get()), size_(keys.size() - 1), steps_(steps), firsts_(size_ + 1, Use::scratch),
-        lasts_(size_ + 1, Use::scratch) {
+      : keys_(keys.get()), size_(keys.size() - 1), steps_(steps), firsts_(size_ + 1), lasts_(size_ + 1) {
     for (int64_t v = 0; v < size_; ++v) {
       firsts_[num_firsts_] = lasts_[num_lasts_] = static_cast<int32_t>(v);  // overwritten by the next vertex if it is neither
       num_firsts_ += steps_.is_first(keys_[v]);
@@ -34,7 +33,7 @@ class NeighbourSearch {
   // For each of `directions`, the vertex after each vertex, or -1.
   std::vector<Buffer<int32_t>> next_vertices(int directions, Team& team) const {
     std::vector<Buffer<int32_t>> next(directions);
-    for (auto& buffer : next) buffer = Buffer<int32_t>(size_, Use::scratch);
+    for (auto& buffer : next) buffer = Buffer<int32_t>(size_);
     const Parts parts{size_, build_part_size};
     team.run(directions * parts.count(), [&](int64_t task) {
       const int64_t j = task / parts.count(), part = task % parts.count();
