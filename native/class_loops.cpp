@@ -68,19 +68,19 @@ CRFRNN_INLINE void for_groups(int classes, F f) {
 }
 
 template <class T>
-void outer_products(const T* h, const T* q, T* products, int classes, int channels, int64_t n) {
-  for_widths(channels, [&](auto width, int first) {
+void outer_products(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n) {
+  for_widths(h_channels, [&](auto width, int first) {
     using R = Row<T, width()>;
     for_groups(classes, [&](auto rows, int c) CRFRNN_INLINE_LAMBDA {
       R sums[rows()];
       for (R& sum : sums) sum = R::zero();
       for (int64_t i = 0; i < n; ++i) {
-        const R row = R::read(h + i * channels + first);
-        if (c == 0) prefetch_next_tile(q + i * channels + first, channels, width());
+        const R row = R::read(h + i * h_channels + first);
+        if (c == 0 && first < channels) prefetch_next_tile(q + i * channels + first, channels, width());
         for (int k = 0; k < rows(); ++k) sums[k].add(row, q[i * channels + c + k]);
       }
       for (int k = 0; k < rows(); ++k) {
-        T* to = products + (c + k) * channels + first;
+        T* to = products + (c + k) * h_channels + first;
         sums[k].add(R::read(to)), sums[k].write(to);
       }
     });
@@ -193,7 +193,7 @@ void compare_run(const T* q, const T* sent, T* difference, T* found, int channel
 #define CRFRNN_INSTANTIATE(T)                                                       \
   template void couple_diagonal<T>(const T*, const T*, const T*, T*, int, int64_t); \
   template void couple_matrix<T>(const T*, const T*, const T*, T*, int, int64_t);   \
-  template void outer_products<T>(const T*, const T*, T*, int, int, int64_t);       \
+  template void outer_products<T>(const T*, int, const T*, int, T*, int, int64_t);  \
   template void diagonal_products<T>(const T*, const T*, T*, int, int64_t);         \
   template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \

@@ -53,8 +53,9 @@ struct Loops {
   // for zeros.
   void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
   void (*couple_matrix)(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
-  // products[c'][c] += Σ rows q[c'] · h[c] for the first c';   diagonal: products[c] += Σ rows q[c] · h[c].
-  void (*outer_products)(const T* h, const T* q, T* products, int classes, int channels, int64_t n);
+  // products[c'][c] += Σ rows q[c'] · h[c] for the first c', of rows of `channels` and `h_channels`;
+  // diagonal: products[c] += Σ rows q[c] · h[c].
+  void (*outer_products)(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n);
   void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
   // Rows are read and written in whole vectors, also beyond the last one.
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
@@ -144,7 +145,7 @@ void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, 
 template <class T>
 void couple_matrix(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n);
 template <class T>
-void outer_products(const T* h, const T* q, T* products, int classes, int channels, int64_t n);
+void outer_products(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n);
 template <class T>
 void diagonal_products(const T* h, const T* q, T* products, int channels, int64_t n);
 template <class T>

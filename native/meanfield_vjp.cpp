@@ -10,52 +10,75 @@
 namespace crfrnn {
 namespace {
 
-// Σ h_k qᵀ over all points and iterations. Each chunk adds to sums of its own, which are added in the order of the chunks at
-// last: the same bits for any number of threads.
+// −factor · Σ h_k qᵀ over all points and iterations, in the shape of the coupling: a diagonal takes the diagonal of it, a
+// number the trace. Each chunk adds to sums of its own, which are added in the order of the chunks at last: the same bits for
+// any number of threads.
 template <class T>
 class CouplingGradients {
  public:
-  CouplingGradients(const std::vector<Pairwise<T>>& pairwise, const ScoreLayout& layout, const Chunks& chunks)
+  CouplingGradients(const std::vector<Pairwise<T>>& pairwise, const ScoreLayout& layout, const Chunks& chunks, T factor)
       : pairwise_(pairwise), classes_(layout.classes), channels_(padded_channels(layout.classes)), chunks_(chunks.count()),
+        factor_(factor), received_(all_classes(layout.classes)), totals_(pairwise.size() * classes_ * classes_, T(0)),
         products_(chunks_ * static_cast<int64_t>(pairwise.size()) * channels_ * channels_) {
-    std::fill(products_.begin(), products_.end(), T(0));
+    clear();
   }
 
-  void add(std::size_t k, const Tile& tile, const T* h, const T* q) {
-    T* sums = products(tile.chunk, k);
-    if (pairwise_[k].kind == Coupling::matrix) {
-      loops<T>().outer_products(h, q, sums, classes_, channels_, tile.n);
-    } else {
-      loops<T>().diagonal_products(h, q, sums, channels_, tile.n);
-    }
+  // The classes whose rows h are given from now on.
+  void receive_only(const Classes& classes) {
+    add_up();
+    received_ = classes;
+    clear();
   }
 
-  // −factor · Σ h_k qᵀ in the shape of the coupling: a diagonal takes the diagonal of it, a number the trace.
-  void write(std::size_t k, T factor, T* gradient) {
-    auto entry = [&](int64_t at) {
-      T value = 0;
-      for (int64_t chunk = 0; chunk < chunks_; ++chunk) value -= factor * products(chunk, k)[at];
-      return value;
-    };
-    if (pairwise_[k].kind == Coupling::matrix) {
-      for (int r = 0; r < classes_; ++r)
-        for (int c = 0; c < classes_; ++c) gradient[r * classes_ + c] = entry(c * channels_ + r);
-    } else if (pairwise_[k].kind == Coupling::per_class) {
-      for (int c = 0; c < classes_; ++c) gradient[c] = entry(c);
-    } else {
-      gradient[0] = 0;
-      for (int c = 0; c < classes_; ++c) gradient[0] += entry(c);
+  // h has rows of the classes received.
+  void add_outer(std::size_t k, const Tile& tile, const T* h, const T* q) {
+    if (!is_matrix(k)) return;
+    loops<T>().outer_products(h, received_channels(), q, channels_, products(tile.chunk, k), classes_, tile.n);
+  }
+  // h has rows of all classes.
+  void add_diagonal(std::size_t k, const Tile& tile, const T* h, const T* q) {
+    if (!is_matrix(k)) loops<T>().diagonal_products(h, q, products(tile.chunk, k), channels_, tile.n);
+  }
+
+  void write(const std::vector<T*>& gradients) {
+    add_up();
+    for (std::size_t k = 0; k < gradients.size(); ++k) {
+      const T* const totals = &totals_[k * classes_ * classes_];
+      const bool is_number = pairwise_[k].kind == Coupling::scalar;
+      std::copy_n(totals, is_number ? 1 : is_matrix(k) ? classes_ * classes_ : classes_, gradients[k]);
+      for (int c = 1; is_number && c < classes_; ++c) gradients[k][0] += totals[c];
     }
   }
 
  private:
   using Coupling = typename Pairwise<T>::Coupling;
+  bool is_matrix(std::size_t k) const { return pairwise_[k].kind == Coupling::matrix; }
+  int received_channels() const { return padded_channels(static_cast<int>(received_.size())); }
   T* products(int64_t chunk, std::size_t k) { return &products_[(chunk * pairwise_.size() + k) * channels_ * channels_]; }
+  void clear() { std::fill(products_.begin(), products_.end(), T(0)); }
+
+  void add_up() {
+    for (std::size_t k = 0; k < pairwise_.size(); ++k) {
+      T* const totals = &totals_[k * classes_ * classes_];
+      auto add = [&](int to, int from) {
+        for (int64_t chunk = 0; chunk < chunks_; ++chunk) totals[to] -= factor_ * products(chunk, k)[from];
+      };
+      if (is_matrix(k)) {
+        for (std::size_t r = 0; r < received_.size(); ++r)
+          for (int c = 0; c < classes_; ++c) add(received_[r] * classes_ + c, c * received_channels() + static_cast<int>(r));
+      } else {
+        for (int c = 0; c < classes_; ++c) add(c, c);
+      }
+    }
+  }
 
   const std::vector<Pairwise<T>>& pairwise_;
   const int classes_;
   const int64_t channels_, chunks_;
-  Buffer<T> products_;  // chunks × kernels × channels²; of a diagonal or a number only the first row is used
+  const T factor_;
+  Classes received_;
+  std::vector<T> totals_;  // kernels × classes²; of a diagonal or a number only the first row is used
+  Buffer<T> products_;     // chunks × kernels × channels², since the classes changed
 };
 
 // The iterations in reverse. g is ∂L/∂a_t; `mean_field_vjp` below shows the order of the steps.
@@ -69,13 +92,13 @@ class MeanFieldVjp {
         points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
         channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)),
         gradient_rows_(damping_ > 0 ? layout_.points * channels_ : 0), unary_rows_((layout_.points + tile_size) * channels_),
-        couplings_(pairwise, layout_, points_.chunks) {
+        couplings_(pairwise, layout_, points_.chunks, undamped_) {
     for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
     if (tolerance_ == 0 || damping_ > 0 || channels_ == 1) return;
     std::vector<RowSums<T>> sums;
     for (const auto& term : pairwise) sums.push_back(row_sums(term, false, points_));
     weight_ = message_weight(layout_.classes, pairwise, sums);
-    are_apart_ = classes_are_apart(layout_.classes, pairwise);
+    for (const auto& each : sums) weight_ = std::max(weight_, 2 * each.largest);
     find_maxima(settings.iterations);
   }
 
@@ -109,12 +132,12 @@ class MeanFieldVjp {
       }
       pass_on(tile, g, next_sum, is_last, next, h);
     });
-    if (other) exchange_ = other;
+    if (!other) return;
+    exchange_ = other;
+    couplings_.receive_only(other->classes());
   }
 
-  void write_couplings(const std::vector<T*>& gradients) {
-    for (std::size_t k = 0; k < pairwise_.size(); ++k) couplings_.write(k, undamped_, gradients[k]);
-  }
+  void write_couplings(const std::vector<T*>& gradients) { couplings_.write(gradients); }
 
  private:
   T* unary_row(const Tile& tile) { return &unary_rows_[tile.begin * channels_]; }
@@ -123,21 +146,18 @@ class MeanFieldVjp {
     return std::make_shared<Exchange<T>>(pairwise_, layout_.classes, classes, undamped_, true);
   }
 
-  // The largest marginal of each class in each iteration.
+  // The largest marginal of each class in each iteration but the first, which sends no gradient.
   void find_maxima(int iterations) {
     std::vector<ClassMaxima<T>> seen(iterations, ClassMaxima<T>(points_.chunks, channels_));
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T* q, T*, T*) {
-      for (int t = 0; t < iterations; ++t) seen[t].see(tile, marginals_.read(t, tile, q));
+      for (int t = 1; t < iterations; ++t) seen[t].see(tile, marginals_.read(t, tile, q));
     });
     for (const auto& of_iteration : seen) maxima_.push_back(of_iteration.maxima());
   }
 
-  // Equation (21): the classes that send ∂L/∂a_t. A class that is unlikely everywhere has little of it, and where messages
-  // about a class reach that class alone, what is left out counts for little where it was unlikely one iteration before, too.
+  // Equation (21): the classes that send ∂L/∂a_t. One that is unlikely everywhere has little of it.
   Classes senders_at(int t) const {
-    std::vector<double> lost;
-    for (const int c : all_) lost.push_back(2 * weight_ * double(maxima_[t][c]) * (are_apart_ ? double(maxima_[t - 1][c]) : 1));
-    const Classes senders = classes_above(all_, lost, tolerance_);
+    const Classes senders = classes_above(all_, maxima_[t], tolerance_ / weight_);
     return padded_channels(static_cast<int>(senders.size())) < channels_ ? senders : all_;
   }
 
@@ -156,8 +176,9 @@ class MeanFieldVjp {
     if (pairwise_.empty()) std::fill_n(v, tile.n * channels_, T(0));
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
       exchange_->receive_one(k, tile, h);
+      couplings_.add_outer(k, tile, h, q);
       if (exchange_->channels() < channels_) change_classes(h, exchange_->classes(), all_, T(0), h, tile.n);
-      couplings_.add(k, tile, h, q);
+      couplings_.add_diagonal(k, tile, h, q);
       to_all_[k].apply(h, k == 0 ? nullptr : v, v, channels_, tile.n);
     }
   }
@@ -179,8 +200,7 @@ class MeanFieldVjp {
   T* const unary_gradient_;
   const T damping_, undamped_;
   const double tolerance_;
-  double weight_ = 0;
-  bool are_apart_ = false;
+  double weight_ = 0;                   // f of (21)
   std::vector<std::vector<T>> maxima_;  // of each iteration and class; none where all classes send
   TileTeam points_;
   const Classes all_;

@@ -68,21 +68,17 @@ def move_that_settles(marginals: Array, step: float) -> Array:
     return np.asarray(np.log1p(step / np.maximum(np.maximum.reduceat(left, starts), 1e-300)) / 2)
 
 
-def senders_of_gradients(
-    marginals: Array, before: Array, weight: float, apart: bool, tolerance: float
-) -> NDArray[np.bool_]:
+def senders_of_gradients(marginals: Array, factor: float, tolerance: float) -> NDArray[np.bool_]:
     """Which classes send ∂L/∂a_t to the iteration before (docs/algorithm.md, eq. 21).
 
     Args:
         marginals: (C, N) q_t.
-        before: (C, N) q_{t-1}.
-        weight: w, how far a score moves at most if all marginals move by 1.
-        apart: Whether messages about a class change the scores of that class alone.
+        factor: f.
     """
-    lost = 2 * weight * marginals.max(axis=1) * (before.max(axis=1) if apart else 1.0)
-    order = np.argsort(lost, kind="stable")
-    sends = np.ones(len(lost), np.bool_)
-    sends[order[np.cumsum(lost[order]) <= tolerance]] = False
+    most = marginals.max(axis=1)
+    order = np.argsort(most, kind="stable")
+    sends = np.ones(len(most), np.bool_)
+    sends[order[np.cumsum(most[order]) <= tolerance / factor]] = False
     sends[order[-1]] = True
     return sends
 
