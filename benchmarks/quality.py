@@ -44,13 +44,13 @@ GUIDED, JOINT, PAMR, SOLVER = "guided blur", "joint bilateral blur", "PAMR", "bi
 METHODS = (
     *crf("crfrnn", "crfrnn"),
     *crf("pydensecrf2", "pydensecrf"),
-    *(Method(GUIDED, "guided_blur", {"kernel_size": 33, "eps": 1e-4, "subsample": each}) for each in (1, 4)),
+    *(Method(GUIDED, "guided_blur", {"kernel_size": 33, "eps": 1e-5, "subsample": each}) for each in (1, 4)),
     Method(JOINT, "joint_bilateral_blur", {"reach": 2, "sigma_space": 8, "sigma_color": 0.05}),
-    Method(PAMR, "pamr", {"iterations": 10, "width": 0.05}),
+    Method(PAMR, "pamr", {"iterations": 10, "width": 0.02}),
     Method(
         SOLVER,
         "bilateral_solver",
-        {"sigma_spatial": 8, "sigma_luma": 8, "sigma_chroma": 4, "smoothing": 512, "trust": 8},
+        {"sigma_spatial": 8, "sigma_luma": 16, "sigma_chroma": 4, "smoothing": 128, "trust": 4},
     ),
 )
 
