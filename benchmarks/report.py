@@ -28,8 +28,8 @@ the photo at half its size with θ_α and θ_γ halved, because exact filters co
 
 ![Time against pixels, classes and lattice vertices](benchmarks.png)
 
-What the default tolerance saves and changes has tables of its own further down. `python -m benchmarks --only quality`
-adds quality and time beside guided and bilateral filters, PAMR and a bilateral solver.
+What the default tolerance saves and changes has tables of its own further down, and so have quality and time beside
+guided and bilateral filters, PAMR and a bilateral solver.
 
 [accuracy.md](accuracy.md) has the error of every setting against its time, exact filters included:
 
@@ -38,7 +38,7 @@ adds quality and time beside guided and bilateral filters, PAMR and a bilateral 
 FOOT = """
 ## Reproduce
 
-    make bench                                        # three quarters of an hour; writes this page and its JSON
+    make bench                                        # about two hours; writes this page and its JSON
     .venv/bin/python -m benchmarks --quick            # a few minutes, prints only
     .venv/bin/python -m benchmarks --only large       # one case anew, the others kept
     .venv/bin/python -m benchmarks --only tolerance   # 222 photos with the default tolerance and with 0: some minutes
