@@ -17,7 +17,7 @@ from .case import THETAS, Case
 from .measure import Workbench, model_settings
 
 MEASURED, CHOSEN_ON = slice(0, 40), slice(40, 60)
-"""Photos of the shuffled list to measure on, and those on which the settings of the others were chosen."""
+"""Photos of the shuffled list to measure on, and those on which settings were chosen."""
 VOID = 255
 
 
@@ -31,8 +31,9 @@ class Method:
 
     @property
     def text(self) -> str:
-        """The settings, without the deviations that are in the name."""
-        return ", ".join(f"{name} {value:g}" for name, value in self.settings.items() if "theta" not in name)
+        """The settings, without deviations that are in the name."""
+        shown = {name: value for name, value in self.settings.items() if "θ" not in self.name or "theta" not in name}
+        return ", ".join(f"{name} {value:g}" for name, value in shown.items())
 
 
 def crf(name: str, side: str) -> list[Method]:
@@ -41,9 +42,20 @@ def crf(name: str, side: str) -> list[Method]:
 
 
 GUIDED, JOINT, PAMR, SOLVER = "guided blur", "joint bilateral blur", "PAMR", "bilateral solver"
+CRF_CHOSEN, PEER_CHOSEN = "crfrnn, chosen", "pydensecrf2, with these"
+CHOSEN = {
+    "theta_alpha": 40,
+    "theta_beta": 5,
+    "theta_gamma": 3,
+    "spatial_weight": 3,
+    "bilateral_weight": 4,
+    "iterations": 5,
+}
 METHODS = (
     *crf("crfrnn", "crfrnn"),
     *crf("pydensecrf2", "pydensecrf"),
+    Method(CRF_CHOSEN, "crfrnn", CHOSEN),
+    Method(PEER_CHOSEN, "pydensecrf", CHOSEN),
     *(Method(GUIDED, "guided_blur", {"kernel_size": 33, "eps": 1e-5, "subsample": each}) for each in (1, 4)),
     Method(JOINT, "joint_bilateral_blur", {"reach": 2, "sigma_space": 8, "sigma_color": 0.05}),
     Method(PAMR, "pamr", {"iterations": 10, "width": 0.02}),
@@ -61,6 +73,16 @@ def grid(name: str, side: str, **choices: Sequence[float]) -> list[Method]:
 
 
 CANDIDATES = (
+    *grid(
+        CRF_CHOSEN,
+        "crfrnn",
+        theta_alpha=(40, 80, 160),
+        theta_beta=(3, 5, 10),
+        theta_gamma=(3,),
+        spatial_weight=(1, 3),
+        bilateral_weight=(1, 2, 4),
+        iterations=(5,),
+    ),
     *grid(GUIDED, "guided_blur", kernel_size=(17, 33, 65), eps=(1e-5, 1e-4, 1e-3), subsample=(4,)),
     *grid(JOINT, "joint_bilateral_blur", reach=(2,), sigma_space=(5, 8), sigma_color=(0.02, 0.05, 0.1)),
     *grid(PAMR, "pamr", iterations=(10,), width=(0.02, 0.05, 0.1)),
