@@ -287,8 +287,8 @@ CASES = (
         note="40 photos of voc_animals/val, the first of a shuffled list (`benchmarks/quality.py`). Mean IoU, in per "
         "cent, is over the classes that occur; “near edges” counts pixels within 5 pixels of a label edge. The gain in "
         "mean IoU has its 95 % interval over choices of photos (`crfrnn.evaluation.bootstrap`). Times are medians over "
-        "photos. Rows with θ in the name have the settings of the tables above, which are for time alone: on these scores "
-        "they are too strong. The other settings are the best in the next table. Guided and joint "
+        "photos. Rows with θ in the name have the settings of the tables above, which are for time alone: on these "
+        "scores they are too strong. The other settings are the best in the next table. Guided and joint "
         "bilateral blur are kornia's, on probabilities; `subsample` computes the guided one's factors on a coarser "
         "grid. PAMR (Araslanov & Roth 2020) is plain torch and the bilateral solver (Barron & Poole 2016) SciPy, both "
         "in `benchmarks/`: OpenCV's packages on PyPI are built without the solver.",
