@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -124,18 +125,12 @@ class Silence {
   // together, even if each were likeliest at the same point, the share that may be silent. Mostly it is a part of that. With a
   // class_threshold, all that are below it everywhere fall silent, too.
   Classes senders_among(const Classes& classes, const std::vector<T>& maxima) {
-    std::vector<int> order(classes.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return maxima[a] < maxima[b]; });
+    const Classes loud = classes_above(classes, maxima, limit_ - most_now()),
+                  likely = likely_among(classes, maxima, threshold_);
     Classes senders;
+    std::set_intersection(loud.begin(), loud.end(), likely.begin(), likely.end(), std::back_inserter(senders));
     falling_silent_.clear();
-    double share = most_now();
-    for (const int k : order) {
-      share += double(maxima[k]);
-      const bool sends = (share > limit_ && double(maxima[k]) >= threshold_) || k == order.back();
-      (sends ? senders : falling_silent_).push_back(classes[k]);
-    }
-    std::sort(senders.begin(), senders.end());
+    std::set_difference(classes.begin(), classes.end(), senders.begin(), senders.end(), std::back_inserter(falling_silent_));
     return senders;
   }
 
