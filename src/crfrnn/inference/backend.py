@@ -22,7 +22,6 @@ class Ability(Enum):
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
-    GRADIENT_THROUGH_LATTICE = auto()  # the same where a lattice lies between
 
 
 class UnsupportedError(ValueError):
@@ -53,6 +52,8 @@ class Inputs(NamedTuple):
         mask: (B, *spatial) weights ≥ 0, or None.
         given: By the names that `Given` has: features (B, d, *spatial), or a kernel.
         spacing: Distance between neighbouring pixels for each axis, (x, y[, z]), or one for all; None is 1.
+        thetas: By name, θ that replace those of the specification in all kernels that have one of that name: (n,), one
+            number or one for each axis or channel, in the unit of the spacing.
     """
 
     logits: Any
@@ -60,6 +61,25 @@ class Inputs(NamedTuple):
     mask: Any = None
     given: Mapping[str, Any] = {}
     spacing: Sequence[float] | None = None
+    thetas: Mapping[str, Any] = {}
+
+
+class Gradients(NamedTuple):
+    """What a backward pass finds; each has the shape of what it belongs to, and thetas are summed over the batch.
+
+    Attributes:
+        logits: (B, C, *spatial).
+        couplings: Summed over the batch, one for each kernel.
+        image, mask, given, thetas: Those of the inputs, where they were asked for. None, or no entry, where no kernel
+            is built from it.
+    """
+
+    logits: Any
+    couplings: list[Any]
+    image: Any = None
+    mask: Any = None
+    given: Mapping[str, Any] = {}
+    thetas: Mapping[str, Any] = {}
 
 
 class Backend(Protocol):
@@ -79,9 +99,20 @@ class Backend(Protocol):
         ...
 
     def vjp(
-        self, crf: CRF, cotangent: Any, record: Any, couplings: Sequence[Any], execution: Execution
-    ) -> tuple[Any, list[Any]]:
-        """Gradients of ⟨cotangent, logits⟩ to the logits and, summed over the batch, to the couplings."""
+        self,
+        crf: CRF,
+        inputs: Inputs,
+        cotangent: Any,
+        record: Any,
+        couplings: Sequence[Any],
+        execution: Execution,
+        guide: bool,
+    ) -> Gradients:
+        """Gradients of ⟨cotangent, logits⟩ to logits and couplings; with `guide` to what kernels are built from too.
+
+        Args:
+            inputs: Those of the forward pass.
+        """
         ...
 
 

@@ -79,6 +79,14 @@ class FusedTerm(NamedTuple):
     row_sum: float = 0.0
 
 
+class TermGradient(NamedTuple):
+    """Gradients to a term's kernel, its features (N, d) or deviations (axes,), and to its factors pre and post (N,)."""
+
+    kernel: Any
+    pre: Array
+    post: Array
+
+
 def mean_field(
     unary: Array,
     terms: Sequence[FusedTerm],
@@ -111,13 +119,13 @@ def mean_field(
 
 
 def mean_field_vjp(
-    cotangent: Array, marginals: Array, terms: Sequence[FusedTerm], solver: MeanField, threads: int
-) -> tuple[Array, list[Array]]:
+    cotangent: Array, marginals: Array, terms: Sequence[FusedTerm], solver: MeanField, threads: int, guide: bool = False
+) -> tuple[Array, list[Array], list[TermGradient]]:
     """Gradients of ⟨cotangent, a_T⟩ to the unary and to every coupling, in its shape."""
     fused: Callable[..., tuple[Array, list[Array]]] = _by_precision("mean_field_vjp", cotangent)
     row_sums = [term.row_sum for term in terms]
     arguments = _apart(terms, cotangent.dtype)
-    return fused(cotangent, marginals, *arguments, row_sums, solver.damping, solver.tolerance, threads)
+    return (*fused(cotangent, marginals, *arguments, row_sums, solver.damping, solver.tolerance, threads), [])
 
 
 def _by_precision(name: str, scores: Array) -> Any:

@@ -11,8 +11,8 @@ from crfrnn.crf import Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
 from crfrnn.numbers import for_each
 
-Thetas = Mapping[str, Sequence[Any]]
-"""By name: a number or a tensor of one, or one for each axis or channel, in the place of the specification's."""
+Thetas = Mapping[str, Tensor]
+"""By name: one number or one for each axis or channel, (n,), in the place of the specification's."""
 
 
 @singledispatch
@@ -46,8 +46,10 @@ def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -
 
 
 def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:
-    theta = thetas[name] if name in thetas else getattr(features, name)
-    return theta if isinstance(theta, tuple | list) else (theta,)
+    if name in thetas:
+        return thetas[name].unbind()
+    theta = getattr(features, name)
+    return theta if isinstance(theta, tuple) else (theta,)
 
 
 def _coordinates(scores: Tensor, thetas: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
