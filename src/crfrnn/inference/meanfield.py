@@ -150,8 +150,11 @@ def mean_field_vjp(
         for gradient, weight in zip(by_coupling, given_weights, strict=True):
             total = total + compatibility_gradient(gradient, compatible, weight, classes)
         total = np.asarray(total, given.dtype)
-    built_from = [through_normalization(term, gradient) for term, gradient in zip(pairwise, to_terms, strict=False)]
-    kernels, masks = ([pair[i] for pair in built_from] for i in range(2))
+    kernels, masks = [], []
+    for term, gradient in zip(pairwise, to_terms, strict=False):
+        to_kernel, to_mask = through_normalization(term, gradient)
+        kernels.append(to_kernel)
+        masks.append(to_mask)
     return MeanFieldGradients(unary.reshape(given.shape), weights, total, kernels, masks)
 
 

@@ -261,10 +261,10 @@ def _differentiable(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execu
     if spacing is not None:
         crf = crf.in_pixels(spacing, axes)
         positions = {name for kernel in crf.kernels for name in kernel.features.positions}
-        thetas = {
-            name: torch.stack(in_pixels(theta.unbind(), spacing, axes, name)) if name in positions else theta
-            for name, theta in inputs.thetas.items()
-        }
+        thetas = dict(inputs.thetas)
+        for name in positions & thetas.keys():
+            scaled: Any = in_pixels(thetas[name].unbind(), spacing, axes, name)
+            thetas[name] = torch.stack(scaled)
         inputs = inputs._replace(spacing=None, thetas=thetas)
     return differentiable.forward(crf, inputs, couplings, execution)
 
