@@ -53,6 +53,8 @@ class Inputs(NamedTuple):
         mask: (B, *spatial) weights ≥ 0, or None.
         given: By the names that `Given` has: features (B, d, *spatial), or a kernel.
         spacing: Distance between neighbouring pixels for each axis, (x, y[, z]), or one for all; None is 1.
+        thetas: By name, θ that replace those of the specification in all kernels that have one of that name: (n,), one
+            number or one for each axis or channel, in the unit of the spacing.
     """
 
     logits: Any
@@ -60,6 +62,25 @@ class Inputs(NamedTuple):
     mask: Any = None
     given: Mapping[str, Any] = {}
     spacing: Sequence[float] | None = None
+    thetas: Mapping[str, Any] = {}
+
+
+class Gradients(NamedTuple):
+    """What a backward pass finds; each has the shape of what it belongs to, and thetas are summed over the batch.
+
+    Attributes:
+        logits: (B, C, *spatial).
+        couplings: Summed over the batch, one for each kernel.
+        image, mask, given, thetas: Those of the inputs, where they were asked for. None, or no entry, where no kernel
+            is built from it.
+    """
+
+    logits: Any
+    couplings: list[Any]
+    image: Any = None
+    mask: Any = None
+    given: Mapping[str, Any] = {}
+    thetas: Mapping[str, Any] = {}
 
 
 class Backend(Protocol):

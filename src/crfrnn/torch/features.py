@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.crf import Bilateral, Features, Given, Spatial
+from crfrnn.crf import CRF, Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
-from crfrnn.numbers import for_each
+from crfrnn.numbers import for_each, in_pixels
 
-Thetas = Mapping[str, Sequence[Any]]
-"""By name: a number or a tensor of one, or one for each axis or channel, in the place of the specification's."""
+Thetas = Mapping[str, Any]
+"""By name: a tensor (n,) or a list, one number or one for each axis or channel, in the specification's place."""
 
 
 @singledispatch
@@ -40,6 +40,18 @@ def _(features: Given, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> li
     return list(inputs.given[features.name].to(dtype).unbind(1))
 
 
+def thetas_in_pixels(crf: CRF, inputs: Inputs) -> dict[str, Tensor]:
+    """The θ of the inputs; those of positions, given in the unit of the spacing, are in pixels."""
+    axes, spacing = inputs.logits.ndim - 2, inputs.spacing
+    positions = {name for kernel in crf.kernels for name in kernel.features.positions}
+    thetas = dict(inputs.thetas)
+    for name, theta in inputs.thetas.items():
+        if spacing is not None and name in positions:
+            scaled: Any = in_pixels(theta.unbind(), spacing, axes, name)
+            thetas[name] = torch.stack(scaled)
+    return thetas
+
+
 def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -> tuple[Any, ...]:
     """A deviation in pixels for each axis, (x, y[, z])."""
     return for_each(_given(features, name, thetas), inputs.logits.ndim - 2, name, "spatial axes")
@@ -47,6 +59,8 @@ def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -
 
 def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:
     theta = thetas[name] if name in thetas else getattr(features, name)
+    if isinstance(theta, Tensor):
+        return theta.unbind()
     return theta if isinstance(theta, tuple | list) else (theta,)
 
 
