@@ -151,8 +151,8 @@ def mean_field_vjp(
             total = total + compatibility_gradient(gradient, compatible, weight, classes)
         total = np.asarray(total, given.dtype)
     kernels, masks = [], []
-    for term, gradient in zip(pairwise, to_terms, strict=False):
-        to_kernel, to_mask = through_normalization(term, gradient)
+    for term, to_term in zip(pairwise, to_terms, strict=False):
+        to_kernel, to_mask = through_normalization(term, to_term)
         kernels.append(to_kernel)
         masks.append(to_mask)
     return MeanFieldGradients(unary.reshape(given.shape), weights, total, kernels, masks)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.crf import Bilateral, Features, Given, Spatial
+from crfrnn.crf import CRF, Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
-from crfrnn.numbers import for_each
+from crfrnn.numbers import for_each, in_pixels
 
 Thetas = Mapping[str, Tensor]
 """By name: one number or one for each axis or channel, (n,), in the place of the specification's."""
@@ -38,6 +38,18 @@ def _(features: Bilateral, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -
 @feature_columns.register
 def _(features: Given, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
     return list(inputs.given[features.name].to(dtype).unbind(1))
+
+
+def thetas_in_pixels(crf: CRF, inputs: Inputs) -> dict[str, Tensor]:
+    """The θ of the inputs; those of positions, given in the unit of the spacing, are in pixels."""
+    axes, spacing = inputs.logits.ndim - 2, inputs.spacing
+    positions = {name for kernel in crf.kernels for name in kernel.features.positions}
+    thetas = dict(inputs.thetas)
+    for name, theta in inputs.thetas.items():
+        if spacing is not None and name in positions:
+            scaled: Any = in_pixels(theta.unbind(), spacing, axes, name)
+            thetas[name] = torch.stack(scaled)
+    return thetas
 
 
 def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -> tuple[Any, ...]:

@@ -13,10 +13,11 @@ from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import given_mapping
-from crfrnn.numbers import in_pixels, one_of, spacing_steps
+from crfrnn.numbers import one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
+from crfrnn.torch.features import thetas_in_pixels
 from crfrnn.torch.scene import (
     Own,
     Scene,
@@ -257,16 +258,10 @@ def _guides(inputs: Inputs) -> dict[str, Any]:
 
 def _differentiable(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Execution) -> Tensor:
     """By operations of torch, in pixels."""
-    spacing, axes = inputs.spacing, inputs.logits.ndim - 2
-    if spacing is not None:
-        crf = crf.in_pixels(spacing, axes)
-        positions = {name for kernel in crf.kernels for name in kernel.features.positions}
-        thetas = dict(inputs.thetas)
-        for name in positions & thetas.keys():
-            scaled: Any = in_pixels(thetas[name].unbind(), spacing, axes, name)
-            thetas[name] = torch.stack(scaled)
-        inputs = inputs._replace(spacing=None, thetas=thetas)
-    return differentiable.forward(crf, inputs, couplings, execution)
+    if inputs.spacing is not None:
+        inputs = inputs._replace(thetas=thetas_in_pixels(crf, inputs))
+        crf = crf.in_pixels(inputs.spacing, inputs.logits.ndim - 2)
+    return differentiable.forward(crf, inputs._replace(spacing=None), couplings, execution)
 
 
 def _theta(name: str, tensor: Tensor) -> Tensor:

@@ -1,0 +1,224 @@
+"""Gradients to what kernels are built from: the image, the mask, given features and θ.
+
+A backward pass collects gradients to each term's kernel and to its two factors, as if these were independent. At the
+end they go through the normalisation, which made the factors, and through the features. Of a lattice only the
+barycentric weights depend on its features: K = c S B Sᵀ, where S has the weights of each point at its vertices. So with
+y the cotangent of K p, the weight of point i at vertex v has the gradient c (⟨(B Sᵀ p)_v, y_i⟩ + ⟨(Bᵀ Sᵀ y)_v, p_i⟩).
+"""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from crfrnn import crf as specification
+from crfrnn.crf import CRF, Features, Given, thetas_of
+from crfrnn.inference.backend import Inputs
+from crfrnn.torch.features import thetas_in_pixels
+from crfrnn.torch.gpu import plain
+from crfrnn.torch.gpu.grid import Grid
+from crfrnn.torch.gpu.lattice import Lattice, feature_gradient
+from crfrnn.torch.gpu.terms import Term, feature_rows, grid_sigmas, kernels_in_pixels
+
+Sources = dict[tuple[str, str], Tensor]
+"""Tensors of the inputs by kind and name: ("image", ""), ("given", name), ("thetas", name)."""
+
+
+class TermGradient(NamedTuple):
+    """Sums of gradients to a term; None where nobody asks for them.
+
+    Attributes:
+        kernel: To the weights of a lattice, (d + 1, P), or to the deviations of a grid, (axes,).
+        pre: To the factor of what points send, (P,).
+        post: To the factor of what they receive, (P,).
+    """
+
+    kernel: Tensor | None
+    pre: Tensor | None
+    post: Tensor | None
+
+
+def no_gradient(term: Term[Any], to_kernel: bool) -> TermGradient:
+    """What `filter_back` begins with.
+
+    Args:
+        to_kernel: Whether there is a gradient to the kernel, not to the mask alone.
+    """
+    kernel: Tensor | None = None
+    if to_kernel and isinstance(term.kernel, Grid):
+        kernel = term.kernel.taps[0].values.new_zeros(len(term.kernel.shape))
+    elif to_kernel:
+        kernel = torch.zeros_like(term.kernel.weight)
+    pre, post = (None if factor is None else torch.zeros_like(factor) for factor in (term.pre, term.post))
+    return TermGradient(kernel, pre, post)
+
+
+def collected(crf: CRF, inputs: Inputs, terms: Sequence[Term[Any]]) -> list[TermGradient | None]:
+    """`no_gradient` of each term; None where it is built from nothing that can have one."""
+    to_mask = inputs.mask is not None and inputs.mask.is_floating_point()
+    to_kernel = [bool(_sources(kernel.features, inputs)) for kernel in crf.kernels]
+    return [
+        no_gradient(term, wanted) if wanted or to_mask else None for term, wanted in zip(terms, to_kernel, strict=True)
+    ]
+
+
+def filter_back(
+    term: Term[Any], g: Tensor, q: Tensor, coupling: Tensor | None, found: TermGradient, steps: ModuleType
+) -> Tensor:
+    """Nᵀ g. On the way the gradients of ⟨Eᵀ g, N q⟩ are added to `found`, in place.
+
+    Args:
+        g: (P, channels), and q too.
+        coupling: E, (channels,) or (channels, channels); None is 1.
+    """
+    back = _back_on_grid if isinstance(term.kernel, Grid) else _back_on_lattice
+    return back(term, g, q, coupling, found, steps)
+
+
+def _back_on_lattice(
+    term: Term[Lattice], g: Tensor, q: Tensor, coupling: Tensor | None, found: TermGradient, steps: ModuleType
+) -> Tensor:
+    lattice, pre, post, *_ = term
+    values = lattice.spread(q, pre, False, steps)
+    steps.add_corner_products(lattice, values, _coupled(g, coupling), post, found.kernel, found.post)
+    values = lattice.spread(g, post, True, steps)
+    steps.add_corner_products(lattice, values, _coupled(q, coupling, transpose=True), pre, found.kernel, found.pre)
+    message: Tensor = steps.slice_values(lattice, values, pre)
+    return message
+
+
+def _back_on_grid(
+    term: Term[Grid], g: Tensor, q: Tensor, coupling: Tensor | None, found: TermGradient, steps: ModuleType
+) -> Tensor:
+    """The axes commute: g goes through them from the first, q from the last, and between them lies the slope of one."""
+    grid, pre, post, *_ = term
+    last = len(grid.shape) - 1
+    stages = [g]
+    for axis, taps in enumerate(grid.taps):
+        stages.append(grid.along(axis, stages[-1], taps, None if axis else post, None, steps))
+    message = stages.pop()
+    if found.pre is not None:
+        found.pre.add_((message * _coupled(q, coupling, transpose=True)).sum(dim=1))
+    for axis, taps in reversed(list(enumerate(grid.taps))):
+        before = pre if axis == last else None
+        if found.kernel is not None:
+            slope = grid.slopes[axis]
+            assert slope is not None  # as only a tensor has a gradient
+            changed = grid.along(axis, q, slope, before, None if axis else post, steps)
+            found.kernel[axis] += (_coupled(stages[axis], coupling) * changed).sum()
+        if axis or found.post is not None:
+            q = grid.along(axis, q, taps, before, None, steps)
+    if found.post is not None:
+        found.post.add_((_coupled(g, coupling) * q).sum(dim=1))
+    return message if pre is None else (message * pre[:, None]).to(message.dtype)
+
+
+def _coupled(rows: Tensor, coupling: Tensor | None, transpose: bool = False) -> Tensor:
+    """Eᵀ applied to rows, or E; None is 1."""
+    if coupling is None:
+        return rows
+    return plain.couple(rows, coupling.mT if transpose and coupling.ndim == 2 else coupling)
+
+
+def through_normalization(term: Term[Any], found: TermGradient, steps: ModuleType) -> Tensor | None:
+    """Gradient to the mask (P,), None where there is none. What goes through the norm is added to `found.kernel`."""
+    to_pre: Any
+    to_post: Any
+    _, to_pre, to_post = found
+    norm = term.norm
+    if norm is None:
+        return None if term.mask is None else to_pre + to_post
+    if term.normalization == "symmetric":
+        to_root, other = to_pre + to_post, None
+        to_mask = to_root / norm.sqrt()
+        to_norm = -0.5 * to_root * term.pre / norm
+    else:
+        after = term.normalization == "after"
+        to_divided, divided, other = (to_post, term.post, to_pre) if after else (to_pre, term.pre, to_post)
+        to_mask = to_divided / norm
+        to_norm = -to_mask * divided
+    if other is not None:
+        to_mask = to_mask + other
+    sent = torch.ones_like(norm) if term.mask is None else term.mask
+    kernel = term._replace(pre=None, post=None)
+    back = filter_back(kernel, to_norm[:, None], sent[:, None], None, TermGradient(found.kernel, None, None), steps)
+    return None if term.mask is None else to_mask + back[:, 0]
+
+
+def guide_gradients(
+    crf: CRF,
+    inputs: Inputs,
+    terms: Sequence[Term[Any]],
+    gradients: Sequence[TermGradient | None],
+    dtype: torch.dtype,
+    steps: ModuleType,
+) -> Mapping[str, Any]:
+    """The fields of `Gradients` besides logits and couplings, of `dtype`.
+
+    Args:
+        gradients: As `collected` and added up by `filter_back`.
+    """
+    totals: dict[tuple[str, str], Tensor] = {}
+
+    def add(key: tuple[str, str], gradient: Tensor) -> None:
+        totals[key] = totals[key] + gradient if key in totals else gradient.to(dtype)
+
+    for kernel, term, found in zip(kernels_in_pixels(crf, inputs), terms, gradients, strict=True):
+        if found is None:
+            continue
+        to_mask = through_normalization(term, found, steps)
+        if to_mask is not None and inputs.mask is not None:
+            add(("mask", ""), to_mask.view(inputs.mask.shape))
+        if found.kernel is not None:
+            for key, gradient in _through_features(crf, kernel, inputs, found.kernel, dtype, steps).items():
+                add(key, gradient)
+    return {
+        "image": totals.get(("image", "")),
+        "mask": totals.get(("mask", "")),
+        "given": {name: totals.get(("given", name)) for name in inputs.given},
+        "thetas": {name: totals.get(("thetas", name)) for name in inputs.thetas},
+    }
+
+
+def _through_features(
+    crf: CRF, kernel: specification.Kernel, inputs: Inputs, to_kernel: Tensor, dtype: torch.dtype, steps: ModuleType
+) -> Sources:
+    """Gradients to the sources of a kernel, from those to its weights or deviations."""
+    on_grid = isinstance(kernel.filter, specification.Grid)
+
+    def built_from(sources: Sources) -> Tensor:
+        there = _with_sources(inputs, sources)
+        thetas = thetas_in_pixels(crf, there)
+        if on_grid:
+            return torch.stack(grid_sigmas(kernel.features, there, thetas)).to(dtype)
+        return feature_rows(kernel.features, there, thetas, dtype)
+
+    # Inside an operator of torch, autograd by itself is off.
+    built, back, *_ = torch.func.vjp(built_from, _sources(kernel.features, inputs))
+    to_sources: Sources = back(to_kernel if on_grid else feature_gradient(built, to_kernel, steps))[0]
+    return to_sources
+
+
+def _sources(features: Features, inputs: Inputs) -> Sources:
+    """The tensors that features are made of and that can have a gradient, at least as precise as the logits."""
+    sources: Sources = {("thetas", name): inputs.thetas[name] for name in thetas_of(features) if name in inputs.thetas}
+    if features.reads_image:
+        sources["image", ""] = inputs.image
+    if isinstance(features, Given):
+        sources["given", features.name] = inputs.given[features.name]
+    return {
+        key: tensor.to(torch.promote_types(tensor.dtype, inputs.logits.dtype))
+        for key, tensor in sources.items()
+        if tensor.is_floating_point()
+    }
+
+
+def _with_sources(inputs: Inputs, sources: Sources) -> Inputs:
+    """The inputs with sources in their places."""
+    given, thetas = (
+        {**getattr(inputs, kind), **{name: tensor for (of, name), tensor in sources.items() if of == kind}}
+        for kind in ("given", "thetas")
+    )
+    return inputs._replace(image=sources.get(("image", ""), inputs.image), given=given, thetas=thetas)
