@@ -258,10 +258,11 @@ def _guides(inputs: Inputs) -> dict[str, Any]:
 
 def _differentiable(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Execution) -> Tensor:
     """By operations of torch, in pixels."""
-    if inputs.spacing is not None:
-        inputs = inputs._replace(thetas=thetas_in_pixels(crf, inputs))
-        crf = crf.in_pixels(inputs.spacing, inputs.logits.ndim - 2)
-    return differentiable.forward(crf, inputs._replace(spacing=None), couplings, execution)
+    spacing = inputs.spacing
+    if spacing is not None:
+        inputs = inputs._replace(spacing=None, thetas=thetas_in_pixels(crf, inputs))
+        crf = crf.in_pixels(spacing, inputs.logits.ndim - 2)
+    return differentiable.forward(crf, inputs, couplings, execution)
 
 
 def _theta(name: str, tensor: Tensor) -> Tensor:
