@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,17 +46,17 @@ def descend(
         sample, scores = photos[waiting.pop()]
         labels = torch.from_numpy(sample.labels.astype(np.int64))
         if bool((labels != VOID).any()):
-            changed = {name: value * logs[name].exp() for name, value in values.items()}
+            changed: dict[str, Any] = {name: value * logs[name].exp() for name, value in values.items()}
             photo = torch.from_numpy(np.moveaxis(sample.image, -1, 0).astype(np.float32))
             refined = mean_field(torch.from_numpy(scores)[None], photo[None], parameters=fixed, **changed)
             optimizer.zero_grad()
-            cross_entropy(refined, labels[None], ignore_index=VOID).backward()
+            cross_entropy(refined, labels[None], ignore_index=VOID).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
         if step % (STEPS // ROUNDS) == 0:
             yield replace(start, **{name: _numbers(values[name] * log.detach().exp()) for name, log in logs.items()})
 
 
-def _numbers(value: Tensor) -> float | tuple[object, ...]:
+def _numbers(value: Tensor) -> Any:
     """A tensor as numbers, or nested tuples of them."""
     return tuple(_numbers(part) for part in value) if value.ndim else value.item()

@@ -125,7 +125,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
         Args:
             inputs: [logits, image]. Logits (B, *spatial, C), higher is likelier; image (B, *spatial, K) in the units
-                of theta_beta, which gets no gradient. With data_format "channels_first" the channels are on axis 1.
+                of theta_beta. With data_format "channels_first" the channels are on axis 1.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages. A list
                 holds masks that all count; None in it is no mask.
             training: Whether gradients will be asked for. Without it they are right too, but take longer where
