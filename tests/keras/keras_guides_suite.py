@@ -6,7 +6,7 @@ import pytest
 
 from crfrnn import CRF, Bilateral, Given, Kernel, MeanField, Spatial
 from crfrnn.keras import CrfRnnLayer
-from keras_calls import BACKEND, COMPILED, NUMBERS, batch, double_precision, gradients_to_all, layer, numpy
+from keras_calls import COMPILED, NUMBERS, batch, double_precision, gradients_to_all, layer, numpy
 
 STEP = 1e-6
 CLASSES = 4
@@ -50,9 +50,8 @@ def test_theta_and_image(rng, compiled):
 @pytest.mark.parametrize("learn_theta", [False, True])
 def test_features_of_the_callers_own(rng, compiled, learn_theta):
     """One kernel is over features, one over the image; the gradient to features whose kernel has no θ."""
-    crf = CRF(
-        [Kernel(Given("depth")), Kernel(Bilateral(5.13, 61.7)), Kernel(Spatial(1.57))], solver=MeanField(2, tolerance=0)
-    )
+    kernels = [Kernel(Given("depth")), Kernel(Bilateral(5.13, 61.7)), Kernel(Spatial(1.57))]
+    crf = CRF(kernels, solver=MeanField(2, tolerance=0))
     with double_precision():
         made = CrfRnnLayer(None, CLASSES, crf=crf, dtype="float64", learn_theta=learn_theta)
         logits, image = batch(rng, dtype=np.float64)
@@ -71,7 +70,7 @@ def test_features_of_the_callers_own(rng, compiled, learn_theta):
             np.testing.assert_allclose((gradient * direction).sum(), slope(value, direction), rtol=1e-5)
 
 
-def test_only_where_they_are_asked_for(rng, crossings, monkeypatch):
+def test_only_where_they_are_asked_for(rng, monkeypatch):
     """Training the weights alone takes one call back, which computes nothing to the image."""
     from crfrnn.inference import batch as native
 
@@ -79,10 +78,6 @@ def test_only_where_they_are_asked_for(rng, crossings, monkeypatch):
     monkeypatch.setattr(native, "vjp", lambda *given: asked.append(given[-1]) or before(*given))
     crf = layer(rng)
     logits, image = batch(rng)
-    model = keras.Sequential([crf])
-    model.compile("sgd", "mse", run_eagerly=BACKEND == "torch")
-    if BACKEND == "torch":
-        pytest.skip("the operators of crfrnn.torch ask; test_torch_guides.py tests them")
     inputs = [keras.Input(each.shape[1:]) for each in (logits, image)]
     model = keras.Model(inputs, crf(inputs))
     model.compile("sgd", "mse")

@@ -9,7 +9,7 @@ import pytest
 from crfrnn.crf import CRF, Given, Kernel
 from crfrnn.keras import CrfRnnLayer
 from errors import raises_saying
-from keras_calls import BACKEND, COMPILED, double_precision, numpy, refined_and_gradients
+from keras_calls import COMPILED, double_precision, numpy, refined_and_gradients
 from kernel_lists import CLASSES, CRFS, scene, truth
 from tolerances import assert_close, tolerance
 

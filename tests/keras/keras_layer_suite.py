@@ -10,7 +10,6 @@ import pytest
 from crfrnn import MeanField, _native
 from crfrnn.keras import CrfRnnLayer
 from keras_calls import (
-    BACKEND,
     COMPILED,
     NUMBERS,
     WEIGHTS,

@@ -67,7 +67,7 @@ class TrainingConfig:
     crf_weights: Annotated[str, "what is learned of the kernels' weights: full matrices, per-class or scalar"] = "full"
     learn_compatibility: Annotated[bool, "learn a full compatibility matrix, else keep the Potts model"] = True
     learn_theta: Annotated[bool, "learn the deviations as well"] = False
-    theta_rate: Annotated[float, "learning rate of their logarithms"] = 2e-2
+    theta_rate: Annotated[float, "learning rate of their logarithms"] = 5e-2
     train_iterations: Annotated[int, "mean-field iterations in training"] = 5
     test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
 
