@@ -58,5 +58,5 @@ def through_normalization(term: PairwiseTerm, gradient: TermGradient) -> tuple[A
         to_norm = -divided * mask / norm**2
     if not isinstance(kernel, NativeKernel):
         return to_kernel, to_mask + kernel.filter(to_norm[:, None], True)[:, 0]
-    of_norm = kernel.gradient_rows(mask[:, None], to_norm[:, None])
+    of_norm: Array = kernel.gradient_rows(mask[:, None], to_norm[:, None])
     return to_kernel + of_norm, to_mask + kernel.filter_rows(to_norm[:, None], True)[:, 0]
