@@ -96,8 +96,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
-        self.crf = alone(decoded(crf) if isinstance(crf, dict) else crf, short, CRFParameters())
         self.learn_theta = bool(learn_theta)
+        self.crf = alone(decoded(crf) if isinstance(crf, dict) else crf, short, CRFParameters())
         if learn_theta:
             trained_thetas(self.crf)
         self.data_format = data_format
