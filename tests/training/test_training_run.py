@@ -131,6 +131,16 @@ def test_both_stages(config, data, capsys):
         assert "train_loss" in table
 
 
+def test_learned_thetas_are_those_of_the_finished_model(config, tmp_path):
+    result = train(replace(config, learn_theta=True, network_epochs=1, crf_epochs=1, theta_rate=0.1))
+    crf = load_model(result.model).segmenter.crf
+    assert crf.theta_beta > 0
+    assert crf.theta_beta != pytest.approx(50, rel=1e-3)
+    assert crf.crf.thetas["theta_beta"] == crf.theta_beta
+    again = load_model(save_again(result.model, tmp_path)).segmenter.crf
+    assert again.crf == crf.crf
+
+
 def test_finished_runs_are_not_done_again(config):
     first = train(config)
     with at("training", 0, crash) as steps:
@@ -265,6 +275,13 @@ def test_early_stop_keeps_the_best_epoch(config, data, monkeypatch):
     with at("training", 0, crash) as steps:
         assert train(replace(config, network_epochs=9, crf_epochs=0, patience=2)) == result
     assert not steps
+
+
+def save_again(path, folder):
+    """The file that a model read from a file makes."""
+    model = load_model(path)
+    save_model(folder / "again.safetensors", model.segmenter, model.classes)
+    return folder / "again.safetensors"
 
 
 def trained_model(path, network="Toy", classes=CLASSES):

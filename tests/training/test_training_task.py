@@ -33,9 +33,9 @@ class Network(torch.nn.Module):
         return self.score(self.norm(self.encoder((images - 127) / 128)))
 
 
-def segmenter(crf=True):
+def segmenter(crf=True, **options):
     torch.manual_seed(0)
-    return Segmenter(Network(), CrfRnn(CLASSES, theta_alpha=10, theta_beta=50) if crf else None)
+    return Segmenter(Network(), CrfRnn(CLASSES, theta_alpha=10, theta_beta=50, **options) if crf else None)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -120,6 +120,15 @@ def test_rates_of_stage_2():
     learned = {"crf.spatial_ker_weights", "crf.bilateral_ker_weights", "crf.compatibility_matrix"}
     assert {name for name, group in found.items() if group == (3.0, 0.0)} == learned
     assert {rate for name, (rate, _) in found.items() if name not in learned} == {1.0}
+
+
+def test_rate_of_learned_thetas():
+    config = replace(CONFIG, learn_theta=True, theta_rate=4.0, crf_weight_rate=3.0)
+    made = segmenter(learn_theta=True)
+    SegmentationTask(made, config)
+    found = rates(parameter_groups(made, config), made)
+    names = {f"crf.log_thetas.theta_{name}" for name in ("alpha", "beta", "gamma")}
+    assert {name for name, group in found.items() if group == (4.0, 0.0)} == names
 
 
 def test_potts_and_frozen_network():

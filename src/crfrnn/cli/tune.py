@@ -60,7 +60,7 @@ def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--method", choices=("search", "gradient"), default="search", help="how to find them; %(default)s"
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="sets of parameters that a search tries; 40")
+    parser.add_argument("--trials", type=int, metavar="N", help="sets of parameters to try; 40")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of split and search; %(default)s")
     parser.add_argument(
         "--threads", type=int, metavar="T", help="photos at a time; OMP_NUM_THREADS or all cores when not given"
