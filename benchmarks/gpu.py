@@ -58,14 +58,15 @@ def check(bench: Bench) -> list[dict]:
             crf = crf_of(bench.sizes.trained, thetas)
             given = generator.normal(size=arrays[0].shape).astype(np.float32)
             expected, records = batch.forward(crf, Inputs(*arrays[:2]), arrays[2:], True, Execution())
-            gradients = batch.vjp(crf, given, records, arrays[2:], Execution())
+            gradients = batch.vjp(crf, Inputs(*arrays[:2]), given, records, arrays[2:], Execution(), False)
             probabilities = torch.softmax(torch.from_numpy(expected), 1)
             cotangent = torch.from_numpy(given).to(bench.device)
             for mode in (*MODES, Mode(storage=torch.float16)):
                 refined, record = meanfield.forward(
                     crf, Inputs(*case[:2]), case.couplings, True, mode.execution, bench.steps
                 )
-                ours = meanfield.vjp(crf, cotangent, record, case.couplings, mode.execution, bench.steps)
+                arguments = record, case.couplings, mode.execution, False, bench.steps
+                ours = meanfield.vjp(crf, Inputs(*case[:2]), cotangent, *arguments)
                 moved = (torch.softmax(refined.cpu(), 1) - probabilities).abs()
                 labels = refined.cpu().argmax(1) != probabilities.argmax(1)
                 pairs = zip((ours[0], *ours[1]), (gradients[0], *gradients[1]), strict=True)

@@ -136,7 +136,10 @@ class Case(NamedTuple):
 
     def both_ways(self, steps: ModuleType, iterations: int, mode: Mode) -> object:
         refined, record = self.forward(steps, iterations, mode, keep=True)
-        return meanfield.vjp(crf_of(iterations), refined, record, self.couplings, mode.execution, steps)
+        inputs = Inputs(self.logits, self.image)
+        return meanfield.vjp(
+            crf_of(iterations), inputs, refined, record, self.couplings, mode.execution, False, steps
+        )
 
 
 def crf_of(iterations: int, thetas: tuple[float, float, float] = THETAS[0]) -> CRF:

@@ -101,6 +101,26 @@ void diagonal_products(const T* h, const T* q, T* products, int channels, int64_
 }
 
 template <class T>
+void row_products(const T* a, const T* b, T* sums, int channels, int64_t n) {
+  for_widths(channels, [&](auto width, int first) {
+    constexpr int W = width(), S = W < piece<T> ? W : piece<T>;
+    using R = Row<T, W>;
+    for (int64_t i = 0; i < n; i += S) {
+      const int64_t count = n - i < S ? n - i : S;
+      Vec<T, S> products[S];
+      for (int j = 0; j < S; ++j) {
+        const int64_t at = (i + j) * channels + first;
+        products[j] = j < count ? R::read(a + at).template folded_products<S>(R::read(b + at)) : Vec<T, S>{};
+      }
+      Vec<T, S> sum{};
+      std::memcpy(&sum, sums + i, count * sizeof(T));
+      sum = sum + lane_sums<T, S>(products);
+      std::memcpy(sums + i, &sum, count * sizeof(T));
+    }
+  });
+}
+
+template <class T>
 void scale_rows(const T* rows, const T* scale, T* to, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     for (int64_t i = 0; i < n; ++i) {
@@ -195,6 +215,7 @@ void compare_run(const T* q, const T* sent, T* difference, T* found, int channel
   template void couple_matrix<T>(const T*, const T*, const T*, T*, int, int64_t);   \
   template void outer_products<T>(const T*, int, const T*, int, T*, int, int64_t);  \
   template void diagonal_products<T>(const T*, const T*, T*, int, int64_t);         \
+  template void row_products<T>(const T*, const T*, T*, int, int64_t);              \
   template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \

@@ -63,6 +63,34 @@ void slice(const T* values, int64_t count, const int32_t* vertices, const T* wei
 }
 
 template <class T>
+void corner_products(const T* values, int64_t count, const int32_t* vertices, int corners_given, const T* rows, T* sums,
+                     int channels, int64_t n) {
+  const int padded = padded_corners(corners_given);
+  with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
+    for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
+      constexpr int W = width(), S = W < piece<T> ? W : piece<T>;
+      using V = Vec<T, S>;
+      const Planes<T, W> planes(const_cast<T*>(values), count, first);
+      for (int64_t i = 0; i < n; ++i) {
+        prefetch_next_tile(vertices + i * corners, corners, corners);
+        prefetch_next_tile(rows + i * channels + first, channels, W);
+        if (planes.beyond(1 << 20) && i + ahead < n)
+          for (int k = 0; k < corners; ++k) planes.fetch(vertices[(i + ahead) * corners + k]);
+        const auto row = Row<T, W>::read(rows + i * channels + first);
+        for (int k = 0; k < corners; k += S) {
+          V products[S];
+          for (int j = 0; j < S; ++j)
+            products[j] = k + j < corners ? planes.read(vertices[i * corners + k + j]).template folded_products<S>(row) : V{};
+          T* const to = sums + i * padded + k;
+          const V sum = load<V>(to) + lane_sums<T, S>(products);
+          std::memcpy(to, &sum, sizeof sum);
+        }
+      }
+    });
+  });
+}
+
+template <class T>
 void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
             int channels) {
   for_widths(channels, [&](auto width, int first) {
@@ -129,6 +157,7 @@ void follow(const T* values, T* before, int64_t count, T* change, int channels, 
   template void follow<T>(const T*, T*, int64_t, T*, int, int64_t, int64_t);                                                   \
   template void splat<T>(T*, int64_t, const int32_t*, const T*, int, const T*, const T*, int, int64_t);                        \
   template void slice<T>(const T*, int64_t, const int32_t*, const T*, int, T, const T*, const T*, const T*, T*, int, int64_t); \
+  template void corner_products<T>(const T*, int64_t, const int32_t*, int, const T*, T*, int, int64_t);                        \
   template void gather<T>(T*, int64_t, const T*, int64_t, const int32_t*, int64_t, int64_t, int);                              \
   template void blur<T>(T*, int64_t, const int32_t*, int64_t, int);
 CRFRNN_INSTANTIATE(float)

@@ -18,6 +18,9 @@ constexpr int tap_margin = 8;        // zeros on both sides of the taps of a con
 // 1, 2, 4, 8, 16, 24, …: rows stay aligned, and no loop has a remainder.
 constexpr int padded_channels(int channels) { return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8; }
 
+// Sums for the corners of a point are read and written in whole vectors.
+constexpr int padded_corners(int corners) { return (corners + 7) / 8 * 8; }
+
 template <class T>
 struct Loops {
   // Adams, Baek & Davis 2010, section 3: nearest remainder-0 lattice point divided by d + 1 (`cell`, d rows), the order
@@ -32,6 +35,9 @@ struct Loops {
   // message = scale · factor · Σ weight · values[vertex]; row = message, or with a coupling, from − coupling ⊙ message.
   void (*slice)(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor,
                 const T* scale, const T* coupling, const T* from, T* rows, int channels, int64_t n);
+  // sums[k] += ⟨values[vertex k], row⟩ for the corners k of each point. A point has padded_corners(corners) numbers of sums.
+  void (*corner_products)(const T* values, int64_t count, const int32_t* vertices, int corners, const T* rows, T* sums,
+                          int channels, int64_t n);
   // values[v] = Σ sums[r] for vertices from `vertex` on. Their rows of sums are listed in order, the last one r of each as ~r.
   void (*gather)(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length,
                  int64_t vertex, int channels);
@@ -45,10 +51,22 @@ struct Loops {
   // message[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; rows as in slice.
   void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                         int channels, int64_t n);
+  // The same for symmetric taps, given from the one in the middle on. Returns Σ others ⊙ (what `slopes` in place of the taps
+  // make of it), and of n rows in the layout of `in`.
+  double (*convolve_columns_with_slopes)(const T* in, T* out, const T* others, int64_t n, int64_t stride, int width,
+                                         const T* taps, const T* slopes, int radius);
+  // out[i] = Σ_k taps[|k|] · in[i + k] for n rows without gaps, k = −radius … radius; returns what slopes make of it likewise.
+  double (*convolve_rows_with_slopes)(const T* in, T* out, const T* others, const T* taps, const T* slopes, int radius,
+                                      int channels, int64_t n);
   // weights[i][k] = exp(−½ |row_i − column_k|²) between the points of two blocks of block_size, given as d rows of features.
   void (*gaussian_weights)(const T* rows, const T* columns, int d, T* weights);
   // sums[i] += Σ_k weights[i][k] · values[k] for rows of values of two such blocks.
   void (*add_weighted)(const T* weights, const T* values, double* sums, int channels);
+  // weights[i][k] *= ⟨a_i, b_k⟩ + ⟨b_i, a_k⟩ between the points of two such blocks, given as rows of a and then rows of b, one
+  // for each channel.
+  void (*multiply_by_products)(const T* rows, const T* columns, int channels, T* weights);
+  // sums[f][i] += Σ_k weights[i][k] (column_k − row_i)[f] for d features, blocks as in gaussian_weights.
+  void (*add_differences)(const T* rows, const T* columns, int d, const T* weights, double* sums);
   // to = from − coupling · message, with a number per channel or a transposed matrix (channels × channels). from may be null
   // for zeros.
   void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
@@ -57,6 +75,8 @@ struct Loops {
   // diagonal: products[c] += Σ rows q[c] · h[c].
   void (*outer_products)(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n);
   void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
+  // sums[i] += ⟨a_i, b_i⟩ of n rows.
+  void (*row_products)(const T* a, const T* b, T* sums, int channels, int64_t n);
   // Rows are read and written in whole vectors, also beyond the last one.
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
   // The same with one more class, of score log(sum) for each row; returns its largest probability. Without looking for maxima:
@@ -125,6 +145,9 @@ template <class T>
 void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
            const T* coupling, const T* from, T* rows, int channels, int64_t n);
 template <class T>
+void corner_products(const T* values, int64_t count, const int32_t* vertices, int corners, const T* rows, T* sums, int channels,
+                     int64_t n);
+template <class T>
 void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
             int channels);
 template <class T>
@@ -137,9 +160,19 @@ template <class T>
 void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                    int channels, int64_t n);
 template <class T>
+double convolve_columns_with_slopes(const T* in, T* out, const T* others, int64_t n, int64_t stride, int width, const T* taps,
+                                    const T* slopes, int radius);
+template <class T>
+double convolve_rows_with_slopes(const T* in, T* out, const T* others, const T* taps, const T* slopes, int radius, int channels,
+                                 int64_t n);
+template <class T>
 void gaussian_weights(const T* rows, const T* columns, int d, T* weights);
 template <class T>
 void add_weighted(const T* weights, const T* values, double* sums, int channels);
+template <class T>
+void multiply_by_products(const T* rows, const T* columns, int channels, T* weights);
+template <class T>
+void add_differences(const T* rows, const T* columns, int d, const T* weights, double* sums);
 template <class T>
 void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
 template <class T>
@@ -148,6 +181,8 @@ template <class T>
 void outer_products(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n);
 template <class T>
 void diagonal_products(const T* h, const T* q, T* products, int channels, int64_t n);
+template <class T>
+void row_products(const T* a, const T* b, T* sums, int channels, int64_t n);
 template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>

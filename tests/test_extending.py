@@ -164,8 +164,8 @@ def check_backend(page) -> None:
     refined, record = batch.forward(crf, inputs, couplings, True, page["Execution"]())
     close(refined, page["truth"])
     cotangent = np.random.default_rng(1).normal(size=refined.shape)
-    ours = batch.vjp(crf, cotangent, record, couplings, page["Execution"]())
-    theirs = page["dense"].vjp(crf, cotangent, page["record"], couplings, page["Execution"]())
+    ours = batch.vjp(crf, inputs, cotangent, record, couplings, page["Execution"](), False)
+    theirs = page["dense"].vjp(crf, inputs, cotangent, page["record"], couplings, page["Execution"](), False)
     close(ours[0], theirs[0])
     close(ours[1][0], theirs[1][0])
     check_masks_and_normalisations(page)
@@ -191,11 +191,11 @@ def check_masks_and_normalisations(page) -> None:
         theirs, their_record = dense.forward(crf, given, couplings, True, execution)
         ours, our_record = batch.forward(crf, given, couplings, True, execution)
         close(ours, theirs)
-        to_logits, to_couplings = dense.vjp(crf, cotangent, their_record, couplings, execution)
-        found = batch.vjp(crf, cotangent, our_record, couplings, execution)
-        close(found[0], to_logits)
-        for mine, true in zip(found[1], to_couplings, strict=True):
-            close(mine, true)
+        true = dense.vjp(crf, given, cotangent, their_record, couplings, execution, False)
+        found = batch.vjp(crf, given, cotangent, our_record, couplings, execution, False)
+        close(found.logits, true.logits)
+        for mine, other in zip(found.couplings, true.couplings, strict=True):
+            close(mine, other)
     unmasked, _ = dense.forward(crf, given._replace(mask=None), couplings, False, execution)
     in_pixels, _ = dense.forward(crf, given._replace(spacing=None), couplings, False, execution)
     assert min(np.abs(theirs - each).max() for each in (unmasked, in_pixels)) > 1e-3
@@ -204,7 +204,8 @@ def check_masks_and_normalisations(page) -> None:
 def check_jax(page) -> None:
     close(page["in_jax"], page["truth"], LEFT_OUT)
     to_logits, to_couplings = page["slopes"]
-    theirs = page["dense"].vjp(page["exact"], np.ones(page["truth"].shape), page["record"], page["couplings"], None)
+    ones, inputs = np.ones(page["truth"].shape), page["inputs"]
+    theirs = page["dense"].vjp(page["exact"], inputs, ones, page["record"], page["couplings"], None, False)
     close(to_logits, theirs[0], 1e-4)
     close(to_couplings[0], theirs[1][0], 1e-4)
 

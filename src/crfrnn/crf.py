@@ -242,6 +242,15 @@ class CRF:
         features = (kernel.features for kernel in self.kernels)
         return tuple(dict.fromkeys(each.name for each in features if isinstance(each, Given)))
 
+    @property
+    def thetas(self) -> dict[str, Deviation]:
+        """Deviations by name, each that of the first kernel that has one."""
+        found: dict[str, Deviation] = {}
+        for kernel in self.kernels:
+            for name in thetas_of(kernel.features):
+                found.setdefault(name, getattr(kernel.features, name))
+        return found
+
     def with_thetas(self, **thetas: Deviation | Sequence[float]) -> "CRF":
         """The same with other deviations, in all kernels that have one of that name: `theta_beta=10`.
 
@@ -256,10 +265,9 @@ class CRF:
 
     def require_thetas(self, names: Iterable[str]) -> None:
         """Raise a ValueError unless some kernel has a deviation of each of these names."""
-        known = dict.fromkeys(name for kernel in self.kernels for name in thetas_of(kernel.features))
         for name in names:
-            if name not in known:
-                raise ValueError(f"no kernel has {name}; they have {', '.join(known) or 'no deviations'}")
+            if name not in self.thetas:
+                raise ValueError(f"no kernel has {name}; they have {', '.join(self.thetas) or 'no deviations'}")
 
     def in_pixels(self, spacing: float | Sequence[float], axes: int) -> "CRF":
         """The same with deviations of positions, given in the unit of the spacing, in pixels along each axis.

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.torch
 
 OPERATORS = (ops.mean_field, ops.mean_field_vjp, ops.lattice, ops.gaussian_filter)
 SPECIFIED = specified(iterations=2, damping=0.1, threads=None)
-NUMBERS = (SPECIFIED.crf.text, None, *SPECIFIED.execution)
+NUMBERS = ("", SPECIFIED.crf.text, None, *SPECIFIED.execution)
 STORED = (*NUMBERS[:-2], False, torch.bfloat16)
 
 
@@ -144,12 +144,12 @@ def test_gradients_of_the_filter(rng, elsewhere):
 def test_opcheck(rng, elsewhere):
     logits, image = inputs(rng)
     couplings = [torch.rand(4, 4, requires_grad=True), torch.rand((), requires_grad=True)]
-    arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), [], couplings)
+    arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), [], [], couplings)
     torch.library.opcheck(ops.mean_field, (True, *arguments, *NUMBERS))
     torch.library.opcheck(ops.mean_field, (True, *arguments, *STORED))
-    plain = (*(each.detach() for each in arguments[:3]), [], [each.detach() for each in couplings])
+    plain = (*(each.detach() for each in arguments[:3]), [], [], [each.detach() for each in couplings])
     refined, handle = ops.mean_field(True, *plain, *NUMBERS)
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, False, *plain, *NUMBERS))
     lattice = (plain[1], None, "after", 0, True, None)
     torch.library.opcheck(ops.lattice, lattice)
     torch.library.opcheck(ops.gaussian_filter, (logits, ops.lattice(*lattice), False, *lattice))
@@ -190,9 +190,9 @@ def test_records_live_as_long_as_the_graph(rng, elsewhere):
 def test_shapes_and_devices_are_known_without_a_gpu():
     with FakeTensorMode(), torch.device("cuda"):
         logits, image, coupling = torch.empty(2, 4, 5, 6), torch.empty(2, 3, 5, 6), torch.empty(4, 4)
-        model = (logits, image, None, [], [coupling, coupling])
+        model = (logits, image, None, [], [], [coupling, coupling])
         refined, handle = ops.mean_field(True, *model, *NUMBERS)
-        gradients = ops.mean_field_vjp(refined, handle, *model, *NUMBERS)
+        gradients = ops.mean_field_vjp(refined, handle, False, *model, *NUMBERS)
         filtered = ops.gaussian_filter(
             logits, ops.lattice(image, None, "after", 0, True, None), False, image, None, "after", 0, True, None
         )

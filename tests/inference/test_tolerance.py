@@ -163,9 +163,9 @@ def test_gradients_lack_what_unlikely_classes_would_send(case, mixed):
         sends[:] = True
     without = to_scores(q[0], through(np.where(sends[:, None], g, 0)))
     assert np.abs(without - complete).max(axis=0).sum() <= tolerance * np.abs(v).max(axis=0).sum() * (1 + 1e-9)
-    found, to_couplings = meanfield.vjp(MeanField(2, tolerance=tolerance), cotangent, kept, ours, couplings, 1)
+    found, to_couplings, _ = meanfield.vjp(MeanField(2, tolerance=tolerance), cotangent, kept, ours, couplings, 1)
     np.testing.assert_allclose(found, cotangent + g + without, rtol=1e-9, atol=1e-11)
-    dense, densely = meanfield.vjp(MeanField(2, tolerance=0), cotangent, kept, ours, couplings, 1)
+    dense, densely, _ = meanfield.vjp(MeanField(2, tolerance=0), cotangent, kept, ours, couplings, 1)
     np.testing.assert_allclose(dense, cotangent + g + complete, rtol=1e-9, atol=1e-11)
     for few, all_classes in zip(to_couplings, densely, strict=True):
         assert np.abs(few - all_classes).max() <= tolerance * np.abs(v).max(axis=0).sum() * (1 + 1e-9)
@@ -185,7 +185,7 @@ def test_gradients_of_few_classes(rng, damping):
         meanfield.vjp(MeanField(**options, tolerance=tolerance), cotangent, kept, terms, couplings, threads)
         for tolerance, threads in ((TOLERANCE, 1), (TOLERANCE, 3), (0, 2))
     ]
-    few, threaded, dense = [np.concatenate([unary.ravel(), *map(np.ravel, others)]) for unary, others in answers]
+    few, threaded, dense = [np.concatenate([unary.ravel(), *map(np.ravel, others)]) for unary, others, _ in answers]
     np.testing.assert_array_equal(few, threaded)
     assert np.array_equal(few, dense) == (damping > 0)
     np.testing.assert_allclose(answers[0][0], answers[2][0], atol=1e-4 * np.abs(answers[2][0]).max())

@@ -9,7 +9,7 @@ import pytest
 from crfrnn.crf import CRF, Given, Kernel
 from crfrnn.keras import CrfRnnLayer
 from errors import raises_saying
-from keras_calls import BACKEND, COMPILED, double_precision, numpy, refined_and_gradients
+from keras_calls import COMPILED, double_precision, numpy, refined_and_gradients
 from kernel_lists import CLASSES, CRFS, scene, truth
 from tolerances import assert_close, tolerance
 
@@ -136,28 +136,3 @@ def test_wrong_specifications():
         CrfRnnLayer(None, CLASSES, crf=[])
     with raises_saying(TypeError, "crf is a Kernel", "CRF(…)"):
         CrfRnnLayer(None, CLASSES, crf={"type": "Kernel", "features": {"type": "Spatial"}})
-
-
-def test_features_that_need_a_gradient(rng):
-    """TensorFlow gives None; the others do not let it pass."""
-    made, _ = layer(rng, CRFS["given"])
-    logits, image, _, features = channels_last(scene(rng, np.float32))
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        tensor = tf.constant(features)
-        with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            refined = made([logits, image, tensor])
-        assert tape.gradient(refined, tensor) is None
-    elif BACKEND == "jax":
-        import jax
-
-        weights = [weight.value for weight in made.trainable_variables]
-        with pytest.raises(ValueError, match=r"learned requires a gradient.* keras.ops.stop_gradient\(learned\)"):
-            jax.grad(lambda given: made.stateless_call(weights, [], [logits, image, given])[0].sum())(features)
-    else:
-        import torch
-
-        with pytest.raises(ValueError, match=r"given\['learned'\] requires a gradient"):
-            made([torch.tensor(logits), torch.tensor(image), torch.tensor(features, requires_grad=True)])

@@ -10,7 +10,6 @@ import pytest
 from crfrnn import MeanField, _native
 from crfrnn.keras import CrfRnnLayer
 from keras_calls import (
-    BACKEND,
     COMPILED,
     NUMBERS,
     WEIGHTS,
@@ -357,29 +356,3 @@ def test_scores_that_are_not_finite_are_named(rng):
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         CrfRnnLayer(**{"image_dims": None, "num_classes": 4, **NUMBERS, **options})
-
-
-def test_an_image_that_needs_a_gradient(rng):
-    """TensorFlow gives None, as it does for whatever has no gradient; the others do not let it pass."""
-    crf = layer(rng)
-    logits, image = batch(rng)
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        tensor = tf.constant(image)
-        with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            refined = crf([logits, tensor])
-        assert tape.gradient(refined, tensor) is None
-    elif BACKEND == "jax":
-        import jax
-
-        weights = [weight.value for weight in crf.trainable_variables]
-        with pytest.raises(ValueError, match=r"image requires a gradient.* keras.ops.stop_gradient\(image\)"):
-            jax.grad(lambda image: crf.stateless_call(weights, [], [logits, image])[0].sum())(image)
-        jax.grad(lambda x: crf.stateless_call(weights, [], [x, keras.ops.stop_gradient(x[..., :3])])[0].sum())(logits)
-    else:
-        import torch
-
-        with pytest.raises(ValueError, match="image requires a gradient"):
-            crf([torch.tensor(logits), torch.tensor(image, requires_grad=True)])

@@ -114,7 +114,7 @@ def test_operations_of_torch(rng, name):
     full = [np.diag(np.broadcast_to(k.weight, CLASSES)) if np.ndim(k.weight) < 2 else k.weight for k in crf.kernels]
     logits, *couplings = trained(given.logits, *(M @ np.asarray(weight) for weight in full))
     inputs = Inputs(logits, *tensors(given)[1:])
-    refined = differentiable.forward(crf, inputs, couplings, {}, Execution())
+    refined = differentiable.forward(crf, inputs, couplings, Execution())
     assert_close(refined.detach(), expected.logits, BOUNDS.mean_field)
     found = torch.autograd.grad(
         refined, [logits, *couplings], torch.from_numpy(cotangent), allow_unused=True, materialize_grads=True

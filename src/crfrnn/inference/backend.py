@@ -22,7 +22,6 @@ class Ability(Enum):
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
-    GRADIENT_THROUGH_LATTICE = auto()  # the same where a lattice lies between
 
 
 class UnsupportedError(ValueError):
@@ -100,9 +99,20 @@ class Backend(Protocol):
         ...
 
     def vjp(
-        self, crf: CRF, cotangent: Any, record: Any, couplings: Sequence[Any], execution: Execution
-    ) -> tuple[Any, list[Any]]:
-        """Gradients of ⟨cotangent, logits⟩ to the logits and, summed over the batch, to the couplings."""
+        self,
+        crf: CRF,
+        inputs: Inputs,
+        cotangent: Any,
+        record: Any,
+        couplings: Sequence[Any],
+        execution: Execution,
+        guide: bool,
+    ) -> Gradients:
+        """Gradients of ⟨cotangent, logits⟩ to logits and couplings; with `guide` to what kernels are built from too.
+
+        Args:
+            inputs: Those of the forward pass.
+        """
         ...
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import check_finite, image_array, mask_array, points_first
 from crfrnn.crf import CRF, Normalization
-from crfrnn.inference.backend import Ability, Execution, Inputs
+from crfrnn.inference.backend import Ability, Execution, Gradients, Inputs
 from crfrnn.inference.coupling import fewest_axes
+from crfrnn.inference.guide_gradients import Found, guide_gradients, of_batch
 from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
 from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
@@ -26,7 +27,16 @@ from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS})
+OFFERS = frozenset(
+    {
+        Ability.GRID,
+        Ability.LATTICE,
+        Ability.EXACT,
+        Ability.CLASS_THRESHOLD,
+        Ability.SIXTEEN_BITS,
+        Ability.GRADIENT_TO_GUIDE,
+    }
+)
 
 
 class Record(NamedTuple):
@@ -44,6 +54,7 @@ def forward(
     If the logits have their classes last in memory, they are not copied, and the result has the same layout.
     """
     logits, solver = inputs.logits, solver_for(crf.solver)
+    crf = _with_thetas(crf, inputs)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
     fewest = [fewest_axes(coupling) for coupling in couplings]
     storage = _storage(execution) if keep else None
@@ -68,18 +79,31 @@ def forward(
 
 
 def vjp(
-    crf: CRF, cotangent: Array, record: Sequence[Record], couplings: Sequence[Array], execution: Execution
-) -> tuple[Array, list[Array]]:
+    crf: CRF,
+    inputs: Inputs,
+    cotangent: Array,
+    record: Sequence[Record],
+    couplings: Sequence[Array],
+    execution: Execution,
+    guide: bool,
+) -> Gradients:
     """As `Backend` tells."""
     solver = solver_for(crf.solver)
+    crf = _with_thetas(crf, inputs)
 
-    def one(index: int, threads: int) -> tuple[Array, list[Array]]:
+    def one(index: int, threads: int) -> tuple[Array, list[Array], Found]:
         terms, kept = record[index]
-        return solver.vjp(crf.solver, _rows(cotangent[index]), kept, terms, couplings, threads)
+        to_logits, to_couplings, to_terms = solver.vjp(
+            crf.solver, _rows(cotangent[index]), kept, terms, couplings, threads, guide
+        )
+        found: Found = {}
+        if guide:
+            found = guide_gradients(crf, inputs.spacing, _guide(inputs, index), terms, to_terms, cotangent.dtype)
+        return to_logits, to_couplings, found
 
-    to_logits, to_couplings = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
+    to_logits, to_couplings, found = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
     totals = [np.asarray(np.sum(parts, axis=0)) for parts in zip(*to_couplings, strict=True)]
-    return _stacked(to_logits, cotangent.shape), totals
+    return Gradients(_stacked(to_logits, cotangent.shape), totals, **of_batch(found, inputs) if guide else {})
 
 
 def lattices(
@@ -107,6 +131,18 @@ def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, thre
     return _stacked(_each_image(len(values), threads, one), values.shape)
 
 
+def lattice_gradient(cotangent: Array, values: Array, terms: Sequence[PairwiseTerm], threads: int | None) -> Array:
+    """The gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial), for the kernels of terms."""
+
+    def one(index: int, threads: int) -> Array:
+        rows = (array[index].reshape(array.shape[1], -1).T for array in (values, cotangent))
+        kernel: Any = terms[index].kernel
+        to_features: Array = kernel.gradient_rows(*rows, threads)
+        return np.ascontiguousarray(to_features.T).reshape(-1, *values.shape[2:])
+
+    return np.stack(_each_image(len(values), threads, one))
+
+
 def exact_filtered(values: Array, features: Array, threads: int | None) -> Array:
     """Values (B, C, N) under the exact kernel of features (B, d, N), not normalised."""
     result = np.empty(values.shape, values.dtype)
@@ -117,6 +153,13 @@ def exact_filtered(values: Array, features: Array, threads: int | None) -> Array
 
     _each_image(len(values), threads, one)
     return result
+
+
+def _with_thetas(crf: CRF, inputs: Inputs) -> CRF:
+    """The CRF with the θ of a call."""
+    if not inputs.thetas:
+        return crf
+    return crf.with_thetas(**{name: theta.tolist() for name, theta in inputs.thetas.items()})
 
 
 def _storage(execution: Execution) -> Storage:

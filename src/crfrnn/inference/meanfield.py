@@ -14,9 +14,10 @@ from crfrnn.arrays import Array, float_array, num_points, padded_channels, score
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
+from crfrnn.inference.term_gradients import no_gradient, summed, term_gradient, through_normalization
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
-from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage
+from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage, TermGradient
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.threads import thread_count
 
@@ -28,11 +29,16 @@ class MeanFieldGradients(NamedTuple):
         unary: (C, *spatial).
         weights: One for each pairwise term.
         compatibility: None if none was given.
+        kernels: To what each term's kernel was built from: features (N, d), or deviations of a grid (axes,); None for
+            kernels that are not ours. Empty if not asked for, as is the next one.
+        masks: To each term's mask (N,), also where it has none, which is 1 everywhere.
     """
 
     unary: Array
     weights: list[Array]
     compatibility: Array | None
+    kernels: list[Array | None]
+    masks: list[Array]
 
 
 def mean_field(
@@ -110,13 +116,15 @@ def mean_field_vjp(
     *,
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
+    guide: bool = False,
     threads: int | None = None,
 ) -> MeanFieldGradients:
-    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8).
+    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8 and 24).
 
     Args:
         cotangent: (C, *spatial), the gradient of a loss to the logits of `mean_field_with_marginals`.
         marginals: As returned there, with the same pairwise terms, compatibility and damping.
+        guide: Whether to compute those to features, deviations and masks too, in up to twice the time.
     """
     given = score_array(cotangent, "cotangent", precision(pairwise))
     couplings, compatible = checked_couplings(given.shape, pairwise, compatibility)
@@ -127,9 +135,9 @@ def mean_field_vjp(
             f"marginals have shape {kept.shape}, which is not what mean_field_with_marginals returns for "
             f"{classes} classes and {points} points"
         )
-    unary, gradients = vjp(
-        MeanField(len(kept), damping, tolerance=0), given.reshape(classes, points), kept, pairwise, couplings, threads
-    )
+    solver = MeanField(len(kept), damping, tolerance=0)
+    rows = given.reshape(classes, points)
+    unary, gradients, to_terms = vjp(solver, rows, kept, pairwise, couplings, threads, guide)
     by_coupling = [gradient.astype(np.float64) for gradient in gradients]
     given_weights: list[Any] = [term.weight for term in pairwise]
     weights = [
@@ -142,7 +150,12 @@ def mean_field_vjp(
         for gradient, weight in zip(by_coupling, given_weights, strict=True):
             total = total + compatibility_gradient(gradient, compatible, weight, classes)
         total = np.asarray(total, given.dtype)
-    return MeanFieldGradients(unary.reshape(given.shape), weights, total)
+    kernels, masks = [], []
+    for term, to_term in zip(pairwise, to_terms, strict=False):
+        to_kernel, to_mask = through_normalization(term, to_term)
+        kernels.append(to_kernel)
+        masks.append(to_mask)
+    return MeanFieldGradients(unary.reshape(given.shape), weights, total, kernels, masks)
 
 
 def forward(
@@ -193,25 +206,29 @@ def vjp(
     pairwise: Sequence[PairwiseTerm],
     couplings: Sequence[NDArray[Any]],
     threads: int | None,
-) -> tuple[Array, list[Array]]:
-    """As in `solver.Solver` (docs/algorithm.md, eq. 8)."""
+    guide: bool = False,
+) -> tuple[Array, list[Array], list[TermGradient]]:
+    """As in `solver.Solver` (docs/algorithm.md, eq. 8 and 24)."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
-        return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads))
+        return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads), guide)
     damping = solver.damping
     g = cotangent.T
     unary = np.zeros_like(g)
     gradients = [np.zeros(matrix.shape, g.dtype) for matrix in couplings]
+    to_terms = [no_gradient(term) for term in pairwise] if guide else []
     for q in kept[::-1, :, : g.shape[1]]:
         received = (1 - damping) * g
         unary += received
         v = np.zeros_like(g)
-        for term, matrix, gradient in zip(pairwise, couplings, gradients, strict=True):
+        for k, (term, matrix, gradient) in enumerate(zip(pairwise, couplings, gradients, strict=True)):
             h = term.filter_rows(received, transpose=True)
             gradient -= h.T @ q if matrix.ndim == 2 else (h * q).sum(axis=0 if matrix.ndim else None)
             v -= couple(h, matrix.T)
+            if guide:
+                to_terms[k] = summed(to_terms[k], term_gradient(term, q, -couple(received, matrix.T)))
         g = damping * g + q * (v - (v * q).sum(axis=1, keepdims=True))
-    return np.array((unary + g).T, order="C"), gradients
+    return np.array((unary + g).T, order="C"), gradients, to_terms
 
 
 def kept_rows(solver: MeanField) -> int:

@@ -13,7 +13,7 @@ from crfrnn.crf import MeanField
 from crfrnn.inference import meanfield
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.terms import PairwiseTerm
-from crfrnn.kernels.native import Output, Storage
+from crfrnn.kernels.native import Output, Storage, TermGradient
 
 Coupling = NDArray[Any]
 
@@ -48,8 +48,13 @@ class Solver(Protocol):
         pairwise: Sequence[PairwiseTerm],
         couplings: Sequence[Coupling],
         threads: int | None,
-    ) -> tuple[Array, list[Array]]:
-        """Gradients of ⟨cotangent, logits⟩ to the unary and to every coupling, in its shape."""
+        guide: bool = False,
+    ) -> tuple[Array, list[Array], list[TermGradient]]:
+        """Gradients of ⟨cotangent, logits⟩ to the unary, to every coupling, in its shape, and to every term.
+
+        Args:
+            guide: Whether to compute those to the terms; without it there are none.
+        """
         ...
 
     def kept_rows(self, solver: Any) -> int:

@@ -115,7 +115,7 @@ class PairwiseTerm:
         mask: Array | None = None if given is None else given.astype(getattr(self.kernel, "dtype", np.float64))
         if self.normalization == "none":
             return mask, mask
-        norm: Array = _filtered_mask(self.kernel, mask) + EPSILON
+        norm = filtered_mask(self.kernel, mask)
         m: Any = 1 if mask is None else mask
         if self.normalization == "after":
             return mask, m / norm
@@ -227,15 +227,17 @@ def checked_couplings(
     return couplings, compatible
 
 
-def _filtered_mask(kernel: Any, mask: Array | None) -> Array:
-    """K m, which a normalisation divides by; no mask is 1 everywhere."""
+def filtered_mask(kernel: Any, mask: Array | None) -> Array:
+    """K m + ε, which a normalisation divides by; no mask is 1 everywhere."""
+    norm: Array
     if isinstance(kernel, NativeKernel):
-        return kernel.norm_of(mask)
-    if hasattr(kernel, "norm"):
-        norm: Array = kernel.norm(mask)
-        return norm
-    weights = np.ones(kernel.num_points) if mask is None else mask
-    return np.asarray(kernel.filter(weights[:, None]))[:, 0]
+        norm = kernel.norm_of(mask)
+    elif hasattr(kernel, "norm"):
+        norm = kernel.norm(mask)
+    else:
+        weights = np.ones(kernel.num_points) if mask is None else mask
+        norm = np.asarray(kernel.filter(weights[:, None]))[:, 0]
+    return norm + EPSILON
 
 
 def _check_points(kernel: Any, spatial: Shape, name: str) -> None:

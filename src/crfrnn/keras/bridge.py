@@ -4,7 +4,7 @@ A layer's call is one call of native code forward and one backward; lattices sta
 PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRF
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.backend import Execution, Gradients, Inputs
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
 
@@ -39,20 +39,29 @@ class Scene(NamedTuple):
     mask: Any
 
 
-def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout, training: bool) -> Any:
-    """Refined logits, in the backend's own tensors; logits and weights get gradients.
+def refine(
+    crf: CRF,
+    scene: Scene,
+    weights: Sequence[Any],
+    compatibility: Any,
+    thetas: Mapping[str, Any],
+    layout: Layout,
+    training: bool,
+) -> Any:
+    """Refined logits, in the backend's own tensors; everything gets gradients.
 
     Args:
         weights: W of each kernel, (C, C) in the dtype of the logits; compatibility, M, too.
+        thetas: θ that are trained, (n,), by name.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
     Returns: As the logits.
     """
     if keras.backend.backend() == "torch":
-        return _torch(crf, scene, weights, compatibility, layout)
+        return _torch(crf, scene, weights, compatibility, thetas, layout)
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
-    inputs = [scene.logits, scene.image, *couplings, *scene.given.values(), *masks]
-    run = Pass(crf, tuple(scene.given), layout)
+    inputs = [scene.logits, *couplings, *thetas.values(), scene.image, *scene.given.values(), *masks]
+    run = Pass(crf, tuple(thetas), tuple(scene.given), layout)
     if keras.backend.backend() == "jax":
         return _jax_function(run)(*inputs)
     return _tensorflow(inputs, run, training)
@@ -62,17 +71,24 @@ def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
 class Pass:
     """The CRF and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
 
-    Inputs are logits, image, the coupling M W of each kernel, features by name, and the mask if there is one.
+    Inputs are logits, the coupling M W of each kernel, θ by name, image, features by name, and the mask if there is
+    one.
     """
 
     crf: CRF
+    thetas: tuple[str, ...]
     given: tuple[str, ...]
     layout: Layout
 
     @property
-    def trained(self) -> int:
-        """How many couplings there are."""
-        return len(self.crf.kernels)
+    def coupled(self) -> int:
+        """How many inputs come before those that kernels are built from."""
+        return 1 + len(self.crf.kernels)
+
+    @property
+    def learned(self) -> int:
+        """How many inputs come before those that no layer trains."""
+        return self.coupled + len(self.thetas)
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
         """Refined logits, and the number of nothing."""
@@ -85,23 +101,40 @@ class Pass:
 
     def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
         """Gradients to the logits and to the couplings."""
+        found = self._gradients(cotangent, number, inputs, False)
+        return self._channels_back(found.logits), *found.couplings
+
+    def backward_to_all(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to all inputs."""
+        found = self._gradients(cotangent, number, inputs, True)
+        planes = [found.image, *(found.given[name] for name in self.given)]
+        thetas = [found.thetas[name] for name in self.thetas]
+        rest = [None if each is None else self._channels_back(each) for each in planes] + [found.mask]
+        gradients = [self._channels_back(found.logits), *found.couplings, *thetas, *rest]
+        pairs = zip(gradients, inputs, strict=False)
+        return tuple(np.zeros_like(of) if each is None else np.asarray(each, of.dtype) for each, of in pairs)
+
+    def _gradients(self, cotangent: Array, number: Array, inputs: Sequence[Array], guide: bool) -> Gradients:
         records = kept.take(int(number))
         if records is None:
             _, records = self._run(inputs, True)
-        couplings = inputs[2 : 2 + self.trained]
-        to_logits, to_couplings = batch.vjp(self.crf, self._channels_first(cotangent), records, couplings, Execution())
-        return self._channels_back(to_logits), *to_couplings
+        scene, couplings = self._scene(inputs)
+        return batch.vjp(self.crf, scene, self._channels_first(cotangent), records, couplings, Execution(), guide)
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        logits, image, *rest = inputs
-        couplings, others = rest[: self.trained], rest[self.trained :]
-        given = dict(zip(self.given, others, strict=False))
-        mask = others[len(given)] if len(others) > len(given) else None
-        self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
-        planes = {name: self._channels_first(features) for name, features in given.items()}
-        scene = Inputs(self._channels_first(logits), self._channels_first(image), mask, planes)
+        scene, couplings = self._scene(inputs)
         refined, records = batch.forward(self.crf, scene, couplings, keep, Execution())
         return self._channels_back(refined), records
+
+    def _scene(self, inputs: Sequence[Array]) -> tuple[Inputs, Sequence[Array]]:
+        logits, couplings, thetas = inputs[0], inputs[1 : self.coupled], inputs[self.coupled : self.learned]
+        image, *others = inputs[self.learned :]
+        mask = others[len(self.given)] if len(others) > len(self.given) else None
+        self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
+        given = {name: self._channels_first(each) for name, each in zip(self.given, others, strict=False)}
+        by_name = dict(zip(self.thetas, thetas, strict=True))
+        planes = self._channels_first(logits), self._channels_first(image)
+        return Inputs(*planes, mask, given, thetas=by_name), couplings
 
     def _channels_first(self, array: Array) -> Array:
         return np.moveaxis(array, self.layout.channel_axis, 1)
@@ -110,7 +143,9 @@ class Pass:
         return np.moveaxis(array, 1, self.layout.channel_axis)
 
 
-def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout) -> Any:
+def _torch(
+    crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, thetas: Mapping[str, Any], layout: Layout
+) -> Any:
     """By the operators of `crfrnn.torch`, where the tensors lie."""
     from crfrnn.torch import functional
     from crfrnn.torch import scene as torch_scene
@@ -120,7 +155,7 @@ def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
 
     given = {name: planes(features) for name, features in scene.given.items()}
     inputs = torch_scene.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
-    refined = functional.refine(crf, inputs, weights, compatibility, False, Execution())
+    refined = functional.refine(crf, inputs, weights, compatibility, False, Execution(), thetas)
     return refined.movedim(1, layout.channel_axis)
 
 
@@ -129,31 +164,26 @@ def _jax_function(run: Pass) -> Any:
     """The differentiable function of JAX arrays; always the same object, or JAX would compile again at every call."""
     import jax
 
-    infer, learn, learn_back = (_jax_call(function) for function in (run.infer, run.forward, run.backward))
+    infer, learn = _jax_call(run.infer), _jax_call(run.forward)
+    to_layer, to_all = _jax_call(run.backward), _jax_call(run.backward_to_all)
     number = jax.ShapeDtypeStruct((), np.int32)
 
     def refine(*inputs: Any) -> Any:
         return infer([inputs[0], number], *inputs)[0]
 
     def forward(*primals: Any) -> tuple[Any, Any]:
-        names = ["image", *run.given, *(["mask"] if len(primals) > 2 + run.trained + len(run.given) else [])]
-        for name, primal in zip(names, [primals[1], *primals[2 + run.trained :]], strict=True):
-            if primal.perturbed:
-                raise ValueError(
-                    f"{name} requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient({name})"
-                )
         inputs = [primal.value for primal in primals]
         refined, kept_under = learn([inputs[0], number], *inputs)
-        return refined, (kept_under, inputs)
+        guide = any(primal.perturbed for primal in primals[run.coupled :])
+        return refined, (kept_under, inputs, () if guide else None)  # JAX would make an array of a truth value
 
     def backward(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
-        kept_under, inputs = residuals
-        logits, _, *couplings = inputs
+        kept_under, inputs, guide = residuals
         if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-            cotangent = jax.numpy.zeros_like(logits)
-        trained = couplings[: run.trained]
-        to_logits, *to_couplings = learn_back([logits, *trained], cotangent, kept_under, *inputs)
-        return (to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained))
+            cotangent = jax.numpy.zeros_like(inputs[0])
+        back, of = (to_layer, inputs[: run.coupled]) if guide is None else (to_all, inputs)
+        gradients = back(of, cotangent, kept_under, *inputs)
+        return (*gradients, *[None] * (len(inputs) - len(gradients)))
 
     function: Any = jax.custom_vjp(refine)
     function.defvjp(forward, backward, symbolic_zeros=True)
@@ -186,6 +216,7 @@ def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
     import tensorflow as tf
 
     eager = tf.executing_eagerly()
+    watched = eager and _watched(inputs[run.coupled :])
     if not eager and _compiled_by_xla(tf.compat.v1.get_default_graph()):
         raise ValueError(
             "CrfRnnLayer cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
@@ -204,23 +235,38 @@ def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
         return run.forward(*arrays) if keep[-1] else run.infer(*arrays)
 
     def refine(*inputs: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
-        logits, _, *couplings = inputs
+        logits = inputs[0]
         keep.append(eager and training)
         refined, number = call(forward, inputs, [logits.dtype, tf.int32])
         refined.set_shape(logits.shape)
 
+        def back(function: Callable[..., Any], cotangent: Any, of: Sequence[Any]) -> list[Any]:
+            gradients = call(function, [cotangent, number, *inputs], [tensor.dtype for tensor in of])
+            for tensor, other in zip(gradients, of, strict=True):
+                tensor.set_shape(other.shape)
+            return gradients
+
         def gradient(cotangent: Any) -> list[Any]:
             keep.append(not eager or training)  # a graph is traced before it runs, so this is known in time
-            given = [logits, *couplings[: run.trained]]
-            gradients = call(run.backward, [cotangent, number, *inputs], [tensor.dtype for tensor in given])
-            for tensor, of in zip(gradients, given, strict=True):
-                tensor.set_shape(of.shape)
-            to_logits, *to_couplings = gradients
-            return [to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained)]
+            if run.thetas or (eager and watched):
+                return back(run.backward_to_all, cotangent, inputs)
+            to_layer = back(run.backward, cotangent, inputs[: run.coupled])
+            # A call of its own, which a graph leaves out where nobody asks for its gradients.
+            rest = [] if eager else back(run.backward_to_all, cotangent, inputs)[run.coupled :]
+            return to_layer + rest + [None] * (len(inputs) - len(to_layer) - len(rest))
 
         return refined, gradient
 
     return tf.custom_gradient(refine)(*inputs)
+
+
+def _watched(tensors: Sequence[Any]) -> bool:
+    """Whether a tape records what happens to these tensors; True if TensorFlow no longer says it where it did."""
+    try:
+        from tensorflow.python.eager.record import should_record_backprop
+    except ImportError:
+        return True
+    return bool(should_record_backprop(tensors))
 
 
 def _compiled_by_xla(graph: Any) -> bool:

@@ -1,7 +1,6 @@
 """The CRF in operations of torch as a backend: autograd computes gradients to all inputs.
 
-Gradients go to scores, weights, mask, image, features and θ. Lattices are the exception: through them, only values get
-gradients.
+Gradients go to scores, weights, mask, image, features and θ.
 A kernel may be any function of tensors. Every operation keeps what its gradient needs, so memory grows with the
 iterations.
 """
@@ -16,23 +15,21 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from crfrnn.arrays import check_finite, mask_array
-from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, MeanField
+from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, Lattice, MeanField
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
 from crfrnn.torch.exact_filter import exact_filter, full_precision
-from crfrnn.torch.features import Thetas, axis_thetas, feature_columns
+from crfrnn.torch.features import axis_thetas, feature_columns
 
 Filter = Callable[[Tensor], Tensor]
 OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.GRADIENT_TO_GUIDE})
 
 
-def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Thetas, execution: Execution) -> Tensor:
+def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Execution) -> Tensor:
     """Logits after the last iteration.
 
     Args:
-        inputs: Without a spacing.
-        thetas: Tensors that replace the specification's θ, in all kernels that have one of that name. The value of
-            θ_γ is read to find where its Gaussian is cut.
+        inputs: Without a spacing. The value of θ_γ is read to find where its Gaussian is cut.
     Raises: ValueError: on the CPU, if scores, image or mask are not finite, or a mask is below 0.
     """
     _check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
@@ -40,21 +37,25 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Theta
     with full_precision(logits.device):
         sent = logits.new_ones(len(logits), 1, *logits.shape[2:]) if mask is None else mask.to(logits.dtype)[:, None]
         filters = [
-            _normalised(_filter(kernel, inputs, thetas, execution), sent, kernel.normalization)
-            for kernel in crf.kernels
+            _normalised(_filter(kernel, inputs, execution), sent, kernel.normalization) for kernel in crf.kernels
         ]
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
     return refined
 
 
 def gaussian_filter(
-    values: Tensor, features: Tensor, mask: Tensor | None, normalization: str, threads: int | None
+    values: Tensor,
+    features: Tensor,
+    mask: Tensor | None,
+    normalization: str,
+    filter: Exact | Lattice,
+    execution: Execution,
 ) -> Tensor:
-    """Values (B, C, *spatial) under the normalised exact filter of features (B, d, *spatial) of the same dtype."""
+    """Values (B, C, *spatial) under the normalised filter of features (B, d, *spatial) of the same dtype."""
     _check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
-        return _normalised(partial(_exact, features=features, threads=threads), sent, normalization)(values)
+        return _normalised(_of_features(filter, features, execution), sent, normalization)(values)
 
 
 def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
@@ -91,20 +92,25 @@ def _mean_field(solver: MeanField, logits: Tensor, filters: Sequence[Filter], co
 SOLVERS: dict[type, Any] = {MeanField: _mean_field}
 
 
-def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution) -> Filter:
+def _filter(kernel: Kernel, inputs: Inputs, execution: Execution) -> Filter:
     """K v as a function of values (B, C, *spatial)."""
     dtype = inputs.logits.dtype
     if isinstance(kernel.features, Given) and not isinstance(inputs.given[kernel.features.name], Tensor):
         return partial(_own, kernel=inputs.given[kernel.features.name], name=kernel.features.name)
     if isinstance(kernel.filter, Grid):
-        sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, thetas)
+        sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, inputs.thetas)
         return partial(grid_filter, sigmas=sigmas[::-1])
-    features = torch.stack(feature_columns(kernel.features, inputs, thetas, dtype), dim=1)
-    if isinstance(kernel.filter, Exact):
+    features = torch.stack(feature_columns(kernel.features, inputs, inputs.thetas, dtype), dim=1)
+    return _of_features(kernel.filter, features, execution)  # type: ignore[arg-type]
+
+
+def _of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> Filter:
+    """K v as a function of values, for features (B, d, *spatial)."""
+    if isinstance(filter, Exact):
         return partial(_exact, features=features, threads=execution.threads)
-    lattice = (features, None, "none", kernel.filter.neighbour_rounds, execution.deterministic, execution.threads)  # type: ignore[union-attr]
-    handle = ops.lattice(*lattice)
-    return lambda values: ops.gaussian_filter(values, handle, False, *lattice)
+    settings = None, "none", filter.neighbour_rounds, execution.deterministic, execution.threads
+    handle = ops.lattice(features.detach(), *settings)
+    return lambda values: ops.gaussian_filter(values, handle, False, features, *settings)
 
 
 def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tensor:

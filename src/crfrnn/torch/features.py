@@ -11,8 +11,8 @@ from crfrnn.crf import CRF, Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
 from crfrnn.numbers import for_each, in_pixels
 
-Thetas = Mapping[str, Any]
-"""By name: a tensor (n,) or a list, one number or one for each axis or channel, in the specification's place."""
+Thetas = Mapping[str, Tensor]
+"""By name: one number or one for each axis or channel, (n,), in the place of the specification's."""
 
 
 @singledispatch
@@ -58,10 +58,10 @@ def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -
 
 
 def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:
-    theta = thetas[name] if name in thetas else getattr(features, name)
-    if isinstance(theta, Tensor):
-        return theta.unbind()
-    return theta if isinstance(theta, tuple | list) else (theta,)
+    if name in thetas:
+        return thetas[name].unbind()
+    theta = getattr(features, name)
+    return theta if isinstance(theta, tuple) else (theta,)
 
 
 def _coordinates(scores: Tensor, thetas: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:

@@ -8,15 +8,16 @@ from typing import Any, get_args, overload
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Exact, Features, Given, Lattice, Normalization, Spatial, thetas_of
+from crfrnn.crf import CRF, Bilateral, Exact, Features, Lattice, Normalization, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import given_mapping
-from crfrnn.numbers import in_pixels, one_of, spacing_steps
+from crfrnn.numbers import one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
+from crfrnn.torch.features import thetas_in_pixels
 from crfrnn.torch.scene import (
     Own,
     Scene,
@@ -30,7 +31,7 @@ from crfrnn.torch.scene import (
 from crfrnn.unary import num_classes_of
 
 SMALL = 64
-NO_GRADIENT = "{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or use filter='exact'"
+NO_GRADIENT = "{name} requires a gradient, which is not available; pass {name}.detach()"
 
 
 def mean_field(
@@ -55,8 +56,9 @@ def mean_field(
     """Refine a batch of logits by mean-field iterations of a dense CRF, differentiably.
 
     Computed in float64 for float64 logits, else in float32, also under autocast; the result has the logits' dtype.
-    Gradients go to the logits, the weights and the compatibility. With filter="exact" in the parameters they also go to
-    image, mask and θ, but only first derivatives.
+    Gradients go to logits, weights and compatibility, and where they are asked for to image, mask, given features and
+    θ, in up to twice the time of the backward pass; first derivatives only. Those through a lattice are the exact
+    derivative of what it computes (docs/algorithm.md, eq. 22-24).
 
     Args:
         logits: (B, C, *spatial) class scores, higher is likelier; 1 to 3 spatial axes. One channel is the log-odds of
@@ -71,7 +73,7 @@ def mean_field(
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
         theta_alpha: Tensor that replaces the θ_α of the parameters: a number above 0, or one for each axis as
-            (x, y[, z]). For filter="exact" only, like the next two.
+            (x, y[, z]).
         theta_beta: The same, or one for each channel.
         theta_gamma: The same, or one for each axis. Its value is read, which makes a GPU wait.
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
@@ -141,7 +143,7 @@ def refine(
     check_scene(crf, scene)
     if execution.threads is not None:
         thread_count(execution.threads)
-    overrides = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
+    learned = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
     dtype = _compute_dtype(logits)
     couplings = [
         _coupling(f"{name}_weight", compatibility, weight, logits, dtype)
@@ -152,16 +154,17 @@ def refine(
     scores = torch.cat([torch.zeros_like(scores), scores], dim=1) if binary else scores
     given = {name: _own(scene.given[name]) for name in crf.given_names}
     spacing = None if scene.spacing is None else spacing_steps(scene.spacing)
-    inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing)
+    inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing, learned)
 
     operator = batch if logits.device.type in ("cpu", "meta") else gpu
-    trained = any(map(_trained, (logits, *couplings)))
-    asked = _asked(crf, inputs, overrides, execution, trained)
+    guides = [each for each in _guides(inputs).values() if isinstance(each, Tensor)]
+    trained = any(map(_trained, (logits, *couplings, *guides)))
+    asked = _asked(crf, inputs, execution, trained)
     if able((operator, differentiable), asked, "crfrnn.torch") is differentiable:
-        refined = _differentiable(crf, inputs, couplings, overrides, execution)
+        refined = _differentiable(crf, inputs, couplings, execution)
     else:
-        model = (*inputs[:3], list(given.values()), couplings, crf.text, spacing, *execution)
-        refined, _ = ops.mean_field(trained, *model)
+        tensors = (*inputs[:3], list(given.values()), list(learned.values()), couplings)
+        refined, _ = ops.mean_field(trained, *tensors, " ".join(learned), crf.text, spacing, *execution)
     result: Tensor = torch.softmax(refined, dim=1) if return_probabilities else refined
     if binary:
         result = result[:, 1:] if return_probabilities else result[:, 1:] - result[:, :1]
@@ -181,8 +184,8 @@ def gaussian_filter(
 ) -> Tensor:
     """Filter values by the Gaussian exp(-½ |f_i - f_j|²) of any features.
 
-    Gradients go to the values, by the transposed filter, to any order. With filter="exact" they also go to features
-    and mask, once.
+    Gradients go to the values, by the transposed filter, to any order; to features and mask once. Those to features
+    through a lattice are the exact derivative of what it computes (docs/algorithm.md, eq. 22).
 
     Args:
         values: (B, C, *spatial).
@@ -194,8 +197,7 @@ def gaussian_filter(
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster.
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: Filtered values in their own dtype; computed in float64 for float64 values, else in float32.
-    Raises: ValueError: if shapes do not fit, features on the CPU are not finite, features of a lattice require a
-        gradient, or tensors are on several devices.
+    Raises: ValueError: if shapes do not fit, features on the CPU are not finite, or tensors are on several devices.
     """
     one_of(filter, get_args(Filter), "filter")
     check_scores("values", values)
@@ -205,15 +207,17 @@ def gaussian_filter(
         thread_count(threads)
     dtype = _compute_dtype(values)
     weights = _readable(mask)
-    if filter == "exact":
-        one_of(normalization, get_args(Normalization), "normalization")
-        if neighbour_rounds:
-            raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
-        exact = differentiable.gaussian_filter(values.to(dtype), features.to(dtype), weights, normalization, threads)
-        return exact.to(values.dtype)
-    for name, tensor in (("features", features), ("mask", mask)):
-        if tensor is not None and _trained(tensor):
-            raise ValueError(NO_GRADIENT.format(name=name))
+    one_of(normalization, get_args(Normalization), "normalization")
+    if filter == "exact" and neighbour_rounds:
+        raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
+    if filter == "exact" or any(tensor is not None and _trained(tensor) for tensor in (features, mask)):
+        kernel = Exact() if filter == "exact" else Lattice(neighbour_rounds)
+        execution = Execution(threads, deterministic)
+        points = features.to(dtype)
+        differentiably = differentiable.gaussian_filter(
+            values.to(dtype), points, weights, normalization, kernel, execution
+        )
+        return differentiably.to(values.dtype)
     arguments = (features.to(dtype), weights, normalization, neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
@@ -229,12 +233,9 @@ def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
     return storage
 
 
-def _asked(
-    crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
-) -> dict[Asked, str]:
+def _asked(crf: CRF, inputs: Inputs, execution: Execution, trained: bool) -> dict[Asked, str]:
     """What a call asks of a backend, each with the message for when it is missing."""
     asked = asked_by(crf)
-    on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):
         asked[Ability.OWN_KERNEL] = "a kernel of your own is not available"
     if execution.storage is not None:
@@ -243,39 +244,29 @@ def _asked(
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
-    image_on_lattices = any(each.reads_image for each in on_lattices)
-    given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
-    for name, tensor, on_a_lattice in (
-        ("image", inputs.image, image_on_lattices),
-        ("mask", inputs.mask, len(on_lattices) > 0),
-        *given,
-    ):
+    for name, tensor in _guides(inputs).items():
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)
-            if on_a_lattice:
-                asked[Ability.GRADIENT_THROUGH_LATTICE] = NO_GRADIENT.format(name=name)
-    for name in thetas:
-        asked[Ability.GRADIENT_TO_GUIDE] = f"{name} as a tensor needs parameters with filter='exact'"
-        if any(name in thetas_of(each) for each in on_lattices):
-            asked[Ability.GRADIENT_THROUGH_LATTICE] = f"{name} as a tensor needs parameters with filter='exact'"
     return asked
 
 
-def _differentiable(
-    crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Mapping[str, Sequence[Any]], execution: Execution
-) -> Tensor:
+def _guides(inputs: Inputs) -> dict[str, Any]:
+    """What kernels are built from, by the name that users know."""
+    given = {f"given[{name!r}]": own for name, own in inputs.given.items()}
+    return {"image": inputs.image, "mask": inputs.mask, **given, **inputs.thetas}
+
+
+def _differentiable(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Execution) -> Tensor:
     """By operations of torch, in pixels."""
-    spacing, axes = inputs.spacing, inputs.logits.ndim - 2
+    spacing = inputs.spacing
     if spacing is not None:
-        crf = crf.in_pixels(spacing, axes)
-        positions = {name for kernel in crf.kernels for name in kernel.features.positions}
-        scaled = {name: in_pixels(thetas[name], spacing, axes, name) for name in thetas if name in positions}
-        thetas = {**thetas, **scaled}
-    return differentiable.forward(crf, inputs._replace(spacing=None), couplings, thetas, execution)
+        inputs = inputs._replace(spacing=None, thetas=thetas_in_pixels(crf, inputs))
+        crf = crf.in_pixels(spacing, inputs.logits.ndim - 2)
+    return differentiable.forward(crf, inputs, couplings, execution)
 
 
-def _theta(name: str, tensor: Tensor) -> list[Tensor]:
-    """The numbers of a tensor that replaces a specification's θ."""
+def _theta(name: str, tensor: Tensor) -> Tensor:
+    """The numbers (n,) of a tensor that replaces a specification's θ."""
     check_tensor(name, tensor)
     if tensor.ndim > 1 or tensor.numel() == 0 or not tensor.is_floating_point():
         raise ValueError(
@@ -284,7 +275,7 @@ def _theta(name: str, tensor: Tensor) -> list[Tensor]:
         )
     if tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((tensor > 0).all()):
         raise ValueError(f"{name}={tensor.tolist()} must be above 0")
-    return list(tensor.reshape(-1).unbind())
+    return _readable(tensor.reshape(-1))
 
 
 def _own(given: Own) -> Own:

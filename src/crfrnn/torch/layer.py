@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from crfrnn.attributes import CrfAttributes, alone
+from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, Normalization
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
@@ -49,6 +49,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             (docs/algorithm.md, section 8).
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
             gradients to the image too (docs/accuracy.md).
+        learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
+            or channel where they are given so. The backward pass then takes up to twice as long.
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
             `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the
             weights at the start.
@@ -63,12 +65,13 @@ class CrfRnn(CrfAttributes, nn.Module):
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names.
         theta_alpha, theta_beta, theta_gamma, normalization, damping, tolerance: The specification's values; setting one
-            replaces the specification.
+            replaces the specification. Reading a θ that is trained makes a GPU wait.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
             each specification and reuses that when it comes back; new values of weights need no compilation.
         spatial_ker_weights: W_s, trainable.
         bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each of its kernels, by its `names`.
         compatibility_matrix: M, trainable.
+        log_thetas: With learn_theta, the logarithm of each θ by its name, trainable; else empty.
     References: Zheng et al. 2015, algorithm 1.
     """
 
@@ -89,6 +92,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         damping: float = 0.0,
         tolerance: float = MeanField.tolerance,
         filter: Filter = "lattice",
+        learn_theta: bool = False,
         crf: CRF | None = None,
         return_probabilities: bool = False,
         deterministic: bool = True,
@@ -116,6 +120,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             filter=filter,
         )
         self.num_classes = num_classes
+        self.log_thetas = nn.ParameterDict()
         self.crf = crf = alone(crf, short, CRFParameters(iterations=5))
         self.return_probabilities = return_probabilities
         self.deterministic = deterministic
@@ -127,6 +132,9 @@ class CrfRnn(CrfAttributes, nn.Module):
             self.register_parameter(f"{name}_ker_weights", nn.Parameter(_identity(classes, weights) * start))
         agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
+        if learn_theta:
+            for name, theta in trained_thetas(crf).items():
+                self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load a layer that an earlier version saved whole, with its CRF in single attributes."""
@@ -135,6 +143,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             numbers = {name: state.pop(name) for name in names}
             state["_crf"] = CRFParameters(iterations=state.pop("num_iterations"), **numbers).crf
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "log_thetas" not in self._modules:
+            self.log_thetas = nn.ParameterDict()
 
     def forward(
         self,
@@ -165,13 +175,26 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
         return refine(
-            self.crf,
+            self._crf,
             Scene(logits, image, mask, given_mapping(given), spacing),
-            [getattr(self, f"{name}_ker_weights") for name in self.crf.names],
+            [getattr(self, f"{name}_ker_weights") for name in self._crf.names],
             self.compatibility_matrix,
             self.return_probabilities,
             Execution(self.threads, self.deterministic, self.storage),
+            {name: log.exp() for name, log in self.log_thetas.items()},
         )
+
+    def _learned_thetas(self) -> dict[str, Any]:
+        return {name: log.detach().exp().tolist() for name, log in self.log_thetas.items()}
+
+    def _set_learned_thetas(self) -> None:
+        for name, log in self.log_thetas.items():
+            theta = torch.tensor(self._crf.thetas[name])
+            if log.shape != theta.shape:
+                raise ValueError(
+                    f"{name} is trained as {log.numel()} numbers, and the new CRF has {theta.numel()}: make a new layer"
+                )
+            log.data.copy_(theta.log())
 
     def extra_repr(self) -> str:
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]

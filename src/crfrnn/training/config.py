@@ -66,6 +66,8 @@ class TrainingConfig:
     normalization: Annotated[str, "how the CRF's filters are normalised: none, before, after or symmetric"] = "after"
     crf_weights: Annotated[str, "what is learned of the kernels' weights: full matrices, per-class or scalar"] = "full"
     learn_compatibility: Annotated[bool, "learn a full compatibility matrix, else keep the Potts model"] = True
+    learn_theta: Annotated[bool, "learn the deviations as well"] = False
+    theta_rate: Annotated[float, "learning rate of their logarithms"] = 5e-2
     train_iterations: Annotated[int, "mean-field iterations in training"] = 5
     test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
 
@@ -290,13 +292,13 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations"), _count),
     **dict.fromkeys(("batch_size", "devices", "train_iterations"), _at_least_1),
     **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
-    **dict.fromkeys(("flip", "freeze_network", "learn_compatibility"), _truth),
+    **dict.fromkeys(("flip", "freeze_network", "learn_compatibility", "learn_theta"), _truth),
     "crop": _two(_at_least_1),
     "scale": _two(_above_0),
     "colour": proper_fraction,
     "class_weights": _class_weights,
     "optimizer": _of("adamw", "sgd"),
-    **dict.fromkeys(("network_rate", "crf_network_rate", "crf_weight_rate"), _above_0),
+    **dict.fromkeys(("network_rate", "crf_network_rate", "crf_weight_rate", "theta_rate"), _above_0),
     "decoder_rate": _optional(_above_0),
     **dict.fromkeys(("weight_decay", "poly_power"), _at_least_0),
     **dict.fromkeys(("theta_alpha", "theta_beta", "theta_gamma"), _above_0),

@@ -146,6 +146,8 @@ def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[dict[
             rate = config.decoder_rate
         groups.setdefault((rate, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     if segmenter.crf is not None:
-        learned = [parameter for parameter in segmenter.crf.parameters() if parameter.requires_grad]
-        groups.setdefault((config.crf_weight_rate, 0.0), []).extend(learned)
+        for name, parameter in segmenter.crf.named_parameters():
+            if parameter.requires_grad:
+                rate = config.theta_rate if name.startswith("log_thetas.") else config.crf_weight_rate
+                groups.setdefault((rate, 0.0), []).append(parameter)
     return [{"params": learned, "lr": rate, "weight_decay": decay} for (rate, decay), learned in groups.items()]
