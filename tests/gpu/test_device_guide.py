@@ -23,6 +23,7 @@ from places import INTERPRETED, Place, cases  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("unwritten_memory_is_nan")]
 
 CLASSES = 4
+EXECUTION = Execution()
 NORMALIZATIONS = ("after", "before", "symmetric", "none")
 DIFFERENCE = 1e-5  # relative error of a central difference of step 1e-6, in float64
 AUTOGRAD = 1e-10
@@ -65,7 +66,7 @@ def couplings_of(rng, place, crf, dtype=np.float64):
     return [place.tensor(np.asarray(0.7 * rng.normal(size=shape), dtype)) for shape in shapes]
 
 
-def gradients_of(place, crf, inputs, couplings, cotangent, execution=Execution(), guide=True):
+def gradients_of(place, crf, inputs, couplings, cotangent, execution=EXECUTION, guide=True):
     _, record = meanfield.forward(crf, inputs, couplings, True, execution, place.steps)
     return meanfield.vjp(crf, inputs, cotangent, record, couplings, execution, guide, place.steps)
 
@@ -93,7 +94,7 @@ def by_name(gradients):
 def assert_slope(rng, loss, tensor, gradient):
     """Along some direction, the gradient is what a central difference of the loss says."""
     scale = float(tensor.abs().max())
-    direction = torch.from_numpy(scale * rng.normal(size=tuple(tensor.shape))).to(tensor)
+    direction = torch.from_numpy(scale * rng.choice([-1.0, 1.0], size=tuple(tensor.shape))).to(tensor)
     step = 1e-6 * direction
     expected = (loss(tensor + step) - loss(tensor - step)) / 2e-6
     found, size = (gradient * direction).sum(), gradient.norm() * direction.norm()
@@ -116,7 +117,7 @@ def assert_slopes(rng, place, crf, inputs):
         if name in found:
 
             def loss(moved, replaced=replaced):
-                refined, _ = meanfield.forward(crf, replaced(moved), couplings, False, Execution(), place.steps)
+                refined, _ = meanfield.forward(crf, replaced(moved), couplings, False, EXECUTION, place.steps)
                 return (refined * cotangent).sum()
 
             assert found[name].shape == tensor.shape
@@ -124,18 +125,20 @@ def assert_slopes(rng, place, crf, inputs):
     return found
 
 
-@pytest.mark.parametrize("normalization", cases(*NORMALIZATIONS, few=["symmetric"]))
-@pytest.mark.parametrize("masked", cases(False, True, few=[True]))
+@pytest.mark.skipif(INTERPRETED, reason="compared with plain torch below")
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("masked", [False, True])
 def test_slopes_by_normalisation(rng, place, normalization, masked):
-    inputs = drawn(rng, place, masked=masked, spatial=(2, 3) if INTERPRETED else (4, 5))
+    inputs = drawn(rng, place, masked=masked)
     found = assert_slopes(rng, place, crf_of(*kernels(normalization)), inputs)
     assert found.keys() == sources(inputs).keys()
 
 
-@pytest.mark.parametrize(("iterations", "damping"), cases((0, 0.4), (1, 0.0), (3, 0.4), few=[(1, 0.0)]))
+@pytest.mark.skipif(INTERPRETED, reason="no step of its own")
+@pytest.mark.parametrize(("iterations", "damping"), [(0, 0.4), (1, 0.0), (3, 0.4)])
 def test_slopes_by_iterations(rng, place, iterations, damping):
     crf = crf_of(*kernels()[:2], iterations=iterations, damping=damping)
-    found = assert_slopes(rng, place, crf, drawn(rng, place, spatial=(2, 3) if INTERPRETED else (4, 5)))
+    found = assert_slopes(rng, place, crf, drawn(rng, place))
     assert (found["mask"].abs().max() > 0) == (iterations > 0)
 
 
@@ -144,7 +147,11 @@ def test_slopes_by_iterations(rng, place, iterations, damping):
 def test_slopes_in_every_dimension(rng, place, spatial, each):
     """One θ for all axes and channels, or one for each, with a spacing."""
     axes = len(spatial)
-    thetas = {"theta_alpha": [5.13, 4.2, 3.3][:axes], "theta_beta": [61.7, 47.1], "theta_gamma": [1.57, 2.23, 1.3][:axes]}
+    thetas = {
+        "theta_alpha": [5.13, 4.2, 3.3][:axes],
+        "theta_beta": [61.7, 47.1],
+        "theta_gamma": [1.57, 2.23, 1.3][:axes],
+    }
     numbers = {name: values if each else values[:1] for name, values in thetas.items()}
     inputs = drawn(rng, place, spatial, thetas=numbers, spacing=(1.3, 0.7, 0.9)[:axes] if each else None, channels=2)
     assert_slopes(rng, place, crf_of(*kernels()[:2], Kernel(Spatial(2.3), filter=Lattice())), inputs)
@@ -174,7 +181,7 @@ def test_a_grid_has_the_gradients_of_autograd(rng, place, spatial, normalization
 
     leaves = [inputs.mask.clone().requires_grad_(), inputs.thetas["theta_gamma"].clone().requires_grad_()]
     there = inputs._replace(mask=leaves[0], thetas={"theta_gamma": leaves[1]})
-    refined = differentiable.forward(crf, there, couplings, Execution())
+    refined = differentiable.forward(crf, there, couplings, EXECUTION)
     to_mask, to_theta = torch.autograd.grad((refined * cotangent).sum(), leaves)
     assert_close(gradients.mask.cpu(), to_mask.cpu(), AUTOGRAD)
     assert_close(gradients.thetas["theta_gamma"].cpu(), to_theta.cpu(), AUTOGRAD)
@@ -202,7 +209,7 @@ def test_direction_of_the_exact_gradient(rng, place):
 
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.thetas.items()}
     image = inputs.image.clone().requires_grad_()
-    refined = differentiable.forward(exact, inputs._replace(image=image, thetas=leaves), couplings, Execution())
+    refined = differentiable.forward(exact, inputs._replace(image=image, thetas=leaves), couplings, EXECUTION)
     *to_thetas, to_image = torch.autograd.grad((refined * cotangent).sum(), [*leaves.values(), image])
     scaled = [
         torch.cat([each * theta for each, theta in zip(found, inputs.thetas.values(), strict=True)])
@@ -220,11 +227,9 @@ def test_thetas_take_the_place_of_the_specification(rng, place):
         inputs = drawn(rng, place, shape, dtype, thetas=thetas, spacing=(1.2, 0.7))
         crf = specified(iterations=2).crf
         couplings = couplings_of(rng, place, crf, dtype)
-        refined, _ = meanfield.forward(crf, inputs, couplings, False, Execution(), place.steps)
+        refined, _ = meanfield.forward(crf, inputs, couplings, False, EXECUTION, place.steps)
         written = crf.with_thetas(**{name: tuple(values) for name, values in thetas.items()})
-        expected, _ = meanfield.forward(
-            written, inputs._replace(thetas={}), couplings, False, Execution(), place.steps
-        )
+        expected, _ = meanfield.forward(written, inputs._replace(thetas={}), couplings, False, EXECUTION, place.steps)
         assert_close(refined.cpu(), expected.cpu(), tolerance(dtype).mean_field)
 
 
@@ -263,14 +268,19 @@ def test_several_programs_share_the_points(rng, place, monkeypatch):
             monkeypatch.setattr(place.steps, name, size)
     crf = crf_of(Kernel(Given("learned"), filter=Lattice()), iterations=1)
     inputs = drawn(rng, place, (3, 3))
-    couplings, cotangent = couplings_of(rng, place, crf), torch.ones_like(inputs.logits)
+    couplings, cotangent = couplings_of(rng, place, crf), inputs.logits.flip(1)
     found = by_name(gradients_of(place, crf, inputs, couplings, cotangent))
-    expected = by_name(gradients_of(Place("cpu", plain), crf, *in_dtype((inputs, couplings, cotangent), torch.zeros((), dtype=torch.float64))))
+    expected = by_name(
+        gradients_of(
+            Place("cpu", plain), crf, *in_dtype((inputs, couplings, cotangent), torch.zeros((), dtype=torch.float64))
+        )
+    )
     assert found.keys() == {"learned", "mask"}
     for name, gradient in found.items():
         assert_close(gradient.cpu(), expected[name], tolerance(np.float64).gradient)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="no step of its own")
 def test_where_there_is_no_gradient(rng, place):
     """No kernel is built from it, or it has no fractions."""
     inputs = drawn(rng, place, masked=False)
@@ -279,7 +289,11 @@ def test_where_there_is_no_gradient(rng, place):
         (inputs, Kernel(Bilateral(5.13, 61.7)), {"image", "theta_alpha", "theta_beta"}),
         (inputs, Kernel(Given("learned")), {"learned"}),
         (inputs._replace(image=inputs.image.to(torch.uint8), thetas={}), Kernel(Bilateral(5.13, 61.7)), set()),
-        (inputs._replace(mask=torch.ones_like(inputs.logits[:, 0], dtype=torch.bool)), Kernel(Spatial(2.1)), {"theta_gamma"}),
+        (
+            inputs._replace(mask=torch.ones_like(inputs.logits[:, 0], dtype=torch.bool)),
+            Kernel(Spatial(2.1)),
+            {"theta_gamma"},
+        ),
     ):
         gradients = gradients_of(place, crf_of(kernel, iterations=1), given, couplings, inputs.logits)
         assert by_name(gradients).keys() == expected

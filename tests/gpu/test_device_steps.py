@@ -290,7 +290,9 @@ def test_any_list_of_kernels(rng, place, name, dtype):
     there = Inputs(*map(place.tensor, given[:3]), {key: place.tensor(each) for key, each in given.given.items()})
     refined, record = meanfield.forward(crf, there, couplings, True, Execution(), place.steps)
     assert_close(refined.cpu(), expected.logits, tolerance(dtype).mean_field)
-    to_logits, to_couplings = gradients_by(place.steps, place.tensor(cotangent), record, couplings, Specified(crf, Execution()))
+    to_logits, to_couplings = gradients_by(
+        place.steps, place.tensor(cotangent), record, couplings, Specified(crf, Execution())
+    )
     assert_close(to_logits.cpu(), expected.to_unary, tolerance(dtype).gradient)
     for ours, theirs in zip(to_couplings, expected.to_couplings, strict=True):
         assert_close(ours.cpu(), theirs, tolerance(dtype).gradient, floor=1.0)
