@@ -124,6 +124,7 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
     shape, padded = tuple(case.image.shape[2:]), torch.ones(channels, device=bench.device)
     unary = rows_of(case.logits, channels, 0.0)
     total = torch.zeros_like(unary)
+    to_weight, to_factor = torch.zeros_like(lattice.weight), torch.zeros_like(lattice.weight[0])
     for storage in (torch.float32, torch.bfloat16):
         rows = unary.to(storage)
         values = steps.blur(lattice, steps.splat(lattice, rows, None), 0, storage)
@@ -152,6 +153,13 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
             f"slice, {kind}",
             lambda values=values: steps.slice_values(lattice, values, post),
             value + corner_bytes + row,
+        )
+        add(
+            f"gradients to weights, {kind}",
+            lambda rows=rows, values=values: steps.add_corner_products(
+                lattice, values, rows, post, to_weight, to_factor
+            ),
+            value + corner_bytes + row + 8 * points * (corners + 1),
         )
         add(
             f"convolve, {kind}",
@@ -197,10 +205,13 @@ def whole_calls(bench: Bench) -> list[dict]:
 
     case = make_case(bench, sizes.photo, sizes.images, True)
     name = f"{size_name(sizes.photo)}, T = {sizes.trained}, batch {sizes.images}, matrices, forward + backward"
-    for mode in MODES:
-        both = partial(case.both_ways, bench.steps, sizes.trained, mode)
-        add(name, f"crfrnn, {mode.name}", sizes.images, both, memory=True)
-    add(name, "plain torch", sizes.images, partial(case.both_ways, plain, sizes.trained, MODES[0]), memory=True)
+    for guide in (False, True):
+        for mode in MODES:
+            both = partial(case.both_ways, bench.steps, sizes.trained, mode, guide)
+            add(name, f"crfrnn, {mode.name}", sizes.images, both, memory=True)
+        plainly = partial(case.both_ways, plain, sizes.trained, MODES[0], guide)
+        add(name, "plain torch", sizes.images, plainly, memory=True)
+        name += ", to image and θ too"
     return results
 
 

@@ -57,7 +57,7 @@ def no_gradient(term: Term[Any], to_kernel: bool) -> TermGradient:
 
 def collected(crf: CRF, inputs: Inputs, terms: Sequence[Term[Any]]) -> list[TermGradient | None]:
     """`no_gradient` of each term; None where it is built from nothing that can have one."""
-    to_mask = inputs.mask is not None and inputs.mask.is_floating_point()
+    to_mask = _has_fractions(inputs.mask)
     to_kernel = [bool(_sources(kernel.features, inputs)) for kernel in crf.kernels]
     return [
         no_gradient(term, wanted) if wanted or to_mask else None for term, wanted in zip(terms, to_kernel, strict=True)
@@ -169,7 +169,7 @@ def guide_gradients(
         if found is None:
             continue
         to_mask = through_normalization(term, found, steps)
-        if to_mask is not None and inputs.mask is not None:
+        if to_mask is not None and _has_fractions(inputs.mask):
             add(("mask", ""), to_mask.view(inputs.mask.shape))
         if found.kernel is not None:
             for key, gradient in _through_features(crf, kernel, inputs, found.kernel, dtype, steps).items():
@@ -211,8 +211,13 @@ def _sources(features: Features, inputs: Inputs) -> Sources:
     return {
         key: tensor.to(torch.promote_types(tensor.dtype, inputs.logits.dtype))
         for key, tensor in sources.items()
-        if tensor.is_floating_point()
+        if _has_fractions(tensor)
     }
+
+
+def _has_fractions(tensor: Tensor | None) -> bool:
+    """Whether there can be a gradient to it."""
+    return tensor is not None and tensor.is_floating_point()
 
 
 def _with_sources(inputs: Inputs, sources: Sources) -> Inputs:

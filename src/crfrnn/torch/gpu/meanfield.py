@@ -81,6 +81,7 @@ def vjp(
     padded = [kept * _padded(coupling, classes, channels, transpose=False) for coupling in couplings]
     products = [cotangent.new_zeros(channels, channels) for _ in couplings]
     to_terms = collected(crf, inputs, record.terms) if guide else [None] * len(record.terms)
+    subtracted = [-coupling for coupling in padded] if guide else padded
     g = rows_of(cotangent, channels, 0.0)
     total = g * kept if record.marginals else g
     if record.marginals:
@@ -88,8 +89,8 @@ def vjp(
     for iteration in reversed(range(len(record.marginals))):
         q = record.marginals[iteration]
         messages = tuple(
-            term.filter(g, True, steps) if found is None else filter_back(term, g, q, -coupling, found, steps)
-            for term, coupling, found in zip(record.terms, padded, to_terms, strict=True)
+            term.filter(g, True, steps) if to_term is None else filter_back(term, g, q, coupling, to_term, steps)
+            for term, coupling, to_term in zip(record.terms, subtracted, to_terms, strict=True)
         )
         found = steps.products(messages, q) if len(messages) == 2 else None
         if found is None:
