@@ -4,10 +4,10 @@ A layer's call is one call of native code forward and one backward; lattices sta
 PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -52,10 +52,44 @@ def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
     inputs = [scene.logits, scene.image, *couplings, *scene.given.values(), *masks]
-    run = Pass(crf, tuple(scene.given), layout)
+    return call(Pass(crf, tuple(scene.given), layout), inputs, training)
+
+
+def call(run: "Run", inputs: Sequence[Any], training: bool) -> Any:
+    """What a run makes of tensors of TensorFlow or JAX; the first of them, and what it trains, get gradients."""
     if keras.backend.backend() == "jax":
         return _jax_function(run)(*inputs)
     return _tensorflow(inputs, run, training)
+
+
+class Run(Hashable, Protocol):
+    """A function of arrays with its gradient, hashable. Inputs are scores, image, what is trained, and others."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of further inputs, which get no gradient; a mask may follow."""
+        ...
+
+    @property
+    def trained(self) -> int:
+        """How many inputs after the image get gradients."""
+        ...
+
+    def result_shape(self, scores: Sequence[Any], image: Sequence[Any]) -> tuple[Any, ...]:
+        """The shape of the result, with sizes as they are known."""
+        ...
+
+    def infer(self, *inputs: Array) -> tuple[Array, Array]:
+        """The result, and the number of nothing."""
+        ...
+
+    def forward(self, *inputs: Array) -> tuple[Array, Array]:
+        """The result, and the number for `backward`."""
+        ...
+
+    def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to the scores and to what is trained."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,10 @@ class Pass:
     def trained(self) -> int:
         """How many couplings there are."""
         return len(self.crf.kernels)
+
+    def result_shape(self, scores: Sequence[Any], image: Sequence[Any]) -> tuple[Any, ...]:
+        """That of the logits."""
+        return tuple(scores)
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
         """Refined logits, and the number of nothing."""
@@ -125,15 +163,18 @@ def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
 
 
 @lru_cache(maxsize=64)
-def _jax_function(run: Pass) -> Any:
+def _jax_function(run: Run) -> Any:
     """The differentiable function of JAX arrays; always the same object, or JAX would compile again at every call."""
     import jax
 
     infer, learn, learn_back = (_jax_call(function) for function in (run.infer, run.forward, run.backward))
     number = jax.ShapeDtypeStruct((), np.int32)
 
+    def result(scores: Any, image: Any) -> Any:
+        return jax.ShapeDtypeStruct(run.result_shape(scores.shape, image.shape), scores.dtype)
+
     def refine(*inputs: Any) -> Any:
-        return infer([inputs[0], number], *inputs)[0]
+        return infer([result(*inputs[:2]), number], *inputs)[0]
 
     def forward(*primals: Any) -> tuple[Any, Any]:
         names = ["image", *run.given, *(["mask"] if len(primals) > 2 + run.trained + len(run.given) else [])]
@@ -143,14 +184,14 @@ def _jax_function(run: Pass) -> Any:
                     f"{name} requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient({name})"
                 )
         inputs = [primal.value for primal in primals]
-        refined, kept_under = learn([inputs[0], number], *inputs)
+        refined, kept_under = learn([result(*inputs[:2]), number], *inputs)
         return refined, (kept_under, inputs)
 
     def backward(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
         kept_under, inputs = residuals
         logits, _, *couplings = inputs
         if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-            cotangent = jax.numpy.zeros_like(logits)
+            cotangent = jax.numpy.zeros(cotangent.shape, logits.dtype)
         trained = couplings[: run.trained]
         to_logits, *to_couplings = learn_back([logits, *trained], cotangent, kept_under, *inputs)
         return (to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained))
@@ -182,7 +223,7 @@ def _jax_call(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
     return call
 
 
-def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
+def _tensorflow(inputs: Sequence[Any], run: Run, training: bool) -> Any:
     import tensorflow as tf
 
     eager = tf.executing_eagerly()
@@ -207,7 +248,7 @@ def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
         logits, _, *couplings = inputs
         keep.append(eager and training)
         refined, number = call(forward, inputs, [logits.dtype, tf.int32])
-        refined.set_shape(logits.shape)
+        refined.set_shape(run.result_shape(logits.shape, inputs[1].shape))
 
         def gradient(cotangent: Any) -> list[Any]:
             keep.append(not eager or training)  # a graph is traced before it runs, so this is known in time
