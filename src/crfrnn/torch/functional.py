@@ -102,9 +102,10 @@ def mean_field(
     }
     crf.require_thetas(thetas)
     crf, weights = _weighted(crf, {Spatial: spatial_weight, Bilateral: bilateral_weight})
+    scores = at_image_size(logits, image, upsampling, deterministic, threads)
     return refine(
         crf,
-        Scene(at_image_size(logits, image, upsampling), image, mask, given_mapping(given), spacing),
+        Scene(scores, image, mask, given_mapping(given), spacing),
         weights,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,

@@ -173,9 +173,10 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
+        scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         return refine(
             self.crf,
-            Scene(at_image_size(logits, image, self.upsampling), image, mask, given_mapping(given), spacing),
+            Scene(scores, image, mask, given_mapping(given), spacing),
             [getattr(self, f"{name}_ker_weights") for name in self.crf.names],
             self.compatibility_matrix,
             self.return_probabilities,

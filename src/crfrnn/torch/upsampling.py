@@ -45,7 +45,8 @@ def upsample(
         filter: `Lattice()`, which None is too, or `Exact()`, over all pairs of pixels.
         covers: How many pixels of the image the scores cover along each axis, such as (height, width), from its first
             pixel: more than it has if the network saw a padded image. None is all that it has.
-        deterministic: Give the same bits in every run, on a GPU too.
+        deterministic: Give the same bits in every run, on a GPU too; there, gradients also need
+            `torch.use_deterministic_algorithms(True)`.
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: (B, C, *spatial) in the scores' dtype; computed in float64 for float64 scores, else in float32.
     Raises:
@@ -88,7 +89,13 @@ def upsample(
     return upsampled.to(scores.dtype)
 
 
-def at_image_size(logits: Tensor, image: Tensor | None, method: Method | None) -> Tensor:
+def at_image_size(
+    logits: Tensor,
+    image: Tensor | None,
+    method: Method | None,
+    deterministic: bool = True,
+    threads: int | None = None,
+) -> Tensor:
     """Logits (B, C, *low) at the size of the image (B, K, *spatial): the one rule for tensors.
 
     Args:
@@ -103,7 +110,7 @@ def at_image_size(logits: Tensor, image: Tensor | None, method: Method | None) -
     if logits.shape[2:] == image.shape[2:]:
         return logits
     if method == "joint-bilateral":
-        return upsample(logits, image)
+        return upsample(logits, image, deterministic=deterministic, threads=threads)
     return interpolate(logits, image, low_steps(logits.shape, image.shape[2:], None))
 
 
