@@ -21,6 +21,7 @@ except ImportError as error:
         f"all it needs); an installed package was built for another Python or system: reinstall it. ({error})"
     ) from error
 
+from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Spatial
 from crfrnn.files.parameter_files import load_parameters, save_parameters
@@ -42,6 +43,7 @@ from crfrnn.refine import refine
 from crfrnn.threads import default_threads
 from crfrnn.tiles import refine_tiled
 from crfrnn.unary import unary_from_labels, unary_from_probabilities
+from crfrnn.upsampling import upsample
 
 __all__ = [
     "CRF",
@@ -62,6 +64,7 @@ __all__ = [
     "PermutohedralLattice",
     "Spatial",
     "bilateral_features",
+    "bilateral_solver",
     "contrast_theta_beta",
     "default_threads",
     "energy",
@@ -81,6 +84,7 @@ __all__ = [
     "spatial_features",
     "unary_from_labels",
     "unary_from_probabilities",
+    "upsample",
 ]
 
 try:

@@ -97,7 +97,9 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
     return labels.astype(np.int64, copy=False)
 
 
-def image_array(value: ArrayLike, shape: Shape | None = None, scores: Shape | None = None) -> NDArray[Any]:
+def image_array(
+    value: ArrayLike, shape: Shape | None = None, scores: Shape | None = None, hint: str = ""
+) -> NDArray[Any]:
     """An image as (*spatial, K), of the dtype given, finite and not empty.
 
     Args:
@@ -105,6 +107,7 @@ def image_array(value: ArrayLike, shape: Shape | None = None, scores: Shape | No
         shape: The spatial shape. None: one or two axes are a grey signal or picture; with three or more, the last one
             holds the channels.
         scores: The shape of the scores that the image must match, for messages.
+        hint: What to say of another shape where nothing here explains it.
     """
     image = _real_array(value, "image")
     if shape is None:
@@ -114,7 +117,7 @@ def image_array(value: ArrayLike, shape: Shape | None = None, scores: Shape | No
     elif image.ndim != len(shape) + 1 or image.shape[:-1] != shape:
         raise ValueError(
             f"image has shape {image.shape}; expected {shape} or ({', '.join(map(str, shape))}, channels)"
-            f"{'' if scores is None else f' for scores of shape {scores}'}{_image_hint(image.shape, shape)}"
+            f"{'' if scores is None else f' for scores of shape {scores}'}{_image_hint(image.shape, shape) or hint}"
         )
     if image.ndim < 2 or image.size == 0:
         raise ValueError(f"image has shape {np.shape(value)} and is empty; give at least one pixel and one channel")

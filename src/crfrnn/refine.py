@@ -1,7 +1,8 @@
 """Refines the scores of a network with the image that it saw, in one call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -23,6 +24,7 @@ from crfrnn.numbers import one_of, whole_number
 from crfrnn.parameters import CRFParameters
 from crfrnn.threads import thread_count
 from crfrnn.unary import UNKNOWN_LABEL, unary_from_labels, unary_from_probabilities, unknown_labels
+from crfrnn.upsampling import Method, at_image_size, hint_for
 
 Input = Literal["logits", "probabilities", "labels"]
 
@@ -39,6 +41,7 @@ def refine(
     given: Mapping[str, Any] | None = ...,
     spacing: float | Sequence[float] | None = ...,
     origin: Sequence[int] | None = ...,
+    upsampling: Method | None = ...,
     return_labels: bool = ...,
     return_activity: Literal[False] = ...,
     device: str | None = ...,
@@ -56,6 +59,7 @@ def refine(
     given: Mapping[str, Any] | None = ...,
     spacing: float | Sequence[float] | None = ...,
     origin: Sequence[int] | None = ...,
+    upsampling: Method | None = ...,
     return_labels: bool = ...,
     return_activity: Literal[True],
     device: str | None = ...,
@@ -72,6 +76,7 @@ def refine(
     given: Mapping[str, Any] | None = None,
     spacing: float | Sequence[float] | None = None,
     origin: Sequence[int] | None = None,
+    upsampling: Method | None = None,
     return_labels: bool = False,
     return_activity: bool = False,
     device: str | None = None,
@@ -96,6 +101,9 @@ def refine(
         spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
+        upsampling: How scores smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
+            `crfrnn.upsample` does) or "bilinear": logits as logits, probabilities as probabilities, labels as the
+            logits that they stand for. None takes scores of the image's size only.
         return_labels: Return the likeliest class of each pixel instead, which is faster.
         return_activity: Return an `Activity` too: how many iterations ran, and what was worked out in them. It is not
             known of a device.
@@ -114,7 +122,7 @@ def refine(
     crf = whole.active
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
-    unary = _unary(scores, input, num_classes)
+    unary = _unary(scores, input, num_classes, partial(at_image_size, image=image, method=upsampling, threads=count))
     binary = len(unary) == 1 and input != "labels"
     if binary:
         unary = np.concatenate([np.zeros_like(unary), unary])
@@ -123,7 +131,7 @@ def refine(
     grid = tuple(spatial)
     guide = Guide(
         grid,
-        None if image is None else image_array(image, grid, np.shape(scores)),
+        None if image is None else image_array(image, grid, np.shape(scores), hint_for(grid, np.shape(image))),
         None if mask is None else mask_array(mask, grid),
         given_mapping(given),
         origin,
@@ -185,13 +193,15 @@ def label_dtype(num_classes: int) -> np.dtype[Any]:
     return np.min_scalar_type(max(1, num_classes - 1))
 
 
-def _unary(scores: ArrayLike, input: Input, num_classes: int | None) -> Array:
+def _unary(scores: ArrayLike, input: Input, num_classes: int | None, at_size: Callable[[Array], Array]) -> Array:
+    """Logits at the size of the image."""
     if num_classes is not None and whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
     if input == "labels":
         labels = label_array(scores)
-        return unary_from_labels(labels, num_classes or label_count(labels), zero_unsure=False)
-    unary = unary_from_probabilities(scores) if input == "probabilities" else score_array(scores, "scores")
+        return at_size(unary_from_labels(labels, num_classes or label_count(labels), zero_unsure=False))
+    given = at_size(score_array(scores, "scores" if input == "logits" else input))
+    unary = unary_from_probabilities(given) if input == "probabilities" else given
     if num_classes not in (None, len(unary)):
         raise ValueError(f"scores have shape {unary.shape}, {len(unary)} classes first, but num_classes={num_classes}")
     return unary

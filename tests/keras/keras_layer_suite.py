@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from crfrnn import MeanField, _native
+from crfrnn import MeanField, _native, upsample
 from crfrnn.keras import CrfRnnLayer
+from crfrnn.upsampling import interpolate
 from keras_calls import (
+    BACKEND,
     COMPILED,
     NUMBERS,
     WEIGHTS,
@@ -356,3 +358,55 @@ def test_scores_that_are_not_finite_are_named(rng):
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         CrfRnnLayer(**{"image_dims": None, "num_classes": 4, **NUMBERS, **options})
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("method", ["joint-bilateral", "bilinear"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_logits_smaller_than_the_image(rng, data_format, method, compiled):
+    """Values and gradients: those of the layer at the image's size, through the map as a dense matrix."""
+    axis = -1 if data_format == "channels_last" else 1
+    crf = layer(rng, data_format=data_format, upsampling=method)
+    logits, _ = batch(rng, (3, 3))
+    image = batch(rng)[1]
+    bring = upsample if method == "joint-bilateral" else interpolate
+    maps = [bring(np.eye(9, dtype=np.float32).reshape(9, 3, 3), each).reshape(9, 42).T for each in image]
+    larger = np.stack([(L @ each.reshape(9, -1)).reshape(6, 7, -1) for L, each in zip(maps, logits, strict=True)])
+    cotangent = rng.normal(size=larger.shape).astype(np.float32)
+    expected = list(truth(crf, larger, image, None, cotangent))
+    back = [L.T @ each.reshape(42, -1) for L, each in zip(maps, expected[1], strict=True)]
+    expected[1] = np.stack(back).reshape(logits.shape)
+    given = [np.moveaxis(array, -1, axis) for array in (logits, image, cotangent)]
+    refined, to_logits, *to_weights = refined_and_gradients(crf, *given, compiled=compiled)
+    # On PyTorch θ_β is found in float32, and rounding decides which simplex a point on a border is in.
+    bound = 2e-2 if (BACKEND, method) == ("torch", "joint-bilateral") else SINGLE.gradient
+    found = [np.moveaxis(array, axis, -1) for array in (refined, to_logits)]
+    for ours, theirs in zip([*found, *to_weights], expected, strict=True):
+        assert_close(ours, theirs, bound)
+
+
+def test_upsampling_in_models_of_any_size(rng):
+    crf = layer(rng, upsampling="joint-bilateral")
+    whole = model(crf)
+    assert whole.output_shape == (None, None, None, 4)
+    for low, grid in (((3, 4), (6, 9)), ((5, 6), (5, 6))):
+        (logits, _), (_, image) = batch(rng, low), batch(rng, grid)
+        assert_close(numpy(whole([logits, image])), numpy(crf([logits, image])), SINGLE.mean_field)
+    assert CrfRnnLayer.from_config(crf.get_config()).upsampling == "joint-bilateral"
+    fixed = CrfRnnLayer((6, 9), 4, upsampling="bilinear")([keras.Input((3, 4, 4)), keras.Input((6, 9, 3))])
+    assert fixed.shape == (None, 6, 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "words"),
+    [
+        (((2, 3, 4, 4), (2, 6, 8, 3)), {}, "brings scores to the size of the image"),
+        (((2, 9, 4, 4), (2, 6, 8, 3)), {"upsampling": "bilinear"}, r"more than \(6, 8\) pixels"),
+        (((2, 3, 4, 4), (3, 6, 8, 3)), {"upsampling": "bilinear"}, r"image has shape \(3, 6, 8, 3\)"),
+        (((2, 3, 4, 5), (2, 6, 8, 3)), {"upsampling": "bilinear"}, "5 classes on axis -1"),
+        (((2, 3, 4, 4), (2, 6, 8, 3)), {"upsampling": "nearest"}, "upsampling='nearest' is unknown"),
+    ],
+)
+def test_errors_of_upsampling(shapes, options, words):
+    with pytest.raises(Exception, match=words):  # of TensorFlow and JAX, where arrays are looked at in a callback
+        CrfRnnLayer(None, 4, **options)([np.zeros(shape, np.float32) for shape in shapes])

@@ -24,6 +24,7 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.resize import resize_scores, seem_square
 from crfrnn.files.volumes import Geometry, check_same_grid, read_nifti
+from crfrnn.upsampling import Method, upsample
 
 ScoresInput = Literal["logits", "probabilities", "labels"]
 
@@ -66,6 +67,7 @@ def read_pair(
     array: str | None,
     square: bool = False,
     mapped: bool = False,
+    upsampling: Method = "bilinear",
 ) -> Pair:
     """Scores and image of two files.
 
@@ -74,6 +76,7 @@ def read_pair(
         array: The array of an .npz file.
         square: Whether scores cover a square with the photo at its top left, its longer side filling it.
         mapped: Open .npy and TIFF files as memory maps or windows without reading them, and do not resize scores.
+        upsampling: How scores smaller than a photo are brought to its size.
     Raises:
         ValueError: if a file cannot be read, or they do not belong together.
         ImportError: if the library for a format is missing.
@@ -85,7 +88,7 @@ def read_pair(
     check_same_grid(scores_path, image_path, (grid, tuple(image.shape[: len(grid)])), geometries)
     remark = ""
     if kind != "labels" and scores.ndim == 3 and not mapped:
-        scores, remark = stretch(score_array(scores, "scores"), image, square)
+        scores, remark = stretch(score_array(scores, "scores"), image, square, upsampling)
     return Pair(scores, kind, image, image_geometry or scores_geometry, remark)
 
 
@@ -133,7 +136,9 @@ def read_image(path: Path, grid: Shape, mapped: bool) -> tuple[Any, Geometry | N
     return read_picture(path), None
 
 
-def stretch(scores: NDArray[Any], image: NDArray[Any], square: bool) -> tuple[NDArray[Any], str]:
+def stretch(
+    scores: NDArray[Any], image: NDArray[Any], square: bool, upsampling: Method = "bilinear"
+) -> tuple[NDArray[Any], str]:
     """Scores at the image's size, and a remark if they were stretched. Larger ones are left for `refine` to refuse."""
     if scores.shape[:2] == image.shape[:2]:
         raise ValueError(f"scores have shape {scores.shape}; expected classes first: use np.moveaxis(scores, -1, 0)")
@@ -142,7 +147,12 @@ def stretch(scores: NDArray[Any], image: NDArray[Any], square: bool) -> tuple[ND
     if (height, width) == size or height > covered[0] or width > covered[1]:
         return scores, ""
     hint = "; if they cover a square, give --square-scores" if not square and seem_square(scores.shape, size) else ""
-    return resize_scores(scores, size, square), f" (scores stretched from {width}×{height}{hint})"
+    if upsampling == "bilinear":
+        return resize_scores(scores, size, square), f" (scores stretched from {width}×{height}{hint})"
+    if square and height != width:
+        raise ValueError(f"scores have shape {scores.shape}, which covers no square; expected (classes, side, side)")
+    remark = f" (scores upsampled from {width}×{height} along the photo's edges{hint})"
+    return upsample(scores, image, covers=covered), remark
 
 
 def _volume_scores(values: NDArray[Any], input: ScoresInput | None) -> tuple[NDArray[Any], ScoresInput]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import crfrnn
 from crfrnn.cli.accuracy import add_accuracy
@@ -23,13 +23,14 @@ from crfrnn.cli.tune import add_tune
 from crfrnn.cli.usage import UsageError, byte_count, distances
 from crfrnn.demo import run_demo
 from crfrnn.files.parameter_files import crf_of
+from crfrnn.upsampling import Method
 
 REFINE_HELP = """\
 Refine class scores with the photo or the volume they belong to.
 
 SCORES is one of these: an .npy or .npz file of class scores (C, H, W) or (C, D, H, W), where a single class is the
 foreground; a label image of class ids; or a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C).
-Scores smaller than a photo are stretched bilinearly over the whole of it. IMAGE is one of these: a photo, with its
+Scores smaller than a photo are stretched over the whole of it (--upsampling). IMAGE is one of these: a photo, with its
 pixels as stored (an EXIF orientation is not applied); a NIfTI volume; a TIFF of many pages, many channels or more than
 8 bits; or an .npy file (H, W, K). SCORES and IMAGE may also be two folders: scores and images with the same name belong
 together, results go to the folder OUT, and existing results are not computed again.
@@ -90,6 +91,12 @@ def command_parser() -> argparse.ArgumentParser:
         "--square-scores",
         action="store_true",
         help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
+    )
+    refine.add_argument(
+        "--upsampling",
+        choices=get_args(Method),
+        help="how scores smaller than the photo are brought to its size: joint-bilateral follows the photo's edges; "
+        "bilinear when not given",
     )
     refine.add_argument("--array", metavar="NAME", help="the array of an .npz file to use; the first when not given")
     refine.add_argument(
@@ -152,6 +159,7 @@ def run_refine(options: argparse.Namespace) -> int:
             is_contrast(options.theta_beta),
             options.spacing,
             None if tiled == (None, None, None) else Tiling(*tiled),
+            options.upsampling,
         )
         if scores.is_dir():
             return refine_folder(refinement, scores, photo, output, options.format, options.overwrite)

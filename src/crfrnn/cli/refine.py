@@ -30,6 +30,7 @@ from crfrnn.memory import tile_bytes
 from crfrnn.numbers import per_axis
 from crfrnn.refine import label_dtype, refine
 from crfrnn.tiles import Tile, class_count, image_lattices, refine_tiled, resident_bytes
+from crfrnn.upsampling import Method
 
 CONTRAST_SIDE = 2000
 """The contrast of a tiled image is measured in its middle, on at most this many pixels along each axis."""
@@ -103,6 +104,7 @@ class Refinement:
         contrast: Whether θ_β comes from each image's own contrast instead.
         spacing: One number or (x, y[, z]), instead of what the files say; None uses theirs.
         tiling: None refines images whole.
+        upsampling: How scores smaller than a photo are brought to its size; None is "bilinear".
     """
 
     crf: CRF
@@ -115,6 +117,7 @@ class Refinement:
     contrast: bool = False
     spacing: Sequence[float] | None = None
     tiling: Tiling | None = None
+    upsampling: Method | None = None
 
     def __post_init__(self) -> None:
         for option, number in (("--threads", self.threads), ("--num-classes", self.num_classes)):
@@ -126,12 +129,15 @@ class Refinement:
                     f"the kernel over {kernel.features} needs features, which files cannot hold: call "
                     f"crfrnn.refine(…, given={{{kernel.features.name!r}: …}}) in Python"
                 )
+        if self.upsampling is not None and self.tiling is not None:
+            raise UsageError("--upsampling does not go with tiles: leave out --tile, --memory and --overlap")
         if self.device is not None and self.tiling is not None:
             raise UsageError("--device does not go with tiles: leave out --tile, --memory and --overlap")
 
     def read(self, scores: Path, image: Path) -> Pair:
         """Scores and image of two files; not read yet if they will be tiled."""
-        return read_pair(scores, image, self.input, self.array, self.square, mapped=self.tiling is not None)
+        mapped, upsampling = self.tiling is not None, self.upsampling or "bilinear"
+        return read_pair(scores, image, self.input, self.array, self.square, mapped, upsampling)
 
     def write(self, pair: Pair, output: Path, output_format: str, show: Show = iter) -> Written:
         """Refine one pair and write it.

@@ -1,4 +1,5 @@
 """Other tools' names over this package, for code that was written for them; docs/migration.md has one table for each.
 
-`crfrnn.compat.pydensecrf` needs only NumPy, and `crfrnn.compat.monai` the torch extra. Neither needs the tool itself.
+`crfrnn.compat.pydensecrf` and `crfrnn.compat.bilateral_solver` need only the base install, `crfrnn.compat.monai` and
+`crfrnn.compat.pamr` the torch extra. None needs the tool itself.
 """

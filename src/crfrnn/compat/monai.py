@@ -1,11 +1,12 @@
-"""MONAI's CRF and PHLFilter, trainable: gradients reach the logits, and weights and compatibility that are tensors.
+"""MONAI's CRF and bilateral filters, trainable: gradients reach the logits, and weights and matrices that are tensors.
 
-Results are MONAI's. Lattices are built once per call, not once per iteration. There may be any number of classes, and
-up to 16 features. The computation is on the device of the tensors. MetaTensors keep their metadata.
+Results of `CRF` and `PHLFilter` are MONAI's; the other filters are not cut off at a window as MONAI's are. Lattices are
+built once per call, not once per iteration. There may be any number of classes, and up to 16 features. The computation
+is on the device of the tensors. MetaTensors keep their metadata.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 try:
     import torch
@@ -15,8 +16,8 @@ except ImportError as error:
         "crfrnn.compat.monai needs PyTorch, which is not installed: pip install 'crfrnn[torch]'"
     ) from error
 
-from crfrnn.numbers import deviations, whole_number
-from crfrnn.parameters import CRFParameters
+from crfrnn.numbers import deviations, one_of, whole_number
+from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.torch import gaussian_filter, mean_field
 from crfrnn.unary import num_classes_of
 
@@ -75,6 +76,7 @@ class CRF(nn.Module):
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
+        _check_constant(reference_tensor, "reference_tensor")
         there = input_tensor.device
         compatibility = _on(there, self.update_factor) * -1
         if self.compatibility_matrix is not None:
@@ -152,6 +154,7 @@ class PHLFilter:
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input, features, "input", "features")
+        _check_constant(features, "features")
         scaled = features
         if sigmas is not None:
             divisors = torch.as_tensor(sigmas, dtype=features.dtype, device=features.device)
@@ -159,6 +162,105 @@ class PHLFilter:
                 raise ValueError(f"sigmas={sigmas!r} must be {features.shape[1]} numbers above 0, one for each feature")
             scaled = features / divisors.reshape(-1, *[1] * (features.ndim - 2))
         return gaussian_filter(input, scaled.to(input.device))
+
+
+class BilateralFilter:
+    """The bilateral filter: weighted means over pixels that are near and of like levels."""
+
+    @staticmethod
+    def apply(input: Tensor, spatial_sigma: float = 5, color_sigma: float = 0.5, fast_approx: bool = True) -> Tensor:
+        """The filtered input.
+
+        The gradient to the input is that of what is computed; on the lattice its levels count as constants where they
+        are compared. (MONAI filters the gradient by itself.)
+
+        Args:
+            input: (B, channels, *spatial), 1 to 3 spatial axes; all channels are compared.
+            spatial_sigma: Deviation in pixels.
+            color_sigma: Deviation in levels of the input.
+            fast_approx: On a lattice, with at most 16 axes and channels; False sums over all pairs of pixels, O(N²),
+                where MONAI sums over a window of 5 deviations.
+        Returns: In the shape and dtype and on the device of the input.
+        Raises:
+            TypeError: if the input is no floating-point tensor.
+            ValueError: if its shape does not fit, values are not finite, or a deviation is not above 0.
+        """
+        _check_pair(input, input, "input", "input")
+        space, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")
+        if isinstance(space, tuple) or isinstance(color, tuple):
+            raise ValueError(f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be numbers")
+        guide = input.detach() if fast_approx else input
+        filter: Filter = "lattice" if fast_approx else "exact"
+        return _bilateral(input, guide, [space] * (input.ndim - 2), color, filter)
+
+
+class TrainableJointBilateralFilter(nn.Module):
+    """A bilateral filter over the levels of a guidance image, whose deviations are trained.
+
+    Gradients go to the input, the guidance and the deviations. MONAI sums over a window of 5 deviations; here all
+    pairs of pixels count, in O(N²) time, so this is for small images and patches.
+
+    Args:
+        spatial_sigma: Deviation in pixels at the start, or one for each axis in their order.
+        color_sigma: Deviation in levels of the guidance at the start.
+        filter: "exact"; "lattice" filters in time linear in the pixels where no deviation is trained.
+    Attributes:
+        sigma_x, sigma_y, sigma_z: Deviations along the first, second and third spatial axis; those of axes that an
+            image does not have are not used.
+        sigma_color: Deviation in levels.
+    References: Wagner et al. 2022, "Trainable joint bilateral filters for enhanced prediction stability in low-dose
+        CT".
+    """
+
+    def __init__(self, spatial_sigma: Deviation, color_sigma: float, *, filter: Filter = "exact") -> None:
+        super().__init__()
+        one_of(filter, get_args(Filter), "filter")
+        given, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")
+        sigmas = list(given) if isinstance(given, tuple) else [given]
+        if len(sigmas) > 3 or isinstance(color, tuple):
+            raise ValueError(
+                f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be 1 to 3 numbers and one"
+            )
+        alike = isinstance(spatial_sigma, int | float)
+        self.axes = (1, 2, 3) if alike else (len(sigmas),)
+        self.filter = filter
+        for name, sigma in zip("xyz", sigmas * 3 if alike else [*sigmas, 0.01, 0.01], strict=False):
+            self.register_parameter(f"sigma_{name}", nn.Parameter(torch.tensor(sigma)))
+        self.sigma_color = nn.Parameter(torch.tensor(color))
+
+    def forward(self, input_tensor: Tensor, guidance_tensor: Tensor) -> Tensor:
+        """Weighted means of the input.
+
+        Args:
+            input_tensor: (B, C, *spatial), with as many axes as deviations, or up to 3 if one was given.
+            guidance_tensor: (B, K, *spatial); all channels are compared. (MONAI takes one of each.)
+        Returns: In the shape and dtype of the input.
+        Raises:
+            TypeError: if these are no floating-point tensors.
+            ValueError: if shapes do not fit, or values are not finite.
+        """
+        _check_pair(input_tensor, guidance_tensor, "input_tensor", "guidance_tensor")
+        axes = input_tensor.ndim - 2
+        if axes not in self.axes:
+            raise ValueError(
+                f"input_tensor has shape {tuple(input_tensor.shape)}, {axes} spatial axes, but spatial_sigma was given "
+                f"for {self.axes[0]}"
+            )
+        sigmas = [self.sigma_x, self.sigma_y, self.sigma_z][:axes]
+        guide = guidance_tensor.to(input_tensor.device)
+        return _bilateral(input_tensor, guide, sigmas, self.sigma_color, self.filter)
+
+
+class TrainableBilateralFilter(TrainableJointBilateralFilter):
+    """A bilateral filter whose deviations are trained: the input is its own guidance.
+
+    References: Wagner et al. 2022, "Ultralow-parameter denoising: trainable bilateral filter layers in computed
+        tomography".
+    """
+
+    def forward(self, input_tensor: Tensor) -> Tensor:  # type: ignore[override]
+        """Weighted means of the input (B, C, *spatial), all channels of which are compared. (MONAI takes one.)"""
+        return super().forward(input_tensor, input_tensor)
 
 
 def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> None:
@@ -175,8 +277,22 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
             f"{name_beside} has shape {tuple(beside.shape)}; expected {layout}, of the same batch and spatial shape as "
             f"{name} of shape {tuple(scores.shape)}"
         )
+
+
+def _check_constant(beside: Tensor, name: str) -> None:
     if beside.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name_beside} requires a gradient, but it gets none: pass {name_beside}.detach()")
+        raise ValueError(f"{name} requires a gradient, but it gets none: pass {name}.detach()")
+
+
+def _bilateral(values: Tensor, guide: Tensor, spatial: Sequence[Any], color: Any, filter: Filter) -> Tensor:
+    """Weighted means of values by position and guide; deviations, one for each axis in their order, may be tensors."""
+    images, _, *shape = values.shape
+    axes = range(len(shape))
+    columns = []
+    for axis, (length, sigma) in enumerate(zip(shape, spatial, strict=True)):
+        places = torch.arange(length, dtype=guide.dtype, device=guide.device) / sigma
+        columns.append(places.reshape(-1, *(1 for _ in axes[axis + 1 :])).expand(images, 1, *shape))
+    return gaussian_filter(values, torch.cat([*columns, guide / color], dim=1), filter=filter)
 
 
 def _turned(tensor: Tensor) -> Tensor:

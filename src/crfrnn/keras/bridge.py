@@ -4,10 +4,10 @@ A layer's call is one call of native code forward and one backward; lattices sta
 PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -61,10 +61,53 @@ def refine(
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
     inputs = [scene.logits, *couplings, *thetas.values(), scene.image, *scene.given.values(), *masks]
-    run = Pass(crf, tuple(thetas), tuple(scene.given), layout)
+    return call(Pass(crf, tuple(thetas), tuple(scene.given), layout), inputs, training)
+
+
+def call(run: "Run", inputs: Sequence[Any], training: bool) -> Any:
+    """What a run makes of tensors of TensorFlow or JAX, with its gradients."""
     if keras.backend.backend() == "jax":
         return _jax_function(run)(*inputs)
     return _tensorflow(inputs, run, training)
+
+
+class Run(Hashable, Protocol):
+    """A function of arrays with its gradient, hashable. Scores are the first input."""
+
+    @property
+    def coupled(self) -> int:
+        """How many inputs get the gradients that `backward` computes."""
+        ...
+
+    @property
+    def learned(self) -> int:
+        """How many inputs get gradients whenever there are any."""
+        ...
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The names of the inputs after the coupled ones, if they get no gradients; else none."""
+        ...
+
+    def result_shape(self, shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+        """The shape of the result from those of the inputs, with sizes as they are known."""
+        ...
+
+    def infer(self, *inputs: Array) -> tuple[Array, Array]:
+        """The result, and the number of nothing."""
+        ...
+
+    def forward(self, *inputs: Array) -> tuple[Array, Array]:
+        """The result, and the number for `backward`."""
+        ...
+
+    def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to the coupled inputs."""
+        ...
+
+    def backward_to_all(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to all inputs; not called where some are fixed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +132,15 @@ class Pass:
     def learned(self) -> int:
         """How many inputs come before those that no layer trains."""
         return self.coupled + len(self.thetas)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """All inputs have gradients."""
+        return ()
+
+    def result_shape(self, shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+        """That of the logits."""
+        return tuple(shapes[0])
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
         """Refined logits, and the number of nothing."""
@@ -160,7 +212,7 @@ def _torch(
 
 
 @lru_cache(maxsize=64)
-def _jax_function(run: Pass) -> Any:
+def _jax_function(run: Run) -> Any:
     """The differentiable function of JAX arrays; always the same object, or JAX would compile again at every call."""
     import jax
 
@@ -168,19 +220,27 @@ def _jax_function(run: Pass) -> Any:
     to_layer, to_all = _jax_call(run.backward), _jax_call(run.backward_to_all)
     number = jax.ShapeDtypeStruct((), np.int32)
 
+    def result(inputs: Sequence[Any]) -> Any:
+        return jax.ShapeDtypeStruct(run.result_shape([each.shape for each in inputs]), inputs[0].dtype)
+
     def refine(*inputs: Any) -> Any:
-        return infer([inputs[0], number], *inputs)[0]
+        return infer([result(inputs), number], *inputs)[0]
 
     def forward(*primals: Any) -> tuple[Any, Any]:
         inputs = [primal.value for primal in primals]
-        refined, kept_under = learn([inputs[0], number], *inputs)
+        for name, primal in zip(run.fixed, primals[run.coupled :], strict=False):
+            if primal.perturbed:
+                raise ValueError(
+                    f"{name} requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient({name})"
+                )
+        refined, kept_under = learn([result(inputs), number], *inputs)
         guide = any(primal.perturbed for primal in primals[run.coupled :])
         return refined, (kept_under, inputs, () if guide else None)  # JAX would make an array of a truth value
 
     def backward(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
         kept_under, inputs, guide = residuals
         if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-            cotangent = jax.numpy.zeros_like(inputs[0])
+            cotangent = jax.numpy.zeros(cotangent.shape, inputs[0].dtype)
         back, of = (to_layer, inputs[: run.coupled]) if guide is None else (to_all, inputs)
         gradients = back(of, cotangent, kept_under, *inputs)
         return (*gradients, *[None] * (len(inputs) - len(gradients)))
@@ -212,11 +272,11 @@ def _jax_call(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
     return call
 
 
-def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
+def _tensorflow(inputs: Sequence[Any], run: Run, training: bool) -> Any:
     import tensorflow as tf
 
     eager = tf.executing_eagerly()
-    watched = eager and _watched(inputs[run.coupled :])
+    watched = eager and not run.fixed and _watched(inputs[run.coupled :])
     if not eager and _compiled_by_xla(tf.compat.v1.get_default_graph()):
         raise ValueError(
             "CrfRnnLayer cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
@@ -238,7 +298,7 @@ def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
         logits = inputs[0]
         keep.append(eager and training)
         refined, number = call(forward, inputs, [logits.dtype, tf.int32])
-        refined.set_shape(logits.shape)
+        refined.set_shape(run.result_shape([each.shape for each in inputs]))
 
         def back(function: Callable[..., Any], cotangent: Any, of: Sequence[Any]) -> list[Any]:
             gradients = call(function, [cotangent, number, *inputs], [tensor.dtype for tensor in of])
@@ -248,12 +308,13 @@ def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
 
         def gradient(cotangent: Any) -> list[Any]:
             keep.append(not eager or training)  # a graph is traced before it runs, so this is known in time
-            if run.thetas or (eager and watched):
+            if run.learned > run.coupled or watched:
                 return back(run.backward_to_all, cotangent, inputs)
             to_layer = back(run.backward, cotangent, inputs[: run.coupled])
+            if eager or run.fixed:
+                return to_layer + [None] * (len(inputs) - len(to_layer))
             # A call of its own, which a graph leaves out where nobody asks for its gradients.
-            rest = [] if eager else back(run.backward_to_all, cotangent, inputs)[run.coupled :]
-            return to_layer + rest + [None] * (len(inputs) - len(to_layer) - len(rest))
+            return to_layer + back(run.backward_to_all, cotangent, inputs)[run.coupled :]
 
         return refined, gradient
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import keras
 import numpy as np
@@ -13,9 +13,11 @@ from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, decoded, encoded
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
+from crfrnn.keras.upsampling import at_image_size
 from crfrnn.numbers import one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.unary import num_classes_of
+from crfrnn.upsampling import Method
 
 Deviation: TypeAlias = float | Sequence[float]
 CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
@@ -49,6 +51,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial`,
             `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I and M is -I,
             as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
+        upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
+            `crfrnn.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -75,6 +79,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         tolerance: float = MeanField.tolerance,
         learn_theta: bool = False,
         crf: CRF | dict[str, Any] | None = None,
+        upsampling: Method | None = None,
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -85,6 +90,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         whole_number(num_iterations, "num_iterations")
         data_format = keras.config.image_data_format() if data_format is None else data_format
         one_of(data_format, list(CHANNEL_AXES), "data_format")
+        if upsampling is not None:
+            one_of(upsampling, get_args(Method), "upsampling")
         short = CRFParameters(
             theta_alpha=theta_alpha,
             theta_beta=theta_beta,
@@ -100,6 +107,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         self.crf = alone(decoded(crf) if isinstance(crf, dict) else crf, short, CRFParameters())
         if learn_theta:
             trained_thetas(self.crf)
+        self.upsampling = upsampling
         self.data_format = data_format
         self.supports_jit = keras.backend.backend() != "tensorflow"
 
@@ -130,24 +138,26 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
                 holds masks that all count; None in it is no mask.
             training: Whether gradients will be asked for. Without it they are right too, but take longer where
                 TensorFlow runs eagerly.
-        Returns: Logits in the shape of those given.
+        Returns: Logits in the shape of those given, or with `upsampling` in the size of the image.
         Raises: ValueError: if shapes do not fit. For scores that are not finite, the error depends on the backend.
         """
         logits, image, *others = self._inputs(inputs)
         weight = _combined(mask)
         layout = self._layout()
+        dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        image = ops.cast(image, dtype)
+        logits = at_image_size(ops.cast(logits, dtype), image, self.upsampling, layout, bool(training))
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
         for name, features in zip(self._crf.given_names, others, strict=True):
             layout.check(logits.shape, features.shape, None, name)
-        dtype = "float64" if self.compute_dtype == "float64" else "float32"
-        scores = ops.cast(logits, dtype)
+        scores = logits
         if self.num_classes == 1:
             scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
         given = {name: ops.cast(features, dtype) for name, features in zip(self._crf.given_names, others, strict=True)}
         thetas = {name: ops.exp(log) for name, log in self._log_thetas().items()}
         refined = bridge.refine(
             self._crf,
-            bridge.Scene(scores, ops.cast(image, dtype), given, None if weight is None else ops.cast(weight, dtype)),
+            bridge.Scene(scores, image, given, None if weight is None else ops.cast(weight, dtype)),
             [ops.cast(getattr(self, f"{name}_ker_weights"), dtype) for name in self._crf.names],
             ops.cast(self.compatibility_matrix, dtype),
             {name: ops.cast(ops.reshape(theta, (-1,)), dtype) for name, theta in thetas.items()},
@@ -167,6 +177,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         """The shape of the logits."""
         logits, image, *others = self._inputs(input_shape)
         layout = self._layout()
+        if self.upsampling is not None:
+            logits = layout.upsampled(logits, image)
         layout.check(logits, image, None)
         for name, features in zip(self._crf.given_names, others, strict=True):
             layout.check(logits, features, None, name)
@@ -174,7 +186,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes an equal layer from."""
-        config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "data_format", "learn_theta")}
+        names = ("image_dims", "num_classes", "learn_theta", "upsampling", "data_format")
+        config = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **config, **self._crf_config()}
 
     def _log_thetas(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from crfrnn.upsampling import hint_for
+
 Sizes: TypeAlias = Sequence[Any]
 """A shape. An entry that is not an int, such as None or a symbol, is a size that is not known yet."""
 
@@ -35,16 +37,17 @@ class Layout(NamedTuple):
             )
         if any(isinstance(size, int) and size == 0 for size in logits):
             raise ValueError(f"logits have shape {tuple(logits)}, which holds nothing; expected {expected}")
-        batch, spatial = logits[0], self._spatial(logits)
+        batch, spatial = logits[0], self.spatial(logits)
         if self.image_dims is not None and not _same(spatial, self.image_dims):
             raise ValueError(
                 f"logits have the size {spatial}, but this CrfRnnLayer was made for image_dims={self.image_dims}; "
                 "image_dims=None takes any size"
             )
-        if len(image) != len(logits) or not _same((image[0], *self._spatial(image)), (batch, *spatial)):
+        if len(image) != len(logits) or not _same((image[0], *self.spatial(image)), (batch, *spatial)):
             wanted = self._shape(*map(str, (batch, *spatial)), "channels")
             raise ValueError(
                 f"{name} has shape {tuple(image)}; expected {wanted} to go with logits of shape {tuple(logits)}"
+                f"{hint_for(spatial, self.spatial(image)) if name == 'image' else ''}"
             )
         if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
             raise ValueError(f"{name} has shape {tuple(image)}; expected at least one channel")
@@ -54,7 +57,21 @@ class Layout(NamedTuple):
                 f"logits of shape {tuple(logits)}"
             )
 
-    def _spatial(self, sizes: Sizes) -> tuple[Any, ...]:
+    def upsampled(self, logits: Sizes, image: Sizes) -> tuple[Any, ...]:
+        """The shape of logits brought to the size of the image; a ValueError unless both go together."""
+        self._replace(image_dims=None).check(logits, logits, None)
+        if len(image) != len(logits) or not _same(image[:1], logits[:1]):
+            wanted = self._shape(str(logits[0]), "*spatial", "channels")
+            raise ValueError(
+                f"image has shape {tuple(image)}; expected {wanted} with {len(logits) - 2} spatial axes to go with "
+                f"logits of shape {tuple(logits)}"
+            )
+        shape = list(image)
+        shape[0], shape[self.channel_axis] = logits[0], logits[self.channel_axis]
+        return tuple(shape)
+
+    def spatial(self, sizes: Sizes) -> tuple[Any, ...]:
+        """The sizes of the spatial axes."""
         return tuple(sizes[2:]) if self.channel_axis == 1 else tuple(sizes[1:-1])
 
     def _shape(self, batch: str, *rest: str) -> str:

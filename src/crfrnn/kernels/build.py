@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.arrays import check_finite, num_points
-from crfrnn.crf import Given, Grid, Kernel, Lattice
+from crfrnn.arrays import Array, check_finite, num_points
+from crfrnn.crf import Exact, Features, Given, Grid, Kernel, Lattice
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide, feature_rows, given_count
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
+from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import exact_bytes, lattice_bytes
 from crfrnn.numbers import per_axis
 
@@ -57,6 +58,26 @@ def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: in
         _check_count(kernel, guide, rows.shape[1])
         return PermutohedralLattice.of_rows(rows, kernel.filter.neighbour_rounds, threads)
     return ExactGaussian.of_rows(rows, threads)
+
+
+def check_specification(features: object, filter: object) -> None:
+    """Raise a TypeError unless these are what pixels are compared by and how a kernel is filtered, or None."""
+    if features is not None and (not isinstance(features, Features) or isinstance(features, Given)):
+        raise TypeError(f"features is a {type(features).__name__}; expected Bilateral(…) or Spatial(…)")
+    if filter is not None and not isinstance(filter, Lattice | Exact):
+        raise TypeError(f"filter is a {type(filter).__name__}; expected Lattice(…) or Exact(…)")
+
+
+def kernel_of_rows(rows: Array, filter: Lattice | Exact, threads: int | None) -> NativeKernel:
+    """The kernel over points of features (N, d), by itself.
+
+    Raises:
+        ValueError: if features are not finite, or too many for a lattice.
+        MemoryError: if there is not enough memory.
+    """
+    if isinstance(filter, Lattice):
+        return PermutohedralLattice(rows, neighbour_rounds=filter.neighbour_rounds, threads=threads)
+    return ExactGaussian(rows, threads=threads)
 
 
 def given_mapping(given: Any) -> Mapping[str, Any]:

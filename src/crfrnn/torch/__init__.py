@@ -1,7 +1,7 @@
 """The dense CRF as a differentiable part of PyTorch models.
 
-`CrfRnn` is the layer; `mean_field` and `gaussian_filter` are the functions under it. Tensors are channels first,
-(batch, channels, *spatial), with 1 to 3 spatial axes.
+`CrfRnn` is the layer; `mean_field` and `gaussian_filter` are the functions under it, and `upsample` brings scores to
+the size of an image. Tensors are channels first, (batch, channels, *spatial), with 1 to 3 spatial axes.
 """
 
 try:
@@ -11,5 +11,6 @@ except ImportError as error:
 
 from crfrnn.torch.functional import gaussian_filter, mean_field
 from crfrnn.torch.layer import CrfRnn
+from crfrnn.torch.upsampling import upsample
 
-__all__ = ["CrfRnn", "gaussian_filter", "mean_field"]
+__all__ = ["CrfRnn", "gaussian_filter", "mean_field", "upsample"]

@@ -28,7 +28,9 @@ from crfrnn.torch.scene import (
     check_scores,
     check_tensor,
 )
+from crfrnn.torch.upsampling import at_image_size
 from crfrnn.unary import num_classes_of
+from crfrnn.upsampling import Method
 
 SMALL = 64
 NO_GRADIENT = "{name} requires a gradient, which is not available; pass {name}.detach()"
@@ -48,6 +50,7 @@ def mean_field(
     theta_beta: Tensor | None = None,
     theta_gamma: Tensor | None = None,
     spacing: float | Sequence[float] | None = None,
+    upsampling: Method | None = None,
     return_probabilities: bool = False,
     deterministic: bool = True,
     storage: torch.dtype | None = None,
@@ -78,6 +81,8 @@ def mean_field(
         theta_gamma: The same, or one for each axis. Its value is read, which makes a GPU wait.
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
+        upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
+            `crfrnn.torch.upsample` does) or "bilinear". None takes logits of the image's size only.
         return_probabilities: Return softmax(a) instead of the logits a.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
@@ -99,9 +104,10 @@ def mean_field(
     }
     crf.require_thetas(thetas)
     crf, weights = _weighted(crf, {Spatial: spatial_weight, Bilateral: bilateral_weight})
+    scores = at_image_size(logits, image, upsampling, deterministic, threads)
     return refine(
         crf,
-        Scene(logits, image, mask, given_mapping(given), spacing),
+        Scene(scores, image, mask, given_mapping(given), spacing),
         weights,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,

@@ -16,7 +16,9 @@ from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.threads import thread_count
 from crfrnn.torch.functional import check_storage, refine
 from crfrnn.torch.scene import Own, Scene
+from crfrnn.torch.upsampling import at_image_size
 from crfrnn.unary import num_classes_of
+from crfrnn.upsampling import Method
 
 Trained: TypeAlias = Literal["full", "per-class", "scalar"]
 Deviation: TypeAlias = float | Sequence[float]
@@ -54,6 +56,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
             `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the
             weights at the start.
+        upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
+            `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
@@ -94,6 +98,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         filter: Filter = "lattice",
         learn_theta: bool = False,
         crf: CRF | None = None,
+        upsampling: Method | None = None,
         return_probabilities: bool = False,
         deterministic: bool = True,
         storage: torch.dtype | None = None,
@@ -122,6 +127,9 @@ class CrfRnn(CrfAttributes, nn.Module):
         self.num_classes = num_classes
         self.log_thetas = nn.ParameterDict()
         self.crf = crf = alone(crf, short, CRFParameters(iterations=5))
+        if upsampling is not None:
+            one_of(upsampling, get_args(Method), "upsampling")
+        self.upsampling = upsampling
         self.return_probabilities = return_probabilities
         self.deterministic = deterministic
         self.storage = check_storage(storage, crf)
@@ -137,11 +145,12 @@ class CrfRnn(CrfAttributes, nn.Module):
                 self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load a layer that an earlier version saved whole, with its CRF in single attributes."""
+        """Load a layer that an earlier version saved whole, with its CRF in single attributes or without upsampling."""
         if "_crf" not in state:
             names = [each.name for each in fields(CRFParameters) if each.name in state]
             numbers = {name: state.pop(name) for name in names}
             state["_crf"] = CRFParameters(iterations=state.pop("num_iterations"), **numbers).crf
+        state.setdefault("upsampling", None)
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "log_thetas" not in self._modules:
             self.log_thetas = nn.ParameterDict()
@@ -174,9 +183,10 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
+        scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         return refine(
             self._crf,
-            Scene(logits, image, mask, given_mapping(given), spacing),
+            Scene(scores, image, mask, given_mapping(given), spacing),
             [getattr(self, f"{name}_ker_weights") for name in self._crf.names],
             self.compatibility_matrix,
             self.return_probabilities,
@@ -200,6 +210,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
         for kernel in self.crf.kernels:
             described.append(f"{kernel.features} on {kernel.filter}")
+        if self.upsampling is not None:
+            described.append(f"upsampling={self.upsampling!r}")
         return ", ".join(described)
 
 
