@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crfrnn.crf import CRF
 from crfrnn.files.parameter_files import crf_of, parameters_of, short_form
 from crfrnn.parameters import CRFParameters
@@ -17,6 +15,8 @@ GATED_CRF = replace(DENSE_CRF, theta_alpha=6, theta_beta=25.5)
 """The kernel that the gated CRF loss was published with: colours there are from 0 to 1, and θ_β is 0.1."""
 SLACK = 1e-3
 """How far rounding may take a probability beyond 0 or 1."""
+LEAST_CONNECTION = 1e-18
+"""Added to a class's connections in a normalised cut, which are 0 if it is nowhere; not even its square is 0 in float32."""
 
 Parameters = CRFParameters | CRF | str | Path
 
@@ -39,7 +39,7 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
             "kernels weights"
         )
     for name, kernel in zip(crf.names, crf.kernels, strict=True):
-        if np.ndim(kernel.weight) or kernel.weight < 0:  # type: ignore[operator]
+        if isinstance(kernel.weight, tuple) or kernel.weight < 0:  # type: ignore[operator]
             raise ValueError(f"{name}_weight={kernel.weight!r} must be a number of at least 0 in a loss")
     if not crf.active.kernels:
         raise ValueError("no kernel has a weight above 0, so that the loss would be 0: give bilateral_weight=1")

@@ -1,7 +1,7 @@
 """The CRF as a differentiable function of the backend's tensors; the only file that tells the backends apart.
 
 A layer's call is one call of native code forward and one backward; lattices stay out of the frameworks' graphs. On
-PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
+PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Crossing`, which their graphs call with NumPy arrays.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from crfrnn.crf import CRF
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.losses import SLACK, not_probabilities
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
 
@@ -58,11 +59,30 @@ def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
     return _tensorflow(inputs, run, training)
 
 
-@dataclass(frozen=True)
-class Pass:
-    """The CRF and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
+def pair_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, training: bool) -> Any:
+    """Σ_k w_k N_k v for values v, in the place of the scene's logits; they get gradients.
 
-    Inputs are logits, image, the coupling M W of each kernel, features by name, and the mask if there is one.
+    Args:
+        layout: Of the values.
+        own_pairs: Whether the pair of a pixel with itself counts; it weighs 1 in a Gaussian.
+        training: As for `refine`.
+    Returns: As the values.
+    """
+    if keras.backend.backend() == "torch":
+        return _torch_filter(crf, scene, layout, own_pairs)
+    masks = [] if scene.mask is None else [scene.mask]
+    inputs = [scene.logits, scene.image, *scene.given.values(), *masks]
+    run = FilterPass(crf, tuple(scene.given), layout, own_pairs)
+    if keras.backend.backend() == "jax":
+        return _jax_function(run)(*inputs)
+    return _tensorflow(inputs, run, training)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A function and its gradients on arrays in the layout of the caller, called from the graphs of a framework.
+
+    Inputs are scores, image, `trained` arrays that get gradients too, features by name, and the mask if there is one.
     """
 
     crf: CRF
@@ -71,43 +91,110 @@ class Pass:
 
     @property
     def trained(self) -> int:
-        """How many couplings there are."""
-        return len(self.crf.kernels)
+        """How many inputs besides the scores get gradients."""
+        return 0
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number of nothing."""
-        return self._run(inputs, False)[0], np.asarray(-1, np.int32)
+        """The result, and the number of nothing."""
+        return self._channels_back(self._run(inputs, False)[0]), np.asarray(-1, np.int32)
 
     def forward(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number for `backward`."""
-        refined, records = self._run(inputs, True)
-        return refined, np.asarray(kept.put(records), np.int32)
+        """The result, and the number for `backward`."""
+        result, records = self._run(inputs, True)
+        return self._channels_back(result), np.asarray(kept.put(records), np.int32)
 
     def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
-        """Gradients to the logits and to the couplings."""
+        """Gradients to the scores and to what is trained."""
         records = kept.take(int(number))
         if records is None:
             _, records = self._run(inputs, True)
-        couplings = inputs[2 : 2 + self.trained]
-        to_logits, to_couplings = batch.vjp(self.crf, self._channels_first(cotangent), records, couplings, Execution())
-        return self._channels_back(to_logits), *to_couplings
+        to_scores, to_trained = self._vjp(self._channels_first(cotangent), records, inputs[2 : 2 + self.trained])
+        return self._channels_back(to_scores), *to_trained
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        logits, image, *rest = inputs
-        couplings, others = rest[: self.trained], rest[self.trained :]
+        raise NotImplementedError
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], trained: Sequence[Array]
+    ) -> tuple[Array, list[Array]]:
+        raise NotImplementedError
+
+    def _inputs(self, arrays: Sequence[Array]) -> tuple[Inputs, Sequence[Array]]:
+        """What is computed from, channels first, and what is trained."""
+        scores, image, *rest = arrays
+        trained, others = rest[: self.trained], rest[self.trained :]
         given = dict(zip(self.given, others, strict=False))
         mask = others[len(given)] if len(others) > len(given) else None
-        self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
+        self.layout.check(scores.shape, image.shape, None if mask is None else mask.shape)
         planes = {name: self._channels_first(features) for name, features in given.items()}
-        scene = Inputs(self._channels_first(logits), self._channels_first(image), mask, planes)
-        refined, records = batch.forward(self.crf, scene, couplings, keep, Execution())
-        return self._channels_back(refined), records
+        return Inputs(self._channels_first(scores), self._channels_first(image), mask, planes), trained
 
     def _channels_first(self, array: Array) -> Array:
         return np.moveaxis(array, self.layout.channel_axis, 1)
 
     def _channels_back(self, array: Array) -> Array:
         return np.moveaxis(array, 1, self.layout.channel_axis)
+
+
+@dataclass(frozen=True)
+class Pass(Crossing):
+    """The CRF: logits refined. The coupling M W of each kernel is trained."""
+
+    @property
+    def trained(self) -> int:
+        """How many couplings there are."""
+        return len(self.crf.kernels)
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        scene, couplings = self._inputs(inputs)
+        return batch.forward(self.crf, scene, couplings, keep, Execution())
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], trained: Sequence[Array]
+    ) -> tuple[Array, list[Array]]:
+        return batch.vjp(self.crf, cotangent, records, trained, Execution())
+
+
+@dataclass(frozen=True)
+class FilterPass(Crossing):
+    """The sum of the CRF's weighted filters, of values that are one less probabilities."""
+
+    own_pairs: bool
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        scene, _ = self._inputs(inputs)
+        check_complement(scene.logits)
+        records = batch.pairwise(self.crf, scene, Execution())
+        filtered = batch.pairwise_filtered(scene.logits, records, self.own_pairs, False, Execution())
+        return filtered, records
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], trained: Sequence[Array]
+    ) -> tuple[Array, list[Array]]:
+        return batch.pairwise_filtered(cotangent, records, self.own_pairs, True, Execution()), []
+
+
+def check_complement(values: Array) -> None:
+    """Raise a ValueError if some of the probabilities that these values complete to 1 are above 1."""
+    if values.min() < -SLACK:
+        raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
+
+
+def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> Any:
+    import torch
+
+    from crfrnn.torch import losses
+    from crfrnn.torch import scene as torch_scene
+
+    def planes(tensor: Any) -> Any:
+        return tensor.movedim(layout.channel_axis, 1)
+
+    values = planes(scene.logits)
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_complement(values.detach().numpy())
+    given = {name: planes(features) for name, features in scene.given.items()}
+    inputs = torch_scene.Scene(values, planes(scene.image), scene.mask, given, None)
+    return losses.pair_filter(crf, inputs, own_pairs, None)(values).movedim(1, layout.channel_axis)
 
 
 def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout) -> Any:
@@ -125,7 +212,7 @@ def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
 
 
 @lru_cache(maxsize=64)
-def _jax_function(run: Pass) -> Any:
+def _jax_function(run: Crossing) -> Any:
     """The differentiable function of JAX arrays; always the same object, or JAX would compile again at every call."""
     import jax
 
@@ -182,13 +269,13 @@ def _jax_call(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
     return call
 
 
-def _tensorflow(inputs: Sequence[Any], run: Pass, training: bool) -> Any:
+def _tensorflow(inputs: Sequence[Any], run: Crossing, training: bool) -> Any:
     import tensorflow as tf
 
     eager = tf.executing_eagerly()
     if not eager and _compiled_by_xla(tf.compat.v1.get_default_graph()):
         raise ValueError(
-            "CrfRnnLayer cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
+            "crfrnn cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
             "out jit_compile=True, or use Keras' JAX backend"
         )
 

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from crfrnn.arrays import mask_array
 from crfrnn.crf import CRF, EPSILON
-from crfrnn.inference.losses import DENSE_CRF, GATED_CRF, SLACK, Parameters, loss_crf, not_probabilities
+from crfrnn.inference.losses import (
+    DENSE_CRF,
+    GATED_CRF,
+    LEAST_CONNECTION,
+    SLACK,
+    Parameters,
+    loss_crf,
+    not_probabilities,
+)
 from crfrnn.kernels.build import given_mapping
 from crfrnn.torch.differentiable import Normalised
 from crfrnn.torch.exact_filter import full_precision
@@ -139,7 +147,7 @@ def normalized_cut_loss(
         received = filtered(torch.cat([apart, torch.ones_like(apart[:, :1])], dim=1))
         cut = (q * received[:, :-1]).flatten(2).sum(dim=2)
         connected = (q * received[:, -1:]).flatten(2).sum(dim=2)
-        return (cut / (connected + EPSILON)).sum(dim=1).mean()
+        return (cut / (connected + LEAST_CONNECTION)).sum(dim=1).mean()
 
 
 def pair_filter(crf: CRF, scene: Scene, own_pairs: bool, threads: int | None) -> Callable[[Tensor], Tensor]:
