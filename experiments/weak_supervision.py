@@ -36,7 +36,9 @@ CLASSES = class_set("voc")
 MAIN_CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 CHOOSING = 60
 REDUCTION = 3
+EPOCHS = 2
 CROP, SCALE = (112, 144), (0.75, 1.25)
+MEASURES = {"mean_iou": "mean IoU", "main_mean_iou": "mean IoU of the main classes"}
 PAGE = Path(__file__).parent.parent / "docs" / "weak-supervision.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
@@ -54,18 +56,19 @@ class Variant:
     after: str | None = None
 
 
+CRF: dict[str, Any] = {"theta_alpha": 27.0}  # the default, 80, at a third of the size
 CLICKS = {"supervision": "clicks", "click_radius": 1}
-DENSE = {**CLICKS, "crf_loss": "dense", "crf_loss_weight": 1.0, "crf_loss_theta_alpha": 50.0}
-GATED = {**CLICKS, "crf_loss": "gated", "crf_loss_weight": 1.0, "crf_loss_theta_alpha": 6.0}
+DENSE = {**CLICKS, "crf_loss": "dense", "crf_loss_weight": 1.0, "crf_loss_theta_alpha": 33.0}
+GATED = {**CLICKS, "crf_loss": "gated", "crf_loss_weight": 1.0}
 VARIANTS = {
     "clicks": Variant("clicks", CLICKS),
-    "full": Variant("labels of all pixels"),
     "dense": Variant("clicks + dense CRF loss", DENSE),
     "gated": Variant("clicks + gated CRF loss", GATED),
+    "full": Variant("labels of all pixels"),
     "dense-crf": Variant("clicks + dense CRF loss, then + CRF-RNN", DENSE, "dense"),
     "gated-crf": Variant("clicks + gated CRF loss, then + CRF-RNN", GATED, "gated"),
+    "full-crf": Variant("labels of all pixels, then + CRF-RNN", {}, "full"),
 }
-"""In the order in which they are run: what another one starts with comes before it."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,11 @@ def reduce(data: Path, folder: Path) -> Path:
     return folder
 
 
-def run(experiment: Experiment, seed: int, name: str) -> str:
-    """Train a variant and measure it on the validation photos."""
+def run(experiment: Experiment, seed: int, name: str) -> None:
+    """Train a variant and measure it on the validation photos, unless that is done."""
+    path = experiment.result(seed, name)
+    if path.exists():
+        return
     torch.set_num_threads(1)
     variant = VARIANTS[name]
     settings: dict[str, Any] = {"network_epochs": experiment.epochs, "crf_epochs": 0, **variant.settings}
@@ -133,16 +139,96 @@ def run(experiment: Experiment, seed: int, name: str) -> str:
             crop=CROP,
             scale=SCALE,
             threads=1,
-            theta_alpha=40.0,
+            **CRF,
             **settings,
         )
     )
-    segmenter = load_model(result.model).segmenter
-    found = evaluate(segmenter, SegmentationData(experiment.data, "val", CLASSES), CLASSES)
+    found = evaluate(load_model(result.model).segmenter, SegmentationData(experiment.data, "val", CLASSES), CLASSES)
     scores = found.network if found.crf is None else found.crf
-    main = statistics.mean(scores.iou[CLASSES.names.index(each)] for each in MAIN_CLASSES)
-    content = {"mean_iou": scores.mean_iou, "edge_mean_iou": scores.edge_mean_iou, "main_mean_iou": main}
-    with replacing(experiment.result(seed, name)) as handle:
+    content = {
+        "mean_iou": scores.mean_iou,
+        "main_mean_iou": statistics.mean(scores.iou[CLASSES.names.index(each)] for each in MAIN_CLASSES),
+    }
+    with replacing(path) as handle:
         handle.write((json.dumps(content, indent=1) + "\n").encode())
-    return f"seed {seed}, {name}: {100 * scores.mean_iou:.2f}"
 
+
+def run_chain(experiment: Experiment, seed: int, names: list[str]) -> str:
+    """Variants that start with one another, in their order."""
+    for name in names:
+        run(experiment, seed, name)
+    return f"seed {seed}: {', '.join(names)}"
+
+
+def chains() -> list[list[str]]:
+    """The variants that start from scratch, each with those that start with it."""
+    first = [name for name, variant in VARIANTS.items() if variant.after is None]
+    return [[name, *(after for after, variant in VARIANTS.items() if variant.after == name)] for name in first]
+
+
+def table(experiment: Experiment, seeds: list[int]) -> str:
+    """The results that are there: means over the seeds, and the share of the way from clicks to all labels."""
+    results = {
+        name: [json.loads(path.read_text()) for seed in seeds if (path := experiment.result(seed, name)).exists()]
+        for name in VARIANTS
+    }
+
+    def mean(name: str, measure: str) -> float:
+        return 100 * statistics.mean(result[measure] for result in results[name])
+
+    lines = [
+        f"| learned from | seeds | {' | '.join(f'{title} | share of the way' for title in MEASURES.values())} |",
+        f"| --- |{' --- |' * (1 + 2 * len(MEASURES))}",
+    ]
+    for name, variant in VARIANTS.items():
+        cells = [variant.title, str(len(results[name]))]
+        for measure in MEASURES:
+            if not results[name]:
+                cells += ["", ""]
+                continue
+            values = [100 * result[measure] for result in results[name]]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            ends = results["clicks"] and results["full"]
+            low, high = (mean("clicks", measure), mean("full", measure)) if ends else (0.0, 0.0)
+            cells.append(f"{100 * (statistics.mean(values) - low) / (high - low):.0f} %" if high > low else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(page: Path, lines: str) -> None:
+    """Put a table between the page's two comments."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    with replacing(page) as handle:
+        handle.write(f"{before}{BEGIN}{lines}{END}{after}".encode())
+
+
+def main() -> None:
+    default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "voc_animals"
+    parser = argparse.ArgumentParser(prog="python -m experiments.weak_supervision", description=__doc__)
+    parser.add_argument("--data", type=Path, default=default_data, help="photos, clicks (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("out/weak_supervision"), help="for runs (%(default)s)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="whose table is filled (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the networks (default: %(default)s)")
+    parser.add_argument("--crf-epochs", type=int, default=1, help="with the CRF-RNN (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser.add_argument("--report", action="store_true", help="train nothing, fill the table with what is there")
+    arguments = parser.parse_args()
+    reduced = arguments.output / "data"
+    experiment = Experiment(reduced, arguments.output, arguments.epochs, arguments.crf_epochs)
+    if not arguments.report:
+        reduce(arguments.data, reduced)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+            tasks = [pool.submit(run_chain, experiment, seed, names) for seed in arguments.seeds for names in chains()]
+            for done in as_completed(tasks):
+                print(done.result(), flush=True)
+    lines = table(experiment, arguments.seeds)
+    print(lines)
+    write_table(arguments.page, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Where the labels of photos come from: label images of all pixels, or sparse ones, clicks and scribbles."""
+"""Sparse labels of photos, in the place of label images of all pixels: clicks and scribbles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLICK_RADIUS = 3
 
 
 class Annotations(Protocol):
-    """The labels of photos."""
+    """Sparse labels of photos."""
 
     def pairs(self, photos: Sequence[Path]) -> list[Pair]:
         """Each photo with the file that holds its labels. Raises ValueError if some have none."""
@@ -31,28 +31,25 @@ class Annotations(Protocol):
         ...
 
 
-class LabelImages:
-    """Label images of the photos' names in a folder; sparse ones have 255 where there is no scribble.
+class Scribbles:
+    """Label images of the photos' names in a folder, 255 where there is no scribble.
 
-    Args:
-        folder: None where the files are known.
+    Raises: ValueError: if there is no such folder.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"cannot read labels from {folder}: there is no such folder")
+        if not folder.is_dir():
+            raise ValueError(f"cannot read scribbles from {folder}: there is no such folder")
 
     def pairs(self, photos: Sequence[Path]) -> list[Pair]:
         """Each photo with its label image."""
-        if self.folder is None:
-            raise ValueError("these label images have no folder; give LabelImages a folder")
         names = [photo.stem for photo in photos]
         files = named_files(names, self.folder, LABEL_SUFFIXES, "label image", "the split")
         return [Pair(*each) for each in zip(names, photos, files, strict=True)]
 
     def labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[Any]:
-        """Read from the pair's file, whatever its size."""
+        """As the file holds them, in its own size."""
         return read_labels(pair.labels)
 
 

@@ -11,10 +11,10 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data.annotations import Annotations, LabelImages
+from crfrnn.data.annotations import Annotations
 from crfrnn.data.layouts import Pair, layout_of
 from crfrnn.files.classes import VOID, ClassSet
-from crfrnn.files.photos import read_photo
+from crfrnn.files.photos import read_labels, read_photo
 from crfrnn.files.progress import progress
 from crfrnn.threads import default_threads
 
@@ -57,7 +57,7 @@ class SegmentationData(Sequence[Sample]):
         if split not in splits:
             there = f"there are {', '.join(splits)}" if splits else "there are none at all"
             raise ValueError(f"{root} has no split {split!r}; {there} (expected {arranged.description})")
-        self.annotations = LabelImages() if annotations is None else annotations
+        self.annotations = annotations
         if annotations is None:
             self.pairs = arranged.pairs(self.root, split)
         else:
@@ -78,7 +78,8 @@ class SegmentationData(Sequence[Sample]):
             return [self[place] for place in range(*index.indices(len(self)))]
         pair = self.pairs[index]
         image = read_photo(pair.photo)
-        labels = self.annotations.labels(pair, image.shape[:2])
+        sparse = self.annotations
+        labels = read_labels(pair.labels) if sparse is None else sparse.labels(pair, image.shape[:2])
         if image.shape[:2] != labels.shape:
             raise ValueError(
                 f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "

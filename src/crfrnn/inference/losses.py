@@ -16,7 +16,7 @@ GATED_CRF = replace(DENSE_CRF, theta_alpha=6, theta_beta=25.5)
 SLACK = 1e-3
 """How far rounding may take a probability beyond 0 or 1."""
 LEAST_CONNECTION = 1e-18
-"""Added to a class's connections in a normalised cut, which are 0 if it is nowhere; not even its square is 0 in float32."""
+"""Added to a class's connections in a normalised cut: they are 0 if it is nowhere. Its square is not 0 in float32."""
 
 Parameters = CRFParameters | CRF | str | Path
 

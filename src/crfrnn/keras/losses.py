@@ -43,7 +43,7 @@ def dense_crf_loss(
     data_format: str | None = None,
     training: bool = True,
 ) -> Any:
-    """The relaxed Potts energy Σ_c q_cᵀ N (1 - q_c), over the number of pixels (eq. 25).
+    """The relaxed Potts energy Σ_c q_cᵀ N (1 - q_c), over the number of pixels (docs/algorithm.md, eq. 25).
 
     Args:
         probabilities: (B, *spatial, C), 0 to 1, or with the channels on axis 1; 1 to 3 spatial axes. One channel is
@@ -57,7 +57,7 @@ def dense_crf_loss(
     Returns: A number, in float64 for float64 probabilities, else in float32.
     Raises: ValueError: if shapes do not fit. For values that are not finite or no probabilities, the error depends on
         the backend.
-    References: Tang et al. 2018b, eq. 5.
+    References: Tang et al. 2018, On regularized losses for weakly-supervised CNN segmentation.
     """
     pairs = _Pairs(probabilities, image, mask, parameters, given, data_format, training)
     return ops.sum(pairs.q * pairs.filtered(1 - pairs.q)) / pairs.pixels(pairs.mask)
@@ -75,7 +75,7 @@ def gated_crf_loss(
     data_format: str | None = None,
     training: bool = True,
 ) -> Any:
-    """The relaxed Potts energy of the pairs of two different pixels that gates let through (eq. 26).
+    """The relaxed Potts energy of the pairs of two different pixels that gates let through (docs/algorithm.md, eq. 26).
 
     Args:
         probabilities: As in `dense_crf_loss`, and so are image, mask, given, data_format and training.
@@ -83,7 +83,7 @@ def gated_crf_loss(
         destination: (B, *spatial) weight of each pixel as one that should agree with others.
         parameters: As in `crfrnn.torch.losses.gated_crf_loss`.
     Returns: As `dense_crf_loss`; the mean over destinations or, without a destination, sources.
-    References: Obukhov et al. 2019, section 3.
+    References: Obukhov et al. 2019.
     """
     pairs = _Pairs(probabilities, image, mask, parameters, given, data_format, training)
     pairs.check(source, "source")
@@ -103,12 +103,12 @@ def normalized_cut_loss(
     data_format: str | None = None,
     training: bool = True,
 ) -> Any:
-    """The normalised cut Σ_c q_cᵀ N (1 - q_c) / q_cᵀ N 1, a mean over images (eq. 27).
+    """The normalised cut Σ_c q_cᵀ N (1 - q_c) / q_cᵀ N 1, a mean over images (docs/algorithm.md, eq. 27).
 
     Args:
         probabilities: As in `dense_crf_loss`, and so are all other arguments.
     Returns: As `dense_crf_loss`.
-    References: Tang et al. 2018a, eq. 3.
+    References: Tang et al. 2018, Normalized cut loss for weakly-supervised CNN segmentation.
     """
     pairs = _Pairs(probabilities, image, mask, parameters, given, data_format, training)
     one = ops.ones_like(ops.sum(pairs.q, axis=pairs.axis, keepdims=True))

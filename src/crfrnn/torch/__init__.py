@@ -1,6 +1,7 @@
 """The dense CRF as a differentiable part of PyTorch models.
 
-`CrfRnn` is the layer; `mean_field` and `gaussian_filter` are the functions under it. Tensors are channels first,
+`CrfRnn` is the layer; `mean_field` and `gaussian_filter` are the functions under it. `losses` has those that train a
+network from clicks and scribbles. Tensors are channels first,
 (batch, channels, *spatial), with 1 to 3 spatial axes.
 """
 
@@ -9,7 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("crfrnn.torch needs PyTorch, which is not installed: pip install 'crfrnn[torch]'") from error
 
+from crfrnn.torch import losses
 from crfrnn.torch.functional import gaussian_filter, mean_field
 from crfrnn.torch.layer import CrfRnn
 
-__all__ = ["CrfRnn", "gaussian_filter", "mean_field"]
+__all__ = ["CrfRnn", "gaussian_filter", "losses", "mean_field"]

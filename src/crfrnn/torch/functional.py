@@ -358,6 +358,7 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
 
 
 def compute_dtype(scores: Tensor) -> torch.dtype:
+    """The precision in which scores are computed."""
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 

@@ -51,7 +51,7 @@ def dense_crf_loss(
     spacing: float | Sequence[float] | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """The relaxed Potts energy Σ_c q_cᵀ N (1 - q_c) with N = Σ_k w_k N_k, over the number of pixels (eq. 25).
+    """The relaxed Potts energy Σ_c q_cᵀ N (1 - q_c), N = Σ_k w_k N_k, over the pixels (docs/algorithm.md, eq. 25).
 
     Gradients go to the probabilities. With filter="exact" in the parameters they also go to image, mask and features.
     It is never negative. The published code sums over pixels, takes the mean over images, and leaves out a part that
@@ -71,7 +71,7 @@ def dense_crf_loss(
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: A number, in float64 for float64 probabilities, else in float32, also under autocast.
     Raises: ValueError: if shapes do not fit, or values on the CPU are not finite or no probabilities.
-    References: Tang et al. 2018b, eq. 5.
+    References: Tang et al. 2018, On regularized losses for weakly-supervised CNN segmentation.
     """
     q = _of_all_classes(probabilities)
     scene = Scene(probabilities, image, mask, given_mapping(given), spacing)
@@ -92,7 +92,7 @@ def gated_crf_loss(
     spacing: float | Sequence[float] | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """The relaxed Potts energy of the pairs of two different pixels that gates let through (eq. 26).
+    """The relaxed Potts energy of the pairs of two different pixels that gates let through (docs/algorithm.md, eq. 26).
 
     It is never negative. The published code counts only pairs within a window around a pixel; here all count, by
     their weight in the kernel. Gradients are as in `dense_crf_loss`.
@@ -106,7 +106,7 @@ def gated_crf_loss(
         parameters: As in `dense_crf_loss`; the default is the published kernel: bilateral, θ_α = 6, θ_β = 25.5, raw
             sums. On a lattice a pixel's pair with itself weighs about 1 or less and counts as 1.
     Returns: As `dense_crf_loss`. The mean is over the pixels that are destinations or, without a destination, sources.
-    References: Obukhov et al. 2019, section 3.
+    References: Obukhov et al. 2019.
     """
     q = _of_all_classes(probabilities)
     for name, gate in (("source", source), ("destination", destination)):
@@ -129,7 +129,7 @@ def normalized_cut_loss(
     spacing: float | Sequence[float] | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """The normalised cut Σ_c q_cᵀ N (1 - q_c) / q_cᵀ N 1, a mean over images (eq. 27).
+    """The normalised cut Σ_c q_cᵀ N (1 - q_c) / q_cᵀ N 1, a mean over images (docs/algorithm.md, eq. 27).
 
     It is never negative; where N is symmetric it is at most the number of classes. A class counts by the share of its
     own connections that it cuts, so that small objects count as large ones do.
@@ -137,7 +137,7 @@ def normalized_cut_loss(
     Args:
         probabilities: As in `dense_crf_loss`, and so are all other arguments.
     Returns: As `dense_crf_loss`.
-    References: Tang et al. 2018a, eq. 3; Shi & Malik 2000.
+    References: Tang et al. 2018, Normalized cut loss for weakly-supervised CNN segmentation; Shi & Malik 2000.
     """
     q = _of_all_classes(probabilities)
     scene = Scene(probabilities, image, mask, given_mapping(given), spacing)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
+from crfrnn.data.annotations import CLICK_RADIUS
 from crfrnn.files.classes import ClassSet, class_set
 from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
 from crfrnn.files.photos import replacing
@@ -42,7 +43,7 @@ class TrainingConfig:
         "file of the clicks, or folder of the label images with scribbles, 255 elsewhere; null: clicks.json or "
         "scribbles/ in data",
     ] = None
-    click_radius: Annotated[int, "pixels that a click labels in each direction"] = 3
+    click_radius: Annotated[int, "pixels that a click labels in each direction"] = CLICK_RADIUS
     seed: Annotated[int, "seed of the weights, the order of the photos and their augmentation"] = 0
 
     crop: Annotated[tuple[int, int], "height and width in pixels of the crops of the photos"] = (256, 320)

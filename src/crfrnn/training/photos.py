@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from crfrnn.data.annotations import Annotations, Clicks, LabelImages
+from crfrnn.data.annotations import Annotations, Clicks, Scribbles
 from crfrnn.data.augmentation import Augmentation
 from crfrnn.data.batches import Examples, ResumableLoader
 from crfrnn.data.segmentation import SegmentationData
@@ -26,7 +26,7 @@ def annotations_of(config: TrainingConfig) -> Annotations | None:
         return None
     default = {"clicks": "clicks.json", "scribbles": "scribbles"}[config.supervision]
     path = Path(config.data) / default if config.annotations is None else Path(config.annotations)
-    return Clicks(path, config.click_radius) if config.supervision == "clicks" else LabelImages(path)
+    return Clicks(path, config.click_radius) if config.supervision == "clicks" else Scribbles(path)
 
 
 class TrainingPhotos(LightningDataModule):
