@@ -126,16 +126,16 @@ def image_array(
     return image
 
 
-def mask_array(value: ArrayLike, shape: Shape) -> Array:
+def mask_array(value: ArrayLike, shape: Shape, name: str = "mask") -> Array:
     """Weights (N,) ≥ 0 of the pixels of a grid of the given shape, or of N points."""
-    mask = float_array(value, "mask")
+    mask = float_array(value, name)
     if mask.shape != shape:
         swapped = "; did you swap height and width?" if mask.shape == shape[::-1] else ""
-        raise ValueError(f"mask has shape {mask.shape}, expected {shape}{swapped}")
-    check_finite(mask, "mask")
+        raise ValueError(f"{name} has shape {mask.shape}, expected {shape}{swapped}")
+    check_finite(mask, name)
     if mask.min() < 0:
         raise ValueError(
-            f"mask holds {mask.min()}; its values weigh pixels and must be at least 0 (0 leaves a pixel out)"
+            f"{name} holds {mask.min()}; its values weigh pixels and must be at least 0 (0 leaves a pixel out)"
         )
     return mask.reshape(-1)
 

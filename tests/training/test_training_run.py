@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("lightning", reason="needs the train extra")
@@ -394,3 +397,29 @@ def test_two_processes(config, data, tmp_path, launcher):
     for line in ("crf 1/1: loss", "crf: mean IoU", "model.safetensors"):
         assert done.stdout.count(line) == 1
     assert [path.name for path in (Path(config.output) / "logs" / "crf").iterdir()] == ["version_0"]
+
+
+@pytest.mark.parametrize("supervision", ["clicks", "scribbles"])
+def test_sparse_labels(config, data, tmp_path, supervision):
+    """The training photos need no other labels; a CRF loss goes with them, and a CRF-RNN after."""
+    root = tmp_path / "sparse"
+    shutil.copytree(data, root)
+    clicks = {}
+    (root / "scribbles").mkdir()
+    for path in map(Path, sorted((root / "labels").iterdir())):
+        if f"{path.stem}\n" not in (root / "train.txt").read_text():
+            continue
+        labels = np.array(Image.open(path))
+        places = [np.argwhere(labels == label)[40] for label in range(CLASSES)]
+        clicks[path.stem] = [[int(x), int(y), label] for label, (y, x) in enumerate(places)]
+        scribbles = np.full_like(labels, 255)
+        for label, (y, x) in enumerate(places):
+            scribbles[y - 1 : y + 2, x - 1 : x + 2] = label
+        Image.fromarray(scribbles).save(root / "scribbles" / path.name)
+        path.unlink()
+    (root / "clicks.json").write_text(json.dumps(clicks))
+    sparse = {"supervision": supervision, "crf_loss": "gated", "crf_loss_weight": 0.1, "click_radius": 1}
+    result = train(replace(config, data=str(root), network_epochs=6, **sparse))
+    assert result.stages["crf"].val_miou > 0.4
+    with raises_saying(ValueError, "without a label image"):
+        train(replace(config, data=str(root), output=config.output + "-full"))

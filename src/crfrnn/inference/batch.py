@@ -143,6 +143,39 @@ def lattice_gradient(cotangent: Array, values: Array, terms: Sequence[PairwiseTe
     return np.stack(_each_image(len(values), threads, one))
 
 
+def pairwise(crf: CRF, inputs: Inputs, execution: Execution) -> list[Record]:
+    """The kernels of every image for `pairwise_filtered`, over the points of the inputs' logits."""
+
+    def one(index: int, threads: int) -> Record:
+        guide, dtype = _guide(inputs, index), inputs.logits.dtype
+        require_memory(terms_bytes(crf, guide, dtype.itemsize), f"kernels over {inputs.logits[index, 0].size} points")
+        return Record(build_terms(crf, guide, inputs.spacing, dtype, threads), np.empty(0))
+
+    return _each_image(len(inputs.logits), execution.threads, one)
+
+
+def pairwise_filtered(
+    values: Array, records: Sequence[Record], own_pairs: bool, transpose: bool, execution: Execution
+) -> Array:
+    """Σ_k w_k N_k v for values (B, C, *spatial), or with the transposed filters; weights are numbers.
+
+    Args:
+        own_pairs: Whether the pair of a point with itself counts; it weighs 1 in K.
+    """
+
+    def one(index: int, threads: int) -> Array:
+        if not transpose:
+            check_finite(values[index], f"values[{index}]")
+        rows = _rows(values[index]).T
+        total = np.zeros_like(rows)
+        for term in records[index].terms:
+            message = term.filter_rows(rows, transpose, threads)
+            total += float(np.asarray(term.weight)) * (message if own_pairs else message - term.own[:, None] * rows)
+        return total.T
+
+    return _stacked(_each_image(len(values), execution.threads, one), values.shape)
+
+
 def exact_filtered(values: Array, features: Array, threads: int | None) -> Array:
     """Values (B, C, N) under the exact kernel of features (B, d, N), not normalised."""
     result = np.empty(values.shape, values.dtype)

@@ -103,6 +103,15 @@ class PairwiseTerm:
             return 0.0
         return 1.0 if self.mask is None else float(np.max(self.mask))  # of m_i (K m)_i / (K m)_i
 
+    @property
+    def own(self) -> Array:
+        """(N,) what N weighs the pair of each point with itself, if K weighs it 1."""
+        factors = [each for each in (self.pre, self.post) if each is not None]
+        own: Array = np.prod(
+            [np.ones(self.kernel.num_points, getattr(self.kernel, "dtype", np.float64)), *factors], axis=0
+        )
+        return own
+
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
             object.__setattr__(self, name, value)

@@ -1,7 +1,7 @@
 """The CRF as a differentiable function of the backend's tensors; the only file that tells the backends apart.
 
 A layer's call is one call of native code forward and one backward; lattices stay out of the frameworks' graphs. On
-PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
+PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Run`, which their graphs call with NumPy arrays.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from crfrnn.crf import CRF
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Gradients, Inputs
+from crfrnn.inference.losses import SLACK, not_probabilities
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
 
@@ -62,6 +63,22 @@ def refine(
     masks = [] if scene.mask is None else [scene.mask]
     inputs = [scene.logits, *couplings, *thetas.values(), scene.image, *scene.given.values(), *masks]
     return call(Pass(crf, tuple(thetas), tuple(scene.given), layout), inputs, training)
+
+
+def pair_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, training: bool) -> Any:
+    """Σ_k w_k N_k v for values v, in the place of the scene's logits; they get gradients.
+
+    Args:
+        layout: Of the values.
+        own_pairs: Whether the pair of a pixel with itself counts; it weighs 1 in a Gaussian.
+        training: As for `refine`.
+    Returns: As the values.
+    """
+    if keras.backend.backend() == "torch":
+        return _torch_filter(crf, scene, layout, own_pairs)
+    masks = [] if scene.mask is None else [scene.mask]
+    inputs = [scene.logits, scene.image, *scene.given.values(), *masks]
+    return call(FilterPass(crf, (), tuple(scene.given), layout, own_pairs), inputs, training)
 
 
 def call(run: "Run", inputs: Sequence[Any], training: bool) -> Any:
@@ -111,11 +128,10 @@ class Run(Hashable, Protocol):
 
 
 @dataclass(frozen=True)
-class Pass:
-    """The CRF and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
+class Crossing:
+    """A function of scores and a CRF's kernels, on arrays in the layout of the caller.
 
-    Inputs are logits, the coupling M W of each kernel, θ by name, image, features by name, and the mask if there is
-    one.
+    Inputs are scores, what is coupled with them, θ by name, image, features by name, and the mask if there is one.
     """
 
     crf: CRF
@@ -125,8 +141,8 @@ class Pass:
 
     @property
     def coupled(self) -> int:
-        """How many inputs come before those that kernels are built from."""
-        return 1 + len(self.crf.kernels)
+        """The scores alone."""
+        return 1
 
     @property
     def learned(self) -> int:
@@ -135,24 +151,24 @@ class Pass:
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """All inputs have gradients."""
+        """None."""
         return ()
 
     def result_shape(self, shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-        """That of the logits."""
+        """That of the scores."""
         return tuple(shapes[0])
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number of nothing."""
-        return self._run(inputs, False)[0], np.asarray(-1, np.int32)
+        """The result, and the number of nothing."""
+        return self._channels_back(self._run(inputs, False)[0]), np.asarray(-1, np.int32)
 
     def forward(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number for `backward`."""
-        refined, records = self._run(inputs, True)
-        return refined, np.asarray(kept.put(records), np.int32)
+        """The result, and the number for `backward`."""
+        result, records = self._run(inputs, True)
+        return self._channels_back(result), np.asarray(kept.put(records), np.int32)
 
     def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
-        """Gradients to the logits and to the couplings."""
+        """Gradients to the scores and to what is coupled with them."""
         found = self._gradients(cotangent, number, inputs, False)
         return self._channels_back(found.logits), *found.couplings
 
@@ -170,29 +186,96 @@ class Pass:
         records = kept.take(int(number))
         if records is None:
             _, records = self._run(inputs, True)
-        scene, couplings = self._scene(inputs)
-        return batch.vjp(self.crf, scene, self._channels_first(cotangent), records, couplings, Execution(), guide)
+        return self._vjp(self._channels_first(cotangent), records, inputs, guide)
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        scene, couplings = self._scene(inputs)
-        refined, records = batch.forward(self.crf, scene, couplings, keep, Execution())
-        return self._channels_back(refined), records
+        raise NotImplementedError
 
-    def _scene(self, inputs: Sequence[Array]) -> tuple[Inputs, Sequence[Array]]:
-        logits, couplings, thetas = inputs[0], inputs[1 : self.coupled], inputs[self.coupled : self.learned]
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
+    ) -> Gradients:
+        raise NotImplementedError
+
+    def _scene(self, inputs: Sequence[Array]) -> Inputs:
+        """What is computed from, channels first."""
+        scores, thetas = inputs[0], inputs[self.coupled : self.learned]
         image, *others = inputs[self.learned :]
         mask = others[len(self.given)] if len(others) > len(self.given) else None
-        self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
+        self.layout.check(scores.shape, image.shape, None if mask is None else mask.shape)
         given = {name: self._channels_first(each) for name, each in zip(self.given, others, strict=False)}
         by_name = dict(zip(self.thetas, thetas, strict=True))
-        planes = self._channels_first(logits), self._channels_first(image)
-        return Inputs(*planes, mask, given, thetas=by_name), couplings
+        return Inputs(self._channels_first(scores), self._channels_first(image), mask, given, thetas=by_name)
 
     def _channels_first(self, array: Array) -> Array:
         return np.moveaxis(array, self.layout.channel_axis, 1)
 
     def _channels_back(self, array: Array) -> Array:
         return np.moveaxis(array, 1, self.layout.channel_axis)
+
+
+@dataclass(frozen=True)
+class Pass(Crossing):
+    """The CRF: logits refined, coupled with M W of each kernel."""
+
+    @property
+    def coupled(self) -> int:
+        """The logits and the couplings."""
+        return 1 + len(self.crf.kernels)
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        return batch.forward(self.crf, self._scene(inputs), inputs[1 : self.coupled], keep, Execution())
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
+    ) -> Gradients:
+        couplings = inputs[1 : self.coupled]
+        return batch.vjp(self.crf, self._scene(inputs), cotangent, records, couplings, Execution(), guide)
+
+
+@dataclass(frozen=True)
+class FilterPass(Crossing):
+    """The sum of the CRF's weighted filters, of values that are one less probabilities."""
+
+    own_pairs: bool
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """All but the values."""
+        return ("image", *self.given, "mask")
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        scene = self._scene(inputs)
+        check_complement(scene.logits)
+        records = batch.pairwise(self.crf, scene, Execution())
+        return batch.pairwise_filtered(scene.logits, records, self.own_pairs, False, Execution()), records
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
+    ) -> Gradients:
+        return Gradients(batch.pairwise_filtered(cotangent, records, self.own_pairs, True, Execution()), [])
+
+
+def check_complement(values: Array) -> None:
+    """Raise a ValueError if some of the probabilities that these values complete to 1 are above 1."""
+    if values.min() < -SLACK:
+        raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
+
+
+def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> Any:
+    import torch
+
+    from crfrnn.torch import losses
+    from crfrnn.torch import scene as torch_scene
+
+    def planes(tensor: Any) -> Any:
+        return tensor.movedim(layout.channel_axis, 1)
+
+    values = planes(scene.logits)
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_complement(values.detach().numpy())
+    given = {name: planes(features) for name, features in scene.given.items()}
+    inputs = torch_scene.Scene(values, planes(scene.image), scene.mask, given, None)
+    return losses.pair_filter(crf, inputs, own_pairs, None)(values).movedim(1, layout.channel_axis)
 
 
 def _torch(
@@ -279,7 +362,7 @@ def _tensorflow(inputs: Sequence[Any], run: Run, training: bool) -> Any:
     watched = eager and not run.fixed and _watched(inputs[run.coupled :])
     if not eager and _compiled_by_xla(tf.compat.v1.get_default_graph()):
         raise ValueError(
-            "CrfRnnLayer cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
+            "crfrnn cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
             "out jit_compile=True, or use Keras' JAX backend"
         )
 

@@ -142,7 +142,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         Raises: ValueError: if shapes do not fit. For scores that are not finite, the error depends on the backend.
         """
         logits, image, *others = self._inputs(inputs)
-        weight = _combined(mask)
+        weight = combined(mask)
         layout = self._layout()
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         image = ops.cast(image, dtype)
@@ -171,7 +171,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """The masks of both inputs in one."""
-        return _combined(previous_mask)
+        return combined(previous_mask)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the logits."""
@@ -238,7 +238,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         return Layout(self.num_classes, self.image_dims, CHANNEL_AXES[self.data_format])
 
 
-def _combined(mask: Any) -> Any:
+def combined(mask: Any) -> Any:
     """All masks combined into one; Keras passes one for each input."""
     masks = [each for each in (mask if isinstance(mask, list | tuple) else [mask]) if each is not None]
     if len(masks) < 2:

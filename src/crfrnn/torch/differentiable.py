@@ -8,7 +8,7 @@ iterations.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,15 +32,19 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Ex
         inputs: Without a spacing. The value of θ_γ is read to find where its Gaussian is cut.
     Raises: ValueError: on the CPU, if scores, image or mask are not finite, or a mask is below 0.
     """
-    _check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
-    logits, mask = inputs.logits, inputs.mask
+    check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
+    logits = inputs.logits
     with full_precision(logits.device):
-        sent = logits.new_ones(len(logits), 1, *logits.shape[2:]) if mask is None else mask.to(logits.dtype)[:, None]
-        filters = [
-            _normalised(_filter(kernel, inputs, execution), sent, kernel.normalization) for kernel in crf.kernels
-        ]
+        filters = normalised_filters(crf, inputs, execution)
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
     return refined
+
+
+def normalised_filters(crf: CRF, inputs: Inputs, execution: Execution) -> list["Normalised"]:
+    """N of each kernel for inputs as `forward` takes them; each is built once, here."""
+    scores, mask = inputs.logits, inputs.mask
+    sent = scores.new_ones(len(scores), 1, *scores.shape[2:]) if mask is None else mask.to(scores.dtype)[:, None]
+    return [_normalised(_filter(kernel, inputs, execution), sent, kernel.normalization) for kernel in crf.kernels]
 
 
 def gaussian_filter(
@@ -52,7 +56,7 @@ def gaussian_filter(
     execution: Execution,
 ) -> Tensor:
     """Values (B, C, *spatial) under the normalised filter of features (B, d, *spatial) of the same dtype."""
-    _check_values({"values": values, "features": features}, mask)
+    check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
         return _normalised(_of_features(filter, features, execution), sent, normalization)(values)
@@ -130,8 +134,19 @@ def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:
     return filtered.view(values.shape)
 
 
-def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Filter:
-    """v ↦ diag(post) K diag(pre) v (docs/algorithm.md, eq. 5) for a mask (B, 1, *spatial)."""
+class Normalised(NamedTuple):
+    """N = diag(post) K diag(pre) (docs/algorithm.md, eq. 5), with factors (B, 1, *spatial)."""
+
+    kernel: Filter
+    pre: Tensor
+    post: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return self.post * self.kernel(self.pre * values)
+
+
+def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Normalised:
+    """N for a mask (B, 1, *spatial)."""
     pre = post = mask
     if normalization != "none":
         norm = kernel(mask) + EPSILON
@@ -141,7 +156,7 @@ def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Filter:
             pre = mask / norm
         else:
             pre = post = mask / norm.sqrt()
-    return lambda values: post * kernel(pre * values)
+    return Normalised(kernel, pre, post)
 
 
 def _couple(coupling: Tensor, message: Tensor) -> Tensor:
@@ -150,7 +165,7 @@ def _couple(coupling: Tensor, message: Tensor) -> Tensor:
     return coupling.view(-1, *(1,) * (message.ndim - 2)) * message
 
 
-def _check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:
+def check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:
     """Refuse on the CPU what the native core refuses. Elsewhere a check would wait for the device; NaN stays NaN."""
     there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if torch.compiler.is_compiling() or next(iter(there.values())).device.type != "cpu":

@@ -11,7 +11,7 @@ from crfrnn.crf import CRF, Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
 from crfrnn.numbers import for_each, in_pixels
 
-Thetas = Mapping[str, Tensor]
+Thetas = Mapping[str, Tensor | tuple[float, ...]]
 """By name: one number or one for each axis or channel, (n,), in the place of the specification's."""
 
 
@@ -58,9 +58,9 @@ def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -
 
 
 def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:
-    if name in thetas:
-        return thetas[name].unbind()
-    theta = getattr(features, name)
+    theta = thetas[name] if name in thetas else getattr(features, name)
+    if isinstance(theta, Tensor):
+        return theta.unbind()
     return theta if isinstance(theta, tuple) else (theta,)
 
 

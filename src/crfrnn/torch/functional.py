@@ -17,6 +17,7 @@ from crfrnn.numbers import one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
+from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.features import thetas_in_pixels
 from crfrnn.torch.scene import (
     Own,
@@ -150,7 +151,7 @@ def refine(
     if execution.threads is not None:
         thread_count(execution.threads)
     learned = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
-    dtype = _compute_dtype(logits)
+    dtype = compute_dtype(logits)
     couplings = [
         _coupling(f"{name}_weight", compatibility, weight, logits, dtype)
         for name, weight in zip(crf.names, weights, strict=True)
@@ -211,7 +212,7 @@ def gaussian_filter(
     check_mask(mask, "values", values)
     if threads is not None:
         thread_count(threads)
-    dtype = _compute_dtype(values)
+    dtype = compute_dtype(values)
     weights = _readable(mask)
     one_of(normalization, get_args(Normalization), "normalization")
     if filter == "exact" and neighbour_rounds:
@@ -228,6 +229,31 @@ def gaussian_filter(
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)
+
+
+def pairwise_filters(crf: CRF, scene: Scene, threads: int | None) -> list[differentiable.Normalised]:
+    """v ↦ N v of each kernel for values of the scene's size, in the precision of computing; for losses.
+
+    Gradients go to the values, and to image, mask and given features.
+
+    Args:
+        scene: The logits in it are probabilities that have been checked.
+    """
+    scores = scene.logits
+    check_scene(crf, scene, "probabilities")
+    if threads is not None:
+        thread_count(threads)
+    if scene.spacing is not None:
+        crf = crf.in_pixels(scene.spacing, scores.ndim - 2)
+    image = scene.image if any(kernel.features.reads_image for kernel in crf.kernels) else None
+    given = {name: _own(scene.given[name]) for name in crf.given_names}
+    inputs = Inputs(scores.to(compute_dtype(scores)), _readable(image), _readable(scene.mask), given)
+    execution = Execution(threads)
+    backends: Sequence[Any] = (differentiable,)
+    able(backends, _asked(crf, inputs, execution, False), "crfrnn.torch.losses")
+    differentiable.check_values({"probabilities": inputs.logits, "image": inputs.image}, inputs.mask)
+    with full_precision(scores.device):
+        return differentiable.normalised_filters(crf, inputs, execution)
 
 
 def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
@@ -328,7 +354,8 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
     return tensor.to(dtype)
 
 
-def _compute_dtype(scores: Tensor) -> torch.dtype:
+def compute_dtype(scores: Tensor) -> torch.dtype:
+    """The precision in which scores are computed."""
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
