@@ -253,12 +253,12 @@ def test_as_plain_torch_in_float64(rng, place, monkeypatch, storage, determinist
     there = in_dtype((inputs, couplings, cotangent), torch.zeros((), dtype=torch.float64))
     expected = by_name(gradients_of(Place("cpu", plain), crf, *there))
     assert found.keys() == sources(inputs).keys()
+    errors = []
     for name, gradient in found.items():
         assert gradient.dtype == torch.float32
         assert_close(gradient.cpu(), expected[name], 1e-4 if storage is None else 0.15)
-        if storage is not None:
-            with pytest.raises(AssertionError, match="max"):
-                assert_close(gradient.cpu(), expected[name], 1e-4)
+        errors.append(float((gradient.cpu() - expected[name]).abs().max() / expected[name].abs().max()))
+    assert (max(errors) > 1e-3) == (storage is not None)
 
 
 def test_several_programs_share_the_points(rng, place, monkeypatch):

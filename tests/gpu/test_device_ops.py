@@ -179,8 +179,8 @@ def test_gradients_to_the_guide_compiled_and_mapped(rng, elsewhere):
     expected = slopes(everything, refined_by(*everything))
     compiled = torch.compile(refined_by, fullgraph=True, backend="aot_eager")
     assert_same(slopes(everything, compiled(*everything)), expected)
-    each = [torch.stack([tensor, tensor]) for tensor in everything]
-    mapped = slopes(everything, torch.vmap(refined_by)(*each))
+    batches, thetas = [torch.stack([tensor, tensor]) for tensor in everything[:3]], everything[3:]
+    mapped = slopes(everything, torch.vmap(lambda *batch: refined_by(*batch, *thetas))(*batches))
     assert_same(mapped, [2 * gradient for gradient in expected], rtol=1e-4, atol=1e-5)
 
 

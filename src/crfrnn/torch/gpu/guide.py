@@ -16,14 +16,15 @@ from torch import Tensor
 from crfrnn import crf as specification
 from crfrnn.crf import CRF, Features, Given, thetas_of
 from crfrnn.inference.backend import Inputs
-from crfrnn.torch.features import thetas_in_pixels
+from crfrnn.numbers import for_each, spacing_steps
+from crfrnn.torch.features import feature_gradients, thetas_in_pixels
 from crfrnn.torch.gpu import plain
 from crfrnn.torch.gpu.grid import Grid
 from crfrnn.torch.gpu.lattice import Lattice, feature_gradient
-from crfrnn.torch.gpu.terms import Term, feature_rows, grid_sigmas, kernels_in_pixels
+from crfrnn.torch.gpu.terms import Term, feature_rows, kernels_in_pixels
 
-Sources = dict[tuple[str, str], Tensor]
-"""Tensors of the inputs by kind and name: ("image", ""), ("given", name), ("thetas", name)."""
+Found = dict[tuple[str, str], Tensor]
+"""Gradients by kind and name: ("image", ""), ("mask", ""), ("given", name), ("thetas", name)."""
 
 
 class TermGradient(NamedTuple):
@@ -58,7 +59,7 @@ def no_gradient(term: Term[Any], to_kernel: bool) -> TermGradient:
 def collected(crf: CRF, inputs: Inputs, terms: Sequence[Term[Any]]) -> list[TermGradient | None]:
     """`no_gradient` of each term; None where it is built from nothing that can have one."""
     to_mask = _has_fractions(inputs.mask)
-    to_kernel = [bool(_sources(kernel.features, inputs)) for kernel in crf.kernels]
+    to_kernel = [bool(_learned(kernel.features, inputs)) for kernel in crf.kernels]
     return [
         no_gradient(term, wanted) if wanted or to_mask else None for term, wanted in zip(terms, to_kernel, strict=True)
     ]
@@ -160,10 +161,10 @@ def guide_gradients(
     Args:
         gradients: As `collected` and added up by `filter_back`.
     """
-    totals: dict[tuple[str, str], Tensor] = {}
+    totals: Found = {}
 
     def add(key: tuple[str, str], gradient: Tensor) -> None:
-        totals[key] = totals[key] + gradient if key in totals else gradient.to(dtype)
+        totals[key] = totals[key] + gradient if key in totals else gradient
 
     for kernel, term, found in zip(kernels_in_pixels(crf, inputs), terms, gradients, strict=True):
         if found is None:
@@ -172,8 +173,11 @@ def guide_gradients(
         if to_mask is not None and _has_fractions(inputs.mask):
             add(("mask", ""), to_mask.view(inputs.mask.shape))
         if found.kernel is not None:
-            for key, gradient in _through_features(crf, kernel, inputs, found.kernel, dtype, steps).items():
-                add(key, gradient)
+            thetas = thetas_in_pixels(crf, inputs)
+            learned = _learned(kernel.features, inputs)
+            for key, gradient in _through_features(kernel, inputs, thetas, found.kernel, dtype, steps).items():
+                if key in learned:
+                    add(key, _in_unit(key, gradient, kernel.features, inputs))
     return {
         "image": totals.get(("image", "")),
         "mask": totals.get(("mask", "")),
@@ -183,47 +187,41 @@ def guide_gradients(
 
 
 def _through_features(
-    crf: CRF, kernel: specification.Kernel, inputs: Inputs, to_kernel: Tensor, dtype: torch.dtype, steps: ModuleType
-) -> Sources:
-    """Gradients to the sources of a kernel, from those to its weights or deviations."""
-    on_grid = isinstance(kernel.filter, specification.Grid)
-
-    def built_from(sources: Sources) -> Tensor:
-        there = _with_sources(inputs, sources)
-        thetas = thetas_in_pixels(crf, there)
-        if on_grid:
-            return torch.stack(grid_sigmas(kernel.features, there, thetas)).to(dtype)
-        return feature_rows(kernel.features, there, thetas, dtype)
-
-    # Inside an operator of torch, autograd by itself is off.
-    built, back, *_ = torch.func.vjp(built_from, _sources(kernel.features, inputs))
-    to_sources: Sources = back(to_kernel if on_grid else feature_gradient(built, to_kernel, steps))[0]
-    return to_sources
+    kernel: specification.Kernel,
+    inputs: Inputs,
+    thetas: Mapping[str, Tensor],
+    to_kernel: Tensor,
+    dtype: torch.dtype,
+    steps: ModuleType,
+) -> Found:
+    """Gradients to what a kernel is built from, from those to its weights or deviations; those to θ in pixels."""
+    if isinstance(kernel.filter, specification.Grid):
+        return {("thetas", "theta_gamma"): to_kernel.flip(0)}
+    rows = feature_rows(kernel.features, inputs, thetas, dtype)
+    return feature_gradients(kernel.features, inputs, thetas, rows, feature_gradient(rows, to_kernel, steps))
 
 
-def _sources(features: Features, inputs: Inputs) -> Sources:
-    """The tensors that features are made of and that can have a gradient, at least as precise as the logits."""
-    sources: Sources = {("thetas", name): inputs.thetas[name] for name in thetas_of(features) if name in inputs.thetas}
+def _in_unit(key: tuple[str, str], gradient: Tensor, features: Features, inputs: Inputs) -> Tensor:
+    """The gradient to θ as it was given: one number or several, positions in the unit of the spacing."""
+    kind, name = key
+    if kind != "thetas":
+        return gradient
+    if inputs.spacing is not None and name in features.positions:
+        distances = for_each(spacing_steps(inputs.spacing), len(gradient), "spacing", "spatial axes")
+        gradient = torch.stack([part / distance for part, distance in zip(gradient.unbind(), distances, strict=True)])
+    return gradient if len(inputs.thetas[name]) > 1 else gradient.sum(dim=0, keepdim=True)
+
+
+def _learned(features: Features, inputs: Inputs) -> set[tuple[str, str]]:
+    """What features are made of and can have a gradient."""
+    found = {("thetas", name): inputs.thetas.get(name) for name in thetas_of(features)}
     if features.reads_image:
-        sources["image", ""] = inputs.image
+        found["image", ""] = inputs.image
     if isinstance(features, Given):
-        sources["given", features.name] = inputs.given[features.name]
-    return {
-        key: tensor.to(torch.promote_types(tensor.dtype, inputs.logits.dtype))
-        for key, tensor in sources.items()
-        if _has_fractions(tensor)
-    }
+        found["given", features.name] = inputs.given[features.name]
+    return {key for key, tensor in found.items() if _has_fractions(tensor)}
 
 
 def _has_fractions(tensor: Tensor | None) -> bool:
     """Whether there can be a gradient to it."""
     return tensor is not None and tensor.is_floating_point()
-
-
-def _with_sources(inputs: Inputs, sources: Sources) -> Inputs:
-    """The inputs with sources in their places."""
-    given, thetas = (
-        {**getattr(inputs, kind), **{name: tensor for (of, name), tensor in sources.items() if of == kind}}
-        for kind in ("given", "thetas")
-    )
-    return inputs._replace(image=sources.get(("image", ""), inputs.image), given=given, thetas=thetas)

@@ -15,6 +15,7 @@ from crfrnn.arrays import padded_channels
 from crfrnn.crf import CRF, MOST_NEIGHBOUR_ROUNDS
 from crfrnn.inference.backend import Execution, Gradients, Inputs
 from crfrnn.numbers import whole_number
+from crfrnn.torch.features import planes_of_columns
 from crfrnn.torch.gpu import plain
 from crfrnn.torch.gpu.guide import collected, filter_back, guide_gradients, no_gradient, through_normalization
 from crfrnn.torch.gpu.lattice import Lattice, build_lattice, feature_gradient, type_of_sums
@@ -142,7 +143,7 @@ def lattice_gradient(
     through_normalization(term, found, steps)
     assert found.kernel is not None
     gradient = feature_gradient(features.movedim(1, 0).reshape(d, -1), found.kernel, steps)
-    return gradient.view(d, len(features), *features.shape[2:]).movedim(0, 1).contiguous()
+    return planes_of_columns(gradient, values)
 
 
 def _sliced(terms: Sequence[Term[Any]]) -> int | None:

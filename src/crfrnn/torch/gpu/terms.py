@@ -57,7 +57,8 @@ def build_terms(
     for kernel in kernels_in_pixels(crf, inputs):
         built: Grid | Lattice
         if isinstance(kernel.filter, specification.Grid):
-            built = build_grid(shape, grid_sigmas(kernel.features, inputs, thetas), dtype, device, steps)
+            sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, thetas)[::-1]
+            built = build_grid(shape, sigmas, dtype, device, steps)
         else:
             rows = feature_rows(kernel.features, inputs, thetas, dtype)
             rounds = kernel.filter.neighbour_rounds  # type: ignore[union-attr]
@@ -71,13 +72,8 @@ def kernels_in_pixels(crf: CRF, inputs: Inputs) -> Sequence[specification.Kernel
     return crf.kernels if inputs.spacing is None else crf.in_pixels(inputs.spacing, inputs.logits.ndim - 2).kernels
 
 
-def grid_sigmas(features: Features, inputs: Inputs, thetas: Thetas) -> tuple[Any, ...]:
-    """What a grid is built from: the deviation in points along each axis, in the order of the axes."""
-    return axis_thetas(features, "theta_gamma", inputs, thetas)[::-1]
-
-
 def feature_rows(features: Features, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> Tensor:
-    """What a lattice is built from: features (d, P)."""
+    """Features (d, P), which a lattice is built from."""
     columns = feature_columns(features, inputs, thetas, dtype)
     return torch.stack(columns).view(len(columns), -1)
 
