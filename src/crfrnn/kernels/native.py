@@ -61,7 +61,9 @@ class NativeKernel:
         given = point_array(values, "values", self.num_points, self.dtype)
         other = point_array(cotangent, "cotangent", self.num_points, self.dtype)
         if given.shape != other.shape:
-            raise ValueError(f"cotangent has shape {other.shape}, but values have {given.shape}; expected the same shape")
+            raise ValueError(
+                f"cotangent has shape {other.shape}, but values have {given.shape}; expected the same shape"
+            )
         rows, others = (array.reshape(self.num_points, -1) for array in (given, other))
         return self.gradient_rows(rows, others, threads)
 
