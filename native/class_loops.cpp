@@ -105,18 +105,18 @@ void row_products(const T* a, const T* b, T* sums, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     constexpr int W = width(), S = W < piece<T> ? W : piece<T>;
     using R = Row<T, W>;
-    for (int64_t i = 0; i < n; i += S) {
-      const int64_t count = n - i < S ? n - i : S;
+    auto product = [&](int64_t i) CRFRNN_INLINE_LAMBDA {
+      const int64_t at = i * channels + first;
+      return R::read(a + at).template folded_products<S>(R::read(b + at));
+    };
+    int64_t i = 0;
+    for (; i + S <= n; i += S) {
       Vec<T, S> products[S];
-      for (int j = 0; j < S; ++j) {
-        const int64_t at = (i + j) * channels + first;
-        products[j] = j < count ? R::read(a + at).template folded_products<S>(R::read(b + at)) : Vec<T, S>{};
-      }
-      Vec<T, S> sum{};
-      std::memcpy(&sum, sums + i, count * sizeof(T));
-      sum = sum + lane_sums<T, S>(products);
-      std::memcpy(sums + i, &sum, count * sizeof(T));
+      for (int j = 0; j < S; ++j) products[j] = product(i + j);
+      const Vec<T, S> sum = load<Vec<T, S>>(sums + i) + lane_sums<T, S>(products);
+      std::memcpy(sums + i, &sum, sizeof sum);
     }
+    for (; i < n; ++i) sums[i] += first_lane<T, S>(reduce_groups<S, T, S>(product(i), Sum{}));
   });
 }
 

@@ -150,9 +150,11 @@ class ExactGradient final : public KernelGradient<T> {
   }
 
   void open(int64_t) override {}
-  void send(int64_t begin, int64_t n, const T* values) override { values_.send(begin, n, values, pre_); }
+  void send(int64_t begin, int64_t n, const T* values) override {
+    values_.send(begin, n, values, pre_ ? pre_ + begin : nullptr);
+  }
 
-  void propagate(Team& team) override {
+  void propagate(Team& team, const T* cotangents) override {
     const int64_t blocks = kernel_.blocks_, size = int64_t(block_size) * kernel_.d_, rows = int64_t(block_size) * channels_;
     team.run(blocks, [&](int64_t block) {
       for (int64_t i = 0; i < block_size; ++i)
@@ -177,13 +179,13 @@ class ExactGradient final : public KernelGradient<T> {
       }
       std::copy(received.begin(), received.end(), &values_.received_[to * rows]);
     });
+    for (int64_t i = 0; i < kernel_.n_; ++i)
+      loops<T>().row_products(&values_.received_[int64_t(kernel_.place_[i]) * channels_], cotangents + i * channels_, &post_[i],
+                              channels_, 1);
   }
 
-  void add(int64_t begin, int64_t n, const T*, const T* cotangents) override {
-    for (int64_t i = begin; i < begin + n; ++i) {
-      const T* const message = &values_.received_[int64_t(kernel_.place_[i]) * channels_];
-      loops<T>().row_products(message, cotangents + (i - begin) * channels_, &post_[i], channels_, 1);
-    }
+  void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {
+    transposed_.receive(begin, n, rows, nullptr, nullptr, nullptr);
   }
 
   void write(Team&, T* gradient, T* post_gradient) const override {

@@ -155,10 +155,7 @@ class Exchange {
   void receive_one(std::size_t k, const Tile& tile, T* rows) const {
     messages_[k]->receive(tile.begin, tile.n, rows, received_scale(k, tile), nullptr, nullptr);
   }
-  // The same in two steps, without its scale and with it.
-  void receive_unscaled(std::size_t k, const Tile& tile, T* rows) const {
-    messages_[k]->receive(tile.begin, tile.n, rows, nullptr, nullptr, nullptr);
-  }
+  // What is left to do for one that was received without its scale.
   void scale_received(std::size_t k, const Tile& tile, T* rows) const {
     const T* const scale = received_scale(k, tile);
     if (scale) loops<T>().scale_rows(rows, scale, rows, channels_, tile.n);

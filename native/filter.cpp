@@ -37,23 +37,29 @@ void filter_gradient(const Kernel<T>& kernel, const T* values, const T* cotangen
   const int channels = padded_channels(static_cast<int>(std::min(most_columns, columns)));
   const auto message = kernel.message(channels);
   const auto gradient = kernel.gradient(*message, channels, {});
+  Buffer<T> cotangents(points.chunks.total * channels);
   for (int64_t first = 0; first < columns; first += most_columns) {
     const int64_t width = std::min(most_columns, columns - first);
     auto read = [&](const Tile& tile, const T* from, T* rows) {
       std::fill_n(rows, tile.n * channels, T(0));
       for (int64_t i = 0; i < tile.n; ++i) std::copy_n(from + (tile.begin + i) * columns + first, width, rows + i * channels);
     };
-    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T* g, T*) {
-      read(tile, values, v), read(tile, cotangent, g);
-      if (tile.opens_chunk) message->open(tile.chunk), gradient->open(tile.chunk);
+    points.over_tiles<T>(channels, [&](const Tile& tile, T*, T*, T*) {
+      T* const g = &cotangents[tile.begin * channels];
+      read(tile, cotangent, g);
+      if (tile.opens_chunk) message->open(tile.chunk);
       message->send(tile.begin, tile.n, g, nullptr);
-      gradient->send(tile.begin, tile.n, v);
     });
     message->propagate(points.team, true);
-    gradient->propagate(points.team);
-    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T* g, T*) {
-      read(tile, values, v), read(tile, cotangent, g);
-      gradient->add(tile.begin, tile.n, v, g);
+    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T*, T*) {
+      read(tile, values, v);
+      if (tile.opens_chunk) gradient->open(tile.chunk);
+      gradient->send(tile.begin, tile.n, v);
+    });
+    gradient->propagate(points.team, cotangents.get());
+    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T* message, T*) {
+      read(tile, values, v);
+      gradient->receive(tile.begin, tile.n, v, &cotangents[tile.begin * channels], message);
     });
   }
   gradient->write(points.team, result, nullptr);

@@ -7,37 +7,39 @@
 
 namespace crfrnn {
 
-// ∂K/∂σ of an axis has slopes in place of the taps of that axis, and is as separable as K. So some of the axes can convolve the
-// values and the others the cotangents, as the transposed message does anyhow, from the last but one to the first and then
-// the last. Here it goes the other way: from the last to the last but one, each axis convolves the values with taps and slopes
-// at once. What slopes make of them is multiplied by the cotangents that all axes to come convolve.
+// ∂K/∂σ of an axis has slopes in place of the taps of that axis, and is as separable as K. So some axes can convolve the values
+// and the others the cotangents. The transposed message convolves cotangents from the last axis but one to the first, and then
+// along the last. Here it goes the other way: from the last axis, the first and so on to the last but one, each convolves the
+// values with taps and with slopes at once. What slopes make of them is multiplied by what the axes to come make of the
+// cotangents. Values are sent into the memory of the transposed message, which has convolved what was there.
 template <class T>
 class GridGradient final : public KernelGradient<T> {
  public:
   GridGradient(const GridGaussian<T>& grid, GridMessage<T>& transposed, int channels, PointFactors<T> factors)
-      : grid_(grid), pre_(factors.pre), transposed_(transposed), values_(grid, channels), totals_(grid.shape_.size(), 0.0),
-        post_(grid.points_) {
+      : grid_(grid), factors_(factors), message_(transposed), channels_(channels), last_(grid.last_axis()),
+        totals_(grid.shape_.size(), 0.0), post_(grid.points_) {
     std::fill(post_.begin(), post_.end(), T(0));
-    for (int axis = 0; axis <= grid.last_axis(); ++axis) slopes_.push_back(slopes_of(axis));
-    transposed.inputs_.resize(grid.last_axis());
-    for (int axis = 1; axis < grid.last_axis(); ++axis) transposed.inputs_[axis] = Buffer<T>(transposed.sent_.size());
+    for (int axis = 0; axis <= last_; ++axis) slopes_.push_back(slopes_of(axis));
+    if (last_ < 2) return;
+    convolved_ = message_.make_lines();
+    message_.inputs_.resize(last_ - 1);
+    for (auto& input : message_.inputs_) input = Buffer<T>(message_.sent_.size());
   }
 
   void open(int64_t) override {}
-  void send(int64_t begin, int64_t n, const T* values) override { values_.send(begin, n, values, pre_); }
-
-  void propagate(Team& team) override {
-    convolve_last_axis(team);
-    for (int axis = 0; axis < grid_.last_axis(); ++axis) convolve_axis(team, axis);
-    values_.received_.swap(values_.sent_);
+  void send(int64_t begin, int64_t n, const T* values) override {
+    message_.send(begin, n, values, factors_.pre ? factors_.pre + begin : nullptr);
   }
 
-  void add(int64_t begin, int64_t n, const T*, const T* cotangents) override {
-    const int channels = values_.channels_;
-    values_.for_each_line(begin, n, [&](int64_t line, int64_t x, int64_t count, int64_t done) {
-      const int64_t at = (line * values_.padded_line() + values_.margin_ + x) * channels;
-      loops<T>().row_products(&values_.received_[at], cotangents + done * channels, &post_[begin + done], channels, count);
-    });
+  void propagate(Team& team, const T* cotangents) override {
+    convolve_last_axis(team, cotangents);
+    for (int axis = 0; axis < last_ - 1; ++axis)
+      if (grid_.radii_[axis] > 0) convolve_axis(team, axis);
+    if (last_ > 0) finish(team, last_ - 1, cotangents);
+  }
+
+  void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {
+    message_.receive(begin, n, rows, nullptr, nullptr, nullptr);
   }
 
   void write(Team&, T* gradient, T* post_gradient) const override {
@@ -56,42 +58,87 @@ class GridGradient final : public KernelGradient<T> {
     return slopes;
   }
 
-  void convolve_last_axis(Team& team) {
-    const int last = grid_.last_axis();
-    if (grid_.radii_[last] == 0) return;
-    const int64_t line = values_.padded_line() * values_.channels_, margin = int64_t(values_.margin_) * values_.channels_;
-    std::vector<double> shares(grid_.points_ / values_.line_);
+  // A line at a time, in place. If there is no other axis, this is the message.
+  void convolve_last_axis(Team& team, const T* cotangents) {
+    const int64_t line = message_.line_, most = tile_size * channels_;
+    const int radius = grid_.radii_[last_];
+    std::vector<double> shares(grid_.points_ / line);
     team.run(static_cast<int64_t>(shares.size()), [&](int64_t i) {
-      const int64_t start = i * line + margin;
-      shares[i] = loops<T>().convolve_rows_with_slopes(&values_.sent_[start], &values_.received_[start],
-                                                       &transposed_.received_[start], taps(last), slopes_[last].data(),
-                                                       grid_.radii_[last], values_.channels_, values_.line_);
+      T *const values = &message_.sent_[message_.place(i, 0)], *const others = &message_.received_[message_.place(i, 0)];
+      Buffer<T> convolved(line * channels_);
+      for (int64_t at = 0; at < convolved.size(); at += most)
+        shares[i] += loops<T>().convolve_with_slopes(
+            values + at, channels_, radius, radius, taps(last_), slopes_[last_].data(), others + at, &convolved[at], nullptr,
+            std::min(most, convolved.size() - at), values + at + most, others + at + most);
+      if (last_ > 0) {
+        std::copy(convolved.begin(), convolved.end(), values);
+      } else {
+        loops<T>().row_products(convolved.get(), cotangents, post_.get(), channels_, line);
+      }
     });
-    totals_[last] += std::accumulate(shares.begin(), shares.end(), 0.0);
-    values_.received_.swap(values_.sent_);
+    add_up(last_, shares);
   }
 
-  // The transposed message convolves the first axis last, and so still has what that axis convolved.
   void convolve_axis(Team& team, int axis) {
-    if (grid_.radii_[axis] == 0) return;
-    const T* const others = axis == 0 ? transposed_.sent_.get() : transposed_.inputs_[axis].get();
-    std::vector<double> shares(values_.num_strips(axis));
-    values_.over_strips(team, axis, [&](int64_t strip, int64_t start, int64_t stride, int width) {
-      shares[strip] = loops<T>().convolve_columns_with_slopes(&values_.sent_[start], &values_.received_[start], others + start,
-                                                              grid_.shape_[axis], stride, width, taps(axis),
-                                                              slopes_[axis].data(), grid_.radii_[axis]);
+    const int64_t stride = message_.lines_along(axis) * message_.padded_line() * channels_;
+    std::vector<double> shares(message_.num_strips(axis, strip_size));
+    message_.over_strips(team, axis, strip_size, [&](int64_t strip, int64_t line, int64_t x, int64_t width) {
+      over_lines(axis, [&](int64_t y, int64_t before, int64_t after) {
+        const int64_t at = message_.place(line, x) + y * stride;
+        const T *const values = &message_.sent_[at], *const others = &message_.inputs_[axis][at];
+        shares[strip] +=
+            loops<T>().convolve_with_slopes(values, stride, before, after, taps(axis), slopes_[axis].data(), others,
+                                            &convolved_[at], nullptr, width, values + (after + 1) * stride, others + stride);
+      });
     });
+    add_up(axis, shares);
+    message_.sent_.swap(convolved_);
+  }
+
+  // The last axis to convolve makes the message, of which only products with the cotangents are needed.
+  void finish(Team& team, int axis, const T* cotangents) {
+    const int64_t lines = message_.lines_along(axis), stride = lines * message_.padded_line() * channels_;
+    const int64_t most = std::max<int64_t>(1, strip_size / channels_ / 8) * 8, strip_width = most * channels_;
+    std::vector<double> shares(message_.num_strips(axis, strip_width));
+    message_.over_strips(team, axis, strip_width, [&](int64_t strip, int64_t line, int64_t x, int64_t width) {
+      Buffer<T> rows(2 * strip_width), of_slopes(most);
+      T *const message = rows.get(), *const slopes = message + strip_width;
+      const int64_t n = width / channels_;
+      over_lines(axis, [&](int64_t y, int64_t before, int64_t after) {
+        const T* const values = &message_.sent_[message_.place(line, x) + y * stride];
+        const int64_t point = (line + y * lines) * message_.line_ + x / channels_;
+        const T* const g = cotangents + point * channels_;
+        loops<T>().convolve_with_slopes(values, stride, before, after, taps(axis), slopes_[axis].data(), nullptr, message,
+                                        slopes, width, values + (after + 1) * stride, g + lines * message_.line_ * channels_);
+        loops<T>().row_products(message, g, &post_[point], channels_, n);
+        std::fill(of_slopes.begin(), of_slopes.end(), T(0));
+        loops<T>().row_products(slopes, g, of_slopes.get(), channels_, n);
+        for (int64_t i = 0; i < n; ++i) shares[strip] += of_slopes[i] * (factors_.post ? factors_.post[point + i] : T(1));
+      });
+    });
+    add_up(axis, shares);
+  }
+
+  // Calls work(y, before, after) for the lines along an axis: how many there are before and after each, up to the radius.
+  template <class F>
+  void over_lines(int axis, F work) const {
+    const int64_t length = grid_.shape_[axis], radius = grid_.radii_[axis];
+    for (int64_t y = 0; y < length; ++y) work(y, std::min(radius, y), std::min(radius, length - 1 - y));
+  }
+
+  // Shares of tasks, in their order: the same bits for any number of threads.
+  void add_up(int axis, const std::vector<double>& shares) {
     totals_[axis] += std::accumulate(shares.begin(), shares.end(), 0.0);
-    values_.received_.swap(values_.sent_);
   }
 
   const GridGaussian<T>& grid_;
-  const T* const pre_;
-  const GridMessage<T>& transposed_;
-  GridMessage<T> values_;
+  const PointFactors<T> factors_;
+  GridMessage<T>& message_;  // the transposed one
+  const int channels_, last_;
   std::vector<std::vector<T>> slopes_;  // ∂tap/∂σ of each axis, from the one in the middle on
   std::vector<double> totals_;          // of each axis
   Buffer<T> post_;
+  Buffer<T> convolved_;  // lines, if there are more than two axes
 };
 
 template <class T>

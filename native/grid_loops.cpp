@@ -113,28 +113,32 @@ void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const
   });
 }
 
-// `width` numbers of a symmetric convolution: out = Σ taps[|k|] · in[k · stride], k from −before to after. Both sides that
-// exist are added before they are multiplied: taps and slopes share this. Returns Σ others ⊙ Σ slopes[|k|] · in[k · stride].
+// Both sides that exist are added before they are multiplied: taps and slopes share this.
 template <class T>
-CRFRNN_INLINE T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
-                                     const T* others, T* out, int64_t width) {
+T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
+                       const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others) {
   constexpr int L = lanes<T>;
   const int64_t both = before < after ? before : after, most = before < after ? after : before;
   const int64_t one_side = before < after ? stride : -stride;
   auto convolve = [&](auto size, int64_t x) CRFRNN_INLINE_LAMBDA {
     using R = Row<T, size()>;
+    for (int k = 0; k < size(); k += line<T>) prefetch(next + x + k), prefetch(next_others + x + k);
     const T* const middle = in + x;
     R sum = R::read(middle), slope = R::zero();
     sum.scale(taps[0]);
-    auto add = [&](const R& row, int64_t k) CRFRNN_INLINE_LAMBDA { sum.add(row, taps[k]), slope.add(row, slopes[k]); };
     for (int64_t k = 1; k <= both; ++k) {
-      R row = R::read(middle - k * stride);
-      row.add(R::read(middle + k * stride));
-      add(row, k);
+      R pair = R::read(middle - k * stride);
+      pair.add(R::read(middle + k * stride));
+      sum.add(pair, taps[k]), slope.add(pair, slopes[k]);
     }
-    for (int64_t k = both + 1; k <= most; ++k) add(R::read(middle + k * one_side), k);
+    for (int64_t k = both + 1; k <= most; ++k) {
+      const R row = R::read(middle + k * one_side);
+      sum.add(row, taps[k]), slope.add(row, slopes[k]);
+    }
     sum.write(out + x);
-    return slope.template folded_products<(size() < L ? size() : L)>(R::read(others + x));
+    if (slopes_out) slope.write(slopes_out + x);
+    constexpr int S = size() < L ? size() : L;
+    return others ? slope.template folded_products<S>(R::read(others + x)) : Vec<T, S>{};
   };
   Vec<T, L> total{};
   T rest = 0;
@@ -142,37 +146,14 @@ CRFRNN_INLINE T convolve_with_slopes(const T* in, int64_t stride, int64_t before
   for (; x + 4 * L <= width; x += 4 * L) total = total + convolve(std::integral_constant<int, 4 * L>{}, x);
   for (; x + L <= width; x += L) total = total + convolve(std::integral_constant<int, L>{}, x);
   for (; x < width; ++x) rest += convolve(std::integral_constant<int, 1>{}, x);
-  return first_lane<T, L>(reduce_groups<L, T, L>(total, Sum{})) + rest;
+  return rest + first_lane<T, L>(reduce_groups<L, T, L>(total, Sum{}));
 }
 
-template <class T>
-double convolve_columns_with_slopes(const T* in, T* out, const T* others, int64_t n, int64_t stride, int width, const T* taps,
-                                    const T* slopes, int radius) {
-  double total = 0;
-  for (int64_t y = 0; y < n; ++y) {
-    const int64_t before = y < radius ? y : radius, after = n - 1 - y < radius ? n - 1 - y : radius, at = y * stride;
-    if (y + 1 + radius < n)
-      for (int x = 0; x < width; x += line<T>) {
-        prefetch(in + at + (1 + radius) * stride + x);
-        prefetch(others + at + stride + x);
-        prefetch_to_write(out + at + stride + x);
-      }
-    total += convolve_with_slopes(in + at, stride, before, after, taps, slopes, others + at, out + at, width);
-  }
-  return total;
-}
-
-template <class T>
-double convolve_rows_with_slopes(const T* in, T* out, const T* others, const T* taps, const T* slopes, int radius, int channels,
-                                 int64_t n) {
-  return convolve_with_slopes(in, channels, radius, radius, taps, slopes, others, out, n * channels);
-}
-
-#define CRFRNN_INSTANTIATE(T)                                                                                              \
-  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int);                                   \
-  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);                 \
-  template double convolve_columns_with_slopes<T>(const T*, T*, const T*, int64_t, int64_t, int, const T*, const T*, int); \
-  template double convolve_rows_with_slopes<T>(const T*, T*, const T*, const T*, const T*, int, int, int64_t);
+#define CRFRNN_INSTANTIATE(T)                                                                                            \
+  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int);                                 \
+  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);               \
+  template T convolve_with_slopes<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, const T*, T*, T*, int64_t, \
+                                     const T*, const T*);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

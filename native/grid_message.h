@@ -39,9 +39,10 @@ class GridMessage final : public Message<T> {
   void propagate(Team& team, bool) override {
     for (int axis = grid_.last_axis() - 1; axis >= 0; --axis) {
       if (grid_.radii_[axis] == 0) continue;
-      if (axis > 0 && !inputs_.empty()) std::copy(sent_.begin(), sent_.end(), inputs_[axis].begin());
-      over_strips(team, axis, [&](int64_t, int64_t start, int64_t stride, int width) {
-        loops<T>().convolve_columns(&sent_[start], &received_[start], grid_.shape_[axis], stride, width,
+      if (axis < static_cast<int>(inputs_.size())) std::copy(sent_.begin(), sent_.end(), inputs_[axis].begin());
+      over_strips(team, axis, strip_size, [&](int64_t, int64_t line, int64_t x, int64_t width) {
+        const int64_t start = place(line, x), stride = lines_along(axis) * padded_line() * channels_;
+        loops<T>().convolve_columns(&sent_[start], &received_[start], grid_.shape_[axis], stride, static_cast<int>(width),
                                     grid_.taps_[axis].data() + tap_margin, grid_.radii_[axis]);
       });
       received_.swap(sent_);
@@ -143,24 +144,32 @@ class GridMessage final : public Message<T> {
     return buffer;
   }
 
-  int64_t num_strips(int axis) const {
-    return grid_.points_ / (line_ * grid_.shape_[axis]) * Parts{line_ * channels_, strip_size}.count();
+  // Strips of an axis: all lines along it, and of each a few numbers, `width` at most.
+  int64_t num_strips(int axis, int64_t width) const {
+    return grid_.points_ / (line_ * grid_.shape_[axis]) * Parts{line_ * channels_, width}.count();
   }
 
-  // Calls work(strip, start, stride, width) for the strips of an axis: all lines along it, a few numbers of each.
+  // Calls work(strip, line, x, count) for each of them: its first line, and its first number in a line. Lines along the axis
+  // are lines_along(axis) apart.
   template <class F>
-  void over_strips(Team& team, int axis, F work) const {
-    int64_t lines_inside = 1;  // lines of the last axis between neighbours along `axis`
-    for (int inner = axis + 1; inner < grid_.last_axis(); ++inner) lines_inside *= grid_.shape_[inner];
-    const int64_t length = grid_.shape_[axis], stride = lines_inside * padded_line() * channels_;
-    const Parts strips{line_ * channels_, strip_size};
-    team.run(num_strips(axis), [&](int64_t strip) {
-      const int64_t lines = strip / strips.count(), inside = lines % lines_inside, outside = lines / lines_inside;
-      const int64_t x = strips.begin(strip % strips.count()), width = strips.end(strip % strips.count()) - x;
-      const int64_t start = ((outside * length * lines_inside + inside) * padded_line() + margin_) * channels_ + x;
-      work(strip, start, stride, static_cast<int>(width));
+  void over_strips(Team& team, int axis, int64_t width, F work) const {
+    const int64_t length = grid_.shape_[axis], lines_inside = lines_along(axis);
+    const Parts strips{line_ * channels_, width};
+    team.run(num_strips(axis, width), [&](int64_t strip) {
+      const int64_t lines = strip / strips.count(), part = strip % strips.count();
+      const int64_t first = lines / lines_inside * length * lines_inside + lines % lines_inside;
+      work(strip, first, strips.begin(part), strips.end(part) - strips.begin(part));
     });
   }
+
+  int64_t lines_along(int axis) const {
+    int64_t lines = 1;
+    for (int inner = axis + 1; inner < grid_.last_axis(); ++inner) lines *= grid_.shape_[inner];
+    return lines;
+  }
+
+  // Where number x of a line is in sent_ and received_.
+  int64_t place(int64_t line, int64_t x) const { return (line * padded_line() + margin_) * channels_ + x; }
 
   // Calls work(line, x, count, done) for the points [begin, begin + n) of each line: `count` of them, from x on; `done` are of
   // the lines before.
@@ -178,7 +187,7 @@ class GridMessage final : public Message<T> {
   const int64_t line_;  // points of a line
   const int margin_;
   Buffer<T> sent_, received_;
-  std::vector<Buffer<T>> inputs_;  // what each axis but the first and the last convolves, if a gradient needs it
+  std::vector<Buffer<T>> inputs_;  // what each axis but the last two convolves, if a gradient needs it
   Buffer<T> before_;  // what had been received when the changes were first to be followed, until the next propagate()
 };
 

@@ -47,17 +47,18 @@ struct PointFactors {
 };
 
 // Sums up the gradient of ⟨g, diag(post) K diag(pre) v⟩ over several runs, with rows of values v and cotangents g: to what K
-// was built from, and to `post`. Each run goes along with one of a transposed message, which sends g: the points send v as
-// well, both are propagated, and each tile of points adds its share.
+// was built from, and to `post`. It comes with a transposed message, which sends post · g and has been propagated. Then, before
+// points send for the next run of that message, they send v, which is propagated as well, and tiles add their shares.
 template <class T>
 class KernelGradient {
  public:
   virtual ~KernelGradient() = default;
   virtual void open(int64_t chunk) = 0;
   virtual void send(int64_t begin, int64_t n, const T* values) = 0;
-  // Comes after propagate() of the transposed message, and before points send for its next run.
-  virtual void propagate(Team& team) = 0;
-  virtual void add(int64_t begin, int64_t n, const T* values, const T* cotangents) = 0;
+  // cotangents: rows of all points.
+  virtual void propagate(Team& team, const T* cotangents) = 0;
+  // Adds the shares of points, with rows of values and cotangents. rows = what they receive of the transposed message.
+  virtual void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) = 0;
   // gradient: of the shape that the kernel says. post_gradient: N numbers, or null.
   virtual void write(Team& team, T* gradient, T* post_gradient) const = 0;
 };

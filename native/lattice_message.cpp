@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "keys.h"
@@ -73,10 +74,13 @@ class LatticeMessage final : public Message<T> {
                      lattice_.corners, factor(), scale, coupling, from, rows, channels_, n);
   }
 
-  // sums[corner] += ⟨value of its vertex, row⟩, before the factor, for the corners of points (padded_corners).
-  void add_corner_products(int64_t begin, int64_t n, const T* rows, T* sums) const {
-    loops<T>().corner_products(values_.get(), lattice_.num_vertices, &lattice_.corner_vertex[begin * lattice_.corners],
-                               lattice_.corners, rows, sums + begin * padded_corners(lattice_.corners), channels_, n);
+  const Buffer<T>& values() const { return values_; }
+
+  // Another message of what points have sent, to other values of the vertices.
+  void propagate_to(Buffer<T>& values, Team& team, bool transpose) {
+    values_.swap(values);
+    propagate(team, transpose);
+    values_.swap(values);
   }
 
   T factor() const { return T(1) / (T(1) + std::ldexp(T(1), -lattice_.d)); }
@@ -153,54 +157,65 @@ class LatticeMessage final : public Message<T> {
   Buffer<T> before_, changes_;            // of vertices: the values one propagate() ago, and how much they changed since
 };
 
-// Only the weights of corners depend on features. They multiply what vertices send back to points, and what points send to
-// vertices: the gradient to a weight is a product with the value of its vertex in either message.
+// Only the weights of corners depend on features. They multiply what points receive from vertices, and what points send to
+// them: the gradient to a weight is a product with the value of its vertex in either message. Values are sent into the sums of
+// the transposed message, which has gathered them.
 template <class T>
 class LatticeGradient final : public KernelGradient<T> {
  public:
-  LatticeGradient(const LatticeArrays<T>& lattice, const LatticeMessage<T>& transposed, int channels, PointFactors<T> factors)
-      : lattice_(lattice), padded_(padded_corners(lattice.corners)), factors_(factors), transposed_(transposed),
-        message_(lattice, channels), received_(lattice.chunks.total * padded_), sent_(received_.size()) {
-    std::fill(received_.begin(), received_.end(), T(0));
-    std::fill(sent_.begin(), sent_.end(), T(0));
+  LatticeGradient(const LatticeArrays<T>& lattice, LatticeMessage<T>& transposed, int channels, PointFactors<T> factors)
+      : lattice_(lattice), padded_(padded_corners(lattice.corners)), channels_(channels), factors_(factors),
+        transposed_(transposed), values_(lattice.num_vertices * channels), sums_(lattice.chunks.total * padded_),
+        post_(lattice.chunks.total) {
+    std::fill(sums_.begin(), sums_.end(), T(0));
+    std::fill(post_.begin(), post_.end(), T(0));
   }
 
-  void open(int64_t chunk) override { message_.open(chunk); }
-  void send(int64_t begin, int64_t n, const T* values) override { message_.send(begin, n, values, factors_.pre); }
-  void propagate(Team& team) override { message_.propagate(team, false); }
+  void open(int64_t chunk) override { transposed_.open(chunk); }
+  void send(int64_t begin, int64_t n, const T* values) override {
+    transposed_.send(begin, n, values, of_points(factors_.pre, begin));
+  }
+  void propagate(Team& team, const T*) override { transposed_.propagate_to(values_, team, false); }
 
-  void add(int64_t begin, int64_t n, const T* values, const T* cotangents) override {
-    message_.add_corner_products(begin, n, cotangents, received_.get());
-    transposed_.add_corner_products(begin, n, values, sent_.get());
+  void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) override {
+    const int64_t at = begin * lattice_.corners;
+    loops<T>().slice_with_products(values_.get(), transposed_.values().get(), lattice_.num_vertices,
+                                   &lattice_.corner_vertex[at], &lattice_.corner_weight[at], lattice_.corners,
+                                   transposed_.factor(), cotangents, values, of_points(factors_.pre, begin),
+                                   of_points(factors_.post, begin), rows, &sums_[begin * padded_], &post_[begin], channels_, n);
   }
 
   void write(Team& team, T* gradient, T* post_gradient) const override {
     const auto scale = feature_scales<T>(lattice_.d);
+    const T factor = transposed_.factor();
     team.run(lattice_.chunks.count(), [&](int64_t chunk) {
       for (int64_t i = lattice_.chunks.begin(chunk); i < lattice_.chunks.end(chunk); ++i) {
-        std::array<T, most_features + 1> to_weight;
-        T to_post = 0;
-        for (int k = 0; k < lattice_.corners; ++k) {
-          const T received = message_.factor() * received_[i * padded_ + k], sent = message_.factor() * sent_[i * padded_ + k];
-          to_post += lattice_.corner_weight[i * lattice_.corners + k] * received;
-          to_weight[k] = (factors_.post ? factors_.post[i] : T(1)) * received + (factors_.pre ? factors_.pre[i] : T(1)) * sent;
+        if (post_gradient) post_gradient[i] = factor * post_[i];
+        if (lattice_.d == 5) {  // a colour photo
+          to_features(i, std::integral_constant<int, 5>{}, factor, scale.data(), gradient);
+        } else {
+          to_features(i, lattice_.d, factor, scale.data(), gradient);
         }
-        if (post_gradient) post_gradient[i] = to_post;
-        to_features(i, to_weight.data(), scale.data(), gradient + i * lattice_.d);
       }
     });
   }
 
  private:
+  static const T* of_points(const T* factors, int64_t begin) { return factors ? factors + begin : nullptr; }
+
   // The weight of corner k > 0 is the coordinate of rank d − k less that of rank d + 1 − k, divided by d + 1, and that of
   // corner 0 the rest to 1 (embedding.cpp).
-  void to_features(int64_t i, const T* to_weight, const T* scale, T* gradient) const {
-    const int d = lattice_.d, corners = lattice_.corners;
+  template <class D>
+  void to_features(int64_t i, D d, T factor, const T* scale, T* gradients) const {
+    const int corners = d + 1;
+    const T* const to_weight = &sums_[i * padded_];
     const int64_t group = i / embedding_lanes * embedding_lanes;
     const uint8_t* const order = &lattice_.coordinate_order[group * corners + i % embedding_lanes];
     std::array<T, most_features + 1> to_coordinate;
     for (int r = 0; r <= d; ++r)
-      to_coordinate[order[r * embedding_lanes]] = (to_weight[d - r] - to_weight[r == 0 ? 0 : corners - r]) / T(corners);
+      to_coordinate[order[r * embedding_lanes]] =
+          (to_weight[d - r] - to_weight[r == 0 ? 0 : corners - r]) * (factor / T(corners));
+    T* const gradient = gradients + i * d;
     T sum = to_coordinate[0];
     for (int j = 1; j <= d; ++j) {
       gradient[j - 1] = scale[j - 1] * (sum - T(j) * to_coordinate[j]);
@@ -209,18 +224,19 @@ class LatticeGradient final : public KernelGradient<T> {
   }
 
   const LatticeArrays<T>& lattice_;
-  const int padded_;
+  const int padded_, channels_;
   const PointFactors<T> factors_;
-  const LatticeMessage<T>& transposed_;
-  LatticeMessage<T> message_;
-  Buffer<T> received_, sent_;  // of each corner: the products of what its point receives, and of what it sends
+  LatticeMessage<T>& transposed_;
+  Buffer<T> values_;  // of the vertices
+  Buffer<T> sums_;    // of each corner: the gradient to its weight, before the factor
+  Buffer<T> post_;
 };
 
 }  // namespace
 
 template <class T>
 std::unique_ptr<KernelGradient<T>> Lattice<T>::gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const {
-  return std::make_unique<LatticeGradient<T>>(arrays_, static_cast<const LatticeMessage<T>&>(transposed), channels, factors);
+  return std::make_unique<LatticeGradient<T>>(arrays_, static_cast<LatticeMessage<T>&>(transposed), channels, factors);
 }
 
 template <class T>

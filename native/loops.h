@@ -35,9 +35,12 @@ struct Loops {
   // message = scale · factor · Σ weight · values[vertex]; row = message, or with a coupling, from − coupling ⊙ message.
   void (*slice)(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor,
                 const T* scale, const T* coupling, const T* from, T* rows, int channels, int64_t n);
-  // sums[k] += ⟨values[vertex k], row⟩ for the corners k of each point. A point has padded_corners(corners) numbers of sums.
-  void (*corner_products)(const T* values, int64_t count, const int32_t* vertices, int corners, const T* rows, T* sums,
-                          int channels, int64_t n);
+  // row = factor · Σ weight · sent[vertex], as slice without a scale. And with values of the vertices from another message: for
+  // the corners k of each point, sums[k] += post · ⟨received[vertex k], g⟩ + pre · ⟨sent[vertex k], v⟩, and post_sum +=
+  // Σ weight · ⟨received[vertex k], g⟩. A point has padded_corners(corners) sums. pre and post may be null.
+  void (*slice_with_products)(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
+                              int corners, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
+                              T* post_sums, int channels, int64_t n);
   // values[v] = Σ sums[r] for vertices from `vertex` on. Their rows of sums are listed in order, the last one r of each as ~r.
   void (*gather)(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length,
                  int64_t vertex, int channels);
@@ -51,13 +54,11 @@ struct Loops {
   // message[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; rows as in slice.
   void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                         int channels, int64_t n);
-  // The same for symmetric taps, given from the one in the middle on. Returns Σ others ⊙ (what `slopes` in place of the taps
-  // make of it), and of n rows in the layout of `in`.
-  double (*convolve_columns_with_slopes)(const T* in, T* out, const T* others, int64_t n, int64_t stride, int width,
-                                         const T* taps, const T* slopes, int radius);
-  // out[i] = Σ_k taps[|k|] · in[i + k] for n rows without gaps, k = −radius … radius; returns what slopes make of it likewise.
-  double (*convolve_rows_with_slopes)(const T* in, T* out, const T* others, const T* taps, const T* slopes, int radius,
-                                      int channels, int64_t n);
+  // `width` numbers of a convolution with symmetric taps, given from the one in the middle on, and of one with slopes in their
+  // place: Σ_k taps[|k|] · in[k · stride], k = −before … after. The second one is written unless slopes_out is null; returns
+  // Σ others ⊙ the second, or 0 if others are null. Fetches the numbers at `next` and next_others early.
+  T (*convolve_with_slopes)(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
+                            const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others);
   // weights[i][k] = exp(−½ |row_i − column_k|²) between the points of two blocks of block_size, given as d rows of features.
   void (*gaussian_weights)(const T* rows, const T* columns, int d, T* weights);
   // sums[i] += Σ_k weights[i][k] · values[k] for rows of values of two such blocks.
@@ -145,8 +146,9 @@ template <class T>
 void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
            const T* coupling, const T* from, T* rows, int channels, int64_t n);
 template <class T>
-void corner_products(const T* values, int64_t count, const int32_t* vertices, int corners, const T* rows, T* sums, int channels,
-                     int64_t n);
+void slice_with_products(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
+                         int corners, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
+                         T* post_sums, int channels, int64_t n);
 template <class T>
 void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
             int channels);
@@ -160,11 +162,8 @@ template <class T>
 void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                    int channels, int64_t n);
 template <class T>
-double convolve_columns_with_slopes(const T* in, T* out, const T* others, int64_t n, int64_t stride, int width, const T* taps,
-                                    const T* slopes, int radius);
-template <class T>
-double convolve_rows_with_slopes(const T* in, T* out, const T* others, const T* taps, const T* slopes, int radius, int channels,
-                                 int64_t n);
+T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
+                       const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others);
 template <class T>
 void gaussian_weights(const T* rows, const T* columns, int d, T* weights);
 template <class T>

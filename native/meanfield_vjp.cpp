@@ -107,10 +107,10 @@ class MeanFieldVjp {
   // g = ∂L/∂a_t of the last t.
   void start(const T* cotangent, int t) {
     const bool is_last = t == 0;
-    points_.over_tiles<T>(channels_, [&](const Tile& tile, T* spare, T*, T*) {
+    points_.over_tiles<T>(channels_, [&](const Tile& tile, T*, T*, T*) {
       T* g = unary_row(tile);
       read_scores(layout_, cotangent, tile, all_, T(0), g);
-      pass_on(t, tile, g, g, *exchange_, spare);
+      pass_on(is_last, tile, g, g, *exchange_, nullptr);
       if (damping_ > 0 && !is_last) loops<T>().linear_combination(0, g, undamped_, g, g, channels_, tile.n);
     });
   }
@@ -119,7 +119,7 @@ class MeanFieldVjp {
   void step(int t) {
     const bool is_last = t == 0;
     exchange_->propagate(points_.team);
-    if (terms_) terms_->propagate(points_.team);
+    if (terms_) send_marginals(t);
     const auto other = is_last ? nullptr : other_exchange(t);
     Exchange<T>& next = other ? *other : *exchange_;
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* spare) {
@@ -134,7 +134,7 @@ class MeanFieldVjp {
       } else {
         loops<T>().softmax_vjp(q, g, sum, next_sum, channels_, tile.n);
       }
-      pass_on(t, tile, g, next_sum, next, h);
+      pass_on(is_last, tile, g, next_sum, next, h);
     });
     if (!other) return;
     exchange_ = other;
@@ -183,8 +183,7 @@ class MeanFieldVjp {
     if (pairwise_.empty()) std::fill_n(v, tile.n * channels_, T(0));
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
       if (terms_) {
-        exchange_->receive_unscaled(k, tile, h);
-        terms_->add(k, tile, q, &gradient_rows_[tile.begin * channels_], h);
+        terms_->receive(k, tile, q, &gradient_rows_[tile.begin * channels_], h);
         exchange_->scale_received(k, tile, h);
       } else {
         exchange_->receive_one(k, tile, h);
@@ -196,11 +195,17 @@ class MeanFieldVjp {
     }
   }
 
-  // g = ∂L/∂a_t is sent to the iteration before. At t = 0 `sum`, ∂L/∂U, is complete. `spare` is memory for rows.
-  void pass_on(int t, const Tile& tile, const T* g, const T* sum, Exchange<T>& next, T* spare) {
-    if (t == 0) return write_scores(layout_, sum, tile, unary_gradient_);
+  // The messages of q_t, for the gradients to the terms.
+  void send_marginals(int t) {
+    points_.over_tiles<T>(channels_,
+                          [&](const Tile& tile, T* spare, T*, T*) { terms_->send(tile, marginals_.read(t, tile, spare)); });
+    terms_->propagate(points_.team, gradient_rows_.get());
+  }
+
+  // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.
+  void pass_on(bool is_last, const Tile& tile, const T* g, const T* sum, Exchange<T>& next, T* spare) {
+    if (is_last) return write_scores(layout_, sum, tile, unary_gradient_);
     if (gradient_rows_.size() > 0) std::copy_n(g, tile.n * channels_, &gradient_rows_[tile.begin * channels_]);
-    if (terms_) terms_->send(tile, marginals_.read(t - 1, tile, spare));
     if (next.classes().size() < all_.size()) {
       change_classes(g, all_, next.classes(), T(0), spare, tile.n);
       g = spare;

@@ -1,6 +1,7 @@
 // The gradients to the kernels of the terms and to their factors, equation (22).
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -29,11 +30,12 @@ class TermGradients {
     for (std::size_t k = 0; k < pairwise.size(); ++k) {
       const Pairwise<T>& term = pairwise[k];
       couplings_.emplace_back(term, classes, all_classes(classes), factor, false);
+      numbers_.push_back(is_number(term) ? -factor * term.coupling[0] : T(1));
       gradients_.push_back(term.kernel->gradient(transposed.message(k), channels_, {term.pre, term.post}));
     }
   }
 
-  // The marginals of a tile; their cotangents are sent to the exchange.
+  // The marginals of a tile, after propagate() of the exchange and before it sends for the next time.
   void send(const Tile& tile, const T* q) {
     for (std::size_t k = 0; k < gradients_.size(); ++k) {
       if (tile.opens_chunk) gradients_[k]->open(tile.chunk);
@@ -41,15 +43,15 @@ class TermGradients {
     }
   }
 
-  // Comes after propagate() of the exchange.
-  void propagate(Team& team) {
-    for (const auto& gradient : gradients_) gradient->propagate(team);
+  // cotangents: rows of all points.
+  void propagate(Team& team, const T* cotangents) {
+    for (const auto& gradient : gradients_) gradient->propagate(team, cotangents);
   }
 
-  // What a tile adds to the gradients of term k. message: what it receives from the exchange, before its scale.
-  void add(std::size_t k, const Tile& tile, const T* q, const T* cotangents, const T* message) {
+  // Adds the share of a tile to the gradients of term k. message = what it receives of the exchange, before its scale.
+  void receive(std::size_t k, const Tile& tile, const T* q, const T* cotangents, T* message) {
     const T* const values = values_of(k, tile, q);
-    gradients_[k]->add(tile.begin, tile.n, values, cotangents);
+    gradients_[k]->receive(tile.begin, tile.n, values, cotangents, message);
     loops<T>().row_products(values, message, pre(k) + tile.begin, channels_, tile.n);
   }
 
@@ -57,6 +59,12 @@ class TermGradients {
     for (std::size_t k = 0; k < to.size(); ++k) {
       gradients_[k]->write(team, to[k].kernel, to[k].post);
       std::copy_n(pre(k), points(), to[k].pre);
+      if (numbers_[k] == 1) continue;
+      int64_t size = 1;
+      for (const std::size_t length : pairwise_[k].kernel->gradient_shape()) size *= static_cast<int64_t>(length);
+      multiply(to[k].kernel, size, numbers_[k]);
+      multiply(to[k].pre, points(), numbers_[k]);
+      multiply(to[k].post, points(), numbers_[k]);
     }
   }
 
@@ -64,8 +72,14 @@ class TermGradients {
   int64_t points() const { return pre_.size() / static_cast<int64_t>(pairwise_.size()); }
   T* pre(std::size_t k) { return &pre_[static_cast<int64_t>(k) * points()]; }
 
-  // −E q, in memory of the chunk.
+  static bool is_number(const Pairwise<T>& term) { return term.kind == Pairwise<T>::Coupling::scalar; }
+  static void multiply(T* numbers, int64_t size, T factor) {
+    std::transform(numbers, numbers + size, numbers, [=](T x) { return factor * x; });
+  }
+
+  // −E q, in memory of the chunk; q where all is multiplied by a number −E at last.
   const T* values_of(std::size_t k, const Tile& tile, const T* q) {
+    if (is_number(pairwise_[k])) return q;
     T* const rows = &values_[tile.chunk * tile_size * channels_];
     couplings_[k].apply(q, nullptr, rows, channels_, tile.n);
     return rows;
@@ -74,6 +88,7 @@ class TermGradients {
   const std::vector<Pairwise<T>>& pairwise_;
   const int channels_;
   std::vector<PaddedCoupling<T>> couplings_;
+  std::vector<T> numbers_;
   std::vector<std::unique_ptr<KernelGradient<T>>> gradients_;
   Buffer<T> values_;  // the rows of a tile for each chunk
   Buffer<T> pre_;     // of each term and point

@@ -119,7 +119,7 @@ def mean_field_vjp(
     guide: bool = False,
     threads: int | None = None,
 ) -> MeanFieldGradients:
-    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8 and 24).
+    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8 and 22).
 
     Args:
         cotangent: (C, *spatial), the gradient of a loss to the logits of `mean_field_with_marginals`.
@@ -208,7 +208,7 @@ def vjp(
     threads: int | None,
     guide: bool = False,
 ) -> tuple[Array, list[Array], list[TermGradient]]:
-    """As in `solver.Solver` (docs/algorithm.md, eq. 8 and 24)."""
+    """As in `solver.Solver` (docs/algorithm.md, eq. 8 and 22)."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
         return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads), guide)

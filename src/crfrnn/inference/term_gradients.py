@@ -1,7 +1,7 @@
 """Gradients to what pairwise terms are built from: the kernel's features or deviations, and the mask.
 
 A solver collects them to a term's kernel and its two factors, iteration by iteration. At the end they go through the
-normalisation, of which the factors are made (docs/algorithm.md, eq. 24).
+normalisation, of which the factors are made (docs/algorithm.md, eq. 22).
 """
 
 from typing import Any
