@@ -293,15 +293,10 @@ def needing(tensor):
 @pytest.mark.parametrize(
     ("arguments", "options", "facts"),
     [
-        ((LOGITS, needing(IMAGE)), {}, ["image requires a gradient", "image.detach()", "exact"]),
-        ((LOGITS, IMAGE, needing(torch.ones(1, 2, 3))), {}, ["mask requires a gradient", "mask.detach()"]),
-        ((LOGITS, IMAGE), {"theta_beta": torch.tensor(3.0)}, ["theta_beta", "exact"]),
         ((LOGITS, IMAGE), {"parameters": CRF([Kernel(Given("own"))], solver=MeanField(2, class_threshold=0.1))},
          ["class_threshold", "set it to 0"]),
         ((needing(LOGITS), IMAGE), {"parameters": CRF([smooth], solver=MeanField(2, class_threshold=0.1))},
          ["class_threshold", "set it to 0"]),
-        ((LOGITS, IMAGE), {"parameters": CRF([Kernel(Given("learned"))]), "given": {"learned": needing(IMAGE)}},
-         ["given['learned'] requires a gradient", "given['learned'].detach()", "exact"]),
     ],
 )  # fmt: skip
 def test_what_is_not_to_be_had(arguments, options, facts):

@@ -7,7 +7,6 @@ import pytest
 
 from crfrnn import CRFParameters
 from crfrnn.crf import CRF, Bilateral, Exact, Given, Kernel
-from crfrnn.inference.backend import UnsupportedError
 from errors import raises_saying
 from pairwise_losses import FILTERS, SIMILAR, kernels, truth
 from tolerances import assert_close, tolerance
@@ -246,7 +245,6 @@ Q, IMAGE, MASK = torch.full((2, 4, 5, 6), 0.25), torch.zeros(2, 3, 5, 6), torch.
         ((Q, IMAGE[..., :4]), {}, ValueError, ["image has shape (2, 3, 5, 4)", "to go with probabilities"]),
         ((Q, None), {}, TypeError, ["image is a NoneType"]),
         ((Q, IMAGE / 0), {}, ValueError, ["image[0] holds", "NaN"]),
-        ((Q, IMAGE.clone().requires_grad_()), {}, UnsupportedError, ["image requires a gradient", "detach"]),
         ((Q, IMAGE, MASK[:, :4]), {}, ValueError, ["mask has shape (2, 4, 6)", "probabilities"]),
         ((Q, IMAGE, -MASK), {}, ValueError, ["mask holds -1.0", "at least 0"]),
         ((Q, IMAGE), {"parameters": "deeplap"}, ValueError, ["deeplap", "deeplab"]),

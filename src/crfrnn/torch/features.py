@@ -11,8 +11,8 @@ from crfrnn.crf import CRF, Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
 from crfrnn.numbers import for_each, in_pixels
 
-Thetas = Mapping[str, Tensor | tuple[float, ...]]
-"""By name: one number or one for each axis or channel, (n,), in the place of the specification's."""
+Thetas = Mapping[str, Any]
+"""By name: a tensor (n,) or a tuple, one number or one for each axis or channel, in the specification's place."""
 
 
 @singledispatch
