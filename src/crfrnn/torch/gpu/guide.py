@@ -18,7 +18,6 @@ from crfrnn.crf import CRF, Features, Given, thetas_of
 from crfrnn.inference.backend import Inputs
 from crfrnn.numbers import for_each, spacing_steps
 from crfrnn.torch.features import feature_gradients, thetas_in_pixels
-from crfrnn.torch.gpu import plain
 from crfrnn.torch.gpu.grid import Grid
 from crfrnn.torch.gpu.lattice import Lattice, feature_gradient
 from crfrnn.torch.gpu.terms import Term, feature_rows, kernels_in_pixels
@@ -65,35 +64,30 @@ def collected(crf: CRF, inputs: Inputs, terms: Sequence[Term[Any]]) -> list[Term
     ]
 
 
-def filter_back(
-    term: Term[Any], g: Tensor, q: Tensor, coupling: Tensor | None, found: TermGradient, steps: ModuleType
-) -> Tensor:
-    """Nᵀ g. On the way the gradients of ⟨Eᵀ g, N q⟩ are added to `found`, in place.
+def filter_back(term: Term[Any], g: Tensor, sent: Tensor, found: TermGradient, steps: ModuleType) -> Tensor:
+    """Nᵀ g. On the way the gradients of ⟨g, N sent⟩ are added to `found`, in place.
 
     Args:
-        g: (P, channels), and q too.
-        coupling: E, (channels,) or (channels, channels); None is 1.
+        g: (P, channels), and sent too.
     """
     back = _back_on_grid if isinstance(term.kernel, Grid) else _back_on_lattice
-    return back(term, g, q, coupling, found, steps)
+    return back(term, g, sent, found, steps)
 
 
-def _back_on_lattice(
-    term: Term[Lattice], g: Tensor, q: Tensor, coupling: Tensor | None, found: TermGradient, steps: ModuleType
-) -> Tensor:
+def _back_on_lattice(term: Term[Lattice], g: Tensor, sent: Tensor, found: TermGradient, steps: ModuleType) -> Tensor:
     lattice, pre, post, *_ = term
-    values = lattice.spread(q, pre, False, steps)
-    steps.add_corner_products(lattice, values, _coupled(g, coupling), post, found.kernel, found.post)
+    values = lattice.spread(sent, pre, False, steps)
+    steps.add_corner_products(lattice, values, g, post, found.kernel, found.post)
     values = lattice.spread(g, post, True, steps)
-    steps.add_corner_products(lattice, values, _coupled(q, coupling, transpose=True), pre, found.kernel, found.pre)
+    steps.add_corner_products(lattice, values, sent, pre, found.kernel, found.pre)
     message: Tensor = steps.slice_values(lattice, values, pre)
     return message
 
 
-def _back_on_grid(
-    term: Term[Grid], g: Tensor, q: Tensor, coupling: Tensor | None, found: TermGradient, steps: ModuleType
-) -> Tensor:
-    """The axes commute: g goes through them from the first, q from the last, and between them lies the slope of one."""
+def _back_on_grid(term: Term[Grid], g: Tensor, sent: Tensor, found: TermGradient, steps: ModuleType) -> Tensor:
+    """The axes commute: g goes through them from the first, what was sent from the last, and between them lies the
+    slope of one.
+    """
     grid, pre, post, *_ = term
     last = len(grid.shape) - 1
     stages = [g]
@@ -101,26 +95,19 @@ def _back_on_grid(
         stages.append(grid.along(axis, stages[-1], taps, None if axis else post, None, steps))
     message = stages.pop()
     if found.pre is not None:
-        found.pre.add_((message * _coupled(q, coupling, transpose=True)).sum(dim=1))
+        found.pre.add_((sent.to(found.pre.dtype) * message).sum(dim=1))
     for axis, taps in reversed(list(enumerate(grid.taps))):
         before = pre if axis == last else None
         if found.kernel is not None:
             slope = grid.slopes[axis]
             assert slope is not None  # as only a tensor has a gradient
-            changed = grid.along(axis, q, slope, before, None if axis else post, steps)
-            found.kernel[axis] += (_coupled(stages[axis], coupling) * changed).sum()
+            changed = grid.along(axis, sent, slope, before, None if axis else post, steps)
+            found.kernel[axis] += (stages[axis].to(found.kernel.dtype) * changed).sum()
         if axis or found.post is not None:
-            q = grid.along(axis, q, taps, before, None, steps)
+            sent = grid.along(axis, sent, taps, before, None, steps)
     if found.post is not None:
-        found.post.add_((_coupled(g, coupling) * q).sum(dim=1))
+        found.post.add_((g.to(found.post.dtype) * sent).sum(dim=1))
     return message if pre is None else (message * pre[:, None]).to(message.dtype)
-
-
-def _coupled(rows: Tensor, coupling: Tensor | None, transpose: bool = False) -> Tensor:
-    """Eᵀ applied to rows, or E; None is 1."""
-    if coupling is None:
-        return rows
-    return plain.couple(rows, coupling.mT if transpose and coupling.ndim == 2 else coupling)
 
 
 def through_normalization(term: Term[Any], found: TermGradient, steps: ModuleType) -> Tensor | None:
@@ -144,7 +131,7 @@ def through_normalization(term: Term[Any], found: TermGradient, steps: ModuleTyp
         to_mask = to_mask + other
     sent = torch.ones_like(norm) if term.mask is None else term.mask
     kernel = term._replace(pre=None, post=None)
-    back = filter_back(kernel, to_norm[:, None], sent[:, None], None, TermGradient(found.kernel, None, None), steps)
+    back = filter_back(kernel, to_norm[:, None], sent[:, None], TermGradient(found.kernel, None, None), steps)
     return None if term.mask is None else to_mask + back[:, 0]
 
 

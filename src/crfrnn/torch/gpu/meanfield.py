@@ -82,7 +82,8 @@ def vjp(
     padded = [kept * _padded(coupling, classes, channels, transpose=False) for coupling in couplings]
     products = [cotangent.new_zeros(channels, channels) for _ in couplings]
     to_terms = collected(crf, inputs, record.terms) if guide else [None] * len(record.terms)
-    subtracted = [-coupling for coupling in padded] if guide else padded
+    # What N filters for its share of the logits is -E q, kept by 1 - λ.
+    senders = [-kept * _padded(each, classes, channels, transpose=True) for each in couplings if guide]
     g = rows_of(cotangent, channels, 0.0)
     total = g * kept if record.marginals else g
     if record.marginals:
@@ -90,8 +91,10 @@ def vjp(
     for iteration in reversed(range(len(record.marginals))):
         q = record.marginals[iteration]
         messages = tuple(
-            term.filter(g, True, steps) if to_term is None else filter_back(term, g, q, coupling, to_term, steps)
-            for term, coupling, to_term in zip(record.terms, subtracted, to_terms, strict=True)
+            term.filter(g, True, steps)
+            if to_term is None
+            else filter_back(term, g, plain.couple(q, senders[k]).to(g.dtype), to_term, steps)
+            for k, (term, to_term) in enumerate(zip(record.terms, to_terms, strict=True))
         )
         found = steps.products(messages, q) if len(messages) == 2 else None
         if found is None:
@@ -139,7 +142,7 @@ def lattice_gradient(
     d = features.shape[1]
     channels = padded_channels(values.shape[1])
     found = no_gradient(term, to_kernel=True)
-    filter_back(term, rows_of(cotangent, channels, 0.0), rows_of(values, channels, 0.0), None, found, steps)
+    filter_back(term, rows_of(cotangent, channels, 0.0), rows_of(values, channels, 0.0), found, steps)
     through_normalization(term, found, steps)
     assert found.kernel is not None
     gradient = feature_gradient(features.movedim(1, 0).reshape(d, -1), found.kernel, steps)
