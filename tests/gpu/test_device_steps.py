@@ -169,7 +169,7 @@ def assert_like_native(rng, place, logits, image, mask, couplings, numbers, boun
     cotangent = rng.normal(size=logits.shape).astype(logits.dtype)
     inputs = Inputs(logits, image, mask)
     expected, records = batch.forward(numbers.crf, inputs, couplings, True, numbers.execution)
-    expected_gradients = batch.vjp(numbers.crf, cotangent, records, couplings, numbers.execution)
+    gradients = batch.vjp(numbers.crf, inputs, cotangent, records, couplings, numbers.execution, False)
 
     tensors = [place.tensor(each) for each in couplings]
     given = place.tensor(logits), place.tensor(image), None if mask is None else place.tensor(mask)
@@ -178,8 +178,8 @@ def assert_like_native(rng, place, logits, image, mask, couplings, numbers, boun
     without, _ = refined_by(place.steps, *given, tensors, numbers)
     assert torch.equal(refined, without) or not numbers.execution.deterministic
     to_logits, to_couplings = gradients_by(place.steps, place.tensor(cotangent), record, tensors, numbers)
-    assert_close(to_logits.cpu(), expected_gradients[0], bounds.gradient)
-    for ours, theirs in zip(to_couplings, expected_gradients[1], strict=True):
+    assert_close(to_logits.cpu(), gradients.logits, bounds.gradient)
+    for ours, theirs in zip(to_couplings, gradients.couplings, strict=True):
         assert_close(ours.cpu(), theirs, bounds.gradient, floor=1.0)
 
 

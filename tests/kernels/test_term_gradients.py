@@ -84,7 +84,8 @@ class Model:
                 assert result.dtype == dtype
                 # The sums of a grid cancel, as their terms have either sign.
                 assert_close(result, np.broadcast_to(expected, result.shape), 4 * tolerance(dtype).gradient, floor=1e-2)
-        plain_unary, plain_couplings = self.backward(guide=False)
+        plain_unary, plain_couplings, none = self.backward(guide=False)
+        assert none == []
         assert_close(unary, plain_unary, tolerance(dtype).gradient)
         for mine, theirs in zip(couplings, plain_couplings, strict=True):
             assert_close(mine, theirs, tolerance(dtype).gradient, floor=1.0)
