@@ -49,8 +49,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
             so do devices. Calls whose gradients are wanted leave out work in their backward pass only
             (docs/algorithm.md, section 8).
-        filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
-            gradients to the image too (docs/accuracy.md).
+        filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, in O(N²) time
+            (docs/accuracy.md).
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
             or channel where they are given so. The backward pass then takes up to twice as long.
         crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
@@ -167,8 +167,7 @@ class CrfRnn(CrfAttributes, nn.Module):
 
         Args:
             logits: (B, C, *spatial), higher is likelier. Computed in float64 if they are, else in float32.
-            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default. It gets a gradient with
-                filter="exact" only.
+            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
             spacing: Distance between neighbouring pixels of all images of the batch, a number or one for each axis as
                 (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
