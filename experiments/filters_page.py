@@ -48,8 +48,8 @@ in what has no confidence, across any distance: depth with holes, a mask known i
 
 The published program quantises pixels into cells of a grid; here they lie on the lattice, and a cell of side σ becomes
 a Gaussian of deviation σ/2. `crfrnn.compat.bilateral_solver` has the signatures of OpenCV's `fastBilateralSolverFilter`
-and of `bilateral_solver_output`. Their solutions are near the published ones, not equal: with σ of 24, 4 and 4 and
-λ = 256, on the foreground of
+and of `bilateral_solver_output`. Their solutions are near the published ones, not equal, and take longer, as a
+lattice is finer than the cells. With σ of 24, 4 and 4 and λ = 256, on the foreground of
 
 | photo | mean change of the target | mean difference to the published | pixels on the other side of ½ | time, of its |
 | --- | --- | --- | --- | --- |
@@ -90,6 +90,7 @@ these. Before a CRF, joint bilateral upsampling gains {before} points over bilin
 (95 % intervals over photos). The time is that of the upsampling, in units of one `refine`."""
 
 VERDICT = """\
-Without a CRF after it, joint bilateral upsampling: it brings borders to the photo's edges, at less than the time of a
-refinement. With a CRF after it, bilinear: the CRF finds the edges by itself, and edges that are in the scores already
-count twice. Who wants both takes a lighter CRF. For features of a network and for quantities, joint bilateral."""
+Without a CRF after it, joint bilateral upsampling: it brings borders to the photo's
+edges in less time than a refinement takes. With a CRF after it, bilinear: the CRF finds the edges by itself, and edges
+that the scores have already then count twice; with both, take lighter weights. For features of a network and for
+quantities, joint bilateral."""
