@@ -11,18 +11,18 @@ FEATURES = Bilateral(3.1, 61.7)
 
 
 def dense(target, confidence, image, smoothness=128.0, lattice=False):
-    """(λ (I - Ŵ) + diag c) x = c t, with Ŵ scaled until its rows sum to 1."""
+    """(λ (diag(Ŵ 1) - Ŵ) + diag c) x = c t, with Ŵ scaled ten times towards rows that sum to 1."""
     rows = bilateral_features(image, 3.1, 61.7, shape=confidence.shape)
     K = reference.Lattice(rows).filter(np.eye(len(rows))) if lattice else reference.DenseGaussian(rows).matrix
     K = (K + K.T) / 2
     d = np.ones(len(K))
-    for _ in range(500):
+    for _ in range(10):
         d = np.sqrt(d / (K @ d))
     W = d[:, None] * K * d
-    np.testing.assert_allclose(W.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(W.sum(axis=1), 1, atol=1e-2)
     c = confidence.ravel()
     channels = target.reshape(-1, len(c))
-    solved = np.linalg.solve(smoothness * (np.eye(len(c)) - W) + np.diag(c), (c * channels).T)
+    solved = np.linalg.solve(smoothness * (np.diag(W.sum(axis=1)) - W) + np.diag(c), (c * channels).T)
     return solved.T.reshape(target.shape)
 
 
@@ -56,7 +56,7 @@ def test_every_iteration_lowers_the_energy(rng):
     rows = bilateral_features(image, 3.1, 61.7)
     K = reference.DenseGaussian(rows).matrix
     d = np.ones(len(K))
-    for _ in range(500):
+    for _ in range(10):
         d = np.sqrt(d / (K @ d))
     W = d[:, None] * K * d
 

@@ -13,8 +13,8 @@ from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.numbers import finite_number, proper_fraction, whole_number
 
-ROUNDS = 20
-"""Of scaling the kernel until its rows sum to 1; each halves what is missing."""
+ROUNDS = 10
+"""Of scaling the kernel so that its rows sum to 1; each halves what is missing."""
 NEAR = Bilateral(4.0, 4.0)
 
 

@@ -108,12 +108,12 @@ def bilateral_solver_output(
     """
     pixels = img if isinstance(img, Image.Image) else Image.open(img) if isinstance(img, str | PathLike) else img
     photo = np.asarray(pixels.convert("RGB") if isinstance(pixels, Image.Image) else pixels)
-    mask = np.asarray(target, np.float64)
+    mask = np.asarray(target, np.float32)
     if photo.ndim != 3 or photo.shape[2] != 3 or mask.shape != photo.shape[:2]:
         raise ValueError(f"img has shape {photo.shape} and target {mask.shape}; expected (H, W, 3) and (H, W)")
     solved = bilateral_solver(
         mask,
-        np.full(mask.shape, 0.999),
+        np.full(mask.shape, 0.999, np.float32),
         luma_and_chroma(photo),
         cells(sigma_spatial, sigma_luma, sigma_chroma),
         smoothness=256,
@@ -121,7 +121,7 @@ def bilateral_solver_output(
     filled = ~beyond_border(~(solved > 0.5))
     regions, sizes = components(filled)
     chosen: NDArray[np.bool_] = regions == np.argsort(sizes)[-2] if len(sizes) > 1 else np.ones(mask.shape, bool)
-    return solved.astype(np.float64, copy=False), chosen
+    return solved.astype(np.float64), chosen
 
 
 def cells(spatial: float, luma: float, chroma: float, grey: bool = False) -> Bilateral:
