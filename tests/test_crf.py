@@ -185,6 +185,8 @@ KERNEL = '{"type": "Kernel", "features": {"type": "Spatial"}'
         (lambda: MeanField(damping=1), ValueError, ["damping=1.0", "below 1"]),
         (lambda: MeanField(class_threshold="x"), TypeError, ["class_threshold='x'"]),
         (lambda: MeanField(tolerance=1), ValueError, ["tolerance=1.0", "below 1"]),
+        (lambda: MeanField(tolerance=False), TypeError, ["tolerance=False", "number"]),
+        (lambda: MeanField(damping=np.True_), TypeError, ["damping", "True", "number"]),
         (lambda: CRF.from_text("{"), ValueError, []),
         (lambda: CRF.from_text("[]"), TypeError, ["the text is a tuple", "CRF(…)"]),
         (lambda: CRF.from_text(f"{KERNEL}}}"), TypeError, ["the text is a Kernel", "CRF(…)"]),

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from crfrnn.crf import CRF, Normalization, Spatial
+from crfrnn.crf import CRF, MeanField, Normalization, Spatial
 from crfrnn.numbers import Deviation
 from crfrnn.parameters import CRFParameters
 
@@ -18,7 +18,8 @@ def alone(crf: Any, short: CRFParameters, default: CRFParameters) -> CRF:
     for each in fields(CRFParameters):
         value = getattr(short, each.name)
         if value != getattr(default, each.name):
-            raise ValueError(f"{each.name}={value!r} does not go with crf=, which holds it: leave it out")
+            place = "its solver" if each.name in (own.name for own in fields(MeanField)) else "it"
+            raise ValueError(f"{each.name}={value!r} does not go with crf=: leave it out here, and set it in {place}")
     return checked_crf(crf)
 
 

@@ -92,8 +92,10 @@ def finite_number(value: Any, name: str) -> float:
 
 
 def proper_fraction(value: Any, name: str) -> float:
-    """A number of at least 0 and below 1."""
+    """A number of at least 0 and below 1; neither True nor False is one."""
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}={value!r} must be a number") from None

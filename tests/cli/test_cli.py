@@ -142,6 +142,8 @@ def test_it_says_how_many_iterations_ran(files: Path, capsys: pytest.CaptureFixt
     assert "4 classes, 3 of 10 iterations, " in capsys.readouterr().out
     assert status("refine scores.npy photo.png -o out.png --tile 20") == 0
     assert "iterations" not in capsys.readouterr().out
+    assert status("refine scores.npy photo.png -o out.npy --iterations 1") == 0
+    assert "4 classes, 1 iteration, " in capsys.readouterr().out
 
 
 def test_folders_say_how_many_iterations_ran(

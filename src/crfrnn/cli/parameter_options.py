@@ -40,7 +40,8 @@ HELP = {
     "damping": "share of the last iteration kept, 0 up to 1",
     "neighbour_rounds": "rounds of extra lattice vertices: nearer to the exact filter, several times slower",
     "class_threshold": "leave out a class once its probability is below this at every pixel",
-    "tolerance": "how far a marginal may be off in an iteration because of work left out; 0 works everything out",
+    "tolerance": "how far a marginal may be off in an iteration because of work left out, at least 0 and below 1: 0 "
+    f"works everything out, and {MeanField.tolerance:g} is the default",
     "filter": "how the bilateral kernel is computed: lattice, or exact: seconds to minutes an iteration",
 }
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.usage import UsageError
+from crfrnn.cli.usage import UsageError, counted
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
 TUNE_HELP = """\
@@ -120,5 +120,6 @@ def run_tune(options: argparse.Namespace) -> int:
     save_parameters(output, found.parameters, notes)
     print(found.table())
     given_up = f", {found.given_up} of them given up early" if found.given_up else ""
-    print(f"\n{found.trials} trials on {found.tuned_on} photos{given_up}\n{found.verdict()}\n{output}")
+    tried = f"{counted(found.trials, 'trial')} on {counted(found.tuned_on, 'photo')}"
+    print(f"\n{tried}{given_up}\n{found.verdict()}\n{output}")
     return 0

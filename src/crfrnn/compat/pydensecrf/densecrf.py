@@ -17,7 +17,7 @@ from crfrnn.arrays import Shape, float_array, image_array, num_points
 from crfrnn.compat.pydensecrf.arguments import agreement, count, deviations, layout, positive_count
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.compat.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
-from crfrnn.crf import Normalization
+from crfrnn.crf import MeanField, Normalization
 from crfrnn.inference.energy import SMALLEST_PROBABILITY, divergence
 from crfrnn.inference.meanfield import mean_field, message
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings
@@ -66,7 +66,12 @@ class DenseCRF:
     Args:
         nvar: Number of points, at least 1.
         nlabels: Number of classes, at least 1.
+    Attributes:
+        tolerance: How far a marginal may be off in an iteration because of work left out, as in `crfrnn.MeanField`;
+            may be set at any time. With 0 `inference` works everything out, as pydensecrf does.
     """
+
+    tolerance: float = MeanField.tolerance
 
     def __init__(self, nvar: int, nlabels: int) -> None:
         self._num_points = positive_count(nvar, "nvar")
@@ -181,7 +186,8 @@ class DenseCRF:
     def _solved(
         self, logits: Float32, terms: list[PairwiseTerm], iterations: int, return_probabilities: bool = True
     ) -> Float32:
-        return mean_field(logits, terms, iterations=iterations, return_probabilities=return_probabilities)
+        options = {"tolerance": self.tolerance, "return_probabilities": return_probabilities}
+        return mean_field(logits, terms, iterations=iterations, **options)
 
     def _unary(self) -> Float32:
         if self._scores is None:
