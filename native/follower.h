@@ -108,8 +108,7 @@ class Follower {
     T found[3];
     loops<T>().compare_run(q, sent(run.begin), difference, found, channels_, run.n);
     moved_[run.begin / run_size] = 0;
-    slack_[run.begin / run_size] =
-        found[2] < T(decided_) ? T(-1) : std::log1p(T(step_) / std::max(1 - found[2], T(1e-7))) / 2;
+    slack_[run.begin / run_size] = found[2] < T(decided_) ? T(-1) : std::log1p(T(step_) / std::max(1 - found[2], T(1e-7))) / 2;
     return {found[0], found[1]};
   }
   // Whether an iteration at least halves errors at the points of a run, equation (36).

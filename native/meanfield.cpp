@@ -285,9 +285,9 @@ class MeanField {
   const int all_channels_;
   static constexpr T usual_move = T(0.1);  // of scores in an early iteration
   static constexpr int trial_interval = 16;
-  double step_ = 0;                        // by how much marginals may differ from those sent; 0 if all are sent
-  double decided_ = 0;                     // the largest marginal of points that may be left out is at least that
-  int next_trial_ = 0;                     // the first iteration after which it may be tried to follow
+  double step_ = 0;     // by how much marginals may differ from those sent; 0 if all are sent
+  double decided_ = 0;  // what the largest marginal of points has to reach that may be left out
+  int next_trial_ = 0;  // the first iteration after which it may be tried to follow
   bool is_still_ = false;
   std::optional<Silence<T>> silence_;
   std::optional<LogOdds<T>> log_odds_;

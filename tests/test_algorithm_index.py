@@ -53,7 +53,7 @@ def native_names(file: Path) -> set[str]:
     text = file.read_text(encoding="utf-8")
     return {
         *re.findall(r"^(?:class|struct) (\w+)", text, re.M),
-        *re.findall(r"^ *[\w:<>*]+ \(?\*?(\w+)\)?\(", text, re.M),
+        *re.findall(r"^ *(?:inline )?[\w:<>*]+ \(?\*?(\w+)\)?\(", text, re.M),
     }
 
 

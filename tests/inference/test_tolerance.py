@@ -305,8 +305,8 @@ def test_near_ties_are_resolved_as_densely(kernels, classes, tied, amplitude):
 
 @pytest.mark.parametrize("amplitude", [1e-5, 1e-4])
 def test_the_twin_resolves_near_ties_as_densely(amplitude):
-    scores = near_tie(3, 2, amplitude, points=800)
-    terms = [reference.Term(reference.GridGaussian((800,), 1.0), 5.0, "after")]
+    scores = near_tie(3, 2, amplitude, points=400)
+    terms = [reference.Term(reference.GridGaussian((400,), 1.0), 5.0, "after")]
     twin, iterations = reference_tolerance.mean_field(scores, terms, tolerance=TOLERANCE, iterations=12)
     dense, _ = reference.mean_field(scores, terms, iterations=12)
     assert not iterations[-1].evaluated.all()

@@ -186,8 +186,13 @@ class DenseCRF:
     def _solved(
         self, logits: Float32, terms: list[PairwiseTerm], iterations: int, return_probabilities: bool = True
     ) -> Float32:
-        options = {"tolerance": self.tolerance, "return_probabilities": return_probabilities}
-        return mean_field(logits, terms, iterations=iterations, **options)
+        return mean_field(
+            logits,
+            terms,
+            iterations=iterations,
+            tolerance=self.tolerance,
+            return_probabilities=return_probabilities,
+        )
 
     def _unary(self) -> Float32:
         if self._scores is None:
