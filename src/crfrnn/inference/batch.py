@@ -16,7 +16,7 @@ from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
-from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
+from crfrnn.inference.terms import PairwiseTerm, Term, build_terms, terms_bytes
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.lattice import PermutohedralLattice
@@ -26,13 +26,14 @@ from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS})
+KERNELS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT})
+OFFERS = KERNELS | {Ability.REGIONS, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS}
 
 
 class Record(NamedTuple):
     """What the forward pass of one image leaves for its backward pass."""
 
-    terms: list[PairwiseTerm]
+    terms: list[Term]
     kept: Any
 
 
@@ -50,7 +51,7 @@ def forward(
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")
-        guide = _guide(inputs, index)
+        guide = _guide(inputs, index, crf.region_names)
         classes, points = logits.shape[1], logits[index, 0].size
         kept_rows = solver.kept_rows(crf.solver) if keep else 0
         kept_itemsize = 2 if execution.storage else logits.itemsize
@@ -126,13 +127,13 @@ def _storage(execution: Execution) -> Storage:
     return "bfloat16" if str(execution.storage) == "torch.bfloat16" else "float16"
 
 
-def _guide(inputs: Inputs, index: int) -> Guide:
-    """What the kernels of one image are built from."""
+def _guide(inputs: Inputs, index: int, regions: Sequence[str]) -> Guide:
+    """What the terms of one image are built from; segments are given under the names of regions."""
     logits = inputs.logits
     grid = logits.shape[2:]
     image = None if inputs.image is None else image_array(np.moveaxis(inputs.image[index], 0, -1), grid)
     mask = None if inputs.mask is None else mask_array(inputs.mask[index], grid)
-    given = {name: _own(value, index) for name, value in inputs.given.items()}
+    given = {name: value[index] if name in regions else _own(value, index) for name, value in inputs.given.items()}
     return Guide(grid, image, mask, given)
 
 

@@ -1,6 +1,7 @@
 """Mean-field inference of a dense CRF, forward and backward (docs/algorithm.md, eq. 4-8).
 
-`steps` is the iteration in a few lines of NumPy; with kernels of the native core the fused loop there does the same.
+`steps` is the iteration in a few lines of NumPy: each term gives its message, and the gradients through it
+(`terms.Term`). With kernels of the native core alone, the fused loop there does the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
-from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
-from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
+from crfrnn.inference.coupling import compatibility_gradient, fewest_axes, weight_gradient
+from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precision
 from crfrnn.kernels import native
 from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage
 from crfrnn.memory import mean_field_bytes, require_memory
@@ -37,7 +38,7 @@ class MeanFieldGradients(NamedTuple):
 
 def mean_field(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
@@ -53,7 +54,7 @@ def mean_field(
         unary: Class scores (C, *spatial) or (C, N), higher is likelier (logits, not energies). One class has
             probability 1 everywhere: log-odds z of two classes are np.concatenate([np.zeros_like(z), z]) here, as
             `refine` does it.
-        pairwise: Kernels over the same points, with their weights.
+        pairwise: Kernels over the same points, with their weights, and regions (`RegionTerm`).
         iterations: T; 0 returns the unary.
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
@@ -81,7 +82,7 @@ def mean_field(
 
 def mean_field_with_marginals(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
@@ -106,7 +107,7 @@ def mean_field_with_marginals(
 def mean_field_vjp(
     cotangent: ArrayLike,
     marginals: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
@@ -148,7 +149,7 @@ def mean_field_vjp(
 def forward(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     keep: Storage | None,
@@ -169,7 +170,7 @@ def forward(
 def observed(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     threads: int | None,
@@ -190,7 +191,7 @@ def vjp(
     solver: MeanField,
     cotangent: Array,
     kept: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     threads: int | None,
 ) -> tuple[Array, list[Array]]:
@@ -207,9 +208,9 @@ def vjp(
         unary += received
         v = np.zeros_like(g)
         for term, matrix, gradient in zip(pairwise, couplings, gradients, strict=True):
-            h = term.filter_rows(received, transpose=True)
-            gradient -= h.T @ q if matrix.ndim == 2 else (h * q).sum(axis=0 if matrix.ndim else None)
-            v -= couple(h, matrix.T)
+            to_q, to_coupling = term.vjp(q, received, matrix)
+            v -= to_q
+            gradient -= to_coupling
         g = damping * g + q * (v - (v * q).sum(axis=1, keepdims=True))
     return np.array((unary + g).T, order="C"), gradients
 
@@ -229,7 +230,7 @@ class Step(NamedTuple):
 
 
 def steps(
-    solver: MeanField, unary: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]
+    solver: MeanField, unary: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[Any]]
 ) -> Iterator[Step]:
     """The iterations one by one, without end (docs/algorithm.md, eq. 4), in NumPy; unary (N, C)."""
     logits = unary
@@ -244,11 +245,11 @@ def steps(
         likely &= _likely(q, solver.class_threshold)
 
 
-def message(q: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
-    """Σ_k E_k (N_k q) for (N, C) marginals: what an iteration subtracts from the unary."""
+def message(q: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
+    """Σ_k E_k (N_k q), and what regions send, for (N, C) marginals: what an iteration subtracts from the unary."""
     total = np.zeros_like(q)
     for term, matrix in zip(pairwise, couplings, strict=True):
-        total += couple(term.filter_rows(q), matrix)
+        total += term.message(q, matrix)
     return total
 
 
@@ -262,7 +263,7 @@ def softmax(logits: Array, axis: int) -> Array:
 def _by_steps(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     keep: Storage | None,
@@ -289,11 +290,11 @@ def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:
     return np.asarray(most >= min(threshold, most.max()))
 
 
-def _fused(pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
-    """The terms that the native core runs in one loop; None if a kernel is not its own."""
+def _fused(pairwise: Sequence[Term], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
+    """The terms that the native core runs in one loop; None if one of them is not its own."""
     terms = []
     for term, matrix in zip(pairwise, couplings, strict=True):
-        if not isinstance(term.kernel, NativeKernel):
+        if not isinstance(term, PairwiseTerm) or not isinstance(term.kernel, NativeKernel):
             return None
         terms.append(FusedTerm(term.kernel, term.pre, term.post, matrix, term.row_sum))
     return terms

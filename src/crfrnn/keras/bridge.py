@@ -29,7 +29,8 @@ class Scene(NamedTuple):
     Attributes:
         logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
         image: The same with its own number of channels.
-        given: The same layout; features by the names in `Given`.
+        given: The same layout; features by the names in `Given`, and memberships by those of regions, or ids
+            (B, *spatial) of int32.
         mask: (B, *spatial), or None.
     """
 
@@ -43,7 +44,7 @@ def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
     """Refined logits, in the backend's own tensors; logits and weights get gradients.
 
     Args:
-        weights: W of each kernel, (C, C) in the dtype of the logits; compatibility, M, too.
+        weights: W of each term, (C, C) in the dtype of the logits; compatibility, M, too.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
     Returns: As the logits.
     """
@@ -62,7 +63,7 @@ def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
 class Pass:
     """The CRF and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
 
-    Inputs are logits, image, the coupling M W of each kernel, features by name, and the mask if there is one.
+    Inputs are logits, image, the coupling M W of each term, features by name, and the mask if there is one.
     """
 
     crf: CRF
@@ -72,7 +73,7 @@ class Pass:
     @property
     def trained(self) -> int:
         """How many couplings there are."""
-        return len(self.crf.kernels)
+        return len(self.crf.terms)
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
         """Refined logits, and the number of nothing."""
@@ -98,7 +99,9 @@ class Pass:
         given = dict(zip(self.given, others, strict=False))
         mask = others[len(given)] if len(others) > len(given) else None
         self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
-        planes = {name: self._channels_first(features) for name, features in given.items()}
+        planes = {
+            name: array if array.ndim < logits.ndim else self._channels_first(array) for name, array in given.items()
+        }
         scene = Inputs(self._channels_first(logits), self._channels_first(image), mask, planes)
         refined, records = batch.forward(self.crf, scene, couplings, keep, Execution())
         return self._channels_back(refined), records
@@ -118,7 +121,9 @@ def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
     def planes(tensor: Any) -> Any:
         return tensor.movedim(layout.channel_axis, 1)
 
-    given = {name: planes(features) for name, features in scene.given.items()}
+    given = {
+        name: tensor if tensor.ndim < scene.logits.ndim else planes(tensor) for name, tensor in scene.given.items()
+    }
     inputs = torch_scene.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
     refined = functional.refine(crf, inputs, weights, compatibility, False, Execution())
     return refined.movedim(1, layout.channel_axis)

@@ -43,9 +43,11 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
             so does the forward pass of a call whose gradients are wanted (docs/algorithm.md, section 8). An attribute
             too.
-        crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial`,
-            `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I and M is -I,
-            as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
+        crf: Any other kernels and regions, and how they are solved; it takes the place of the θ, `num_iterations`,
+            `spatial`, `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I
+            and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of
+            the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any type, or
+            memberships (B, *spatial, S), which get no gradient.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -123,13 +125,15 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         weight = _combined(mask)
         layout = self._layout()
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
-        for name, features in zip(self.crf.given_names, others, strict=True):
-            layout.check(logits.shape, features.shape, None, name)
+        self._check_given(layout, logits.shape, [each.shape for each in others])
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         scores = ops.cast(logits, dtype)
         if self.num_classes == 1:
             scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
-        given = {name: ops.cast(features, dtype) for name, features in zip(self.crf.given_names, others, strict=True)}
+        given = {
+            name: ops.cast(each, "int32" if len(each.shape) < len(logits.shape) else dtype)
+            for name, each in zip(self.crf.given_names, others, strict=True)
+        }
         refined = bridge.refine(
             self.crf,
             bridge.Scene(scores, ops.cast(image, dtype), given, None if weight is None else ops.cast(weight, dtype)),
@@ -152,8 +156,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         logits, image, *others = self._inputs(input_shape)
         layout = self._layout()
         layout.check(logits, image, None)
-        for name, features in zip(self.crf.given_names, others, strict=True):
-            layout.check(logits, features, None, name)
+        self._check_given(layout, logits, others)
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:
@@ -190,6 +193,14 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
                 f"CrfRnnLayer is called with {count} inputs, layer([{', '.join(names)}]), not with {given}"
             )
         return inputs
+
+    def _check_given(self, layout: Layout, logits: Any, given: Sequence[Any]) -> None:
+        """Raise a ValueError unless shapes of features, or of the segments of regions, go with that of the logits."""
+        for name, shape in zip(self.crf.given_names, given, strict=True):
+            if name in self.crf.region_names and len(shape) < len(logits):
+                layout.check_plane(logits, shape, name)
+            else:
+                layout.check(logits, shape, None, name)
 
     def _layout(self) -> Layout:
         return Layout(self.num_classes, self.image_dims, CHANNEL_AXES[self.data_format])

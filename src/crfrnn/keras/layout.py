@@ -48,9 +48,15 @@ class Layout(NamedTuple):
             )
         if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
             raise ValueError(f"{name} has shape {tuple(image)}; expected at least one channel")
-        if mask is not None and not _same(mask, (batch, *spatial)):
+        if mask is not None:
+            self.check_plane(logits, mask, "mask")
+
+    def check_plane(self, logits: Sizes, plane: Sizes, name: str) -> None:
+        """Raise a ValueError unless what is called by this name has the shape of the logits without their channels."""
+        expected = (logits[0], *self._spatial(logits))
+        if not _same(plane, expected):
             raise ValueError(
-                f"mask has shape {tuple(mask)}; expected {(batch, *spatial)}, without a channel axis, to go with "
+                f"{name} has shape {tuple(plane)}; expected {expected}, without a channel axis, to go with "
                 f"logits of shape {tuple(logits)}"
             )
 

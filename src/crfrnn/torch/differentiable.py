@@ -1,7 +1,7 @@
 """The CRF in operations of torch as a backend: autograd computes gradients to all inputs.
 
-Gradients go to scores, weights, mask, image, features and θ. Lattices are the exception: through them, only values get
-gradients.
+Gradients go to scores, weights, mask, image, features, memberships of regions and θ. Lattices are the exception:
+through them, only values get gradients.
 A kernel may be any function of tensors. Every operation keeps what its gradient needs, so memory grows with the
 iterations.
 """
@@ -21,9 +21,19 @@ from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
 from crfrnn.torch.exact_filter import exact_filter, full_precision
 from crfrnn.torch.features import Thetas, axis_thetas, feature_columns
+from crfrnn.torch.regions import region_filter
 
 Filter = Callable[[Tensor], Tensor]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.GRADIENT_TO_GUIDE})
+OFFERS = frozenset(
+    {
+        Ability.GRID,
+        Ability.LATTICE,
+        Ability.EXACT,
+        Ability.REGIONS,
+        Ability.OWN_KERNEL,
+        Ability.GRADIENT_TO_GUIDE,
+    }
+)
 
 
 def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Thetas, execution: Execution) -> Tensor:
@@ -43,6 +53,7 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Theta
             _normalised(_filter(kernel, inputs, thetas, execution), sent, kernel.normalization)
             for kernel in crf.kernels
         ]
+        filters += [region_filter(inputs.given[regions.name], regions.order, mask, logits) for regions in crf.regions]
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
     return refined
 
