@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from crfrnn import CRF, Bilateral, Kernel, MeanField, Regions, Spatial, refine
+from crfrnn import CRF, Bilateral, Kernel, MeanField, Regions, RegionTerm, Spatial, mean_field, pairwise_terms, refine
 from crfrnn.data import SegmentationData
 from crfrnn.data.scored import ScoredPhotos
 from crfrnn.evaluation import confusion_matrix, scores_of
@@ -29,14 +29,16 @@ from crfrnn.evaluation.metrics import edge_band
 from crfrnn.files.classes import VOID, class_set
 from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.inference.meanfield import softmax
 
 CLASSES = class_set("voc")
 MEASURED, CHOSEN_ON = slice(0, 40), slice(40, 60)
 PAIRS = CRF([Kernel(Spatial(3), weight=3), Kernel(Bilateral(40, 5), weight=4)], solver=MeanField(5))
 """The setting that benchmarks/quality.py chose on the same 20 photos."""
+LIKELY = 1e-3
 COUNTS = (200, 600)
 ORDERS = (2, 4, 8, None)
-WEIGHTS = (1, 2, 4, 8)
+WEIGHTS = (1, 3, 8)
 PICTURED = "2007_000332"
 
 
@@ -71,17 +73,26 @@ def confusions(photos: ScoredPhotos, indices: Sequence[int], tried: Sequence[Cho
         sample, logits = photos[int(index)]
         labels = torch.from_numpy(sample.labels.astype(np.int64))
         near_edges = labels.where(edge_band(labels), VOID)
+        kernels = pairwise_terms(sample.image, PAIRS)
         segments = {count: superpixels(sample.image, count) for count in COUNTS}
         for choice, total in zip(tried, found, strict=True):
-            predicted = logits.argmax(axis=0)
-            if choice.crf is not None:
-                given = {"superpixels": segments[choice.count]} if choice.count else {}
-                predicted = refine(logits, sample.image, choice.crf, given=given, return_labels=True)
-            ids = torch.from_numpy(predicted.astype(np.int64))
-            total.append(
-                torch.stack([confusion_matrix(ids, each, CLASSES.num_classes) for each in (labels, near_edges)])
-            )
+            ids = torch.from_numpy(predicted(logits, choice, kernels, segments))
+            each = [confusion_matrix(ids, truth, CLASSES.num_classes) for truth in (labels, near_edges)]
+            total.append(torch.stack(each))
     return [torch.stack(total) for total in found]
+
+
+def predicted(
+    logits: NDArray[np.floating[Any]], choice: Choice, kernels: list[Any], segments: dict[int, NDArray[Any]]
+) -> NDArray[np.int64]:
+    """The labels of a choice. Classes that are nowhere likely are left out, which takes a third of the time."""
+    if choice.crf is None:
+        return logits.argmax(axis=0)
+    likely = np.flatnonzero(softmax(logits, axis=0).max(axis=(1, 2)) > LIKELY)
+    terms = [RegionTerm(segments[choice.count], each.weight, each.order) for each in choice.crf.regions]
+    terms = [*(kernels if choice.crf.kernels else ()), *terms]
+    refined = mean_field(logits[likely], terms, iterations=choice.crf.solver.iterations)
+    return likely[refined.argmax(axis=0)]
 
 
 def best(tried: Sequence[Choice], measured: Sequence[torch.Tensor]) -> list[Choice]:

@@ -145,6 +145,11 @@ def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
         ValueError: if they have another shape or range, or are not finite.
     """
     given = _real_array(value, name)
+    if given.size == 0 or not grid:
+        raise ValueError(
+            f"{name} has shape {given.shape}; expected a map of segments, or memberships with the segments first, and "
+            "at least one pixel"
+        )
     if given.shape == grid:
         if given.dtype.kind not in "iu":
             raise TypeError(
@@ -152,7 +157,7 @@ def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
                 f"ids; memberships have the segments first: (segments, {', '.join(map(str, grid))})"
             )
         return given.astype(np.int64)
-    if given.shape[1:] != grid or given.size == 0:
+    if given.shape[1:] != grid:
         swapped = "; did you swap height and width?" if grid[::-1] in (given.shape, given.shape[1:]) else ""
         raise ValueError(
             f"{name} has shape {given.shape}; expected a map of segments {grid}, or memberships "

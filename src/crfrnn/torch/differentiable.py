@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crfrnn.arrays import check_finite, mask_array
+from crfrnn.arrays import check_finite, mask_array, region_array
 from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, MeanField
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
@@ -46,6 +46,7 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Theta
     Raises: ValueError: on the CPU, if scores, image or mask are not finite, or a mask is below 0.
     """
     _check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
+    _check_segments(crf, inputs)
     logits, mask = inputs.logits, inputs.mask
     with full_precision(logits.device):
         sent = logits.new_ones(len(logits), 1, *logits.shape[2:]) if mask is None else mask.to(logits.dtype)[:, None]
@@ -153,6 +154,15 @@ def _couple(coupling: Tensor, message: Tensor) -> Tensor:
     if coupling.ndim == 2:
         return (coupling @ message.flatten(2)).view(message.shape)
     return coupling.view(-1, *(1,) * (message.ndim - 2)) * message
+
+
+def _check_segments(crf: CRF, inputs: Inputs) -> None:
+    """The same for segments of regions."""
+    if torch.compiler.is_compiling() or inputs.logits.device.type != "cpu":
+        return
+    for name in crf.region_names:
+        for index, item in enumerate(inputs.given[name].detach().numpy()):
+            region_array(item, f"given[{name!r}][{index}]", tuple(inputs.logits.shape[2:]))
 
 
 def _check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:
