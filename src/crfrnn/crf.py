@@ -194,6 +194,7 @@ class MeanField:
             every iteration (docs/algorithm.md, section 8).
     """
 
+    takes_regions: ClassVar[bool] = True
     iterations: int = 10
     damping: float = 0.0
     class_threshold: float = 0.0
@@ -231,6 +232,8 @@ class CRF:
         if self.compatibility is not None:
             _set(self, "compatibility", weight(self.compatibility, "compatibility"))
         _one_class(self.solver, tuple(_SOLVERS), "solver")
+        if self.regions and not getattr(self.solver, "takes_regions", False):
+            raise ValueError(f"{type(self.solver).__name__} takes no regions, only kernels: use MeanField(…)")
         for name in self.region_names:
             if name in (kernel.features.name for kernel in self.kernels if isinstance(kernel.features, Given)):
                 raise ValueError(f"{name!r} names both features of a kernel and regions: give one of them another name")

@@ -23,6 +23,7 @@ class Ability(Enum):
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
+    GRADIENT_TO_GUIDE_BESIDE_REGIONS = auto()  # the same where there are regions, and to memberships of theirs
     GRADIENT_THROUGH_LATTICE = auto()  # the same where a lattice lies between
 
 

@@ -45,7 +45,7 @@ class Term(Protocol):
 
     @property
     def weight(self) -> ArrayLike:
-        """Number, (C,) or (C, C)."""
+        """Number, (C,) or (C, C), as an array."""
         ...
 
     @property

@@ -32,6 +32,7 @@ OFFERS = frozenset(
         Ability.REGIONS,
         Ability.OWN_KERNEL,
         Ability.GRADIENT_TO_GUIDE,
+        Ability.GRADIENT_TO_GUIDE_BESIDE_REGIONS,
     }
 )
 

@@ -259,6 +259,8 @@ def _asked(
         asked[Ability.GRADIENT_TO_GUIDE] = f"{name} as a tensor needs parameters with filter='exact'"
         if any(name in thetas_of(each) for each in on_lattices):
             asked[Ability.GRADIENT_THROUGH_LATTICE] = f"{name} as a tensor needs parameters with filter='exact'"
+    if crf.regions and Ability.GRADIENT_TO_GUIDE in asked:
+        asked[Ability.GRADIENT_TO_GUIDE_BESIDE_REGIONS] = asked[Ability.GRADIENT_TO_GUIDE]
     return asked
 
 
