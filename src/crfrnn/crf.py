@@ -335,9 +335,10 @@ def thetas_of(features: Features) -> Iterator[str]:
 
 
 def encoded(value: Any) -> Any:
-    """A part of a CRF as what JSON can hold."""
+    """A part of a CRF as what JSON can hold; lists that are empty unless given are left out if they are."""
     if is_dataclass(value):
-        content = {each.name: encoded(getattr(value, each.name)) for each in fields(value) if each.init}
+        given = ((each, getattr(value, each.name)) for each in fields(value) if each.init)
+        content = {each.name: encoded(held) for each, held in given if (each.default, held) != ((), ())}
         return {"type": type(value).__name__, **content}
     return list(map(encoded, value)) if isinstance(value, tuple) else value
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Array, Shape, class_weights, mask_array, num_points, region_array
-from crfrnn.crf import Regions
+from crfrnn.crf import EPSILON, Regions
 from crfrnn.inference.coupling import couple, coupling_gradient, is_diagonal
 
 FLOOR = 1e-20
@@ -20,51 +20,63 @@ FLOOR = 1e-20
 
 
 class Segments(NamedTuple):
-    """Some segments that share no pixel, their n members one after the other.
+    """Some segments that share no pixel, and their n members.
 
     Attributes:
-        points: (n,) the pixel of each member, sorted by segment.
-        starts: (S,) where the members of each segment begin.
+        points: The pixels that are members, as an index into all of them.
         segment: (n,) the segment of each member, 0 to S - 1.
-        share: (n, 1) how much of the pixel is a member, above 0 and at most 1, float64.
+        order: (n,) members sorted by segment; None if they are.
+        starts: (S,) where the members of each segment begin in that order.
+        share: (n, 1) how much of the pixel is a member, from 0 to 1; None where all are 1.
     """
 
-    points: NDArray[np.intp]
-    starts: NDArray[np.intp]
+    points: Any
     segment: NDArray[np.intp]
-    share: NDArray[np.float64]
+    order: NDArray[np.intp] | None
+    starts: NDArray[np.intp]
+    share: NDArray[np.float64] | None
 
-    def sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Sums (S, C) over the members (n, C) of each segment."""
-        return np.add.reduceat(values, self.starts, axis=0, dtype=np.float64)
-
-    def agreement(self, q: Array, order: int | None) -> NDArray[np.float64]:
-        """How far the other pixels of its segment agree on each class, for every member: (n, C), from 0 to 1."""
+    def agreement(self, q: Array, order: int | None) -> Array:
+        """What every member hears of each class, (n, C): from 0 to its share."""
         if order is not None:
-            return np.power(self._mean(q), order - 1)[self.segment]
+            return self._shared(np.power(self._mean(q), order - 1).astype(q.dtype)[self.segment])
         logs = np.log(self._factors(q))
-        return np.exp(self.sums(logs)[self.segment] - logs)
+        return self._shared(np.exp(self._sums(logs)[self.segment] - logs))
 
-    def agreement_vjp(self, q: Array, cotangent: NDArray[Any], order: int | None) -> NDArray[np.float64]:
+    def agreement_vjp(self, q: Array, cotangent: Array, order: int | None) -> Array:
         """The gradient of ⟨cotangent, agreement⟩ to the marginals of the members, (n, C)."""
         if order is not None:
-            slope = (order - 1) * np.power(self._mean(q), order - 2) / self.sums(self.share)
-            return self.share * (self.sums(cotangent) * slope)[self.segment]
+            slope = (order - 1) * np.power(self._mean(q), order - 2) / self._sizes()
+            return self._shared((self._sums(self._shared(cotangent)) * slope)[self.segment])
         weighted = cotangent * self.agreement(q, order)
-        return self.share * (self.sums(weighted)[self.segment] - weighted) / self._factors(q)
+        return self._shared((self._sums(weighted)[self.segment] - weighted) / self._factors(q))
 
     def potential(self, q: Array, order: int | None) -> NDArray[np.float64]:
         """What all segments together expect of each class, (C,): the energy is E times this."""
         if order is not None:
-            return np.asarray((self.sums(self.share) * np.power(self._mean(q), order)).sum(axis=0) / order)
-        return np.asarray(np.exp(self.sums(np.log(self._factors(q)))).sum(axis=0))
+            return np.asarray((self._sizes() * np.power(self._mean(q), order)).sum(axis=0) / order)
+        products = np.exp(self._sums(np.log(self._factors(q))))
+        return np.asarray(np.where(self._sizes() > EPSILON, products, 0).sum(axis=0))
+
+    def _sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums (S, C) over the members (n, C) of each segment."""
+        in_order = values if self.order is None else values[self.order]
+        return np.add.reduceat(in_order, self.starts, axis=0, dtype=np.float64)
+
+    def _sizes(self) -> NDArray[np.float64]:
+        """How many members each segment has, (S, 1), each with its share."""
+        return self._sums(self._shared(np.ones((len(self.segment), 1)))) + EPSILON
 
     def _mean(self, q: Array) -> NDArray[np.float64]:
-        return self.sums(self.share * q[self.points]) / self.sums(self.share)
+        return self._sums(self._shared(q[self.points])) / self._sizes()
 
     def _factors(self, q: Array) -> NDArray[np.float64]:
         """The probability that a member is of a class, or no member after all."""
-        return np.maximum(self.share * q[self.points] + (1 - self.share), FLOOR)
+        probability = self._shared(q[self.points]) + (0 if self.share is None else 1 - self.share)
+        return np.maximum(probability, FLOOR, dtype=np.float64)
+
+    def _shared(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self.share is None else self.share * values
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +129,7 @@ class RegionTerm:
         sent = couple(cotangent, coupling.T)
         to_q = np.zeros(q.shape)
         for part in self.parts:
-            to_q[part.points] += part.agreement_vjp(q, part.share * sent[part.points], self.order)
+            to_q[part.points] += part.agreement_vjp(q, sent[part.points], self.order)
         return to_q.astype(q.dtype), coupling_gradient(cotangent, self._received(q), coupling.ndim)
 
     def energy(self, q: Array, coupling: NDArray[Any]) -> float:
@@ -145,7 +157,7 @@ class RegionTerm:
         """What every pixel hears of each class, (N, C)."""
         received = np.zeros_like(q)
         for part in self.parts:
-            received[part.points] += (part.share * part.agreement(q, self.order)).astype(q.dtype)
+            received[part.points] += part.agreement(q, self.order).astype(q.dtype, copy=False)
         return received
 
     def _set(
@@ -155,25 +167,26 @@ class RegionTerm:
         parts = _of_ids(segments, membership) if segments.shape == grid else _of_shares(segments, membership)
         for name, value in {
             "segments": segments, "weight": weight, "order": order, "mask": mask, "num_points": num_points(grid),
-            "parts": tuple(part for part in parts if part.points.size),
+            "parts": tuple(parts),
         }.items():  # fmt: skip
             object.__setattr__(self, name, value)
 
 
 def _of_ids(ids: NDArray[Any], membership: NDArray[np.float64]) -> Iterator[Segments]:
-    """All segments of a map at once, as they share no pixel."""
-    flat = ids.reshape(-1)
-    members = np.flatnonzero((flat >= 0) & (membership > 0))
-    _, segment = np.unique(flat[members], return_inverse=True)
+    """All segments of a map at once, as they share no pixel. Pixels in none make up one of which they have no share."""
+    flat = np.maximum(ids.reshape(-1), -1)
+    share = membership * (flat >= 0)
+    _, segment = np.unique(flat, return_inverse=True)
     order = np.argsort(segment, kind="stable")
-    points, sorted_segment = members[order], segment[order]
-    starts = np.flatnonzero(np.diff(sorted_segment, prepend=-1))
-    yield Segments(points, starts, sorted_segment, membership[points, None])
+    starts = np.flatnonzero(np.diff(segment[order], prepend=-1))
+    yield Segments(slice(None), segment, order, starts, None if (share == 1).all() else share[:, None])
 
 
 def _of_shares(shares: NDArray[Any], membership: NDArray[np.float64]) -> Iterator[Segments]:
-    """One segment after the other."""
+    """One segment after the other, without those that have no members."""
     for each in shares.reshape(len(shares), -1):
         share = each * membership
         points = np.flatnonzero(share)
-        yield Segments(points, np.zeros(1, np.intp), np.zeros(points.size, np.intp), share[points, None])
+        if points.size:
+            segment = np.zeros(points.size, np.intp)
+            yield Segments(points, segment, None, segment[:1], share[points, None])
