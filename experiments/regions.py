@@ -38,6 +38,8 @@ PAIRS = CRF([Kernel(Spatial(3), weight=3), Kernel(Bilateral(40, 5), weight=4)], 
 """The setting that benchmarks/quality.py chose on the same 20 photos."""
 LIKELY = 1e-3
 WITH_REGIONS = replace(PAIRS, regions=[Regions("superpixels", 3)])
+OBJECTS = -1
+"""In the place of a number of superpixels: one segment for each class of the labels, the best that segments can be."""
 COUNTS = (200, 600)
 ORDERS = (2, 4, 8, None)
 WEIGHTS = (1, 3, 8)
@@ -60,6 +62,13 @@ def choices(weights: Iterable[float]) -> Iterator[Choice]:
         yield Choice(f"{name}, no kernels", replace(PAIRS, kernels=(), regions=regions), count)
 
 
+def bounds() -> Iterator[Choice]:
+    """What regions can do at most: with segments made of the labels."""
+    for order in (4, None):
+        crf = replace(PAIRS, regions=[Regions("superpixels", 3, order)])
+        yield Choice(f"order {order or 'all'}, segments of the labels, weight 3", crf, OBJECTS)
+
+
 def superpixels(image: NDArray[np.uint8], count: int) -> NDArray[Any]:
     """SLIC of an image (H, W, 3), about so many segments: (H, W) ids."""
     from skimage.segmentation import slic
@@ -77,6 +86,7 @@ def confusions(photos: ScoredPhotos, indices: Sequence[int], tried: Sequence[Cho
         near_edges = labels.where(edge_band(labels), VOID)
         kernels = pairwise_terms(sample.image, PAIRS)
         segments = {count: superpixels(sample.image, count) for count in COUNTS}
+        segments[OBJECTS] = np.where(sample.labels == VOID, -1, sample.labels.astype(int))
         for choice, total in zip(tried, found, strict=True):
             ids = torch.from_numpy(predicted(logits, choice, kernels, segments))
             each = [confusion_matrix(ids, truth, CLASSES.num_classes) for truth in (labels, near_edges)]
@@ -172,7 +182,7 @@ def main() -> None:
     print("To choose:\n")
     measured = show(photos, order[CHOSEN_ON], [*baselines, *tried])
     print("\nMeasured:\n")
-    show(photos, order[MEASURED], [*baselines, *best(tried, measured[2:])])
+    show(photos, order[MEASURED], [*baselines, *best(tried, measured[2:]), *bounds()])
 
 
 if __name__ == "__main__":

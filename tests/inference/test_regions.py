@@ -10,7 +10,19 @@ from crfrnn import CRF, Kernel, PairwiseTerm, Regions, RegionTerm, Spatial, refe
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Inputs
 from errors import raises_saying
-from region_cases import CLASSES, GRID, IDS, ORDERS, RegionOracle, crf_of, labellings, memberships_of, potts, soft
+from region_cases import (
+    CLASSES,
+    GRID,
+    IDS,
+    ORDERS,
+    RegionOracle,
+    crf_of,
+    labellings,
+    memberships_of,
+    page_blocks,
+    potts,
+    soft,
+)
 from tolerances import assert_close, tolerance
 
 BOUNDS = tolerance(np.float64)
@@ -310,6 +322,13 @@ def test_all_in_no_segment(rng):
     crf = CRF([], regions=[Regions("ids")])
     for segments in (np.full(GRID, -1), np.zeros((2, *GRID))):
         assert_close(crfrnn.refine(unary, None, crf, given={"ids": segments}), reference.softmax(unary), 1e-12)
+
+
+def test_python_of_the_page():
+    names = {}
+    exec(compile(page_blocks()[0], "docs/regions.md", "exec"), names)
+    without = crfrnn.refine(names["scores"], names["photo"], CRF(names["crf"].kernels))
+    assert np.abs(names["probabilities"] - without).max() > 0.1
 
 
 def refined(**given):

@@ -1,11 +1,13 @@
 """Regions of every kind on tiny grids, and their truth: loops over pixels, and sums over all labellings."""
 
+import re
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from crfrnn.crf import CRF, Exact, Kernel, MeanField, Regions, Spatial
+from repository import ROOT
 
 ORDERS = (2, 3, None)
 CLASSES, GRID = 3, (3, 4)
@@ -70,3 +72,9 @@ def crf_of(order: int | None, weight: Any = (0.9, 0.5, 1.3), **more: Any) -> CRF
         [Kernel(Spatial(1.3), 0.6, Exact())],
         **{"solver": MeanField(3, 0.1, tolerance=0), "regions": regions, **more},
     )
+
+
+def page_blocks() -> list[str]:
+    """The Python of docs/regions.md."""
+    text = (ROOT / "docs" / "regions.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -9,7 +9,7 @@ import crfrnn
 from crfrnn.crf import CRF, Kernel, MeanField, Regions, Spatial
 from crfrnn.inference.backend import UnsupportedError
 from errors import raises_saying
-from region_cases import CLASSES, GRID, IDS, ORDERS, crf_of, memberships_of, soft
+from region_cases import CLASSES, GRID, IDS, ORDERS, crf_of, memberships_of, page_blocks, soft
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
@@ -138,6 +138,15 @@ def test_a_weight_beside_regions(rng):
     without = CRF(crf.kernels, solver=crf.solver, regions=[Regions("ids", 0), Regions("shares", 0.0)])
     found = mean_field(logits, None, None, without, spatial_weight=torch.tensor(0.6))
     torch.testing.assert_close(found, mean_field(logits, None, None, CRF(crf.kernels, solver=crf.solver)))
+
+
+def test_torch_of_the_page():
+    names = {}
+    for block in page_blocks():
+        exec(compile(block, "docs/regions.md", "exec"), names)
+    assert names["refined"].shape == (1, 3, 40, 60)
+    names["refined"].sum().backward()
+    assert names["layer"].superpixels_ker_weights.grad.abs().sum() > 0
 
 
 LOGITS = torch.zeros(1, 2, 3, 4)

@@ -1,6 +1,5 @@
 """Terms of a CRF: what they share, and pairs: a kernel with its weight, its normalisation and a mask."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,8 +284,8 @@ def build_terms(
 
 def terms_bytes(crf: CRF, guide: Guide, itemsize: int) -> int:
     """About how many bytes `build_terms` takes."""
-    given = [real_shape(_given_segments(regions, guide), regions.name) for regions in crf.regions]
-    segments = sum(region_bytes(math.prod(shape)) for shape in given)
+    shapes = (real_shape(_given_segments(each, guide), f"given[{each.name!r}]") for each in crf.regions)
+    segments = sum(region_bytes(num_points(shape)) for shape in shapes)
     return segments + sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.kernels)
 
 

@@ -49,9 +49,12 @@ class _Sums(torch.autograd.Function):
     """Sums (S, C) of values (B·N, C), one for each segment, always in the same order."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, members: Members) -> Tensor:
-        ctx.members = members
+    def forward(values: Tensor, members: Members) -> Tensor:
         return torch.segment_reduce(values[members.pixel], "sum", lengths=members.counts, axis=0, unsafe=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Members], output: Tensor) -> None:
+        ctx.members = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
@@ -62,9 +65,12 @@ class _Spread(torch.autograd.Function):
     """The row of its segment for every pixel, (B·N, C) of (S, C): the transpose of `_Sums`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, members: Members) -> Tensor:
-        ctx.members = members
+    def forward(rows: Tensor, members: Members) -> Tensor:
         return rows[members.segment]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Members], output: Tensor) -> None:
+        ctx.members = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
