@@ -157,6 +157,38 @@ def check_solver(page) -> None:
     np.testing.assert_array_equal(labels, page["softer"].argmax(axis=0))
 
 
+def check_regions(page) -> None:
+    """The example against loops over pixels, and against the package's own regions."""
+    segments, scores = page["segments"].reshape(-1), rows(page)
+    same = segments[:, None] == segments[None]
+    averaged = same / same.sum(axis=1)
+
+    class Others:
+        weight = 2.0
+
+        def filter(self, q):
+            pixels = range(len(segments))
+            others = [[j for j in np.flatnonzero(same[i]) if j != i] for i in pixels]
+            return np.stack([q[:, each].prod(axis=1) for each in others], axis=1)
+
+    terms = [reference.Term(reference.MatrixKernel(averaged), 0.5, "none"), Others()]
+    close(page["agreed"], reference.mean_field(scores, terms, iterations=3)[0])
+    ours = [page["terms"][0], crfrnn.RegionTerm(page["segments"], 2.0, None)]
+    gradients = crfrnn.mean_field_vjp(np.ones_like(page["agreed"]), page["kept"], ours)
+    close(page["agreed_gradients"].unary, gradients.unary)
+    for mine, theirs in zip(page["agreed_gradients"].weights, gradients.weights, strict=True):
+        close(mine, theirs)
+    labels = page["agreed"].argmax(axis=0)
+    close(page["agreed_energy"], crfrnn.energy(labels, page["scores"], ours))
+    terms = [reference.Term(reference.MatrixKernel(gaussian_on_lattice(bilateral(page))), 4, "none"), Others()]
+    expected = reference.softmax(reference.mean_field(scores, terms, iterations=10)[0])
+    for found in (page["by_regions"], page["by_regions_in_torch"]):
+        close(found, expected)
+    without_regions = page["soft"]
+    with pytest.raises(ValueError, match="Tempered takes no regions"):
+        replace(without_regions, regions=page["layered"].regions)
+
+
 def check_backend(page) -> None:
     crf, inputs, couplings, batch = (page[name] for name in ("exact", "inputs", "couplings", "batch"))
     expected = solved(rows(page), [gaussian(bilateral(page))], [-4], 5, damping=0.2)
@@ -225,7 +257,7 @@ def close(actual, expected, bound=1e-9) -> None:
 
 
 CHECKS = {
-    "torch": (check_own_kernel, check_own_kernel_in_torch, check_colour, check_solver, check_backend),
+    "torch": (check_own_kernel, check_own_kernel_in_torch, check_colour, check_solver, check_regions, check_backend),
     "jax": (check_jax,),
 }
 

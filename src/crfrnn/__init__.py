@@ -23,7 +23,7 @@ except ImportError as error:
 
 from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Regions, Spatial
 from crfrnn.files.parameter_files import load_parameters, save_parameters
 from crfrnn.inference.activity import Activity
 from crfrnn.inference.energy import energy, kl_divergence, mean_field_trace
@@ -33,6 +33,7 @@ from crfrnn.inference.meanfield import (
     mean_field_vjp,
     mean_field_with_marginals,
 )
+from crfrnn.inference.regions import RegionTerm
 from crfrnn.inference.terms import PairwiseTerm, pairwise_terms
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import bilateral_features, spatial_features
@@ -62,6 +63,8 @@ __all__ = [
     "MeanFieldGradients",
     "PairwiseTerm",
     "PermutohedralLattice",
+    "RegionTerm",
+    "Regions",
     "Spatial",
     "bilateral_features",
     "bilateral_solver",

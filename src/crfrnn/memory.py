@@ -41,6 +41,11 @@ def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
     return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
 
 
+def region_bytes(members: int) -> int:
+    """Rough bytes of regions: for every member its pixel, its segment and its share, sorted and not."""
+    return members * 40
+
+
 def mean_field_bytes(
     num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0, kept_itemsize: int | None = None
 ) -> int:

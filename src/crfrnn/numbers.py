@@ -72,14 +72,14 @@ def one_of(value: object, choices: Sequence[str], name: str) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
 
 
-def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER) -> int:
-    """An integer from 0 to `most`, by default the largest that the native core can count to."""
+def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER, least: int = 0) -> int:
+    """An integer from `least` to `most`, by default the largest that the native core can count to."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}={value!r} must be an integer") from None
-    if not 0 <= number <= most:
-        raise ValueError(f"{name}={number} must be at least 0 and at most {most}")
+    if not least <= number <= most:
+        raise ValueError(f"{name}={number} must be at least {least} and at most {most}")
     return number
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crfrnn import CRFParameters
-from crfrnn.crf import CRF, Bilateral, Exact, Given, Kernel
+from crfrnn.crf import CRF, Bilateral, Exact, Given, Kernel, Regions
 from errors import raises_saying
 from pairwise_losses import FILTERS, SIMILAR, kernels, truth
 from tolerances import assert_close, tolerance
@@ -253,6 +253,7 @@ Q, IMAGE, MASK = torch.full((2, 4, 5, 6), 0.25), torch.zeros(2, 3, 5, 6), torch.
         ((Q, IMAGE), {"parameters": CRFParameters(spatial_weight=[1] * 4)}, ValueError, ["spatial_weight=(1.0, 1.0"]),
         ((Q, IMAGE), {"parameters": CRF([])}, ValueError, ["no kernel has a weight above 0"]),
         ((Q, IMAGE), {"parameters": CRF([Kernel(Given("depth"))])}, ValueError, ["'depth'"]),
+        ((Q, IMAGE), {"parameters": CRF([], regions=[Regions("ids")])}, ValueError, ["regions 'ids'", "leave out"]),
         ((Q, IMAGE), {"threads": 0}, ValueError, ["threads=0"]),
         ((Q, IMAGE), {"spacing": 0}, ValueError, ["spacing=0"]),
     ],

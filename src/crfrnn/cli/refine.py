@@ -123,12 +123,13 @@ class Refinement:
         for option, number in (("--threads", self.threads), ("--num-classes", self.num_classes)):
             if number is not None and number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
-        for kernel in self.crf.active.kernels:
-            if isinstance(kernel.features, Given):
-                raise UsageError(
-                    f"the kernel over {kernel.features} needs features, which files cannot hold: call "
-                    f"crfrnn.refine(…, given={{{kernel.features.name!r}: …}}) in Python"
-                )
+        active = self.crf.active
+        for name in active.given_names:
+            needs = f"regions {name!r} need segments" if name in active.region_names else ""
+            raise UsageError(
+                f"{needs or f'the kernel over {Given(name)} needs features'}, which files cannot hold: call "
+                f"crfrnn.refine(…, given={{{name!r}: …}}) in Python"
+            )
         if self.upsampling is not None and self.tiling is not None:
             raise UsageError("--upsampling does not go with tiles: leave out --tile, --memory and --overlap")
         if self.device is not None and self.tiling is not None:

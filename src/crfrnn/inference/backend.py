@@ -17,11 +17,13 @@ class Ability(Enum):
     GRID = auto()
     LATTICE = auto()
     EXACT = auto()
+    REGIONS = auto()
     OWN_KERNEL = auto()  # a function of the framework's tensors
     CLASS_THRESHOLD = auto()
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
+    GRADIENT_TO_GUIDE_BESIDE_REGIONS = auto()  # the same where there are regions, and to memberships of theirs
 
 
 class UnsupportedError(ValueError):
@@ -50,7 +52,8 @@ class Inputs(NamedTuple):
         logits: (B, C, *spatial), float32 or float64.
         image: (B, K, *spatial), real, or None.
         mask: (B, *spatial) weights ≥ 0, or None.
-        given: By the names that `Given` has: features (B, d, *spatial), or a kernel.
+        given: By the names that `Given` has: features (B, d, *spatial), or a kernel. By those of regions: ids
+            (B, *spatial), integers, or memberships (B, S, *spatial).
         spacing: Distance between neighbouring pixels for each axis, (x, y[, z]), or one for all; None is 1.
         thetas: By name, θ that replace those of the specification in all kernels that have one of that name: (n,), one
             number or one for each axis or channel, in the unit of the spacing.
@@ -94,7 +97,7 @@ class Backend(Protocol):
         """Logits after the last iteration, as the logits given, and a record for `vjp` if `keep`.
 
         Args:
-            couplings: E = M W of each kernel: (), (C,) or (C, C).
+            couplings: E = M W of each of the CRF's terms: (), (C,) or (C, C).
         """
         ...
 
@@ -128,6 +131,8 @@ def asked_by(crf: CRF) -> dict[Asked, str]:
     for kernel in crf.kernels:
         ability = {Grid: Ability.GRID, Lattice: Ability.LATTICE, Exact: Ability.EXACT}[type(kernel.filter)]
         asked[ability] = f"{type(kernel.filter).__name__}() is not available"
+    if crf.regions:
+        asked[Ability.REGIONS] = "regions are not available"
     if getattr(crf.solver, "class_threshold", 0.0):
         asked[Ability.CLASS_THRESHOLD] = "class_threshold is not available; set it to 0"
     return asked

@@ -17,7 +17,7 @@ from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.guide_gradients import Found, guide_gradients, of_batch
 from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
-from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
+from crfrnn.inference.terms import PairwiseTerm, Term, build_terms, terms_bytes
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.lattice import PermutohedralLattice
@@ -27,22 +27,14 @@ from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset(
-    {
-        Ability.GRID,
-        Ability.LATTICE,
-        Ability.EXACT,
-        Ability.CLASS_THRESHOLD,
-        Ability.SIXTEEN_BITS,
-        Ability.GRADIENT_TO_GUIDE,
-    }
-)
+KERNELS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT})
+OFFERS = KERNELS | {Ability.REGIONS, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS, Ability.GRADIENT_TO_GUIDE}
 
 
 class Record(NamedTuple):
     """What the forward pass of one image leaves for its backward pass."""
 
-    terms: list[PairwiseTerm]
+    terms: list[Term]
     kept: Any
 
 
@@ -61,7 +53,7 @@ def forward(
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")
-        guide = _guide(inputs, index)
+        guide = _guide(inputs, index, crf.region_names)
         classes, points = logits.shape[1], logits[index, 0].size
         kept_rows = solver.kept_rows(crf.solver) if keep else 0
         kept_itemsize = 2 if execution.storage else logits.itemsize
@@ -98,7 +90,9 @@ def vjp(
         )
         found: Found = {}
         if guide:
-            found = guide_gradients(crf, inputs.spacing, _guide(inputs, index), terms, to_terms, cotangent.dtype)
+            found = guide_gradients(
+                crf, inputs.spacing, _guide(inputs, index, crf.region_names), terms, to_terms, cotangent.dtype
+            )
         return to_logits, to_couplings, found
 
     to_logits, to_couplings, found = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
@@ -147,7 +141,7 @@ def pairwise(crf: CRF, inputs: Inputs, execution: Execution) -> list[Record]:
     """The kernels of every image for `pairwise_filtered`, over the points of the inputs' logits."""
 
     def one(index: int, threads: int) -> Record:
-        guide, dtype = _guide(inputs, index), inputs.logits.dtype
+        guide, dtype = _guide(inputs, index, ()), inputs.logits.dtype
         require_memory(terms_bytes(crf, guide, dtype.itemsize), f"kernels over {inputs.logits[index, 0].size} points")
         return Record(build_terms(crf, guide, inputs.spacing, dtype, threads), np.empty(0))
 
@@ -168,7 +162,8 @@ def pairwise_filtered(
             check_finite(values[index], f"values[{index}]")
         rows = _rows(values[index]).T
         total = np.zeros_like(rows)
-        for term in records[index].terms:
+        pairs: list[Any] = records[index].terms
+        for term in pairs:
             message = term.filter_rows(rows, transpose, threads)
             total += float(np.asarray(term.weight)) * (message if own_pairs else message - term.own[:, None] * rows)
         return total.T
@@ -202,13 +197,13 @@ def _storage(execution: Execution) -> Storage:
     return "bfloat16" if str(execution.storage) == "torch.bfloat16" else "float16"
 
 
-def _guide(inputs: Inputs, index: int) -> Guide:
-    """What the kernels of one image are built from."""
+def _guide(inputs: Inputs, index: int, regions: Sequence[str]) -> Guide:
+    """What the terms of one image are built from; segments are given under the names of regions."""
     logits = inputs.logits
     grid = logits.shape[2:]
     image = None if inputs.image is None else image_array(np.moveaxis(inputs.image[index], 0, -1), grid)
     mask = None if inputs.mask is None else mask_array(inputs.mask[index], grid)
-    given = {name: _own(value, index) for name, value in inputs.given.items()}
+    given = {name: value[index] if name in regions else _own(value, index) for name, value in inputs.given.items()}
     return Guide(grid, image, mask, given)
 
 

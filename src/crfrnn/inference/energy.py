@@ -8,9 +8,8 @@ from numpy.typing import ArrayLike
 
 from crfrnn.arrays import Array, label_array, num_points, score_array
 from crfrnn.crf import MeanField
-from crfrnn.inference.coupling import couple
 from crfrnn.inference.meanfield import message, steps
-from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
+from crfrnn.inference.terms import Term, checked_couplings, precision
 
 SMALLEST_PROBABILITY = 1e-20
 
@@ -18,7 +17,7 @@ SMALLEST_PROBABILITY = 1e-20
 def energy(
     labels: ArrayLike,
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     compatibility: ArrayLike | None = None,
 ) -> float:
@@ -26,7 +25,7 @@ def energy(
 
     Every unordered pair of points counts once. A point does not count with itself: its share, taken to be the
     Gaussian's value 1 at distance 0, is left out. A lattice's own value there differs. With a Potts model this shifts
-    the energy of all labellings equally, so their differences stay right.
+    the energy of all labellings equally, so their differences stay right. Regions add theirs (eq. 32).
 
     Args:
         labels: (*spatial) integers from 0 to C - 1.
@@ -48,25 +47,20 @@ def energy(
     one_hot = np.zeros((given.size, classes), scores.dtype)
     one_hot[points, chosen] = 1
     total = -float(scores.reshape(classes, -1)[chosen, points].sum(dtype=np.float64))
-    for term, matrix in zip(pairwise, couplings, strict=True):
-        received = couple(term.filter(one_hot), matrix)[points, chosen]
-        own = np.broadcast_to(matrix.diagonal() if matrix.ndim == 2 else matrix, classes)[chosen]
-        for factors in (term.pre, term.post):
-            own = own if factors is None else own * factors
-        total += 0.5 * float((received - own).sum(dtype=np.float64))
-    return total
+    return total + sum(term.energy(one_hot, matrix) for term, matrix in zip(pairwise, couplings, strict=True))
 
 
 def kl_divergence(
     marginals: ArrayLike,
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     compatibility: ArrayLike | None = None,
 ) -> float:
     """Kullback-Leibler divergence of marginals to the CRF, up to its constant log Z (docs/algorithm.md, eq. 7).
 
-    As in pydensecrf, pairwise terms include j = i, and every pair counts from both of its ends.
+    As in pydensecrf, pairwise terms include j = i, and every pair counts from both of its ends, and every group of a
+    region from all of its pixels.
 
     Args:
         marginals: Probabilities (C, *spatial).
@@ -84,7 +78,7 @@ def kl_divergence(
 
 def mean_field_trace(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,

@@ -9,7 +9,7 @@ from crfrnn.arrays import Array
 from crfrnn.crf import CRF, Grid
 from crfrnn.inference.backend import Inputs
 from crfrnn.inference.term_gradients import through_normalization
-from crfrnn.inference.terms import PairwiseTerm
+from crfrnn.inference.terms import Term
 from crfrnn.kernels.features import Guide, feature_gradients, feature_rows
 from crfrnn.kernels.native import TermGradient
 from crfrnn.numbers import for_each, spacing_steps
@@ -22,11 +22,11 @@ def guide_gradients(
     crf: CRF,
     spacing: Sequence[float] | None,
     guide: Guide,
-    terms: Sequence[PairwiseTerm],
-    to_terms: Sequence[TermGradient],
+    terms: Sequence[Term],
+    to_terms: Sequence[TermGradient | None],
     dtype: np.dtype[Any],
 ) -> Found:
-    """Those of one image, summed over the kernels."""
+    """Those of one image, summed over the kernels; all terms are pairs."""
     axes = len(guide.grid)
     steps = (1.0,) * axes if spacing is None else for_each(spacing_steps(spacing), axes, "spacing", "spatial axes")
     found: Found = {}

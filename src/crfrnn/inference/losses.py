@@ -27,12 +27,17 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
     Args:
         parameters: In any form that users give. Its solver has no use here.
         settings: Fields of `CRFParameters` that replace its own.
-    Raises: TypeError or ValueError: if there is no kernel, a weight is not a number of at least 0, there is a
-        compatibility, or settings are for a CRF of any kernels.
+    Raises: TypeError or ValueError: if there is no kernel, a weight is not a number of at least 0, there are
+        regions or a compatibility, or settings are for a CRF of any kernels.
     """
     if settings:
         parameters = replace(short_form(parameters_of(parameters), f"a loss with {', '.join(settings)}"), **settings)
     crf = crf_of(parameters)
+    if crf.regions:
+        raise ValueError(
+            f"regions {', '.join(map(repr, crf.region_names))}: losses are sums over pairs of pixels, which kernels "
+            "give; leave out regions"
+        )
     if crf.compatibility is not None:
         raise ValueError(
             f"compatibility={crf.compatibility!r}: losses are those of the Potts model; leave it at None, and give "

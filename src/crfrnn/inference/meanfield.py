@@ -1,6 +1,7 @@
 """Mean-field inference of a dense CRF, forward and backward (docs/algorithm.md, eq. 4-8).
 
-`steps` is the iteration in a few lines of NumPy; with kernels of the native core the fused loop there does the same.
+`steps` is the iteration in a few lines of NumPy: each term gives its message, and the gradients through it
+(`terms.Term`). With kernels of the native core alone, the fused loop there does the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.term_gradients import no_gradient, summed, term_gradient, through_normalization
-from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
+from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precision
 from crfrnn.kernels import native
 from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage, TermGradient
 from crfrnn.memory import mean_field_bytes, require_memory
@@ -30,20 +31,20 @@ class MeanFieldGradients(NamedTuple):
         weights: One for each pairwise term.
         compatibility: None if none was given.
         kernels: To what each term's kernel was built from: features (N, d), or deviations of a grid (axes,); None for
-            kernels that are not ours. Empty if not asked for, as is the next one.
-        masks: To each term's mask (N,), also where it has none, which is 1 everywhere.
+            kernels that are not ours, and for regions. Empty if not asked for, as is the next one.
+        masks: To each term's mask (N,), also where it has none, which is 1 everywhere; None for regions.
     """
 
     unary: Array
     weights: list[Array]
     compatibility: Array | None
     kernels: list[Array | None]
-    masks: list[Array]
+    masks: list[Array | None]
 
 
 def mean_field(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
@@ -59,7 +60,7 @@ def mean_field(
         unary: Class scores (C, *spatial) or (C, N), higher is likelier (logits, not energies). One class has
             probability 1 everywhere: log-odds z of two classes are np.concatenate([np.zeros_like(z), z]) here, as
             `refine` does it.
-        pairwise: Kernels over the same points, with their weights.
+        pairwise: Kernels over the same points, with their weights, and regions (`RegionTerm`).
         iterations: T; 0 returns the unary.
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
@@ -87,7 +88,7 @@ def mean_field(
 
 def mean_field_with_marginals(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
@@ -112,7 +113,7 @@ def mean_field_with_marginals(
 def mean_field_vjp(
     cotangent: ArrayLike,
     marginals: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
@@ -124,7 +125,7 @@ def mean_field_vjp(
     Args:
         cotangent: (C, *spatial), the gradient of a loss to the logits of `mean_field_with_marginals`.
         marginals: As returned there, with the same pairwise terms, compatibility and damping.
-        guide: Whether to compute those to features, deviations and masks too, in up to twice the time.
+        guide: Whether to compute those to features, deviations and masks of kernels too, in up to twice the time.
     """
     given = score_array(cotangent, "cotangent", precision(pairwise))
     couplings, compatible = checked_couplings(given.shape, pairwise, compatibility)
@@ -150,18 +151,15 @@ def mean_field_vjp(
         for gradient, weight in zip(by_coupling, given_weights, strict=True):
             total = total + compatibility_gradient(gradient, compatible, weight, classes)
         total = np.asarray(total, given.dtype)
-    kernels, masks = [], []
-    for term, to_term in zip(pairwise, to_terms, strict=False):
-        to_kernel, to_mask = through_normalization(term, to_term)
-        kernels.append(to_kernel)
-        masks.append(to_mask)
+    to_guides = [through_normalization(term, to_term) for term, to_term in zip(pairwise, to_terms, strict=False)]
+    kernels, masks = [to_kernel for to_kernel, _ in to_guides], [to_mask for _, to_mask in to_guides]
     return MeanFieldGradients(unary.reshape(given.shape), weights, total, kernels, masks)
 
 
 def forward(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     keep: Storage | None,
@@ -182,7 +180,7 @@ def forward(
 def observed(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     threads: int | None,
@@ -203,11 +201,11 @@ def vjp(
     solver: MeanField,
     cotangent: Array,
     kept: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     threads: int | None,
     guide: bool = False,
-) -> tuple[Array, list[Array], list[TermGradient]]:
+) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
     """As in `solver.Solver` (docs/algorithm.md, eq. 8 and 22)."""
     fused = _fused(pairwise, couplings)
     if fused is not None:
@@ -222,9 +220,9 @@ def vjp(
         unary += received
         v = np.zeros_like(g)
         for k, (term, matrix, gradient) in enumerate(zip(pairwise, couplings, gradients, strict=True)):
-            h = term.filter_rows(received, transpose=True)
-            gradient -= h.T @ q if matrix.ndim == 2 else (h * q).sum(axis=0 if matrix.ndim else None)
-            v -= couple(h, matrix.T)
+            to_q, to_coupling = term.vjp(q, received, matrix)
+            v -= to_q
+            gradient -= to_coupling
             if guide:
                 to_terms[k] = summed(to_terms[k], term_gradient(term, q, -couple(received, matrix.T)))
         g = damping * g + q * (v - (v * q).sum(axis=1, keepdims=True))
@@ -246,7 +244,7 @@ class Step(NamedTuple):
 
 
 def steps(
-    solver: MeanField, unary: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]
+    solver: MeanField, unary: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[Any]]
 ) -> Iterator[Step]:
     """The iterations one by one, without end (docs/algorithm.md, eq. 4), in NumPy; unary (N, C)."""
     logits = unary
@@ -261,11 +259,11 @@ def steps(
         likely &= _likely(q, solver.class_threshold)
 
 
-def message(q: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
-    """Σ_k E_k (N_k q) for (N, C) marginals: what an iteration subtracts from the unary."""
+def message(q: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
+    """Σ_k E_k (N_k q), and what regions send, for (N, C) marginals: what an iteration subtracts from the unary."""
     total = np.zeros_like(q)
     for term, matrix in zip(pairwise, couplings, strict=True):
-        total += couple(term.filter_rows(q), matrix)
+        total += term.message(q, matrix)
     return total
 
 
@@ -279,7 +277,7 @@ def softmax(logits: Array, axis: int) -> Array:
 def _by_steps(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     keep: Storage | None,
@@ -306,11 +304,11 @@ def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:
     return np.asarray(most >= min(threshold, most.max()))
 
 
-def _fused(pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
-    """The terms that the native core runs in one loop; None if a kernel is not its own."""
+def _fused(pairwise: Sequence[Term], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
+    """The terms that the native core runs in one loop; None if one of them is not its own."""
     terms = []
     for term, matrix in zip(pairwise, couplings, strict=True):
-        if not isinstance(term.kernel, NativeKernel):
+        if not isinstance(term, PairwiseTerm) or not isinstance(term.kernel, NativeKernel):
             return None
         terms.append(FusedTerm(term.kernel, term.pre, term.post, matrix, term.row_sum))
     return terms

@@ -1,4 +1,4 @@
-"""Solvers: what turns scores and pairwise terms into refined scores, and gradients back.
+"""Solvers: what turns scores and terms into refined scores, and gradients back.
 
 A solver is a specification of crf.py and a module with `forward`, `vjp` and `kept_rows` for it, named here once.
 """
@@ -12,7 +12,7 @@ from crfrnn.arrays import Array
 from crfrnn.crf import MeanField
 from crfrnn.inference import meanfield
 from crfrnn.inference.activity import Activity, complete_activity
-from crfrnn.inference.terms import PairwiseTerm
+from crfrnn.inference.terms import Term
 from crfrnn.kernels.native import Output, Storage, TermGradient
 
 Coupling = NDArray[Any]
@@ -25,7 +25,7 @@ class Solver(Protocol):
         self,
         solver: Any,
         unary: Array,
-        pairwise: Sequence[PairwiseTerm],
+        pairwise: Sequence[Term],
         couplings: Sequence[Coupling],
         output: Output,
         keep: Storage | None,
@@ -45,15 +45,16 @@ class Solver(Protocol):
         solver: Any,
         cotangent: Array,
         kept: Any,
-        pairwise: Sequence[PairwiseTerm],
+        pairwise: Sequence[Term],
         couplings: Sequence[Coupling],
         threads: int | None,
         guide: bool = False,
-    ) -> tuple[Array, list[Array], list[TermGradient]]:
+    ) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
         """Gradients of ⟨cotangent, logits⟩ to the unary, to every coupling, in its shape, and to every term.
 
         Args:
-            guide: Whether to compute those to the terms; without it there are none.
+            guide: Whether to compute those to the terms; without it there are none. None stands for a term that is no
+                pair.
         """
         ...
 
@@ -73,7 +74,7 @@ def solver_for(solver: object) -> Solver:
 def observed(
     solver: Any,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[Coupling],
     output: Output,
     threads: int | None,

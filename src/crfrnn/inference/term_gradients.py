@@ -1,7 +1,7 @@
 """Gradients to what pairwise terms are built from: the kernel's features or deviations, and the mask.
 
 A solver collects them to a term's kernel and its two factors, iteration by iteration. At the end they go through the
-normalisation, of which the factors are made (docs/algorithm.md, eq. 22).
+normalisation, of which the factors are made (docs/algorithm.md, eq. 22). Terms that are no pairs have None everywhere.
 """
 
 from typing import Any
@@ -9,23 +9,29 @@ from typing import Any
 import numpy as np
 
 from crfrnn.arrays import Array
-from crfrnn.inference.terms import PairwiseTerm, filtered_mask
+from crfrnn.inference.terms import PairwiseTerm, Term, filtered_mask
 from crfrnn.kernels.native import NativeKernel, TermGradient
 
 
-def no_gradient(term: PairwiseTerm) -> TermGradient:
+def no_gradient(term: Term) -> TermGradient | None:
     """What `summed` begins with."""
+    if not isinstance(term, PairwiseTerm):
+        return None
     dtype = getattr(term.kernel, "dtype", np.float64)
     return TermGradient(None, *(np.zeros(term.kernel.num_points, dtype) for _ in range(2)))
 
 
-def summed(first: TermGradient, second: TermGradient) -> TermGradient:
+def summed(first: TermGradient | None, second: TermGradient | None) -> TermGradient | None:
+    if first is None or second is None:
+        return None
     kernel = second.kernel if first.kernel is None else first.kernel + second.kernel
     return TermGradient(kernel, first.pre + second.pre, first.post + second.post)
 
 
-def term_gradient(term: PairwiseTerm, values: Array, cotangent: Array) -> TermGradient:
+def term_gradient(term: Term, values: Array, cotangent: Array) -> TermGradient | None:
     """Gradients of ⟨cotangent, N values⟩, both (N, C), to the kernel and to the factors, each while others stay."""
+    if not isinstance(term, PairwiseTerm):
+        return None
     sent = values if term.pre is None else values * term.pre[:, None]
     received = cotangent if term.post is None else cotangent * term.post[:, None]
     kernel: Any = term.kernel
@@ -39,8 +45,10 @@ def term_gradient(term: PairwiseTerm, values: Array, cotangent: Array) -> TermGr
     )
 
 
-def through_normalization(term: PairwiseTerm, gradient: TermGradient) -> tuple[Array | None, Array]:
+def through_normalization(term: Term, gradient: TermGradient | None) -> tuple[Array | None, Array | None]:
     """Gradients to what the kernel is built from, and to the mask (N,): eq. (5) in reverse."""
+    if gradient is None or not isinstance(term, PairwiseTerm):
+        return None, None
     kernel: Any = term.kernel
     to_kernel, to_pre, to_post = gradient
     if term.normalization == "none":

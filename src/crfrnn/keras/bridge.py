@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRF
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Execution, Gradients, Inputs
+from crfrnn.inference.backend import Execution, Gradients, Inputs, UnsupportedError
 from crfrnn.inference.losses import SLACK, not_probabilities
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
@@ -30,7 +30,8 @@ class Scene(NamedTuple):
     Attributes:
         logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
         image: The same with its own number of channels.
-        given: The same layout; features by the names in `Given`.
+        given: The same layout; features by the names in `Given`, and memberships by those of regions, or ids
+            (B, *spatial) of int32.
         mask: (B, *spatial), or None.
     """
 
@@ -49,16 +50,21 @@ def refine(
     layout: Layout,
     training: bool,
 ) -> Any:
-    """Refined logits, in the backend's own tensors; everything gets gradients.
+    """Refined logits, in the backend's own tensors; everything gets gradients, beside regions logits and weights do.
 
     Args:
-        weights: W of each kernel, (C, C) in the dtype of the logits; compatibility, M, too.
+        weights: W of each term, (C, C) in the dtype of the logits; compatibility, M, too.
         thetas: θ that are trained, (n,), by name.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
     Returns: As the logits.
+    Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions.
     """
     if keras.backend.backend() == "torch":
         return _torch(crf, scene, weights, compatibility, thetas, layout)
+    if thetas and crf.regions:
+        raise UnsupportedError(
+            "learn_theta beside regions is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
+        )
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
     inputs = [scene.logits, *couplings, *thetas.values(), scene.image, *scene.given.values(), *masks]
@@ -131,7 +137,8 @@ class Run(Hashable, Protocol):
 class Crossing:
     """A function of scores and a CRF's kernels, on arrays in the layout of the caller.
 
-    Inputs are scores, what is coupled with them, θ by name, image, features by name, and the mask if there is one.
+    Inputs are scores, what is coupled with them, θ by name, image, features and segments by name, and the mask if there
+    is one.
     """
 
     crf: CRF
@@ -202,7 +209,10 @@ class Crossing:
         image, *others = inputs[self.learned :]
         mask = others[len(self.given)] if len(others) > len(self.given) else None
         self.layout.check(scores.shape, image.shape, None if mask is None else mask.shape)
-        given = {name: self._channels_first(each) for name, each in zip(self.given, others, strict=False)}
+        given = {
+            name: each if each.ndim < scores.ndim else self._channels_first(each)
+            for name, each in zip(self.given, others, strict=False)
+        }
         by_name = dict(zip(self.thetas, thetas, strict=True))
         return Inputs(self._channels_first(scores), self._channels_first(image), mask, given, thetas=by_name)
 
@@ -215,12 +225,17 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Pass(Crossing):
-    """The CRF: logits refined, coupled with M W of each kernel."""
+    """The CRF: logits refined, coupled with M W of each term."""
 
     @property
     def coupled(self) -> int:
         """The logits and the couplings."""
-        return 1 + len(self.crf.kernels)
+        return 1 + len(self.crf.terms)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Beside regions, all but the logits and the couplings."""
+        return ("image", *self.given, "mask") if self.crf.regions else ()
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
         return batch.forward(self.crf, self._scene(inputs), inputs[1 : self.coupled], keep, Execution())
@@ -288,7 +303,9 @@ def _torch(
     def planes(tensor: Any) -> Any:
         return tensor.movedim(layout.channel_axis, 1)
 
-    given = {name: planes(features) for name, features in scene.given.items()}
+    given = {
+        name: tensor if tensor.ndim < scene.logits.ndim else planes(tensor) for name, tensor in scene.given.items()
+    }
     inputs = torch_scene.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
     refined = functional.refine(crf, inputs, weights, compatibility, False, Execution(), thetas)
     return refined.movedim(1, layout.channel_axis)

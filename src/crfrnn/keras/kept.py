@@ -46,7 +46,6 @@ class Kept:
 
 def _bytes(records: Sequence[Record]) -> int:
     return sum(
-        sum(lattice_bytes(term.kernel.num_points, 2, record.kept.itemsize) for term in record.terms)
-        + int(record.kept.nbytes)
+        sum(lattice_bytes(term.num_points, 2, record.kept.itemsize) for term in record.terms) + int(record.kept.nbytes)
         for record in records
     )

@@ -48,9 +48,11 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             too.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
             or channel where they are given so. The backward pass then takes up to twice as long.
-        crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial`,
-            `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I and M is -I,
-            as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
+        crf: Any other kernels and regions, and how they are solved; it takes the place of the θ, `num_iterations`,
+            `spatial`, `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I
+            and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of
+            the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any type, or
+            memberships (B, *spatial, S), which get no gradient.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
@@ -148,12 +150,14 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         image = ops.cast(image, dtype)
         logits = at_image_size(ops.cast(logits, dtype), image, self.upsampling, layout, bool(training))
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
-        for name, features in zip(self._crf.given_names, others, strict=True):
-            layout.check(logits.shape, features.shape, None, name)
+        self._check_given(layout, logits.shape, [each.shape for each in others])
         scores = logits
         if self.num_classes == 1:
             scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
-        given = {name: ops.cast(features, dtype) for name, features in zip(self._crf.given_names, others, strict=True)}
+        given = {
+            name: ops.cast(each, "int32" if len(each.shape) < len(logits.shape) else dtype)
+            for name, each in zip(self._crf.given_names, others, strict=True)
+        }
         thetas = {name: ops.exp(log) for name, log in self._log_thetas().items()}
         refined = bridge.refine(
             self._crf,
@@ -180,8 +184,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         if self.upsampling is not None:
             logits = layout.upsampled(logits, image)
         layout.check(logits, image, None)
-        for name, features in zip(self._crf.given_names, others, strict=True):
-            layout.check(logits, features, None, name)
+        self._check_given(layout, logits, others)
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:
@@ -233,6 +236,14 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
                 f"CrfRnnLayer is called with {count} inputs, layer([{', '.join(names)}]), not with {given}"
             )
         return inputs
+
+    def _check_given(self, layout: Layout, logits: Any, given: Sequence[Any]) -> None:
+        """Raise a ValueError unless shapes of features, or of the segments of regions, go with that of the logits."""
+        for name, shape in zip(self._crf.given_names, given, strict=True):
+            if name in self._crf.region_names and len(shape) < len(logits):
+                layout.check_plane(logits, shape, name)
+            else:
+                layout.check(logits, shape, None, name)
 
     def _layout(self) -> Layout:
         return Layout(self.num_classes, self.image_dims, CHANNEL_AXES[self.data_format])

@@ -54,14 +54,14 @@ class Layout(NamedTuple):
         if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
             raise ValueError(f"{name} has shape {tuple(image)}; expected at least one channel")
         if mask is not None:
-            self.check_mask(logits, mask)
+            self.check_plane(logits, mask)
 
-    def check_mask(self, logits: Sizes, mask: Sizes, name: str = "mask") -> None:
-        """Raise a ValueError unless a mask, called by this name, has the size of the logits."""
+    def check_plane(self, logits: Sizes, plane: Sizes, name: str = "mask") -> None:
+        """Raise a ValueError unless what is called by this name has the shape of the logits without their channels."""
         expected = (logits[0], *self.spatial(logits))
-        if not _same(mask, expected):
+        if not _same(plane, expected):
             raise ValueError(
-                f"{name} has shape {tuple(mask)}; expected {expected}, without a channel axis, to go with "
+                f"{name} has shape {tuple(plane)}; expected {expected}, without a channel axis, to go with "
                 f"{self.scores} of shape {tuple(logits)}"
             )
 

@@ -162,7 +162,7 @@ class _Pairs:
     def check(self, gate: Any, name: str) -> None:
         """Raise a ValueError unless a gate has the size of the probabilities."""
         if gate is not None:
-            self.layout.check_mask(self.q.shape, gate.shape, name)
+            self.layout.check_plane(self.q.shape, gate.shape, name)
 
     def gated(self, values: Any, gate: Any) -> Any:
         """Values times a gate (B, *spatial)."""

@@ -19,7 +19,8 @@ class Guide(NamedTuple):
         grid: The spatial shape.
         image: (*grid, K), finite, or None.
         mask: Weights (N,) ≥ 0 of the points, or None.
-        given: Features or kernels by the names that `Given` has.
+        given: Features or kernels by the names that `Given` has, and segments by those of regions, as the call gave
+            them.
         origin: Position (x, y[, z]) of the first pixel in a larger image; None is 0.
     """
 

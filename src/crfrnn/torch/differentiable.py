@@ -1,6 +1,6 @@
 """The CRF in operations of torch as a backend: autograd computes gradients to all inputs.
 
-Gradients go to scores, weights, mask, image, features and θ.
+Gradients go to scores, weights, mask, image, features, memberships of regions and θ.
 A kernel may be any function of tensors. Every operation keeps what its gradient needs, so memory grows with the
 iterations.
 """
@@ -14,15 +14,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crfrnn.arrays import check_finite, mask_array
+from crfrnn.arrays import check_finite, mask_array, region_array
 from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, Lattice, MeanField
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
 from crfrnn.torch.exact_filter import exact_filter, full_precision
 from crfrnn.torch.features import axis_thetas, feature_columns
+from crfrnn.torch.regions import region_filter
 
 Filter = Callable[[Tensor], Tensor]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.GRADIENT_TO_GUIDE})
+OFFERS = frozenset(
+    {
+        Ability.GRID,
+        Ability.LATTICE,
+        Ability.EXACT,
+        Ability.REGIONS,
+        Ability.OWN_KERNEL,
+        Ability.GRADIENT_TO_GUIDE,
+        Ability.GRADIENT_TO_GUIDE_BESIDE_REGIONS,
+    }
+)
 
 
 def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Execution) -> Tensor:
@@ -33,9 +44,11 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Ex
     Raises: ValueError: on the CPU, if scores, image or mask are not finite, or a mask is below 0.
     """
     check_values({"logits": inputs.logits, "image": inputs.image}, inputs.mask)
-    logits = inputs.logits
+    _check_segments(crf, inputs)
+    logits, mask = inputs.logits, inputs.mask
     with full_precision(logits.device):
-        filters = normalised_filters(crf, inputs, execution)
+        filters: list[Any] = list(normalised_filters(crf, inputs, execution))
+        filters += [region_filter(inputs.given[regions.name], regions.order, mask, logits) for regions in crf.regions]
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
     return refined
 
@@ -163,6 +176,15 @@ def _couple(coupling: Tensor, message: Tensor) -> Tensor:
     if coupling.ndim == 2:
         return (coupling @ message.flatten(2)).view(message.shape)
     return coupling.view(-1, *(1,) * (message.ndim - 2)) * message
+
+
+def _check_segments(crf: CRF, inputs: Inputs) -> None:
+    """The same for segments of regions."""
+    if torch.compiler.is_compiling() or inputs.logits.device.type != "cpu":
+        return
+    for name in crf.region_names:
+        for index, item in enumerate(inputs.given[name].detach().numpy()):
+            region_array(item, f"given[{name!r}][{index}]", tuple(inputs.logits.shape[2:]))
 
 
 def check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:

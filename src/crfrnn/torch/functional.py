@@ -1,7 +1,7 @@
 """The dense CRF and its Gaussian filter as differentiable functions of tensors: checks, types, couplings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -72,7 +72,8 @@ def mean_field(
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or the
             kernel itself, a function or module from values (B, channels, *spatial) to as many. For its norm it is
-            also called with one channel.
+            also called with one channel. For regions, by name: integer ids (B, *spatial), where a negative id is in no
+            segment, or memberships (B, S, *spatial) from 0 to 1, which get gradients.
         spatial_weight: Tensor that replaces the first spatial kernel's weight: a number, (C,) or (C, C).
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
@@ -118,7 +119,7 @@ def mean_field(
 
 
 def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, list[Any]]:
-    """The CRF without kernels of weight 0, and each one's weight; a given one is for the first kernel of its name."""
+    """The CRF without terms of weight 0, and each one's weight; a given one is for the first kernel of its name."""
     kinds = [type(kernel.features) for kernel in crf.kernels]
     given = {kind: weight for kind, weight in weights.items() if weight is not None}
     for kind in given:
@@ -126,12 +127,12 @@ def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, lis
             name = kind.__name__.lower()
             raise ValueError(f"{name}_weight has no kernel {name!r}; the kernels are {', '.join(crf.names) or 'none'}")
     if not given:
-        return crf.active, [kernel.weight for kernel in crf.active.kernels]
-    pairs = [(kernel, given.pop(kind, None)) for kind, kernel in zip(kinds, crf.kernels, strict=True)]
-    kept = [pair for pair in pairs if pair[1] is not None or any(pair[0] is kernel for kernel in crf.active.kernels)]
-    if len(kept) < len(pairs):
-        crf = replace(crf, kernels=[kernel for kernel, _ in kept])
-    return crf, [kernel.weight if weight is None else weight for kernel, weight in kept]
+        return crf.active, [term.weight for term in crf.active.terms]
+    replaced = [*(given.pop(kind, None) for kind in kinds), *(None for _ in crf.regions)]
+    pairs = list(zip(crf.terms, replaced, strict=True))
+    kept = [weight is not None or any(term is each for each in crf.active.terms) for term, weight in pairs]
+    chosen = [term.weight if weight is None else weight for term, weight in compress(pairs, kept)]
+    return crf if all(kept) else crf.where(kept), chosen
 
 
 def refine(
@@ -279,6 +280,8 @@ def _asked(crf: CRF, inputs: Inputs, execution: Execution, trained: bool) -> dic
     for name, tensor in _guides(inputs).items():
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)
+    if crf.regions and Ability.GRADIENT_TO_GUIDE in asked:
+        asked[Ability.GRADIENT_TO_GUIDE_BESIDE_REGIONS] = asked[Ability.GRADIENT_TO_GUIDE]
     return asked
 
 

@@ -53,9 +53,9 @@ class CrfRnn(CrfAttributes, nn.Module):
             (docs/accuracy.md).
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
             or channel where they are given so. The backward pass then takes up to twice as long.
-        crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
-            `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the
-            weights at the start.
+        crf: Any other kernels and regions, and how they are solved; it takes the place of all arguments from
+            `num_iterations` to `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I,
+            they are the weights at the start.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
@@ -73,7 +73,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
             each specification and reuses that when it comes back; new values of weights need no compilation.
         spatial_ker_weights: W_s, trainable.
-        bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each of its kernels, by its `names`.
+        bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each kernel and region, by its `names`.
         compatibility_matrix: M, trainable.
         log_thetas: With learn_theta, the logarithm of each θ by its name, trainable; else empty.
     References: Zheng et al. 2015, algorithm 1.
@@ -135,8 +135,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         self.storage = check_storage(storage, crf)
         self.threads = threads
         classes = num_classes_of(num_classes)
-        for name, kernel in zip(crf.names, crf.kernels, strict=True):
-            start = finite_number(kernel.weight, f"{name}_weight")
+        for name, term in zip(crf.names, crf.terms, strict=True):
+            start = finite_number(term.weight, f"{name}_weight")
             self.register_parameter(f"{name}_ker_weights", nn.Parameter(_identity(classes, weights) * start))
         agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
@@ -173,7 +173,8 @@ class CrfRnn(CrfAttributes, nn.Module):
                 (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
             given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or
                 the kernel itself, a function or module from values (B, channels, *spatial) to as many. For its
-                norm it is also called with one channel.
+                norm it is also called with one channel. For regions, by name: integer ids (B, *spatial), where a
+                negative id is in no segment, or memberships (B, S, *spatial) from 0 to 1, which get gradients.
         Returns: (B, C, *spatial) in the logits' dtype.
         Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
         """
@@ -209,6 +210,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
         for kernel in self.crf.kernels:
             described.append(f"{kernel.features} on {kernel.filter}")
+        described += map(repr, self.crf.regions)
         if self.upsampling is not None:
             described.append(f"upsampling={self.upsampling!r}")
         return ", ".join(described)
