@@ -21,6 +21,7 @@ class Ability(Enum):
     CLASS_THRESHOLD = auto()
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
+    IMPLICIT_GRADIENT = auto()  # at the fixed point
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
     GRADIENT_THROUGH_LATTICE = auto()  # the same where a lattice lies between
 

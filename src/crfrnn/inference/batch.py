@@ -26,7 +26,16 @@ from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS})
+OFFERS = frozenset(
+    {
+        Ability.GRID,
+        Ability.LATTICE,
+        Ability.EXACT,
+        Ability.CLASS_THRESHOLD,
+        Ability.SIXTEEN_BITS,
+        Ability.IMPLICIT_GRADIENT,
+    }
+)
 
 
 class Record(NamedTuple):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
+from crfrnn.inference.adjoint import array_arithmetic, check_converged, richardson
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
@@ -156,8 +157,12 @@ def forward(
 ) -> tuple[Array, Any]:
     """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels.
 
-    Kernels that are not of the native core keep them as computed.
+    Kernels that are not of the native core keep them as computed. With an implicit gradient only those of the result
+    are kept, as computed, (1, N, P).
     """
+    if keep is not None and solver.gradient == "implicit":
+        logits, _ = forward(solver, unary, pairwise, couplings, "logits", None, threads)
+        return logits, _fixed_point(solver, unary, logits, pairwise, couplings)
     fused = _fused(pairwise, couplings)
     if fused is not None:
         result, marginals, _ = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
@@ -195,6 +200,8 @@ def vjp(
     threads: int | None,
 ) -> tuple[Array, list[Array]]:
     """As in `solver.Solver` (docs/algorithm.md, eq. 8)."""
+    if solver.gradient == "implicit":
+        return _implicit_vjp(solver, cotangent, kept, pairwise, couplings, threads)
     fused = _fused(pairwise, couplings)
     if fused is not None:
         return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads))
@@ -216,7 +223,7 @@ def vjp(
 
 def kept_rows(solver: MeanField) -> int:
     """As `solver.Solver` tells."""
-    return solver.iterations
+    return 1 if solver.gradient == "implicit" else solver.iterations
 
 
 class Step(NamedTuple):
@@ -281,6 +288,44 @@ def _by_steps(
         return logits.argmax(axis=1).astype(np.int32), kept, happened
     result = softmax(logits, axis=1) if output == "probabilities" else logits
     return np.array(result.T, order="C"), kept, happened
+
+
+def _fixed_point(
+    solver: MeanField,
+    unary: Array,
+    logits: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[NDArray[Any]],
+) -> Array:
+    """The marginals of the result, (1, N, P); warns where another iteration would change them."""
+    q = softmax(logits.T, axis=1)
+    following = softmax(unary.T - message(q, pairwise, couplings), axis=1)
+    check_converged(float(np.abs(following - q).max()), solver)
+    kept = np.zeros((1, len(q), padded_channels(len(logits))), q.dtype)
+    kept[0, :, : len(logits)] = q
+    return kept
+
+
+def _implicit_vjp(
+    solver: MeanField,
+    cotangent: Array,
+    kept: Array,
+    pairwise: Sequence[PairwiseTerm],
+    couplings: Sequence[NDArray[Any]],
+    threads: int | None,
+) -> tuple[Array, list[Array]]:
+    """The gradients at the fixed point (docs/algorithm.md, eq. 31): those of one iteration, for the solution w."""
+    once = replace(solver, iterations=1, damping=0.0, gradient="unrolled")
+    found: tuple[Array, list[Array]] = cotangent, []
+
+    def product(w: Array) -> Array:
+        """What an iteration sends back to the marginals that it starts from, less what it was given."""
+        nonlocal found
+        found = vjp(once, w, kept, pairwise, couplings, threads)
+        return found[0] - w
+
+    to_unary = richardson(product, cotangent, solver.damping, array_arithmetic(cotangent.dtype))
+    return to_unary, found[1]
 
 
 def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:

@@ -97,6 +97,11 @@ class PairwiseTerm:
         return received if after is None else received * after[:, None]
 
     @property
+    def symmetric(self) -> bool:
+        """Whether N is known to be its own transpose, which saves filtering by it."""
+        return self.pre is self.post and getattr(self.kernel, "symmetric", False)
+
+    @property
     def row_sum(self) -> float:
         """What no row of N sums to more than; 0 if that takes a filter to know."""
         if self.normalization != "after":

@@ -8,6 +8,7 @@ iterations.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,26 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from crfrnn.arrays import check_finite, mask_array
-from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, MeanField
+from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, FrankWolfe, Given, Grid, Kernel, MeanField
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
+from crfrnn.torch.coupling import couple
 from crfrnn.torch.exact_filter import exact_filter, full_precision
 from crfrnn.torch.features import Thetas, axis_thetas, feature_columns
+from crfrnn.torch.frankwolfe import frank_wolfe
+from crfrnn.torch.implicit import mean_field_at_fixed_point
 
 Filter = Callable[[Tensor], Tensor]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.OWN_KERNEL, Ability.GRADIENT_TO_GUIDE})
+OFFERS = frozenset(
+    {
+        Ability.GRID,
+        Ability.LATTICE,
+        Ability.EXACT,
+        Ability.OWN_KERNEL,
+        Ability.IMPLICIT_GRADIENT,
+        Ability.GRADIENT_TO_GUIDE,
+    }
+)
 
 
 def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Thetas, execution: Execution) -> Tensor:
@@ -40,7 +53,7 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Theta
     with full_precision(logits.device):
         sent = logits.new_ones(len(logits), 1, *logits.shape[2:]) if mask is None else mask.to(logits.dtype)[:, None]
         filters = [
-            _normalised(_filter(kernel, inputs, thetas, execution), sent, kernel.normalization)
+            _normalised(*_filter(kernel, inputs, thetas, execution), sent, kernel.normalization)
             for kernel in crf.kernels
         ]
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
@@ -54,7 +67,8 @@ def gaussian_filter(
     _check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
-        return _normalised(partial(_exact, features=features, threads=threads), sent, normalization)(values)
+        exact = partial(_exact, features=features, threads=threads)
+        return _normalised(exact, exact, sent, normalization)(values)
 
 
 def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
@@ -78,33 +92,71 @@ def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
 
 def _mean_field(solver: MeanField, logits: Tensor, filters: Sequence[Filter], couplings: Sequence[Tensor]) -> Tensor:
     """docs/algorithm.md, eq. 4."""
-    scores = logits
-    for _ in range(solver.iterations):
+
+    def update(scores: Tensor) -> Tensor:
+        """The logits that an iteration finds, before damping."""
         q = torch.softmax(scores, dim=1)
         received = logits
         for coupling, filtered in zip(couplings, filters, strict=True):
-            received = received - _couple(coupling, filtered(q))
-        scores = torch.lerp(received, scores, solver.damping) if solver.damping else received
-    return scores
+            received = received - couple(coupling, filtered(q))
+        return received
+
+    implicit = solver.gradient == "implicit" and torch.is_grad_enabled()
+    scores = logits
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not implicit):
+        for _ in range(solver.iterations):
+            received = update(scores)
+            scores = torch.lerp(received, scores, solver.damping) if solver.damping else received
+    return mean_field_at_fixed_point(solver, scores, update) if implicit else scores
 
 
-SOLVERS: dict[type, Any] = {MeanField: _mean_field}
+SOLVERS: dict[type, Any] = {MeanField: _mean_field, FrankWolfe: frank_wolfe}
 
 
-def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution) -> Filter:
-    """K v as a function of values (B, C, *spatial)."""
+@dataclass(frozen=True)
+class Normalised:
+    """v ↦ N v, N = diag(post) K diag(pre) (docs/algorithm.md, eq. 5)."""
+
+    kernel: Filter
+    back: Filter
+    pre: Tensor
+    post: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return self.post * self.kernel(self.pre * values)
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Nᵀ values."""
+        return self.pre * self.back(self.post * values)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether N is known to be its own transpose."""
+        return self.kernel is self.back and self.pre is self.post
+
+
+def _filter(kernel: Kernel, inputs: Inputs, thetas: Thetas, execution: Execution) -> tuple[Filter, Filter]:
+    """K v and Kᵀ v as functions of values (B, C, *spatial); the same one for both if K is symmetric."""
     dtype = inputs.logits.dtype
     if isinstance(kernel.features, Given) and not isinstance(inputs.given[kernel.features.name], Tensor):
-        return partial(_own, kernel=inputs.given[kernel.features.name], name=kernel.features.name)
+        own = partial(_own, kernel=inputs.given[kernel.features.name], name=kernel.features.name)
+        return own, partial(_transposed, kernel=own)
     if isinstance(kernel.filter, Grid):
         sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, thetas)
-        return partial(grid_filter, sigmas=sigmas[::-1])
+        grid = partial(grid_filter, sigmas=sigmas[::-1])
+        return grid, grid
     features = torch.stack(feature_columns(kernel.features, inputs, thetas, dtype), dim=1)
     if isinstance(kernel.filter, Exact):
-        return partial(_exact, features=features, threads=execution.threads)
+        exact = partial(_exact, features=features, threads=execution.threads)
+        return exact, exact
     lattice = (features, None, "none", kernel.filter.neighbour_rounds, execution.deterministic, execution.threads)  # type: ignore[union-attr]
     handle = ops.lattice(*lattice)
-    return lambda values: ops.gaussian_filter(values, handle, False, *lattice)
+
+    def filtered(values: Tensor, transpose: bool) -> Tensor:
+        result: Tensor = ops.gaussian_filter(values, handle, transpose, *lattice)
+        return result
+
+    return partial(filtered, transpose=False), partial(filtered, transpose=True)
 
 
 def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tensor:
@@ -118,14 +170,23 @@ def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tenso
     return filtered.to(values.dtype)
 
 
+def _transposed(values: Tensor, kernel: Filter) -> Tensor:
+    """Kᵀ v of a linear function v ↦ K v, by its derivative."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        start = torch.zeros_like(values, requires_grad=True)
+        (found,) = torch.autograd.grad(kernel(start), start, values, create_graph=differentiable)
+    return found
+
+
 def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:
     """K v for (B, C, *spatial) values and (B, d, *spatial) features."""
     filtered: Tensor = exact_filter(values.flatten(2).contiguous(), features.flatten(2).contiguous(), threads)
     return filtered.view(values.shape)
 
 
-def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Filter:
-    """v ↦ diag(post) K diag(pre) v (docs/algorithm.md, eq. 5) for a mask (B, 1, *spatial)."""
+def _normalised(kernel: Filter, back: Filter, mask: Tensor, normalization: str) -> Normalised:
+    """N of K and Kᵀ for a mask (B, 1, *spatial)."""
     pre = post = mask
     if normalization != "none":
         norm = kernel(mask) + EPSILON
@@ -135,13 +196,7 @@ def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Filter:
             pre = mask / norm
         else:
             pre = post = mask / norm.sqrt()
-    return lambda values: post * kernel(pre * values)
-
-
-def _couple(coupling: Tensor, message: Tensor) -> Tensor:
-    if coupling.ndim == 2:
-        return (coupling @ message.flatten(2)).view(message.shape)
-    return coupling.view(-1, *(1,) * (message.ndim - 2)) * message
+    return Normalised(kernel, back, pre, post)
 
 
 def _check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:

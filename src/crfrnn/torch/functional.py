@@ -243,6 +243,8 @@ def _asked(
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
+    if trained and getattr(crf.solver, "gradient", "unrolled") == "implicit":
+        asked[Ability.IMPLICIT_GRADIENT] = "gradient='implicit' is not available; set it to 'unrolled'"
     image_on_lattices = any(each.reads_image for each in on_lattices)
     given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
     for name, tensor, on_a_lattice in (
