@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default_data, help="with logits33/ (default: %(default)s)")
     parser.add_argument("--photos", type=int, default=40, help="how many (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each call (default: %(default)s)")
-    parser.add_argument("--page", type=Path, help="write the tables into this page, docs/solvers.md; print if not given")
+    parser.add_argument(
+        "--page", type=Path, help="write the tables into this page, docs/solvers.md; print if not given"
+    )
     arguments = parser.parse_args()
     photos = ScoredPhotos(SegmentationData(arguments.data, "val", CLASSES), arguments.data / "logits33", square=True)
     chosen = np.random.default_rng(0).permutation(len(photos))[: arguments.photos].tolist()

@@ -1,4 +1,4 @@
-"""Regularised Frank-Wolfe in plain NumPy on dense matrices, by its definitions (docs/algorithm.md, section 10).
+"""Regularised Frank-Wolfe in plain NumPy on dense matrices, by its definitions (docs/algorithm.md, section 12).
 
 It shares no formula with `inference/frankwolfe.py` but those of the definitions: gaps are differences of objectives,
 projections are found by sorting, gradients at a fixed point by a direct solver.

@@ -362,4 +362,4 @@ def test_wrong_input(rng):
     with raises_saying(ValueError, "labels have shape (4, 5, 6)", "(5, 6)"):
         crfrnn.energy(np.ones((4, 5, 6), int), unary, terms)
     with raises_saying(ValueError, "the bilateral kernel needs an image"):
-        crfrnn.refine(unary, None, CRF(CRFS["spatial"].kernels + (Kernel(Bilateral()),), solver=FrankWolfe()))
+        crfrnn.refine(unary, None, CRF((*CRFS["spatial"].kernels, Kernel(Bilateral())), solver=FrankWolfe()))

@@ -15,10 +15,10 @@ FRANK_WOLFES = {
     "Euclidean, open loop": FrankWolfe(4, "euclidean", 3.0, "open-loop", tolerance=0),
 }
 CONVERGING = {
-    "mean field": MeanField(400, tolerance=0),
-    "damped mean field": MeanField(400, 0.3, tolerance=0),
-    "entropic": FrankWolfe(400, strength=1.3, tolerance=1e-12),
-    "Euclidean": FrankWolfe(400, "euclidean", 4.0, tolerance=1e-12),
+    "mean field": MeanField(150, tolerance=0),
+    "damped mean field": MeanField(150, 0.3, tolerance=0),
+    "entropic": FrankWolfe(150, strength=1.3, tolerance=1e-12),
+    "Euclidean": FrankWolfe(150, "euclidean", 4.0, tolerance=1e-12),
 }
 KERNELS = ("standard", "three", "lattice and exact", "given exactly", "each its own", "empty")
 

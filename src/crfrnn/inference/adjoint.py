@@ -12,7 +12,7 @@ import numpy as np
 ADJOINT_TOLERANCES = {4: 1e-5, 8: 1e-10}
 """The error at which a system counts as solved, relative to its right-hand side, by bytes of a number."""
 ADJOINT_ITERATIONS = 200
-"""The most products with kernels and their transposes for a system."""
+"""The most products for a system, each as costly as an iteration."""
 CONVERGED = 0.01
 """How far marginals may still move by an iteration, at any point, to count as a fixed point."""
 
@@ -77,13 +77,13 @@ def conjugate_gradients(
         along = tangent + product(direction)
         curvature = dot(direction, along)
         active = active & (curvature > 0)
-        step = where(active, size / where(active, curvature, 1.0), 0.0)
+        step = _ratio(size, curvature, active, where)
         solution = solution + times(direction, step)
         residual = residual - times(along, step)
         preconditioned = jacobian(residual)
         previous, size = size, dot(residual, preconditioned)
         active = active & (size > target)
-        share = where(active, size / where(active, previous, 1.0), 0.0)
+        share = _ratio(size, previous, active, where)
         tangent = residual + times(tangent, share)
         direction = preconditioned + times(direction, share)
     if (size > target).any():
@@ -91,22 +91,48 @@ def conjugate_gradients(
     return times(solution, scale)
 
 
-def richardson(product: Callable[[Any], Any], right: Any, damping: float, arithmetic: Arithmetic) -> Any:
-    """w = right + A w, by w ← (1 - damping) (right + A w) + damping w, which converges where mean field does."""
-    solution = right
-    for _ in range(ADJOINT_ITERATIONS):
-        change = (1 - damping) * (right + product(solution) - solution)
-        solution = solution + change
-        if not (arithmetic.largest(change) > arithmetic.tolerance * arithmetic.largest(solution)).any():
-            return solution
-    warn_unsolved()
-    return solution
+def biconjugate_gradients(product: Callable[[Any], Any], right: Any, arithmetic: Arithmetic) -> Any:
+    """w, where A w = right, for any A: stabilised biconjugate gradients (van der Vorst 1992) from w = right.
+
+    Args:
+        product: v ↦ A v.
+    """
+    dot, largest, where, times, tolerance = arithmetic
+    scale = largest(right)
+    scale = where(scale > 0, scale, 1.0)
+    solution = times(right, 1 / scale)
+    residual = shadow = direction = solution - product(solution)
+    size = dot(shadow, residual)
+    active = largest(residual) > tolerance
+    for _ in range(ADJOINT_ITERATIONS // 2):
+        if not active.any():
+            break
+        along = product(direction)
+        first = _ratio(size, dot(shadow, along), active, where)
+        half = residual - times(along, first)
+        turned = product(half)
+        second = _ratio(dot(turned, half), dot(turned, turned), active, where)
+        solution = solution + times(direction, first) + times(half, second)
+        residual = where(active, half - times(turned, second), residual)
+        previous, size = size, dot(shadow, residual)
+        active = active & (largest(residual) > tolerance) & (second != 0)
+        share = _ratio(size * first, previous * second, active, where)
+        direction = residual + times(direction - times(along, second), share)
+    if (largest(residual) > tolerance).any():
+        warn_unsolved()
+    return times(solution, scale)
+
+
+def _ratio(numerator: Any, denominator: Any, active: Any, where: Callable[[Any, Any, Any], Any]) -> Any:
+    """That of the images that are still active; 0 for others, and where it is not defined."""
+    there = active & (denominator != 0)
+    return where(there, numerator / where(there, denominator, 1.0), 0.0)
 
 
 def warn_unsolved() -> None:
     warnings.warn(
-        f"the equation of the implicit gradient was not solved within {ADJOINT_ITERATIONS} iterations, and the "
-        "gradient is as far as they came: weaken the weights, add damping if there is any, or use gradient='unrolled'",
+        f"the equation of the implicit gradient was not solved with {ADJOINT_ITERATIONS} products or fewer, and the "
+        "gradient is what they gave: weaken the weights, or use gradient='unrolled'",
         ConvergenceWarning,
         stacklevel=2,
     )

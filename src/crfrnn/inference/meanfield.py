@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
-from crfrnn.inference.adjoint import array_arithmetic, check_converged, richardson
+from crfrnn.inference.adjoint import array_arithmetic, biconjugate_gradients, check_converged
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
 from crfrnn.kernels import native
@@ -316,16 +316,13 @@ def _implicit_vjp(
 ) -> tuple[Array, list[Array]]:
     """The gradients at the fixed point (docs/algorithm.md, eq. 31): those of one iteration, for the solution w."""
     once = replace(solver, iterations=1, damping=0.0, gradient="unrolled")
-    found: tuple[Array, list[Array]] = cotangent, []
 
     def product(w: Array) -> Array:
-        """What an iteration sends back to the marginals that it starts from, less what it was given."""
-        nonlocal found
-        found = vjp(once, w, kept, pairwise, couplings, threads)
-        return found[0] - w
+        """w less what an iteration that gets it sends back to the scores that it starts from."""
+        return 2 * w - vjp(once, w, kept, pairwise, couplings, threads)[0]
 
-    to_unary = richardson(product, cotangent, solver.damping, array_arithmetic(cotangent.dtype))
-    return to_unary, found[1]
+    w = biconjugate_gradients(product, cotangent, array_arithmetic(cotangent.dtype))
+    return w, vjp(once, w, kept, pairwise, couplings, threads)[1]
 
 
 def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:

@@ -13,7 +13,14 @@ from crfrnn.crf import FrankWolfe
 from crfrnn.inference.adjoint import conjugate_gradients
 from crfrnn.inference.regularization import NEAR, SMALLEST_PROBABILITY
 from crfrnn.torch.coupling import couple
-from crfrnn.torch.implicit import largest, per_image, tensor_arithmetic, warn_unless_converged, with_value
+from crfrnn.torch.implicit import (
+    largest,
+    per_image,
+    tensor_arithmetic,
+    transform_gradient,
+    warn_unless_converged,
+    with_value,
+)
 
 
 class Filtered(Protocol):
@@ -62,7 +69,7 @@ def frank_wolfe(solver: FrankWolfe, logits: Tensor, filters: Sequence[Filtered],
                 message, lambda values: _jacobian(solver, at, values), -message(direct), tensor_arithmetic(direct)
             )
 
-    scores.register_hook(solve)  # type: ignore[no-untyped-call]
+    transform_gradient(scores, solve)
     return _logarithm(with_value(q, p))
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.inference.adjoint import ADJOINT_TOLERANCES, Arithmetic, check_converged, richardson
+from crfrnn.inference.adjoint import ADJOINT_TOLERANCES, Arithmetic, biconjugate_gradients, check_converged
 
 
 def mean_field_at_fixed_point(solver: Any, scores: Tensor, update: Callable[[Tensor], Tensor]) -> Tensor:
     """Scores that `update` does not change, with the gradient of that fixed point."""
     start = scores.detach()
-    carried = update(start)
+    carried = update(start).view_as(start)  # without kernels it is the logits themselves, which get no hook
     warn_unless_converged(torch.softmax(carried.detach(), dim=1), torch.softmax(start, dim=1), solver)
     if not carried.requires_grad:
         return scores
@@ -26,12 +26,17 @@ def mean_field_at_fixed_point(solver: Any, scores: Tensor, update: Callable[[Ten
     def solve(cotangent: Tensor) -> Tensor:
         def product(w: Tensor) -> Tensor:
             (found,) = torch.autograd.grad(local, again, w, retain_graph=True, allow_unused=True)
-            return torch.zeros_like(w) if found is None else found
+            return w if found is None else w - found
 
-        return richardson(product, cotangent, solver.damping, tensor_arithmetic(cotangent))  # type: ignore[no-any-return]
+        return biconjugate_gradients(product, cotangent, tensor_arithmetic(cotangent))  # type: ignore[no-any-return]
 
-    carried.register_hook(solve)  # type: ignore[no-untyped-call]
+    transform_gradient(carried, solve)
     return with_value(scores, carried)
+
+
+def transform_gradient(tensor: Tensor, solve: Callable[[Tensor], Tensor]) -> None:
+    """Hand on `solve` of what comes back to a tensor, which must not be the caller's."""
+    tensor.register_hook(lambda cotangent: None if cotangent is None else solve(cotangent))  # type: ignore[no-untyped-call]
 
 
 def with_value(value: Tensor, carried: Tensor) -> Tensor:
