@@ -8,7 +8,7 @@ import pytest
 from crfrnn.crf import CRF, Bilateral, Exact, FrankWolfe, Given, Kernel, MeanField, Spatial
 from crfrnn.inference import batch
 from crfrnn.inference.adjoint import ConvergenceWarning
-from crfrnn.inference.backend import Execution, Inputs, UnsupportedError, able, asked_by
+from crfrnn.inference.backend import Ability, Execution, Inputs, UnsupportedError, able, asked_by
 from kernel_lists import CLASSES, CRFS, scene, smooth
 from solver_cases import CONVERGING, FRANK_WOLFES, KERNELS, marginals_of, softmax, solved_by
 from tolerances import assert_close, tolerance
@@ -87,7 +87,7 @@ def test_both_ways_agree(rng, name, kernels, gradient):
 def test_gradcheck(rng, place, name, gradient):
     """Through the layer, in float64; of marginals, as logarithms of small ones are steep."""
     strong = {"strength": 6.0} if name == "Euclidean" else {}
-    solver = replace(CONVERGING[name], gradient=gradient, **strong)
+    solver = replace(CONVERGING[name], iterations=40, gradient=gradient, **strong)
     if gradient == "unrolled":
         solver = replace(solver, iterations=3, tolerance=0)
     layer = CrfRnn(CLASSES, crf=CRF([smooth, Kernel(Bilateral(5.13, 61.7), 0.6)], solver=solver)).double()
@@ -154,7 +154,7 @@ def test_gradients_to_the_image(rng, solver):
     """With exact filters, also at the fixed point."""
     strong = {"strength": 6.0} if getattr(solver, "regularization", "") == "euclidean" else {}
     kernels = [Kernel(Bilateral(5.13, 61.7), 0.6, Exact()), Kernel(Spatial(1.57), 0.5)]
-    crf = CRF(kernels, solver=replace(solver, iterations=60, gradient="implicit", **strong))
+    crf = CRF(kernels, solver=replace(solver, iterations=40, gradient="implicit", **strong))
     logits, image, mask, _ = tensors(scene(rng, spatial=(2, 3), size=1))
     theta = torch.tensor(60.3, dtype=torch.float64, requires_grad=True)
 
@@ -225,6 +225,9 @@ def test_what_backends_are_asked(rng):
     assert able((gpu, differentiable), asked, "here") is differentiable
     with pytest.raises(UnsupportedError, match="FrankWolfe is not available"):
         able((gpu,), asked, "here")
+    with_guide = {**asked, Ability.GRADIENT_TO_GUIDE: "a gradient"}
+    assert able((batch, differentiable), asked, "here") is batch
+    assert able((batch, differentiable), with_guide, "here") is differentiable
 
 
 def test_layers_are_copied_with_their_solver(rng):

@@ -67,7 +67,7 @@ class Backend(Protocol):
     """A module. Tensors and arrays have been checked for shape and type."""
 
     OFFERS: frozenset[Ability]
-    SOLVERS: dict[type, Any]  # by class of specifications: what computes it
+    SOLVERS: dict[type, Any]  # by class of specifications: what computes it, and may lack abilities: LACKS
 
     def forward(
         self, crf: CRF, inputs: Inputs, couplings: Sequence[Any], keep: bool, execution: Execution
@@ -111,10 +111,11 @@ def able(backends: Sequence[_Backend], asked: Mapping[Asked, str], where: str) -
     Raises: UnsupportedError: if there is none. It names what is missing in the backend that lacks least; of equals, in
         the last one.
     """
-    lacking = [
-        [text for each, text in asked.items() if each not in backend.OFFERS and each not in backend.SOLVERS]
-        for backend in backends
-    ]
+    lacking = []
+    for backend in backends:
+        solvers = [backend.SOLVERS[each] for each in asked if each in backend.SOLVERS]
+        offered = backend.OFFERS.difference(*(getattr(solver, "LACKS", ()) for solver in solvers))
+        lacking.append([text for each, text in asked.items() if each not in offered and each not in backend.SOLVERS])
     for backend, lacks in zip(backends, lacking, strict=True):
         if not lacks:
             return backend

@@ -13,6 +13,7 @@ from crfrnn.arrays import Array
 from crfrnn.crf import FrankWolfe
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.adjoint import array_arithmetic, check_converged, conjugate_gradients
+from crfrnn.inference.backend import Ability
 from crfrnn.inference.coupling import couple
 from crfrnn.inference.meanfield import softmax
 from crfrnn.inference.regularization import SMALLEST_PROBABILITY, Regularizer, logarithm, regularizer_of, total
@@ -20,6 +21,7 @@ from crfrnn.inference.terms import PairwiseTerm
 from crfrnn.kernels.native import Output, Storage
 
 Coupling = NDArray[np.floating[Any]]
+LACKS = frozenset({Ability.GRADIENT_TO_GUIDE})
 
 
 class State(NamedTuple):
