@@ -128,6 +128,13 @@ def test_the_start_is_the_first_trial(noisy: Path):
     assert found.mean_iou.start == found.mean_iou.tuned
 
 
+def test_another_solver_stays(noisy: Path):
+    """Also one that has no threshold for classes, which the search would use."""
+    start = replace(START, solver="frank-wolfe", strength=0.7)
+    found = tune(scored(noisy), start, trials=3).parameters
+    assert found.crf.solver == start.crf.solver
+
+
 # Downhill.
 
 

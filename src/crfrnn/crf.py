@@ -17,9 +17,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crfrnn.numbers import Deviation, deviations, in_pixels, one_of, proper_fraction, weight, whole_number
+from crfrnn.numbers import (
+    Deviation,
+    deviations,
+    in_pixels,
+    one_of,
+    positive_number,
+    proper_fraction,
+    weight,
+    whole_number,
+)
 
 Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
+Gradient: TypeAlias = Literal["unrolled", "implicit"]
+Regularization: TypeAlias = Literal["entropic", "euclidean"]
+Step: TypeAlias = Literal["line-search", "open-loop"]
 MOST_NEIGHBOUR_ROUNDS = 3  # each multiplies the vertices; the second already adds no accuracy
 CUTOFF = 4  # deviations from the centre at which a `Grid` cuts its Gaussian: 6e-5 of an axis's mass lie beyond
 EPSILON = 1e-20  # added to norms, which masks can make 0, so that 1 / norm stays finite
@@ -192,6 +204,9 @@ class MeanField:
             filters all classes. docs/algorithm.md, sections 6 and 8, has the rules and the error.
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out in
             every iteration (docs/algorithm.md, section 8).
+        gradient: "unrolled" goes back through every iteration, whose marginals are kept. "implicit" is that of the
+            fixed point, which takes the iterations to have converged; its memory does not grow with them
+            (docs/solvers.md).
     """
 
     takes_regions: ClassVar[bool] = True
@@ -199,11 +214,50 @@ class MeanField:
     damping: float = 0.0
     class_threshold: float = 0.0
     tolerance: float = 1e-3
+    gradient: Gradient = "unrolled"
 
     def __post_init__(self) -> None:
         _set(self, "iterations", whole_number(self.iterations, "iterations"))
         for name in ("damping", "class_threshold", "tolerance"):
             _set(self, name, proper_fraction(getattr(self, name), name))
+        one_of(self.gradient, get_args(Gradient), "gradient")
+
+
+@dataclass(frozen=True)
+class FrankWolfe:
+    """Regularised Frank-Wolfe: descends on the energy of marginals plus a regulariser (Lê-Huu & Alahari 2021).
+
+    It returns the logits log q of its last marginals q, whose softmax they are. Probabilities below 1e-20 count as
+    that, because Euclidean marginals can be 0, and their logits pass no gradient on.
+
+    Attributes:
+        iterations: The most; 0 returns the marginals of what was given.
+        regularization: "entropic", λ Σ q log q, or "euclidean", ½ λ Σ q². With the first and λ = 1, a step of 1 is an
+            iteration of mean field.
+        strength: λ, above 0. The smaller, the harder are the marginals, and the nearer is what it descends on to the
+            energy; gradients vanish where marginals are hard.
+        step: "line-search" goes as far as the regularised energy falls, or for the entropic one as an upper bound of
+            it falls: it never rises. "open-loop" takes 2/(t + 2).
+        tolerance: The iterations end after one whose step aimed at marginals nowhere further than this from those it
+            had; 0 runs all of them.
+        gradient: As for `MeanField`.
+    Raises: TypeError or ValueError: on construction, naming the field.
+    """
+
+    iterations: int = 10
+    regularization: Regularization = "entropic"
+    strength: float = 1.0
+    step: Step = "line-search"
+    tolerance: float = 1e-3
+    gradient: Gradient = "unrolled"
+
+    def __post_init__(self) -> None:
+        _set(self, "iterations", whole_number(self.iterations, "iterations"))
+        one_of(self.regularization, get_args(Regularization), "regularization")
+        _set(self, "strength", positive_number(self.strength, "strength"))
+        one_of(self.step, get_args(Step), "step")
+        _set(self, "tolerance", proper_fraction(self.tolerance, "tolerance"))
+        one_of(self.gradient, get_args(Gradient), "gradient")
 
 
 @dataclass(frozen=True)
@@ -214,7 +268,7 @@ class CRF:
         kernels: Any number of `Kernel`.
         compatibility: M in `a = U - M Σ_k W_k N_k q`. None is the Potts model, M = -1: agreement is rewarded. A number,
             (C,) diagonal or (C, C) matrix is taken as given: a positive diagonal penalises agreement.
-        solver: `MeanField`.
+        solver: `MeanField` or `FrankWolfe`, which takes no regions.
         regions: Any number of `Regions`.
         text: The same as JSON, which `CRF.from_text` reads: for files and for operators of frameworks.
     Raises: TypeError or ValueError: on construction, naming the field.
@@ -222,7 +276,7 @@ class CRF:
 
     kernels: Sequence[Kernel]
     compatibility: ArrayLike | None = None
-    solver: MeanField = MeanField()
+    solver: MeanField | FrankWolfe = MeanField()
     regions: Sequence[Regions] = ()
     text: str = field(init=False, repr=False, compare=False)
 
@@ -331,7 +385,7 @@ class CRF:
         )
 
 
-_SOLVERS = (MeanField,)
+_SOLVERS: tuple[type, ...] = (MeanField, FrankWolfe)
 _TYPES = {
     each.__name__: each for each in (CRF, Kernel, Regions, Spatial, Bilateral, Given, Grid, Lattice, Exact, *_SOLVERS)
 }

@@ -91,6 +91,14 @@ def finite_number(value: Any, name: str) -> float:
     return float(given)
 
 
+def positive_number(value: Any, name: str) -> float:
+    """A finite number above 0."""
+    number = finite_number(value, name)
+    if number <= 0:
+        raise ValueError(f"{name}={number} must be above 0")
+    return number
+
+
 def proper_fraction(value: Any, name: str) -> float:
     """A number of at least 0 and below 1; neither True nor False is one."""
     try:

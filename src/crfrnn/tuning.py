@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -291,7 +291,8 @@ def _search(
         )
     finally:
         optuna.logging.set_verbosity(verbosity)
-    faster = replace(start, class_threshold=max(start.class_threshold, SEARCH_THRESHOLD))
+    leaves_out = any(each.name == "class_threshold" for each in fields(start.crf.solver))
+    faster = replace(start, class_threshold=max(start.class_threshold, SEARCH_THRESHOLD)) if leaves_out else start
     factor: optuna.distributions.BaseDistribution = optuna.distributions.FloatDistribution(1 / SPAN, SPAN, log=True)
     study.enqueue_trial(dict.fromkeys(names, 1.0))
     try:

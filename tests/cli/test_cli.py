@@ -237,6 +237,20 @@ def test_the_parameters_reach_the_refinement(files: Path, photo: np.ndarray, log
     np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, photo, parameters, threads=1))
 
 
+def test_the_solver_reaches_the_refinement(
+    files: Path, photo: np.ndarray, logits: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frank_wolfe = "--solver frank-wolfe --regularization euclidean --strength 3 --iterations 40 --tolerance 0.1"
+    assert status(f"refine scores.npy photo.png -o out.npy {frank_wolfe} --threads 1") == 0
+    parameters = CRFParameters(
+        solver="frank-wolfe", regularization="euclidean", strength=3, iterations=40, tolerance=0.1
+    )
+    refined, activity = crfrnn.refine(logits, photo, parameters, threads=1, return_activity=True)
+    np.testing.assert_array_equal(np.load("out.npy"), refined)
+    assert activity.iterations < 40
+    assert f"{activity.iterations} of 40 iterations" in capsys.readouterr().out
+
+
 # Folders.
 
 

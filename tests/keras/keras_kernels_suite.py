@@ -1,6 +1,7 @@
 """`CrfRnnLayer` of any list of kernels on one backend; `test_keras_backends.py` runs this file on every backend."""
 
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 
 from crfrnn.crf import CRF, Given, Kernel, MeanField, Regions
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.backend import Execution, Inputs, UnsupportedError
 from crfrnn.keras import CrfRnnLayer
 from errors import raises_saying
 from keras_calls import BACKEND, COMPILED, double_precision, numpy, refined_and_gradients
 from kernel_lists import CLASSES, CRFS, SPATIAL, scene, smooth, truth
+from solver_cases import CONVERGING, solved_by
 from tolerances import assert_close, tolerance
 
 SINGLE, DOUBLE = tolerance(np.float32), tolerance(np.float64)
@@ -62,6 +64,35 @@ def assert_true(rng, crf, compiled):
     assert_close(to_logits, np.moveaxis(expected.to_unary, 1, -1), SINGLE.gradient)
     for ours, theirs in zip(to_weights, [*expected.to_weights, expected.to_compatibility], strict=True):
         assert_close(ours, theirs, SINGLE.gradient)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+@pytest.mark.parametrize("name", ["mean field", "entropic", "Euclidean"])
+def test_solvers(rng, name, gradient, compiled):
+    """Those of the native core, which other tests compare with the truth."""
+    solver = replace(CONVERGING[name], gradient=gradient)
+    if gradient == "unrolled":
+        solver = replace(solver, iterations=3)
+    crf = solved_by(solver, "three")
+    made, _ = layer(rng, crf)
+    *W, M = ((0.3 if k < 3 else -1) * np.eye(CLASSES) + 0.03 * rng.normal(size=(CLASSES,) * 2) for k in range(4))
+    made.set_weights([*W, M])
+    given = scene(rng, np.float32)
+    couplings = [np.float32(M @ each) for each in W]
+    refined, record = batch.forward(crf, Inputs(*given), couplings, True, Execution(1))
+    cotangent = np.float32(rng.normal(size=refined.shape) * np.exp(refined - refined.max(axis=1, keepdims=True)))
+    to_logits, to_couplings = batch.vjp(crf, Inputs(*given), cotangent, record, couplings, Execution(1), False)[:2]
+    expected = [
+        *(M.T @ each for each in to_couplings),
+        sum(each @ w.T for each, w in zip(to_couplings, W, strict=True)),
+    ]
+    logits, image, mask, _ = channels_last(given)
+    found = refined_and_gradients(made, logits, [image], np.moveaxis(cotangent, 1, -1), mask, compiled)
+    for ours, theirs in zip(found[:2], (refined, to_logits), strict=True):
+        assert_close(ours, np.moveaxis(theirs, 1, -1), 1e-4)
+    for ours, theirs in zip(found[2:], expected, strict=True):
+        assert_close(ours, theirs, 1e-3)
 
 
 def test_double_precision(rng):
@@ -235,5 +266,5 @@ def test_learned_deviations_beside_regions(rng):
     if BACKEND == "torch":
         made([logits, image, ids])
     else:
-        with raises_saying(ValueError, "learn_theta beside regions", "PyTorch"):
+        with raises_saying(UnsupportedError, "learn_theta beside regions", "PyTorch"):
             made([logits, image, ids])

@@ -107,7 +107,7 @@ def test_second_derivatives_of_ids(rng):
 
     def refined(logits):
         inputs = differentiable.Inputs(logits, given={"a": ids + 3})
-        return differentiable.forward(crf, inputs, [-shares.new_tensor(0.8)], {}, differentiable.Execution())
+        return differentiable.forward(crf, inputs, [-shares.new_tensor(0.8)], differentiable.Execution())
 
     assert torch.autograd.gradgradcheck(refined, (inputs,), fast_mode=True)
 

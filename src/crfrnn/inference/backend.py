@@ -22,6 +22,7 @@ class Ability(Enum):
     CLASS_THRESHOLD = auto()
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
+    IMPLICIT_GRADIENT = auto()  # at the fixed point
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
     GRADIENT_TO_GUIDE_BESIDE_REGIONS = auto()  # the same where there are regions, and to memberships of theirs
 
@@ -89,7 +90,7 @@ class Backend(Protocol):
     """A module. Tensors and arrays have been checked for shape and type."""
 
     OFFERS: frozenset[Ability]
-    SOLVERS: dict[type, Any]  # by class of specifications: what computes it
+    SOLVERS: dict[type, Any]  # by class of specifications: what computes it, and may lack abilities: LACKS
 
     def forward(
         self, crf: CRF, inputs: Inputs, couplings: Sequence[Any], keep: bool, execution: Execution
@@ -146,10 +147,11 @@ def able(backends: Sequence[_Backend], asked: Mapping[Asked, str], where: str) -
     Raises: UnsupportedError: if there is none. It names what is missing in the backend that lacks least; of equals, in
         the last one.
     """
-    lacking = [
-        [text for each, text in asked.items() if each not in backend.OFFERS and each not in backend.SOLVERS]
-        for backend in backends
-    ]
+    lacking = []
+    for backend in backends:
+        solvers = [backend.SOLVERS[each] for each in asked if each in backend.SOLVERS]
+        offered = backend.OFFERS.difference(*(getattr(solver, "LACKS", ()) for solver in solvers))
+        lacking.append([text for each, text in asked.items() if each not in offered and each not in backend.SOLVERS])
     for backend, lacks in zip(backends, lacking, strict=True):
         if not lacks:
             return backend

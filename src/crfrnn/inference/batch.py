@@ -28,7 +28,13 @@ from crfrnn.threads import thread_count
 Result = TypeVar("Result")
 Array = NDArray[Any]
 KERNELS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT})
-OFFERS = KERNELS | {Ability.REGIONS, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS, Ability.GRADIENT_TO_GUIDE}
+OFFERS = KERNELS | {
+    Ability.REGIONS,
+    Ability.CLASS_THRESHOLD,
+    Ability.SIXTEEN_BITS,
+    Ability.IMPLICIT_GRADIENT,
+    Ability.GRADIENT_TO_GUIDE,
+}
 
 
 class Record(NamedTuple):
@@ -98,6 +104,11 @@ def vjp(
     to_logits, to_couplings, found = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
     totals = [np.asarray(np.sum(parts, axis=0)) for parts in zip(*to_couplings, strict=True)]
     return Gradients(_stacked(to_logits, cotangent.shape), totals, **of_batch(found, inputs) if guide else {})
+
+
+def learns_guide(crf: CRF) -> bool:
+    """Whether `vjp` has gradients to what the terms of this CRF are built from."""
+    return not crf.regions and Ability.GRADIENT_TO_GUIDE not in getattr(solver_for(crf.solver), "LACKS", ())
 
 
 def lattices(

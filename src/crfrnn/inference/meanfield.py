@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
+from crfrnn.inference.adjoint import array_arithmetic, biconjugate_gradients, check_converged
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
 from crfrnn.inference.term_gradients import no_gradient, summed, term_gradient, through_normalization
 from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precision
@@ -167,8 +168,12 @@ def forward(
 ) -> tuple[Array, Any]:
     """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels.
 
-    Kernels that are not of the native core keep them as computed.
+    Kernels that are not of the native core keep them as computed. With an implicit gradient only those of the result
+    are kept, as computed, (1, N, P).
     """
+    if keep is not None and solver.gradient == "implicit":
+        logits, _ = forward(solver, unary, pairwise, couplings, "logits", None, threads)
+        return logits, _fixed_point(solver, unary, logits, pairwise, couplings)
     fused = _fused(pairwise, couplings)
     if fused is not None:
         result, marginals, _ = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
@@ -207,6 +212,8 @@ def vjp(
     guide: bool = False,
 ) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
     """As in `solver.Solver` (docs/algorithm.md, eq. 8 and 22)."""
+    if solver.gradient == "implicit":
+        return _implicit_vjp(solver, cotangent, kept, pairwise, couplings, threads, guide)
     fused = _fused(pairwise, couplings)
     if fused is not None:
         return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads), guide)
@@ -231,7 +238,7 @@ def vjp(
 
 def kept_rows(solver: MeanField) -> int:
     """As `solver.Solver` tells."""
-    return solver.iterations
+    return 1 if solver.gradient == "implicit" else solver.iterations
 
 
 class Step(NamedTuple):
@@ -296,6 +303,42 @@ def _by_steps(
         return logits.argmax(axis=1).astype(np.int32), kept, happened
     result = softmax(logits, axis=1) if output == "probabilities" else logits
     return np.array(result.T, order="C"), kept, happened
+
+
+def _fixed_point(
+    solver: MeanField,
+    unary: Array,
+    logits: Array,
+    pairwise: Sequence[Term],
+    couplings: Sequence[NDArray[Any]],
+) -> Array:
+    """The marginals of the result, (1, N, P); warns where another iteration would change them."""
+    q = softmax(logits.T, axis=1)
+    following = softmax(unary.T - message(q, pairwise, couplings), axis=1)
+    check_converged(float(np.abs(following - q).max()), solver)
+    kept = np.zeros((1, len(q), padded_channels(len(logits))), q.dtype)
+    kept[0, :, : len(logits)] = q
+    return kept
+
+
+def _implicit_vjp(
+    solver: MeanField,
+    cotangent: Array,
+    kept: Array,
+    pairwise: Sequence[Term],
+    couplings: Sequence[NDArray[Any]],
+    threads: int | None,
+    guide: bool,
+) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
+    """The gradients at the fixed point (docs/algorithm.md, eq. 31): those of one iteration, for the solution w."""
+    once = replace(solver, iterations=1, damping=0.0, gradient="unrolled")
+
+    def product(w: Array) -> Array:
+        """w less what an iteration that gets it sends back to the scores that it starts from."""
+        return 2 * w - vjp(once, w, kept, pairwise, couplings, threads)[0]
+
+    w = biconjugate_gradients(product, cotangent, array_arithmetic(cotangent.dtype))
+    return w, *vjp(once, w, kept, pairwise, couplings, threads, guide)[1:]
 
 
 def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:

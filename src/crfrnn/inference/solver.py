@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Array
-from crfrnn.crf import MeanField
-from crfrnn.inference import meanfield
+from crfrnn.crf import FrankWolfe, MeanField
+from crfrnn.inference import frankwolfe, meanfield
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.terms import Term
 from crfrnn.kernels.native import Output, Storage, TermGradient
@@ -63,7 +63,7 @@ class Solver(Protocol):
         ...
 
 
-SOLVERS: dict[type, Solver] = {MeanField: meanfield}
+SOLVERS: dict[type, Solver] = {MeanField: meanfield, FrankWolfe: frankwolfe}
 
 
 def solver_for(solver: object) -> Solver:

@@ -138,6 +138,11 @@ class PairwiseTerm:
         return received if after is None else received * after[:, None]
 
     @property
+    def symmetric(self) -> bool:
+        """Whether N is known to be its own transpose, which saves filtering by it."""
+        return self.pre is self.post and getattr(self.kernel, "symmetric", False)
+
+    @property
     def num_points(self) -> int:
         """Those of the kernel."""
         return self.kernel.num_points

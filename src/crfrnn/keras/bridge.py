@@ -50,20 +50,21 @@ def refine(
     layout: Layout,
     training: bool,
 ) -> Any:
-    """Refined logits, in the backend's own tensors; everything gets gradients, beside regions logits and weights do.
+    """Refined logits, in the backend's own tensors; everything gets gradients, or what `Pass.fixed` leaves.
 
     Args:
         weights: W of each term, (C, C) in the dtype of the logits; compatibility, M, too.
         thetas: θ that are trained, (n,), by name.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
     Returns: As the logits.
-    Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions.
+    Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions or with Frank-Wolfe.
     """
     if keras.backend.backend() == "torch":
         return _torch(crf, scene, weights, compatibility, thetas, layout)
-    if thetas and crf.regions:
+    if thetas and not batch.learns_guide(crf):
+        beside = "beside regions" if crf.regions else f"with {type(crf.solver).__name__}"
         raise UnsupportedError(
-            "learn_theta beside regions is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
+            f"learn_theta {beside} is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
         )
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
@@ -234,8 +235,8 @@ class Pass(Crossing):
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """Beside regions, all but the logits and the couplings."""
-        return ("image", *self.given, "mask") if self.crf.regions else ()
+        """All but the logits and the couplings, where the native backend has no gradients to others."""
+        return () if batch.learns_guide(self.crf) else ("image", *self.given, "mask")
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
         return batch.forward(self.crf, self._scene(inputs), inputs[1 : self.coupled], keep, Execution())

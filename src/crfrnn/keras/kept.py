@@ -1,7 +1,11 @@
 """What forward passes leave for their backward passes, under numbers that travel through compiled programs."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crfrnn.inference.batch import Record
 from crfrnn.memory import lattice_bytes
@@ -45,7 +49,16 @@ class Kept:
 
 
 def _bytes(records: Sequence[Record]) -> int:
-    return sum(
-        sum(lattice_bytes(term.num_points, 2, record.kept.itemsize) for term in record.terms) + int(record.kept.nbytes)
-        for record in records
-    )
+    terms = (term for record in records for term in record.terms)
+    lattices = sum(lattice_bytes(term.num_points, 2, np.dtype(term.dtype or np.float64).itemsize) for term in terms)
+    arrays = {id(each): each.nbytes for record in records for each in _arrays(record.kept)}
+    return lattices + sum(arrays.values())
+
+
+def _arrays(kept: Any) -> Iterator[NDArray[Any]]:
+    """All arrays in what a solver keeps; some of them twice."""
+    if isinstance(kept, np.ndarray):
+        yield kept
+    elif isinstance(kept, list | tuple):
+        for each in kept:
+            yield from _arrays(each)

@@ -5,7 +5,7 @@ checked where users gave it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +28,10 @@ class NativeKernel:
     Attributes:
         num_points: N.
         dtype: float32 or float64.
+        symmetric: Whether the kernel is its own transpose.
     """
 
+    symmetric: ClassVar[bool] = False
     num_points: int
     dtype: np.dtype[Any]
     _native: Any

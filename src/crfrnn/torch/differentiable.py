@@ -7,19 +7,23 @@ iterations.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from crfrnn.arrays import check_finite, mask_array, region_array
-from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, Given, Grid, Kernel, Lattice, MeanField
+from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, FrankWolfe, Given, Grid, Kernel, Lattice, MeanField
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
+from crfrnn.torch.coupling import couple
 from crfrnn.torch.exact_filter import exact_filter, full_precision
 from crfrnn.torch.features import axis_thetas, feature_columns
+from crfrnn.torch.frankwolfe import frank_wolfe
+from crfrnn.torch.implicit import mean_field_at_fixed_point
 from crfrnn.torch.regions import region_filter
 
 Filter = Callable[[Tensor], Tensor]
@@ -30,6 +34,7 @@ OFFERS = frozenset(
         Ability.EXACT,
         Ability.REGIONS,
         Ability.OWN_KERNEL,
+        Ability.IMPLICIT_GRADIENT,
         Ability.GRADIENT_TO_GUIDE,
         Ability.GRADIENT_TO_GUIDE_BESIDE_REGIONS,
     }
@@ -47,7 +52,7 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Ex
     _check_segments(crf, inputs)
     logits, mask = inputs.logits, inputs.mask
     with full_precision(logits.device):
-        filters: list[Any] = list(normalised_filters(crf, inputs, execution))
+        filters: list[Filter] = [*normalised_filters(crf, inputs, execution)]
         filters += [region_filter(inputs.given[regions.name], regions.order, mask, logits) for regions in crf.regions]
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
     return refined
@@ -57,7 +62,7 @@ def normalised_filters(crf: CRF, inputs: Inputs, execution: Execution) -> list["
     """N of each kernel for inputs as `forward` takes them; each is built once, here."""
     scores, mask = inputs.logits, inputs.mask
     sent = scores.new_ones(len(scores), 1, *scores.shape[2:]) if mask is None else mask.to(scores.dtype)[:, None]
-    return [_normalised(_filter(kernel, inputs, execution), sent, kernel.normalization) for kernel in crf.kernels]
+    return [_normalised(*_filter(kernel, inputs, execution), sent, kernel.normalization) for kernel in crf.kernels]
 
 
 def gaussian_filter(
@@ -72,7 +77,7 @@ def gaussian_filter(
     check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
-        return _normalised(_of_features(filter, features, execution), sent, normalization)(values)
+        return _normalised(*_of_features(filter, features, execution), sent, normalization)(values)
 
 
 def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
@@ -96,38 +101,80 @@ def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
 
 def _mean_field(solver: MeanField, logits: Tensor, filters: Sequence[Filter], couplings: Sequence[Tensor]) -> Tensor:
     """docs/algorithm.md, eq. 4."""
-    scores = logits
-    for _ in range(solver.iterations):
+
+    def update(scores: Tensor) -> Tensor:
+        """The logits that an iteration finds, before damping."""
         q = torch.softmax(scores, dim=1)
         received = logits
         for coupling, filtered in zip(couplings, filters, strict=True):
-            received = received - _couple(coupling, filtered(q))
-        scores = torch.lerp(received, scores, solver.damping) if solver.damping else received
-    return scores
+            received = received - couple(coupling, filtered(q))
+        return received
+
+    implicit = solver.gradient == "implicit" and torch.is_grad_enabled()
+    scores = logits
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not implicit):
+        for _ in range(solver.iterations):
+            received = update(scores)
+            scores = torch.lerp(received, scores, solver.damping) if solver.damping else received
+    return mean_field_at_fixed_point(solver, scores, update) if implicit else scores
 
 
-SOLVERS: dict[type, Any] = {MeanField: _mean_field}
+SOLVERS: dict[type, Any] = {MeanField: _mean_field, FrankWolfe: frank_wolfe}
 
 
-def _filter(kernel: Kernel, inputs: Inputs, execution: Execution) -> Filter:
-    """K v as a function of values (B, C, *spatial)."""
+@dataclass(frozen=True)
+class Normalised:
+    """N = diag(post) K diag(pre) (docs/algorithm.md, eq. 5) as a function of values, with factors (B, 1, *spatial).
+
+    Attributes:
+        back: By Kᵀ; the kernel itself if that is known to be symmetric.
+    """
+
+    kernel: Filter
+    back: Filter
+    pre: Tensor
+    post: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return self.post * self.kernel(self.pre * values)
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Nᵀ values."""
+        return self.pre * self.back(self.post * values)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether N is known to be its own transpose."""
+        return self.kernel is self.back and self.pre is self.post
+
+
+def _filter(kernel: Kernel, inputs: Inputs, execution: Execution) -> tuple[Filter, Filter]:
+    """K v and Kᵀ v as functions of values (B, C, *spatial); the same one for both if K is symmetric."""
     dtype = inputs.logits.dtype
     if isinstance(kernel.features, Given) and not isinstance(inputs.given[kernel.features.name], Tensor):
-        return partial(_own, kernel=inputs.given[kernel.features.name], name=kernel.features.name)
+        own = partial(_own, kernel=inputs.given[kernel.features.name], name=kernel.features.name)
+        return own, partial(_transposed, kernel=own)
     if isinstance(kernel.filter, Grid):
         sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, inputs.thetas)
-        return partial(grid_filter, sigmas=sigmas[::-1])
+        grid = partial(grid_filter, sigmas=sigmas[::-1])
+        return grid, grid
     features = torch.stack(feature_columns(kernel.features, inputs, inputs.thetas, dtype), dim=1)
     return _of_features(kernel.filter, features, execution)  # type: ignore[arg-type]
 
 
-def _of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> Filter:
-    """K v as a function of values, for features (B, d, *spatial)."""
+def _of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> tuple[Filter, Filter]:
+    """The same for features (B, d, *spatial)."""
     if isinstance(filter, Exact):
-        return partial(_exact, features=features, threads=execution.threads)
+        exact = partial(_exact, features=features, threads=execution.threads)
+        return exact, exact
     settings = None, "none", filter.neighbour_rounds, execution.deterministic, execution.threads
     handle = ops.lattice(features.detach(), *settings)
-    return lambda values: ops.gaussian_filter(values, handle, False, features, *settings)
+
+    def filtered(values: Tensor, transpose: bool) -> Tensor:
+        result: Tensor = ops.gaussian_filter(values, handle, transpose, features, *settings)
+        return result
+
+    return partial(filtered, transpose=False), partial(filtered, transpose=True)
 
 
 def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tensor:
@@ -141,25 +188,23 @@ def _own(values: Tensor, kernel: Callable[[Tensor], Tensor], name: str) -> Tenso
     return filtered.to(values.dtype)
 
 
+def _transposed(values: Tensor, kernel: Filter) -> Tensor:
+    """Kᵀ v of a linear function v ↦ K v, by its derivative."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        start = torch.zeros_like(values, requires_grad=True)
+        (found,) = torch.autograd.grad(kernel(start), start, values, create_graph=differentiable)
+    return found
+
+
 def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:
     """K v for (B, C, *spatial) values and (B, d, *spatial) features."""
     filtered: Tensor = exact_filter(values.flatten(2).contiguous(), features.flatten(2).contiguous(), threads)
     return filtered.view(values.shape)
 
 
-class Normalised(NamedTuple):
-    """N = diag(post) K diag(pre) (docs/algorithm.md, eq. 5), with factors (B, 1, *spatial)."""
-
-    kernel: Filter
-    pre: Tensor
-    post: Tensor
-
-    def __call__(self, values: Tensor) -> Tensor:
-        return self.post * self.kernel(self.pre * values)
-
-
-def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Normalised:
-    """N for a mask (B, 1, *spatial)."""
+def _normalised(kernel: Filter, back: Filter, mask: Tensor, normalization: str) -> Normalised:
+    """N of K and Kᵀ for a mask (B, 1, *spatial)."""
     pre = post = mask
     if normalization != "none":
         norm = kernel(mask) + EPSILON
@@ -169,13 +214,7 @@ def _normalised(kernel: Filter, mask: Tensor, normalization: str) -> Normalised:
             pre = mask / norm
         else:
             pre = post = mask / norm.sqrt()
-    return Normalised(kernel, pre, post)
-
-
-def _couple(coupling: Tensor, message: Tensor) -> Tensor:
-    if coupling.ndim == 2:
-        return (coupling @ message.flatten(2)).view(message.shape)
-    return coupling.view(-1, *(1,) * (message.ndim - 2)) * message
+    return Normalised(kernel, back, pre, post)
 
 
 def _check_segments(crf: CRF, inputs: Inputs) -> None:

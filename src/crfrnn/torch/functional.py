@@ -277,6 +277,8 @@ def _asked(crf: CRF, inputs: Inputs, execution: Execution, trained: bool) -> dic
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
+    if trained and getattr(crf.solver, "gradient", "unrolled") == "implicit":
+        asked[Ability.IMPLICIT_GRADIENT] = "gradient='implicit' is not available; set it to 'unrolled'"
     for name, tensor in _guides(inputs).items():
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)

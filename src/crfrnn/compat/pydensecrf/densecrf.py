@@ -18,8 +18,9 @@ from crfrnn.compat.pydensecrf.arguments import agreement, count, deviations, lay
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.compat.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
 from crfrnn.crf import MeanField, Normalization
-from crfrnn.inference.energy import SMALLEST_PROBABILITY, divergence
+from crfrnn.inference.energy import divergence
 from crfrnn.inference.meanfield import mean_field, message
+from crfrnn.inference.regularization import logarithm
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings
 from crfrnn.kernels.features import bilateral_features, spatial_features
 from crfrnn.kernels.lattice import PermutohedralLattice
@@ -178,7 +179,7 @@ class DenseCRF:
             return heard[1]
         if q.min() >= 0 and np.abs(q.sum(axis=0) - 1).max() <= SUM_ERROR:
             # One iteration of the native core from logits whose softmax is q: a = log q - message.
-            logits = np.log(np.maximum(q, SMALLEST_PROBABILITY))
+            logits = logarithm(q)
             return logits - self._solved(logits, self._terms, 1, return_probabilities=False)
         couplings = [np.asarray(matrix, q.dtype) for matrix in checked_couplings(q.shape, self._terms, None)[0]]
         return message(np.ascontiguousarray(q.T), self._terms, couplings).T

@@ -38,7 +38,8 @@ def forward(
 
     The result has the layout in memory of the logits.
     """
-    solver, logits = crf.solver, inputs.logits
+    solver: Any = crf.solver
+    logits = inputs.logits
     classes = logits.shape[1]
     channels = padded_channels(classes)
     terms = build_terms(crf, inputs, logits.dtype, execution, steps)
@@ -75,7 +76,8 @@ def vjp(
     steps: ModuleType,
 ) -> Gradients:
     """As in `Backend` (docs/algorithm.md, eq. 8)."""
-    damping = crf.solver.damping
+    solver: Any = crf.solver
+    damping = solver.damping
     classes = cotangent.shape[1]
     channels = padded_channels(classes)
     kept = 1 - damping
