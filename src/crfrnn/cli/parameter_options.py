@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from crfrnn.cli.usage import UsageError
-from crfrnn.crf import CRF
+from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
 from crfrnn.parameters import PRESETS, SOLVERS, CRFParameters, preset, solver_named
