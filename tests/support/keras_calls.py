@@ -174,4 +174,4 @@ def crossings(monkeypatch):
 def nothing_stays_behind():
     before = len(bridge.kept)  # a suite before may have left forward passes that had no backward pass
     yield
-    assert len(bridge.kept) == before
+    assert len(bridge.kept) <= before
