@@ -4,11 +4,13 @@ import threading
 from collections.abc import Sequence
 
 from crfrnn.inference.batch import Record
-from crfrnn.memory import lattice_bytes
+from crfrnn.memory import array_bytes, lattice_bytes
 
 LIMIT = 2 * 2**30
 """Bytes kept besides what the newest forward pass left."""
 NUMBERS = 2**31
+ITEMSIZE = 4
+"""Bytes of a number, about."""
 
 
 class Kept:
@@ -46,7 +48,6 @@ class Kept:
 
 def _bytes(records: Sequence[Record]) -> int:
     return sum(
-        sum(lattice_bytes(term.kernel.num_points, 2, record.kept.itemsize) for term in record.terms)
-        + int(record.kept.nbytes)
+        sum(lattice_bytes(term.kernel.num_points, 2, ITEMSIZE) for term in record.terms) + array_bytes(record.kept)
         for record in records
     )
