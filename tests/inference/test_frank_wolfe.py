@@ -22,6 +22,7 @@ from crfrnn.inference import batch
 from crfrnn.inference.adjoint import ConvergenceWarning
 from crfrnn.inference.backend import Execution, Inputs, UnsupportedError
 from crfrnn.inference.regularization import REGULARIZERS
+from crfrnn.memory import array_bytes
 from errors import raises_saying
 from kernel_lists import CRFS, MATRIX, scene
 from solver_cases import FRANK_WOLFES, KERNELS, marginals_of, operator_of, softmax, solved_by
@@ -296,18 +297,9 @@ def test_memory_of_implicit_gradients(rng, regularization):
         for count in (2, 20):
             crf = solved_by(FrankWolfe(count, regularization, 3.0, tolerance=0, gradient=gradient))
             _, record = batch.forward(crf, Inputs(*given), couplings_of(crf), True, Execution(1))
-            arrays = {id(each): each.nbytes for each in every_array(record[0].kept)}
-            kept[gradient, count] = sum(arrays.values())
+            kept[gradient, count] = array_bytes(record[0].kept)
     assert kept["implicit", 2] == kept["implicit", 20] == 2 * given.logits[0].nbytes
     assert kept["unrolled", 20] > 5 * kept["unrolled", 2]
-
-
-def every_array(value):
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from every_array(each)
 
 
 def test_gradients_where_it_has_not_converged(rng):

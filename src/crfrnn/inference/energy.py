@@ -147,7 +147,7 @@ def frank_wolfe_trace(
     regularizer = regularizer_of(solver)
 
     def trace() -> Iterator[tuple[Array, float]]:
-        U = _rows(scores)
+        U = np.ascontiguousarray(_rows(scores))
         first = frankwolfe.start(U, pairwise, couplings)
         later = (step.end for step in frankwolfe.steps(solver, U, first, pairwise, couplings))
         for state in itertools.chain([first], later):
@@ -188,4 +188,4 @@ def _beside(
 
 def _rows(scores: Array) -> Array:
     """(N, C) of scores (C, *spatial)."""
-    return np.ascontiguousarray(scores.reshape(len(scores), num_points(scores.shape[1:])).T)
+    return scores.reshape(len(scores), num_points(scores.shape[1:])).T

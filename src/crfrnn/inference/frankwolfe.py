@@ -198,17 +198,18 @@ class Symmetric:
 
     def _message(self, values: Array, beside: Array | None) -> Array:
         result = np.zeros_like(values)
-        for index, (term, matrix) in enumerate(self.terms):
+        for index, (term, coupling) in enumerate(self.terms):
+            E = np.asarray(coupling, values.dtype)
             received = term.filter_rows(values, False, self.threads)
-            returned = received if term.symmetric else term.filter_rows(values, True, self.threads)
-            if returned is received:
-                result += couple(received, 0.5 * (matrix + matrix.T))
+            if term.symmetric:
+                returned = received
+                result += couple(received, 0.5 * (E + E.T))
             else:
-                result += 0.5 * (couple(received, matrix) + couple(returned, matrix.T))
+                returned = term.filter_rows(values, True, self.threads)
+                result += 0.5 * (couple(received, E) + couple(returned, E.T))
             if beside is not None:
-                self.gradients[index] += 0.5 * (
-                    _outer(returned, beside, matrix.ndim) + _outer(beside, received, matrix.ndim)
-                )
+                both = _outer(returned, beside, E.ndim) + _outer(beside, received, E.ndim)
+                self.gradients[index] += 0.5 * both
         return result
 
 

@@ -1,14 +1,12 @@
 """What forward passes leave for their backward passes, under numbers that travel through compiled programs."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crfrnn.inference.batch import Record
-from crfrnn.memory import lattice_bytes
+from crfrnn.memory import array_bytes, lattice_bytes
 
 LIMIT = 2 * 2**30
 """Bytes kept besides what the newest forward pass left."""
@@ -51,14 +49,4 @@ class Kept:
 def _bytes(records: Sequence[Record]) -> int:
     terms = (term for record in records for term in record.terms)
     lattices = sum(lattice_bytes(term.num_points, 2, np.dtype(term.dtype or np.float64).itemsize) for term in terms)
-    arrays = {id(each): each.nbytes for record in records for each in _arrays(record.kept)}
-    return lattices + sum(arrays.values())
-
-
-def _arrays(kept: Any) -> Iterator[NDArray[Any]]:
-    """All arrays in what a solver keeps; some of them twice."""
-    if isinstance(kept, np.ndarray):
-        yield kept
-    elif isinstance(kept, list | tuple):
-        for each in kept:
-            yield from _arrays(each)
+    return lattices + sum(array_bytes(record.kept) for record in records)
