@@ -18,12 +18,12 @@ from crfrnn.files.classes import named_classes
 from crfrnn.files.resize import resize_scores
 from errors import raises_saying
 
-pytest.importorskip("torch", reason="needs the tune extra")
+torch = pytest.importorskip("torch", reason="needs the tune extra")
 pytest.importorskip("torchmetrics", reason="needs the tune extra")
 pytest.importorskip("optuna", reason="needs the tune extra")
-from crfrnn import descent, tuning
-from crfrnn.cli import main
-from crfrnn.tuning import Gain, Tuning, scaled, searched_fields, split_photos, tune
+from crfrnn import descent, tuning  # noqa: E402
+from crfrnn.cli import main  # noqa: E402
+from crfrnn.tuning import Gain, Tuning, scaled, searched_fields, split_photos, tune  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -135,7 +135,18 @@ def test_another_solver_stays(noisy: Path):
     assert found.crf.solver == start.crf.solver
 
 
-# Downhill.
+# By gradients.
+
+
+def test_the_soft_iou_of_sure_scores_is_the_iou(rng):
+    labels = torch.from_numpy(rng.choice([0, 1, 2, 255], size=(6, 7)))
+    found = torch.from_numpy(rng.integers(0, 4, size=(6, 7)))
+    logits = 60.0 * torch.nn.functional.one_hot(found, 4).movedim(-1, 0)
+    known = labels != 255
+    ious = [
+        ((found == c) & (labels == c)).sum() / (((found == c) | (labels == c)) & known).sum().double() for c in range(3)
+    ]
+    assert descent.soft_iou(logits, labels).item() == pytest.approx(float(torch.stack(ious).mean()), rel=1e-6)
 
 
 def test_the_gradient_leads_from_a_wrong_start(noisy: Path):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from crfrnn.data.scored import ScoredPhotos
 from crfrnn.files.classes import VOID
@@ -28,7 +27,7 @@ ROUNDS = 4
 def descend(
     photos: ScoredPhotos, indices: Sequence[int], start: CRFParameters, names: Sequence[str], seed: int
 ) -> Iterator[CRFParameters]:
-    """The parameters after each round of steps downhill in the cross-entropy of the refined scores.
+    """The parameters after each round of steps downhill in 1 - `soft_iou` of the refined scores.
 
     Every number of the parameters named is multiplied by a factor of its own. They keep their signs.
 
@@ -50,11 +49,25 @@ def descend(
             photo = torch.from_numpy(np.moveaxis(sample.image, -1, 0).astype(np.float32))
             refined = mean_field(torch.from_numpy(scores)[None], photo[None], parameters=fixed, **changed)
             optimizer.zero_grad()
-            cross_entropy(refined, labels[None], ignore_index=VOID).backward()  # type: ignore[no-untyped-call]
+            (1 - soft_iou(refined[0], labels)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
         if step % (STEPS // ROUNDS) == 0:
             yield replace(start, **{name: _numbers(values[name] * log.detach().exp()) for name, log in logs.items()})
+
+
+def soft_iou(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean IoU over the classes in the labels, with probabilities in the place of a labelling.
+
+    Args:
+        logits: (C, H, W).
+        labels: (H, W), 255 where there is no class.
+    """
+    known = labels != VOID
+    q = logits[:, known].softmax(dim=0)
+    truth = torch.nn.functional.one_hot(labels[known], len(logits)).T.to(q.dtype)
+    both, either = (q * truth).sum(dim=1), (q + truth - q * truth).sum(dim=1)
+    return (both / either)[truth.any(dim=1)].mean()
 
 
 def _numbers(value: Tensor) -> Any:

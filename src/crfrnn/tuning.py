@@ -162,9 +162,9 @@ def tune(
     iterations and everything else stay as they are.
 
     "search" tries values from a fifth to five times those at the start. If one has a number for each class, axis or
-    channel, all its numbers are multiplied by the same factor. The start is the first trial. "gradient" goes downhill
-    in the cross-entropy of the refined scores, with every number on its own, and takes the best of the start and four
-    places on the way.
+    channel, all its numbers are multiplied by the same factor. The start is the first trial. "gradient" goes uphill
+    in the mean IoU of each photo, with probabilities in the place of labels, and every number on its own. It takes the
+    best of the start and four places on the way.
 
     Ctrl-C ends the search, and the best parameters so far are measured. A second Ctrl-C ends everything.
 

@@ -15,7 +15,7 @@ Search the parameters of a CRF on labelled photos that have a network's scores.
 
 DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
 both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one part
-of the photos. `--method gradient` goes downhill in the cross-entropy instead, which takes the time of fewer trials.
+of the photos. `--method gradient` goes uphill in a soft form of it instead, which takes the time of fewer trials.
 Their gain is then measured on the other part. OUT holds the parameters, for `--parameters` of the other
 commands, and all measurements. Ctrl-C ends the search with the best parameters found so far.
 """
