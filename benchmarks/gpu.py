@@ -58,14 +58,15 @@ def check(bench: Bench) -> list[dict]:
             crf = crf_of(bench.sizes.trained, thetas)
             given = generator.normal(size=arrays[0].shape).astype(np.float32)
             expected, records = batch.forward(crf, Inputs(*arrays[:2]), arrays[2:], True, Execution())
-            gradients = batch.vjp(crf, given, records, arrays[2:], Execution())
+            gradients = batch.vjp(crf, Inputs(*arrays[:2]), given, records, arrays[2:], Execution(), False)
             probabilities = torch.softmax(torch.from_numpy(expected), 1)
             cotangent = torch.from_numpy(given).to(bench.device)
             for mode in (*MODES, Mode(storage=torch.float16)):
                 refined, record = meanfield.forward(
                     crf, Inputs(*case[:2]), case.couplings, True, mode.execution, bench.steps
                 )
-                ours = meanfield.vjp(crf, cotangent, record, case.couplings, mode.execution, bench.steps)
+                arguments = record, case.couplings, mode.execution, False, bench.steps
+                ours = meanfield.vjp(crf, Inputs(*case[:2]), cotangent, *arguments)
                 moved = (torch.softmax(refined.cpu(), 1) - probabilities).abs()
                 labels = refined.cpu().argmax(1) != probabilities.argmax(1)
                 pairs = zip((ours[0], *ours[1]), (gradients[0], *gradients[1]), strict=True)
@@ -123,6 +124,7 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
     shape, padded = tuple(case.image.shape[2:]), torch.ones(channels, device=bench.device)
     unary = rows_of(case.logits, channels, 0.0)
     total = torch.zeros_like(unary)
+    to_weight, to_factor = torch.zeros_like(lattice.weight), torch.zeros_like(lattice.weight[0])
     for storage in (torch.float32, torch.bfloat16):
         rows = unary.to(storage)
         values = steps.blur(lattice, steps.splat(lattice, rows, None), 0, storage)
@@ -151,6 +153,13 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
             f"slice, {kind}",
             lambda values=values: steps.slice_values(lattice, values, post),
             value + corner_bytes + row,
+        )
+        add(
+            f"gradients to weights, {kind}",
+            lambda rows=rows, values=values: steps.add_corner_products(
+                lattice, values, rows, post, to_weight, to_factor
+            ),
+            value + corner_bytes + row + 8 * points * (corners + 1),
         )
         add(
             f"convolve, {kind}",
@@ -200,6 +209,10 @@ def whole_calls(bench: Bench) -> list[dict]:
         both = partial(case.both_ways, bench.steps, sizes.trained, mode)
         add(name, f"crfrnn, {mode.name}", sizes.images, both, memory=True)
     add(name, "plain torch", sizes.images, partial(case.both_ways, plain, sizes.trained, MODES[0]), memory=True)
+    for mode in MODES:
+        if mode.deterministic:
+            everything = partial(case.both_ways, bench.steps, sizes.trained, mode, guide=True)
+            add(f"{name}, to image and θ too", f"crfrnn, {mode.name}", sizes.images, everything, memory=True)
     return results
 
 

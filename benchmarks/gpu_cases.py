@@ -134,9 +134,14 @@ class Case(NamedTuple):
         """Kernels and their norms."""
         return build_terms(crf_of(1), Inputs(self.logits, self.image), torch.float32, mode.execution, steps)
 
-    def both_ways(self, steps: ModuleType, iterations: int, mode: Mode) -> object:
-        refined, record = self.forward(steps, iterations, mode, keep=True)
-        return meanfield.vjp(crf_of(iterations), refined, record, self.couplings, mode.execution, steps)
+    def both_ways(self, steps: ModuleType, iterations: int, mode: Mode, guide: bool = False) -> object:
+        """Gradients to logits and couplings; with `guide` to the image and to θ, given as tensors, as well."""
+        crf, execution = crf_of(iterations), mode.execution
+        names = ("theta_alpha", "theta_beta", "theta_gamma") if guide else ()
+        thetas = {name: self.logits.new_full((1,), theta) for name, theta in zip(names, THETAS[0], strict=False)}
+        inputs = Inputs(self.logits, self.image, thetas=thetas)
+        refined, record = meanfield.forward(crf, inputs, self.couplings, True, execution, steps)
+        return meanfield.vjp(crf, inputs, refined, record, self.couplings, execution, guide, steps)
 
 
 def crf_of(iterations: int, thetas: tuple[float, float, float] = THETAS[0]) -> CRF:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -115,12 +115,17 @@ def measure_post_processing(experiment: Experiment, seed: int) -> None:
 
 def train_variant(experiment: Experiment, seed: int, name: str) -> None:
     """Train one of `VARIANTS` from the network alone, and measure it on the test split."""
-    settings: dict[str, Any] = {
+    train_from_network(experiment, seed, name, VARIANTS[name].settings)
+
+
+def train_from_network(experiment: Experiment, seed: int, name: str, settings: Mapping[str, Any]) -> None:
+    """Train from the network alone with these settings, and measure on the test split."""
+    settings = {
         "network_epochs": 0,
         "crf_epochs": CRF_EPOCHS,
         "network_rate": TrainingConfig.crf_network_rate,
         "decoder_rate": None,
-        **VARIANTS[name].settings,
+        **settings,
     }
     folder = experiment.folder(seed, name)
     train(

@@ -22,6 +22,7 @@ MEASURES = {
     "mean_accuracy": "mean class accuracy",
 }
 PAIRS = 6
+LEARNED = "## θ, learned\n"
 
 
 def write_report(experiment: Experiment, seeds: list[int], names: list[str], docs: Path) -> None:
@@ -88,8 +89,12 @@ def write_report(experiment: Experiment, seeds: list[int], names: list[str], doc
         "",
         *chosen_table(seeds, chosen),
     ]
-    with replacing(docs / "ablation.md") as handle:
-        handle.write(("\n".join(lines) + "\n").encode())
+    page, text = docs / "ablation.md", "\n".join(lines) + "\n"
+    earlier = page.read_text(encoding="utf-8") if page.exists() else ""
+    if LEARNED in earlier:  # which experiments/learned_theta.py wrote
+        text += "\n" + LEARNED + earlier.partition(LEARNED)[2]
+    with replacing(page) as handle:
+        handle.write(text.encode())
 
 
 def alone_photos(experiment: Experiment, seed: int) -> int:

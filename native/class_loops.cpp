@@ -101,6 +101,26 @@ void diagonal_products(const T* h, const T* q, T* products, int channels, int64_
 }
 
 template <class T>
+void row_products(const T* a, const T* b, T* sums, int channels, int64_t n) {
+  for_widths(channels, [&](auto width, int first) {
+    constexpr int W = width(), S = W < piece<T> ? W : piece<T>;
+    using R = Row<T, W>;
+    auto product = [&](int64_t i) CRFRNN_INLINE_LAMBDA {
+      const int64_t at = i * channels + first;
+      return R::read(a + at).template folded_products<S>(R::read(b + at));
+    };
+    int64_t i = 0;
+    for (; i + S <= n; i += S) {
+      Vec<T, S> products[S];
+      for (int j = 0; j < S; ++j) products[j] = product(i + j);
+      const Vec<T, S> sum = load<Vec<T, S>>(sums + i) + lane_sums<T, S>(products);
+      std::memcpy(sums + i, &sum, sizeof sum);
+    }
+    for (; i < n; ++i) sums[i] += first_lane<T, S>(reduce_groups<S, T, S>(product(i), Sum{}));
+  });
+}
+
+template <class T>
 void scale_rows(const T* rows, const T* scale, T* to, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     for (int64_t i = 0; i < n; ++i) {
@@ -195,6 +215,7 @@ void compare_run(const T* q, const T* sent, T* difference, T* found, int channel
   template void couple_matrix<T>(const T*, const T*, const T*, T*, int, int64_t);   \
   template void outer_products<T>(const T*, int, const T*, int, T*, int, int64_t);  \
   template void diagonal_products<T>(const T*, const T*, T*, int, int64_t);         \
+  template void row_products<T>(const T*, const T*, T*, int, int64_t);              \
   template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \

@@ -131,14 +131,92 @@ class ExactMessage final : public Message<T> {
   }
 
  private:
+  template <class U>
+  friend class ExactGradient;
   const ExactGaussian<T>& kernel_;
   const int channels_;
   Buffer<T> sent_, received_;
 };
 
+// −Σ_j K_ij (f_i − f_j) (⟨g_i, v_j⟩ + ⟨v_i, g_j⟩), equation (24), with scaled rows, for the pairs of blocks of the message.
+template <class T>
+class ExactGradient final : public KernelGradient<T> {
+ public:
+  ExactGradient(const ExactGaussian<T>& kernel, const ExactMessage<T>& transposed, int channels, PointFactors<T> factors)
+      : kernel_(kernel), pre_(factors.pre), channels_(channels), transposed_(transposed), values_(kernel, channels),
+        columns_(kernel.blocks_ * 2 * channels * block_size), sums_(kernel.blocks_ * kernel.d_ * block_size), post_(kernel.n_) {
+    std::fill(sums_.begin(), sums_.end(), 0.0);
+    std::fill(post_.begin(), post_.end(), T(0));
+  }
+
+  void open(int64_t) override {}
+  void send(int64_t begin, int64_t n, const T* values) override {
+    values_.send(begin, n, values, pre_ ? pre_ + begin : nullptr);
+  }
+
+  void propagate(Team& team, const T* cotangents) override {
+    const int64_t blocks = kernel_.blocks_, size = int64_t(block_size) * kernel_.d_, rows = int64_t(block_size) * channels_;
+    team.run(blocks, [&](int64_t block) {
+      for (int64_t i = 0; i < block_size; ++i)
+        for (int64_t c = 0; c < channels_; ++c) {
+          T* const to = &columns_[2 * block * rows + c * block_size + i];
+          to[0] = values_.sent_[block * rows + i * channels_ + c];
+          to[rows] = transposed_.sent_[block * rows + i * channels_ + c];
+        }
+    });
+    team.run(blocks, [&](int64_t to) {
+      Buffer<T> weights(block_size * block_size);
+      Buffer<double> received(rows);
+      std::fill(received.begin(), received.end(), 0.0);
+      const T* const features = &kernel_.features_[to * size];
+      for (int64_t from = 0; from < blocks; ++from) {
+        if (kernel_.apart(to, from)) continue;
+        const T* const others = &kernel_.features_[from * size];
+        loops<T>().gaussian_weights(features, others, kernel_.d_, weights.get());
+        loops<T>().add_weighted(weights.get(), &values_.sent_[from * rows], received.get(), channels_);
+        loops<T>().multiply_by_products(&columns_[2 * to * rows], &columns_[2 * from * rows], channels_, weights.get());
+        loops<T>().add_differences(features, others, kernel_.d_, weights.get(), &sums_[to * size]);
+      }
+      std::copy(received.begin(), received.end(), &values_.received_[to * rows]);
+    });
+    for (int64_t i = 0; i < kernel_.n_; ++i)
+      loops<T>().row_products(&values_.received_[int64_t(kernel_.place_[i]) * channels_], cotangents + i * channels_, &post_[i],
+                              channels_, 1);
+  }
+
+  void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {
+    transposed_.receive(begin, n, rows, nullptr, nullptr, nullptr);
+  }
+
+  void write(Team&, T* gradient, T* post_gradient) const override {
+    for (int64_t i = 0; i < kernel_.n_; ++i) {
+      const int64_t place = kernel_.place_[i], block = place / block_size;
+      for (int64_t f = 0; f < kernel_.d_; ++f)
+        gradient[i * kernel_.d_ + f] = T(sums_[(block * kernel_.d_ + f) * block_size + place % block_size]);
+    }
+    if (post_gradient) std::copy_n(post_.get(), kernel_.n_, post_gradient);
+  }
+
+ private:
+  const ExactGaussian<T>& kernel_;
+  const T* const pre_;
+  const int channels_;
+  const ExactMessage<T>& transposed_;
+  ExactMessage<T> values_;
+  Buffer<T> columns_;    // of each block, a row for each channel of the values and then of the cotangents
+  Buffer<double> sums_;  // in the layout of the kernel's features
+  Buffer<T> post_;
+};
+
 template <class T>
 std::unique_ptr<Message<T>> ExactGaussian<T>::message(int channels) const {
   return std::make_unique<ExactMessage<T>>(*this, channels);
+}
+
+template <class T>
+std::unique_ptr<KernelGradient<T>> ExactGaussian<T>::gradient(Message<T>& transposed, int channels,
+                                                              PointFactors<T> factors) const {
+  return std::make_unique<ExactGradient<T>>(*this, static_cast<const ExactMessage<T>&>(transposed), channels, factors);
 }
 
 template class ExactGaussian<float>;

@@ -21,10 +21,16 @@ class ExactGaussian final : public Kernel<T> {
   ExactGaussian(const T* features, int64_t n, int d);
   int64_t num_points() const override { return n_; }
   std::unique_ptr<Message<T>> message(int channels) const override;
+  std::vector<std::size_t> gradient_shape() const override {
+    return {static_cast<std::size_t>(n_), static_cast<std::size_t>(d_)};
+  }
+  std::unique_ptr<KernelGradient<T>> gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const override;
 
  private:
   template <class U>
   friend class ExactMessage;
+  template <class U>
+  friend class ExactGradient;
   const T* box(int64_t block) const { return &boxes_[block * 2 * d_]; }
   bool apart(int64_t a, int64_t b) const;
 

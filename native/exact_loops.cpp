@@ -51,6 +51,44 @@ void add_weighted(const T* weights, const T* values, double* sums, int channels)
   });
 }
 
+template <class T>
+void multiply_by_products(const T* rows, const T* columns, int channels, T* weights) {
+  constexpr int W = 2 * lanes<T>, R = 4;
+  const T *const row_b = rows + channels * block_size, *const column_b = columns + channels * block_size;
+  for (int i = 0; i < block_size; i += R)
+    for (int k = 0; k < block_size; k += W) {
+      Row<T, W> sums[R];
+      for (auto& sum : sums) sum = Row<T, W>::zero();
+      for (int c = 0; c < channels * block_size; c += block_size) {
+        const auto a = Row<T, W>::read(columns + c + k), b = Row<T, W>::read(column_b + c + k);
+        for (int r = 0; r < R; ++r) sums[r].add(b, rows[c + i + r]), sums[r].add(a, row_b[c + i + r]);
+      }
+      for (int r = 0; r < R; ++r) {
+        T* const to = weights + (i + r) * block_size + k;
+        auto product = Row<T, W>::zero();
+        product.add_product(sums[r], Row<T, W>::read(to));
+        product.write(to);
+      }
+    }
+}
+
+template <class T>
+void add_differences(const T* rows, const T* columns, int d, const T* weights, double* sums) {
+  constexpr int L = lanes<T>;
+  using V = Vec<T, L>;
+  for (int f = 0; f < d * block_size; f += block_size)
+    for (int i = 0; i < block_size; ++i) {
+      V sum{};
+      for (int k = 0; k < block_size; k += L)
+        sum = sum + load<V>(weights + i * block_size + k) * (load<V>(columns + f + k) - rows[f + i]);
+      sums[f + i] += first_lane<T, L>(reduce_groups<L, T, L>(sum, Sum{}));
+    }
+}
+
+template void multiply_by_products<float>(const float*, const float*, int, float*);
+template void multiply_by_products<double>(const double*, const double*, int, double*);
+template void add_differences<float>(const float*, const float*, int, const float*, double*);
+template void add_differences<double>(const double*, const double*, int, const double*, double*);
 template void gaussian_weights<float>(const float*, const float*, int, float*);
 template void gaussian_weights<double>(const double*, const double*, int, double*);
 template void add_weighted<float>(const float*, const float*, double*, int);

@@ -92,6 +92,7 @@ class Exchange {
 
   const Classes& classes() const { return classes_; }
   int channels() const { return channels_; }
+  Message<T>& message(std::size_t k) { return *messages_[k]; }
 
   // The tiles of a chunk send in order, from the one that opens the chunk.
   void send(const Tile& tile, const T* rows) {
@@ -153,6 +154,11 @@ class Exchange {
   // rows = message_k, before its coupling.
   void receive_one(std::size_t k, const Tile& tile, T* rows) const {
     messages_[k]->receive(tile.begin, tile.n, rows, received_scale(k, tile), nullptr, nullptr);
+  }
+  // What is left to do for one that was received without its scale.
+  void scale_received(std::size_t k, const Tile& tile, T* rows) const {
+    const T* const scale = received_scale(k, tile);
+    if (scale) loops<T>().scale_rows(rows, scale, rows, channels_, tile.n);
   }
 
   // to = from − coupling_k · message.

@@ -31,6 +31,42 @@ void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool tran
   }
 }
 
+template <class T>
+void filter_gradient(const Kernel<T>& kernel, const T* values, const T* cotangent, int64_t columns, int threads, T* result) {
+  TileTeam points(kernel.num_points(), threads);
+  const int channels = padded_channels(static_cast<int>(std::min(most_columns, columns)));
+  const auto message = kernel.message(channels);
+  const auto gradient = kernel.gradient(*message, channels, {});
+  Buffer<T> cotangents(points.chunks.total * channels);
+  for (int64_t first = 0; first < columns; first += most_columns) {
+    const int64_t width = std::min(most_columns, columns - first);
+    auto read = [&](const Tile& tile, const T* from, T* rows) {
+      std::fill_n(rows, tile.n * channels, T(0));
+      for (int64_t i = 0; i < tile.n; ++i) std::copy_n(from + (tile.begin + i) * columns + first, width, rows + i * channels);
+    };
+    points.over_tiles<T>(channels, [&](const Tile& tile, T*, T*, T*) {
+      T* const g = &cotangents[tile.begin * channels];
+      read(tile, cotangent, g);
+      if (tile.opens_chunk) message->open(tile.chunk);
+      message->send(tile.begin, tile.n, g, nullptr);
+    });
+    message->propagate(points.team, true);
+    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T*, T*) {
+      read(tile, values, v);
+      if (tile.opens_chunk) gradient->open(tile.chunk);
+      gradient->send(tile.begin, tile.n, v);
+    });
+    gradient->propagate(points.team, cotangents.get());
+    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T* message, T*) {
+      read(tile, values, v);
+      gradient->receive(tile.begin, tile.n, v, &cotangents[tile.begin * channels], message);
+    });
+  }
+  gradient->write(points.team, result, nullptr);
+}
+
+template void filter_gradient<float>(const Kernel<float>&, const float*, const float*, int64_t, int, float*);
+template void filter_gradient<double>(const Kernel<double>&, const double*, const double*, int64_t, int, double*);
 template void filter<float>(const Kernel<float>&, const float*, int64_t, bool, int, float*);
 template void filter<double>(const Kernel<double>&, const double*, int64_t, bool, int, double*);
 

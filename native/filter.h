@@ -9,4 +9,8 @@ namespace crfrnn {
 template <class T>
 void filter(const Kernel<T>& kernel, const T* values, int64_t columns, bool transpose, int threads, T* result);
 
+// The gradient of ⟨cotangent, K · values⟩ to what the kernel was built from, in the shape that it says.
+template <class T>
+void filter_gradient(const Kernel<T>& kernel, const T* values, const T* cotangent, int64_t columns, int threads, T* result);
+
 }  // namespace crfrnn

@@ -1,8 +1,10 @@
-// Which points have to be worked out again: those whose messages changed enough to change their marginals, equation (18).
+// Which points have to be worked out again: those whose messages changed enough to change their marginals, equation (18), and
+// those that are undecided, equation (36).
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -18,8 +20,9 @@ class Follower {
  public:
   // step: the most by which marginals may differ from those that were sent, and from those last worked out. Of the difference
   // of two marginals (log_odds.h), it is twice as much, and so is what compare() computes with.
-  Follower(Exchange<T>& exchange, double step, TileTeam& points)
-      : exchange_(exchange), channels_(exchange.channels()), step_(step), points_(points),
+  // decided: what the largest marginal, or that difference, has to reach at all points of a run that may be left out.
+  Follower(Exchange<T>& exchange, double step, double decided, TileTeam& points)
+      : exchange_(exchange), channels_(exchange.channels()), step_(step), decided_(decided), points_(points),
         sent_((points.chunks.total + tile_size) * channels_), changes_(num_runs()), bounds_(num_runs()), moved_(num_runs()),
         slack_(num_runs()) {
     std::fill(changes_.begin(), changes_.end(), T(0));
@@ -61,7 +64,7 @@ class Follower {
     for_runs(part, [&](const Tile& run, int64_t i) {
       const T* const rows = q + i * channels_;
       const auto [largest, total] = compare(run, rows, spare);
-      if (largest <= T(step_)) return;
+      if (largest <= (is_decided(run.begin / run_size) ? T(step_) : rounding)) return;
       changes_[run.begin / run_size] = total;
       std::copy_n(rows, run.n * channels_, sent(run.begin));
       exchange_.send_changes(run, spare);
@@ -105,19 +108,22 @@ class Follower {
     T found[3];
     loops<T>().compare_run(q, sent(run.begin), difference, found, channels_, run.n);
     moved_[run.begin / run_size] = 0;
-    slack_[run.begin / run_size] = std::log1p(T(step_) / std::max(1 - found[2], T(1e-7))) / 2;
+    slack_[run.begin / run_size] = found[2] < T(decided_) ? T(-1) : std::log1p(T(step_) / std::max(1 - found[2], T(1e-7))) / 2;
     return {found[0], found[1]};
   }
+  // Whether an iteration at least halves errors at the points of a run, equation (36).
+  bool is_decided(int64_t run) const { return slack_[run] >= 0; }
 
   Exchange<T>& exchange_;
   const int channels_;
-  const double step_;
+  static constexpr T rounding = 8 * std::numeric_limits<T>::epsilon();  // of marginals: a smaller change is none
+  const double step_, decided_;
   TileTeam& points_;
   std::vector<std::vector<T>> reach_;  // of each kernel and run: how far a change of 1 moves a score
   Buffer<T> sent_;                     // rows of points
   Buffer<T> changes_;                  // of each run: what it sent has changed by, summed over its points
   Buffer<T> bounds_;                   // of each run: of what it receives from one kernel
-  Buffer<T> moved_, slack_;            // of each run: how far its scores can have moved, and how far they may
+  Buffer<T> moved_, slack_;  // of each run: how far its scores can have moved, and how far they may; −1 if it is undecided
 };
 
 }  // namespace crfrnn

@@ -17,11 +17,17 @@ class GridGaussian final : public Kernel<T> {
   GridGaussian(std::vector<int64_t> shape, const std::vector<double>& sigmas);
   int64_t num_points() const override { return points_; }
   std::unique_ptr<Message<T>> message(int channels) const override;
+  std::vector<std::size_t> gradient_shape() const override { return {shape_.size()}; }  // σ of each axis
+  std::unique_ptr<KernelGradient<T>> gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const override;
 
  private:
   template <class U>
   friend class GridMessage;
+  template <class U>
+  friend class GridGradient;
+  int last_axis() const { return static_cast<int>(shape_.size()) - 1; }
   std::vector<int64_t> shape_;
+  std::vector<double> sigmas_;
   std::vector<int> radii_;
   std::vector<std::vector<T>> taps_;  // of each axis 2·radius + 1 taps, between tap_margin zeros on both sides
   int64_t points_ = 1;

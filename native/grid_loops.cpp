@@ -113,9 +113,47 @@ void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const
   });
 }
 
-#define CRFRNN_INSTANTIATE(T)                                                            \
-  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int); \
-  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);
+// Both sides that exist are added before they are multiplied: taps and slopes share this.
+template <class T>
+T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
+                       const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others) {
+  constexpr int L = lanes<T>;
+  const int64_t both = before < after ? before : after, most = before < after ? after : before;
+  const int64_t one_side = before < after ? stride : -stride;
+  auto convolve = [&](auto size, int64_t x) CRFRNN_INLINE_LAMBDA {
+    using R = Row<T, size()>;
+    for (int k = 0; k < size(); k += line<T>) prefetch(next + x + k), prefetch(next_others + x + k);
+    const T* const middle = in + x;
+    R sum = R::read(middle), slope = R::zero();
+    sum.scale(taps[0]);
+    for (int64_t k = 1; k <= both; ++k) {
+      R pair = R::read(middle - k * stride);
+      pair.add(R::read(middle + k * stride));
+      sum.add(pair, taps[k]), slope.add(pair, slopes[k]);
+    }
+    for (int64_t k = both + 1; k <= most; ++k) {
+      const R row = R::read(middle + k * one_side);
+      sum.add(row, taps[k]), slope.add(row, slopes[k]);
+    }
+    sum.write(out + x);
+    if (slopes_out) slope.write(slopes_out + x);
+    constexpr int S = size() < L ? size() : L;
+    return others ? slope.template folded_products<S>(R::read(others + x)) : Vec<T, S>{};
+  };
+  Vec<T, L> total{};
+  T rest = 0;
+  int64_t x = 0;
+  for (; x + 4 * L <= width; x += 4 * L) total = total + convolve(std::integral_constant<int, 4 * L>{}, x);
+  for (; x + L <= width; x += L) total = total + convolve(std::integral_constant<int, L>{}, x);
+  for (; x < width; ++x) rest += convolve(std::integral_constant<int, 1>{}, x);
+  return rest + first_lane<T, L>(reduce_groups<L, T, L>(total, Sum{}));
+}
+
+#define CRFRNN_INSTANTIATE(T)                                                                                            \
+  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int);                                 \
+  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);               \
+  template T convolve_with_slopes<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, const T*, T*, T*, int64_t, \
+                                     const T*, const T*);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

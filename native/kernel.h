@@ -1,8 +1,10 @@
 // A kernel K over N points: built once for an image, it filters any number of channels any number of times.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "chunks.h"
 #include "loops.h"
@@ -38,12 +40,39 @@ class Message {
   virtual void receive(int64_t begin, int64_t n, T* rows, const T* scale, const T* coupling, const T* from) const = 0;
 };
 
+// N factors by which points multiply what they send and what they receive; null for ones.
+template <class T>
+struct PointFactors {
+  const T *pre = nullptr, *post = nullptr;
+};
+
+// Sums up the gradient of ⟨g, diag(post) K diag(pre) v⟩ over several runs, with rows of values v and cotangents g: to what K
+// was built from, and to `post`. It comes with a transposed message, which sends post · g and has been propagated. Then, before
+// points send for the next run of that message, they send v, which is propagated as well, and tiles add their shares.
+template <class T>
+class KernelGradient {
+ public:
+  virtual ~KernelGradient() = default;
+  virtual void open(int64_t chunk) = 0;
+  virtual void send(int64_t begin, int64_t n, const T* values) = 0;
+  // cotangents: rows of all points.
+  virtual void propagate(Team& team, const T* cotangents) = 0;
+  // Adds the shares of points, with rows of values and cotangents. rows = what they receive of the transposed message.
+  virtual void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) = 0;
+  // gradient: of the shape that the kernel says. post_gradient: N numbers, or null.
+  virtual void write(Team& team, T* gradient, T* post_gradient) const = 0;
+};
+
 template <class T>
 class Kernel {
  public:
   virtual ~Kernel() = default;
   virtual int64_t num_points() const = 0;
   virtual std::unique_ptr<Message<T>> message(int channels) const = 0;
+  // The shape of what the kernel was built from, and so of the gradient to it.
+  virtual std::vector<std::size_t> gradient_shape() const = 0;
+  // transposed: a message of this kernel of as many channels, which outlives the gradient.
+  virtual std::unique_ptr<KernelGradient<T>> gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const = 0;
 };
 
 }  // namespace crfrnn

@@ -18,14 +18,18 @@ constexpr int most_features = 16;
 template <class T>
 struct LatticeArrays {
   explicit LatticeArrays(int64_t n, int d)
-      : d(d), corners(d + 1), chunks(n), corner_vertex(n * corners), corner_weight(n * corners), corner_sum(n * corners) {}
+      : d(d), corners(d + 1), chunks(n), corner_vertex(n * corners), corner_weight(n * corners), corner_sum(n * corners),
+        coordinate_order((n + embedding_lanes - 1) / embedding_lanes * corners * embedding_lanes) {}
 
   const int d, corners;
   const Chunks chunks;
   int64_t num_vertices = 0;
   Buffer<int32_t> corner_vertex;
-  Buffer<T> corner_weight;          // barycentric
-  Buffer<int32_t> corner_sum;       // the row of sums that the corner adds to
+  Buffer<T> corner_weight;     // barycentric
+  Buffer<int32_t> corner_sum;  // the row of sums that the corner adds to
+  // The coordinates of each point by rank, for the gradient to its features: rank r of point p of a group of embedding_lanes
+  // points is number r · embedding_lanes + p of the group.
+  Buffer<uint8_t> coordinate_order;
   std::vector<int64_t> chunk_sums;  // the first row of sums of each chunk, and the number of all rows
   // The rows of sums that make up each vertex, in the order of chunks; the last row r of a vertex is listed as ~r. A vertex
   // that no point touches has the one row after those of all chunks, which stays zero.
@@ -46,6 +50,10 @@ class Lattice final : public Kernel<T> {
   int num_features() const { return arrays_.d; }
   int64_t num_vertices() const { return arrays_.num_vertices; }
   std::unique_ptr<Message<T>> message(int channels) const override;
+  std::vector<std::size_t> gradient_shape() const override {
+    return {static_cast<std::size_t>(num_points()), static_cast<std::size_t>(num_features())};
+  }
+  std::unique_ptr<KernelGradient<T>> gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const override;
 
   // N × (d + 1) vertex ids and barycentric weights of each point.
   const int32_t* vertices() const { return arrays_.corner_vertex.get(); }

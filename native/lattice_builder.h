@@ -86,6 +86,7 @@ class LatticeBuilder {
       const int64_t n = std::min<int64_t>(embedding_lanes, chunks_.end(chunk) - begin);
       loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
                        points.weight.data());
+      std::copy_n(points.order.begin(), corners_ * embedding_lanes, &lattice_.coordinate_order[begin * corners_]);
       find_first_corners(points, begin, n);
       table.reserve(embedding_lanes * corners_);
       if (corners_ == 6) {  // a colour photo

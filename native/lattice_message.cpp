@@ -1,8 +1,12 @@
-// Messages through a lattice: splat, blur and slice, equation (9), and their transpose.
+// Messages through a lattice: splat, blur and slice, equation (9), their transpose, and the gradient to features, equation
+// (23).
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
+#include "keys.h"
 #include "lattice.h"
 
 namespace crfrnn {
@@ -70,9 +74,18 @@ class LatticeMessage final : public Message<T> {
                      lattice_.corners, factor(), scale, coupling, from, rows, channels_, n);
   }
 
- private:
+  const Buffer<T>& values() const { return values_; }
+
+  // Another message of what points have sent, to other values of the vertices.
+  void propagate_to(Buffer<T>& values, Team& team, bool transpose) {
+    values_.swap(values);
+    propagate(team, transpose);
+    values_.swap(values);
+  }
+
   T factor() const { return T(1) / (T(1) + std::ldexp(T(1), -lattice_.d)); }
 
+ private:
   // Lists the vertices that each run of points touches, each once; the last vertex v of a run is listed as ~v.
   void find_touched(Team& team) {
     touched_.resize(lattice_.chunks.count());
@@ -144,7 +157,87 @@ class LatticeMessage final : public Message<T> {
   Buffer<T> before_, changes_;            // of vertices: the values one propagate() ago, and how much they changed since
 };
 
+// Only the weights of corners depend on features. They multiply what points receive from vertices, and what points send to
+// them: the gradient to a weight is a product with the value of its vertex in either message. Values are sent into the sums of
+// the transposed message, which has gathered them.
+template <class T>
+class LatticeGradient final : public KernelGradient<T> {
+ public:
+  LatticeGradient(const LatticeArrays<T>& lattice, LatticeMessage<T>& transposed, int channels, PointFactors<T> factors)
+      : lattice_(lattice), padded_(padded_corners(lattice.corners)), channels_(channels), factors_(factors),
+        transposed_(transposed), values_(lattice.num_vertices * channels), sums_(lattice.chunks.total * padded_),
+        post_(lattice.chunks.total) {
+    std::fill(sums_.begin(), sums_.end(), T(0));
+    std::fill(post_.begin(), post_.end(), T(0));
+  }
+
+  void open(int64_t chunk) override { transposed_.open(chunk); }
+  void send(int64_t begin, int64_t n, const T* values) override {
+    transposed_.send(begin, n, values, of_points(factors_.pre, begin));
+  }
+  void propagate(Team& team, const T*) override { transposed_.propagate_to(values_, team, false); }
+
+  void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) override {
+    const int64_t at = begin * lattice_.corners;
+    loops<T>().slice_with_products(values_.get(), transposed_.values().get(), lattice_.num_vertices,
+                                   &lattice_.corner_vertex[at], &lattice_.corner_weight[at], lattice_.corners,
+                                   transposed_.factor(), cotangents, values, of_points(factors_.pre, begin),
+                                   of_points(factors_.post, begin), rows, &sums_[begin * padded_], &post_[begin], channels_, n);
+  }
+
+  void write(Team& team, T* gradient, T* post_gradient) const override {
+    const auto scale = feature_scales<T>(lattice_.d);
+    const T factor = transposed_.factor();
+    team.run(lattice_.chunks.count(), [&](int64_t chunk) {
+      for (int64_t i = lattice_.chunks.begin(chunk); i < lattice_.chunks.end(chunk); ++i) {
+        if (post_gradient) post_gradient[i] = factor * post_[i];
+        if (lattice_.d == 5) {  // a colour photo
+          to_features(i, std::integral_constant<int, 5>{}, factor, scale.data(), gradient);
+        } else {
+          to_features(i, lattice_.d, factor, scale.data(), gradient);
+        }
+      }
+    });
+  }
+
+ private:
+  static const T* of_points(const T* factors, int64_t begin) { return factors ? factors + begin : nullptr; }
+
+  // The weight of corner k > 0 is the coordinate of rank d − k less that of rank d + 1 − k, divided by d + 1, and that of
+  // corner 0 the rest to 1 (embedding.cpp).
+  template <class D>
+  void to_features(int64_t i, D d, T factor, const T* scale, T* gradients) const {
+    const int corners = d + 1;
+    const T* const to_weight = &sums_[i * padded_];
+    const int64_t group = i / embedding_lanes * embedding_lanes;
+    const uint8_t* const order = &lattice_.coordinate_order[group * corners + i % embedding_lanes];
+    std::array<T, most_features + 1> to_coordinate;
+    for (int r = 0; r <= d; ++r)
+      to_coordinate[order[r * embedding_lanes]] =
+          (to_weight[d - r] - to_weight[r == 0 ? 0 : corners - r]) * (factor / T(corners));
+    T* const gradient = gradients + i * d;
+    T sum = to_coordinate[0];
+    for (int j = 1; j <= d; ++j) {
+      gradient[j - 1] = scale[j - 1] * (sum - T(j) * to_coordinate[j]);
+      sum += to_coordinate[j];
+    }
+  }
+
+  const LatticeArrays<T>& lattice_;
+  const int padded_, channels_;
+  const PointFactors<T> factors_;
+  LatticeMessage<T>& transposed_;
+  Buffer<T> values_;  // of the vertices
+  Buffer<T> sums_;    // of each corner: the gradient to its weight, before the factor
+  Buffer<T> post_;
+};
+
 }  // namespace
+
+template <class T>
+std::unique_ptr<KernelGradient<T>> Lattice<T>::gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const {
+  return std::make_unique<LatticeGradient<T>>(arrays_, static_cast<LatticeMessage<T>&>(transposed), channels, factors);
+}
 
 template <class T>
 std::unique_ptr<Message<T>> Lattice<T>::message(int channels) const {
@@ -153,5 +246,7 @@ std::unique_ptr<Message<T>> Lattice<T>::message(int channels) const {
 
 template std::unique_ptr<Message<float>> Lattice<float>::message(int) const;
 template std::unique_ptr<Message<double>> Lattice<double>::message(int) const;
+template std::unique_ptr<KernelGradient<float>> Lattice<float>::gradient(Message<float>&, int, PointFactors<float>) const;
+template std::unique_ptr<KernelGradient<double>> Lattice<double>::gradient(Message<double>&, int, PointFactors<double>) const;
 
 }  // namespace crfrnn

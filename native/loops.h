@@ -18,6 +18,9 @@ constexpr int tap_margin = 8;        // zeros on both sides of the taps of a con
 // 1, 2, 4, 8, 16, 24, …: rows stay aligned, and no loop has a remainder.
 constexpr int padded_channels(int channels) { return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8; }
 
+// Sums for the corners of a point are read and written in whole vectors.
+constexpr int padded_corners(int corners) { return (corners + 7) / 8 * 8; }
+
 template <class T>
 struct Loops {
   // Adams, Baek & Davis 2010, section 3: nearest remainder-0 lattice point divided by d + 1 (`cell`, d rows), the order
@@ -32,6 +35,12 @@ struct Loops {
   // message = scale · factor · Σ weight · values[vertex]; row = message, or with a coupling, from − coupling ⊙ message.
   void (*slice)(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor,
                 const T* scale, const T* coupling, const T* from, T* rows, int channels, int64_t n);
+  // row = factor · Σ weight · sent[vertex], as slice without a scale. And with values of the vertices from another message: for
+  // the corners k of each point, sums[k] += post · ⟨received[vertex k], g⟩ + pre · ⟨sent[vertex k], v⟩, and post_sum +=
+  // Σ weight · ⟨received[vertex k], g⟩. A point has padded_corners(corners) sums. pre and post may be null.
+  void (*slice_with_products)(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
+                              int corners, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
+                              T* post_sums, int channels, int64_t n);
   // values[v] = Σ sums[r] for vertices from `vertex` on. Their rows of sums are listed in order, the last one r of each as ~r.
   void (*gather)(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length,
                  int64_t vertex, int channels);
@@ -45,10 +54,20 @@ struct Loops {
   // message[i] = scale[i] · Σ_k taps[k] · in[i + k], k = 0 … 2·radius; rows as in slice.
   void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                         int channels, int64_t n);
+  // `width` numbers of a convolution with symmetric taps, given from the one in the middle on, and of one with slopes in their
+  // place: Σ_k taps[|k|] · in[k · stride], k = −before … after. The second one is written unless slopes_out is null; returns
+  // Σ others ⊙ the second, or 0 if others are null. Fetches the numbers at `next` and next_others early.
+  T (*convolve_with_slopes)(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
+                            const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others);
   // weights[i][k] = exp(−½ |row_i − column_k|²) between the points of two blocks of block_size, given as d rows of features.
   void (*gaussian_weights)(const T* rows, const T* columns, int d, T* weights);
   // sums[i] += Σ_k weights[i][k] · values[k] for rows of values of two such blocks.
   void (*add_weighted)(const T* weights, const T* values, double* sums, int channels);
+  // weights[i][k] *= ⟨a_i, b_k⟩ + ⟨b_i, a_k⟩ between the points of two such blocks, given as rows of a and then rows of b, one
+  // for each channel.
+  void (*multiply_by_products)(const T* rows, const T* columns, int channels, T* weights);
+  // sums[f][i] += Σ_k weights[i][k] (column_k − row_i)[f] for d features, blocks as in gaussian_weights.
+  void (*add_differences)(const T* rows, const T* columns, int d, const T* weights, double* sums);
   // to = from − coupling · message, with a number per channel or a transposed matrix (channels × channels). from may be null
   // for zeros.
   void (*couple_diagonal)(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
@@ -57,6 +76,8 @@ struct Loops {
   // diagonal: products[c] += Σ rows q[c] · h[c].
   void (*outer_products)(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n);
   void (*diagonal_products)(const T* h, const T* q, T* products, int channels, int64_t n);
+  // sums[i] += ⟨a_i, b_i⟩ of n rows.
+  void (*row_products)(const T* a, const T* b, T* sums, int channels, int64_t n);
   // Rows are read and written in whole vectors, also beyond the last one.
   void (*softmax)(const T* scores, T* q, int channels, int64_t n);
   // The same with one more class, of score log(sum) for each row; returns its largest probability. Without looking for maxima:
@@ -125,6 +146,10 @@ template <class T>
 void slice(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor, const T* scale,
            const T* coupling, const T* from, T* rows, int channels, int64_t n);
 template <class T>
+void slice_with_products(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
+                         int corners, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
+                         T* post_sums, int channels, int64_t n);
+template <class T>
 void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
             int channels);
 template <class T>
@@ -137,9 +162,16 @@ template <class T>
 void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                    int channels, int64_t n);
 template <class T>
+T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
+                       const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others);
+template <class T>
 void gaussian_weights(const T* rows, const T* columns, int d, T* weights);
 template <class T>
 void add_weighted(const T* weights, const T* values, double* sums, int channels);
+template <class T>
+void multiply_by_products(const T* rows, const T* columns, int channels, T* weights);
+template <class T>
+void add_differences(const T* rows, const T* columns, int d, const T* weights, double* sums);
 template <class T>
 void couple_diagonal(const T* coupling, const T* message, const T* from, T* to, int channels, int64_t n);
 template <class T>
@@ -148,6 +180,8 @@ template <class T>
 void outer_products(const T* h, int h_channels, const T* q, int channels, T* products, int classes, int64_t n);
 template <class T>
 void diagonal_products(const T* h, const T* q, T* products, int channels, int64_t n);
+template <class T>
+void row_products(const T* a, const T* b, T* sums, int channels, int64_t n);
 template <class T>
 void softmax(const T* scores, T* q, int channels, int64_t n);
 template <class T>

@@ -43,6 +43,7 @@ class MeanField {
       sums.push_back(row_sums(term, as_one && LogOdds<T>::needs_sums(term, result_.form), points_));
     const double weight = message_weight(layout_.classes, pairwise_, sums);
     step_ = settings_.tolerance / std::max(weight, 1.0);
+    decided_ = decided_marginal(weight);
     if (as_one) log_odds_.emplace(settings_, unary_, pairwise_, std::move(sums));
     if (all_.size() > 2 && weight <= Silence<T>::most_weight && classes_are_apart(layout_.classes, pairwise_))
       silence_.emplace(settings_, unary_, weight, points_.chunks.count());
@@ -166,15 +167,17 @@ class MeanField {
   }
 
   void send_all(int t) {
-    if (step_ > 0 && settings_.iterations - t > 2)
-      follower_.emplace(state_->exchange(), log_odds_ ? 2 * step_ : step_, points_);
+    if (step_ > 0 && t >= next_trial_ && settings_.iterations - t > 2)
+      follower_.emplace(state_->exchange(), log_odds_ ? 2 * step_ : step_, log_odds_ ? 2 * decided_ - 1 : decided_, points_);
     over_received(t, [&](const Tile& tile, const T* q, T* spare) {
       state_->send(tile, q);
       marginals_.keep(t, tile, q);
       if (follower_) follower_->start(tile, q, spare);
     });
-    if (follower_ && (follower_->share_within(usual_move) > follower_->share_that_pays() || !follower_->follow()))
-      work_densely();
+    if (!follower_) return;
+    // Later than at first, scores move less than usual. How far shows in the next iteration.
+    if (next_trial_ == 0 && follower_->share_within(usual_move) > follower_->share_that_pays()) return work_densely(t);
+    if (!follower_->follow()) work_densely(settings_.iterations);
   }
 
   // Only points whose messages changed are worked out, and only points whose marginals changed send.
@@ -191,10 +194,11 @@ class MeanField {
       follower_->finish_tile(tile);
     });
     is_still_ = !follower_->any_sent();
-    if (share > 1.5 * follower_->share_that_pays()) work_densely();
+    if (share > 1.5 * follower_->share_that_pays()) work_densely(t);
   }
 
-  void work_densely() { follower_.reset(), step_ = 0; }
+  // From iteration t on, until it is tried once more to follow.
+  void work_densely(int t) { follower_.reset(), next_trial_ = t + trial_interval; }
 
   // Calls use(tile, q, spare) for the marginals of all tiles.
   template <class F>
@@ -280,7 +284,10 @@ class MeanField {
   const Classes all_;
   const int all_channels_;
   static constexpr T usual_move = T(0.1);  // of scores in an early iteration
-  double step_ = 0;                        // by how much marginals may differ from those sent; 0 if all are sent
+  static constexpr int trial_interval = 16;
+  double step_ = 0;     // by how much marginals may differ from those sent; 0 if all are sent
+  double decided_ = 0;  // what the largest marginal of points has to reach that may be left out
+  int next_trial_ = 0;  // the first iteration after which it may be tried to follow
   bool is_still_ = false;
   std::optional<Silence<T>> silence_;
   std::optional<LogOdds<T>> log_odds_;

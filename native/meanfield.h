@@ -8,6 +8,7 @@
 #include "exchange.h"
 #include "kept_marginals.h"
 #include "rows.h"
+#include "term_gradients.h"
 
 namespace crfrnn {
 
@@ -45,9 +46,11 @@ template <class T>
 void mean_field(const MeanFieldSettings& settings, const T* unary, const std::vector<Pairwise<T>>& pairwise,
                 const MeanFieldResult<T>& result, const KeptMarginals<T>& marginals);
 
-// From ∂L/∂result (logits) to ∂L/∂unary and, for each kernel, ∂L/∂coupling in the coupling's own shape.
+// From ∂L/∂result (logits) to ∂L/∂unary and, for each term, ∂L/∂coupling in the coupling's own shape; and, unless none are
+// given, to what the terms consist of besides.
 template <class T>
 void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const KeptMarginals<T>& marginals,
-                    const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients);
+                    const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients,
+                    const std::vector<TermGradient<T>>& term_gradients = {});
 
 }  // namespace crfrnn

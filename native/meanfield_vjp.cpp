@@ -1,6 +1,7 @@
-// The backward pass of the mean field, equation (8), with classes left out as in (21).
+// The backward pass of the mean field, equation (8), with classes left out as in (21), and to the terms (22).
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "buffer.h"
 #include "meanfield.h"
@@ -86,15 +87,16 @@ template <class T>
 class MeanFieldVjp {
  public:
   MeanFieldVjp(const MeanFieldSettings& settings, const KeptMarginals<T>& marginals, const std::vector<Pairwise<T>>& pairwise,
-               T* unary_gradient)
+               T* unary_gradient, bool with_terms)
       : layout_(settings.scores), marginals_(marginals), pairwise_(pairwise), unary_gradient_(unary_gradient),
         damping_(T(settings.damping)), undamped_(1 - damping_), tolerance_(settings.tolerance),
         points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
         channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)),
-        gradient_rows_(damping_ > 0 ? layout_.points * channels_ : 0), unary_rows_((layout_.points + tile_size) * channels_),
-        couplings_(pairwise, layout_, points_.chunks, undamped_) {
+        gradient_rows_(damping_ > 0 || with_terms ? layout_.points * channels_ : 0),
+        unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks, undamped_) {
     for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
-    if (tolerance_ == 0 || damping_ > 0 || channels_ == 1) return;
+    if (with_terms) terms_.emplace(pairwise, layout_.classes, points_.chunks, undamped_, *exchange_);
+    if (tolerance_ == 0 || damping_ > 0 || channels_ == 1 || with_terms) return;
     std::vector<RowSums<T>> sums;
     for (const auto& term : pairwise) sums.push_back(row_sums(term, false, points_));
     weight_ = message_weight(layout_.classes, pairwise, sums);
@@ -102,12 +104,13 @@ class MeanFieldVjp {
     find_maxima(settings.iterations);
   }
 
-  // g = ∂L/∂a_T.
-  void start(const T* cotangent, bool is_last) {
+  // g = ∂L/∂a_t of the last t.
+  void start(const T* cotangent, int t) {
+    const bool is_last = t == 0;
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T*, T*, T*) {
       T* g = unary_row(tile);
       read_scores(layout_, cotangent, tile, all_, T(0), g);
-      pass_on(tile, g, g, is_last, *exchange_, nullptr);
+      pass_on(is_last, tile, g, g, *exchange_, nullptr);
       if (damping_ > 0 && !is_last) loops<T>().linear_combination(0, g, undamped_, g, g, channels_, tile.n);
     });
   }
@@ -116,6 +119,7 @@ class MeanFieldVjp {
   void step(int t) {
     const bool is_last = t == 0;
     exchange_->propagate(points_.team);
+    if (terms_) send_marginals(t);
     const auto other = is_last ? nullptr : other_exchange(t);
     Exchange<T>& next = other ? *other : *exchange_;
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* spare) {
@@ -130,7 +134,7 @@ class MeanFieldVjp {
       } else {
         loops<T>().softmax_vjp(q, g, sum, next_sum, channels_, tile.n);
       }
-      pass_on(tile, g, next_sum, is_last, next, h);
+      pass_on(is_last, tile, g, next_sum, next, h);
     });
     if (!other) return;
     exchange_ = other;
@@ -138,6 +142,9 @@ class MeanFieldVjp {
   }
 
   void write_couplings(const std::vector<T*>& gradients) { couplings_.write(gradients); }
+  void write_terms(const std::vector<TermGradient<T>>& gradients) {
+    if (terms_) terms_->write(points_.team, gradients);
+  }
 
  private:
   T* unary_row(const Tile& tile) { return &unary_rows_[tile.begin * channels_]; }
@@ -175,7 +182,12 @@ class MeanFieldVjp {
   void receive(const Tile& tile, const T* q, T* v, T* h) {
     if (pairwise_.empty()) std::fill_n(v, tile.n * channels_, T(0));
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
-      exchange_->receive_one(k, tile, h);
+      if (terms_) {
+        terms_->receive(k, tile, q, &gradient_rows_[tile.begin * channels_], h);
+        exchange_->scale_received(k, tile, h);
+      } else {
+        exchange_->receive_one(k, tile, h);
+      }
       couplings_.add_outer(k, tile, h, q);
       if (exchange_->channels() < channels_) change_classes(h, exchange_->classes(), all_, T(0), h, tile.n);
       couplings_.add_diagonal(k, tile, h, q);
@@ -183,10 +195,17 @@ class MeanFieldVjp {
     }
   }
 
+  // The messages of q_t, for the gradients to the terms.
+  void send_marginals(int t) {
+    points_.over_tiles<T>(channels_,
+                          [&](const Tile& tile, T* spare, T*, T*) { terms_->send(tile, marginals_.read(t, tile, spare)); });
+    terms_->propagate(points_.team, gradient_rows_.get());
+  }
+
   // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.
-  void pass_on(const Tile& tile, const T* g, const T* sum, bool is_last, Exchange<T>& next, T* spare) {
+  void pass_on(bool is_last, const Tile& tile, const T* g, const T* sum, Exchange<T>& next, T* spare) {
     if (is_last) return write_scores(layout_, sum, tile, unary_gradient_);
-    if (damping_ > 0) std::copy_n(g, tile.n * channels_, &gradient_rows_[tile.begin * channels_]);
+    if (gradient_rows_.size() > 0) std::copy_n(g, tile.n * channels_, &gradient_rows_[tile.begin * channels_]);
     if (next.classes().size() < all_.size()) {
       change_classes(g, all_, next.classes(), T(0), spare, tile.n);
       g = spare;
@@ -207,25 +226,30 @@ class MeanFieldVjp {
   const int channels_;
   std::shared_ptr<Exchange<T>> exchange_;  // among the classes that send
   std::vector<PaddedCoupling<T>> to_all_;
-  Buffer<T> gradient_rows_;  // g, which damping needs in the next step
+  Buffer<T> gradient_rows_;  // g, where the next step needs it
   Buffer<T> unary_rows_;     // ∂L/∂U so far
   CouplingGradients<T> couplings_;
+  std::optional<TermGradients<T>> terms_;
 };
 
 }  // namespace
 
 template <class T>
 void mean_field_vjp(const MeanFieldSettings& settings, const T* cotangent, const KeptMarginals<T>& marginals,
-                    const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients) {
-  MeanFieldVjp<T> backward(settings, marginals, pairwise, unary_gradient);
-  backward.start(cotangent, settings.iterations == 0);
+                    const std::vector<Pairwise<T>>& pairwise, T* unary_gradient, const std::vector<T*>& coupling_gradients,
+                    const std::vector<TermGradient<T>>& term_gradients) {
+  MeanFieldVjp<T> backward(settings, marginals, pairwise, unary_gradient, !term_gradients.empty());
+  backward.start(cotangent, settings.iterations);
   for (int t = settings.iterations - 1; t >= 0; --t) backward.step(t);
   backward.write_couplings(coupling_gradients);
+  backward.write_terms(term_gradients);
 }
 
 template void mean_field_vjp<float>(const MeanFieldSettings&, const float*, const KeptMarginals<float>&,
-                                    const std::vector<Pairwise<float>>&, float*, const std::vector<float*>&);
+                                    const std::vector<Pairwise<float>>&, float*, const std::vector<float*>&,
+                                    const std::vector<TermGradient<float>>&);
 template void mean_field_vjp<double>(const MeanFieldSettings&, const double*, const KeptMarginals<double>&,
-                                     const std::vector<Pairwise<double>>&, double*, const std::vector<double*>&);
+                                     const std::vector<Pairwise<double>>&, double*, const std::vector<double*>&,
+                                     const std::vector<TermGradient<double>>&);
 
 }  // namespace crfrnn

@@ -92,6 +92,25 @@ Out<T> filter_array(const Kernel<T>& kernel, const Rows<T>& values, bool transpo
   return array;
 }
 
+// An array for a gradient to what a kernel was built from.
+template <class T>
+Out<T> gradient_array(const Kernel<T>& kernel, T** data) {
+  const auto shape = kernel.gradient_shape();
+  return shape.size() == 1 ? new_array<T>({shape[0]}, data) : new_array<T>({shape[0], shape[1]}, data);
+}
+
+template <class T>
+Out<T> filter_gradient_array(const Kernel<T>& kernel, const Rows<T>& values, const Rows<T>& cotangent, int threads) {
+  require(static_cast<int64_t>(values.shape(0)) == kernel.num_points() && cotangent.shape(0) == values.shape(0) &&
+              cotangent.shape(1) == values.shape(1),
+          "values and cotangent need one row for each point, and as many columns");
+  T* result;
+  auto array = gradient_array(kernel, &result);
+  nb::gil_scoped_release unlocked;
+  filter_gradient(kernel, values.data(), cotangent.data(), static_cast<int64_t>(values.shape(1)), threads, result);
+  return array;
+}
+
 template <class T>
 using OptionalFactors = std::vector<std::optional<Factors<T>>>;
 
@@ -227,13 +246,16 @@ std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, cons
   return {std::move(labels_array), happened(std::move(activity), settings, return_evaluated)};
 }
 
+// Gradients to the unary and to the couplings; and, if asked, of each term to the kernel, pre and post.
 template <class T>
-std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
-                                                            const std::vector<const Kernel<T>*>& kernels,
-                                                            const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                            const std::vector<In<T>>& couplings,
-                                                            const std::vector<double>& row_sums, double damping,
-                                                            double tolerance, int threads) {
+using Gradients = std::tuple<Out<T>, std::vector<Out<T>>, std::vector<std::tuple<Out<T>, Out<T>, Out<T>>>>;
+
+template <class T>
+Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
+                                  const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
+                                  const OptionalFactors<T>& post, const std::vector<In<T>>& couplings,
+                                  const std::vector<double>& row_sums, double damping, double tolerance, bool guide,
+                                  int threads) {
   const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, tolerance, threads};
   const auto& layout = settings.scores;
   const auto kept = marginals_of<T>(marginals, layout);
@@ -241,6 +263,8 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cot
   Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
   std::vector<T*> gradients;
+  std::vector<std::tuple<Out<T>, Out<T>, Out<T>>> term_arrays;
+  std::vector<TermGradient<T>> term_gradients;
   const auto classes = cotangent.shape(0);
   for (const auto& term : terms) {
     using Coupling = typename Pairwise<T>::Coupling;
@@ -253,19 +277,26 @@ std::pair<Out<T>, std::vector<Out<T>>> mean_field_vjp_array(const Scores<T>& cot
       arrays.push_back(new_array<T>({classes, classes}, &gradient));
     }
     gradients.push_back(gradient);
+    if (!guide) continue;
+    TermGradient<T> to;
+    auto to_kernel = gradient_array(*term.kernel, &to.kernel);
+    auto to_pre = new_array<T>({cotangent.shape(1)}, &to.pre), to_post = new_array<T>({cotangent.shape(1)}, &to.post);
+    term_arrays.emplace_back(std::move(to_kernel), std::move(to_pre), std::move(to_post));
+    term_gradients.push_back(to);
   }
   {
     nb::gil_scoped_release unlocked;
-    mean_field_vjp(settings, cotangent.data(), kept, terms, unary_gradient.get(), gradients);
+    mean_field_vjp(settings, cotangent.data(), kept, terms, unary_gradient.get(), gradients, term_gradients);
   }
-  return {scores_array(std::move(unary_gradient), layout), std::move(arrays)};
+  return {scores_array(std::move(unary_gradient), layout), std::move(arrays), std::move(term_arrays)};
 }
 
 template <class T>
 void bind(nb::module_& m, const std::string& bits) {
   nb::class_<Kernel<T>>(m, ("Kernel" + bits).c_str())
       .def_prop_ro("num_points", &Kernel<T>::num_points)
-      .def("filter", &filter_array<T>, "values"_a, "transpose"_a, "threads"_a);
+      .def("filter", &filter_array<T>, "values"_a, "transpose"_a, "threads"_a)
+      .def("gradient", &filter_gradient_array<T>, "values"_a, "cotangent"_a, "threads"_a);
   nb::class_<Lattice<T>, Kernel<T>>(m, ("Lattice" + bits).c_str())
       .def(
           "__init__",
@@ -317,7 +348,7 @@ void bind(nb::module_& m, const std::string& bits) {
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
-        "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "threads"_a);
+        "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "guide"_a, "threads"_a);
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
-// The sums of the rows of normalised kernels, and how far messages can move scores.
+// The sums of the rows of normalised kernels, how far messages can move scores, and where they shrink errors.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "chunks.h"
@@ -48,5 +49,8 @@ double message_weight(int classes, const std::vector<Pairwise<T>>& pairwise, con
   }
   return weight;
 }
+
+// What the largest marginal of a point has to reach so that an iteration at least halves errors there, equation (36).
+inline double decided_marginal(double weight) { return weight <= 1 ? 0 : (1 + std::sqrt(1 - 1 / weight)) / 2; }
 
 }  // namespace crfrnn

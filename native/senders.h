@@ -46,12 +46,13 @@ Classes likely_among(const Classes& classes, const std::vector<T>& maxima, doubl
 }
 
 // Of the classes, those that are left when as many as possible are taken away whose numbers sum to no more than a limit; never
-// none.
+// none. Of equals the last go first, as the first of equally likely classes is the label.
 template <class T>
 Classes classes_above(const Classes& classes, const std::vector<T>& numbers, double limit) {
   std::vector<int> order(classes.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return numbers[a] < numbers[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return numbers[a] < numbers[b] || (numbers[a] == numbers[b] && a > b); });
   Classes left;
   double sum = 0;
   for (const int k : order) {
@@ -166,7 +167,7 @@ class Silence {
 
   // Equation (17).
   static double largest_share(double tolerance, double weight) {
-    double low = 0, high = 0.25;
+    double low = 0, high = 0.25 / std::max(weight, 1.0);
     for (int i = 0; i < 60; ++i) {
       const double middle = (low + high) / 2;
       (middle * std::expm1(weight * middle) <= tolerance ? low : high) = middle;

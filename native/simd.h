@@ -242,6 +242,30 @@ CRFRNN_INLINE T first_lane(Vec<T, W> v) {
   }
 }
 
+// The sum of lanes that lie S apart, for each of the first S.
+template <int S, class T, int W>
+CRFRNN_INLINE Vec<T, S> folded(Vec<T, W> v) {
+  if constexpr (S == W) {
+    return v;
+  } else {
+    return folded<S, T, W / 2>(half<0, T, W / 2>(v) + half<1, T, W / 2>(v));
+  }
+}
+
+// Lane k of the result is the sum of the lanes of vector k.
+template <class T, int S>
+CRFRNN_INLINE Vec<T, S> lane_sums(Vec<T, S> (&v)[S]) {
+  auto add_runs = [&](auto step) CRFRNN_INLINE_LAMBDA {
+    for (int k = 0; k < S; ++k)
+      if (!(k & step()) && k < 2 * step())
+        v[k] = interleaved<step(), false, T, S>(v[k], v[k + step()]) + interleaved<step(), true, T, S>(v[k], v[k + step()]);
+  };
+  if constexpr (S > 4) add_runs(std::integral_constant<int, 4>{});
+  if constexpr (S > 2) add_runs(std::integral_constant<int, 2>{});
+  if constexpr (S > 1) add_runs(std::integral_constant<int, 1>{});
+  return v[0];
+}
+
 // W numbers kept in as few vector registers as they fit: 24 floats are one vector of 16 and one of 8.
 template <class T, int W>
 struct Row {
@@ -274,6 +298,16 @@ struct Row {
   }
   CRFRNN_INLINE void subtract_product(const Row& r, const Row& s) {
     head = head - r.head * s.head, tail.subtract_product(r.tail, s.tail);
+  }
+  // The products of lanes, summed up for lanes that lie S apart.
+  template <int S>
+  CRFRNN_INLINE Vec<T, S> folded_products(const Row& r) const {
+    const Vec<T, S> sums = folded<S, T, P>(head * r.head);
+    if constexpr (W == P) {
+      return sums;
+    } else {
+      return sums + tail.template folded_products<S>(r.tail);
+    }
   }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
   CRFRNN_INLINE void subtract(T number) { head = head - (Vec<T, P>{} + number), tail.subtract(number); }

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 import crfrnn
-from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, FrankWolfe, Given, Grid, Kernel, Lattice, MeanField, Spatial
 from crfrnn.parameters import CRFParameters
 from errors import raises_saying
 from kernel_lists import CRFS
 
-EVERY = pytest.mark.parametrize("crf", CRFS.values(), ids=CRFS)
 
-
-@EVERY
+@pytest.mark.parametrize(
+    "crf",
+    [*CRFS.values(), CRF([Kernel(Spatial())], solver=FrankWolfe(3, "euclidean", 2.5))],
+    ids=[*CRFS, "Frank-Wolfe"],
+)
 def test_copies_are_equal(crf):
     twins = [
         pickle.loads(pickle.dumps(crf)),
@@ -43,11 +45,12 @@ def test_different_ones_differ():
         replace(crf, kernels=crf.kernels[:2]),
         replace(crf, compatibility=None),
         replace(crf, solver=MeanField(3, 0.1, 0.01)),
+        replace(crf, solver=FrankWolfe(3)),
         replace(crf, kernels=[replace(crf.kernels[0], normalization="none"), *crf.kernels[1:]]),
         replace(crf, kernels=[replace(crf.kernels[0], filter=Exact()), *crf.kernels[1:]]),
         crf.with_thetas(theta_beta=4),
     ]
-    assert len({crf, *others}) == 8
+    assert len({crf, *others}) == 9
 
 
 def test_lists_and_arrays_become_tuples():
@@ -185,6 +188,18 @@ KERNEL = '{"type": "Kernel", "features": {"type": "Spatial"}'
         (lambda: MeanField(damping=1), ValueError, ["damping=1.0", "below 1"]),
         (lambda: MeanField(class_threshold="x"), TypeError, ["class_threshold='x'"]),
         (lambda: MeanField(tolerance=1), ValueError, ["tolerance=1.0", "below 1"]),
+        (lambda: MeanField(tolerance=False), TypeError, ["tolerance=False", "number"]),
+        (lambda: MeanField(damping=np.True_), TypeError, ["damping", "True", "number"]),
+        (lambda: MeanField(gradient="adjoint"), ValueError, ["gradient='adjoint'", "'implicit'"]),
+        (lambda: FrankWolfe(-1), ValueError, ["iterations=-1", "at least 0"]),
+        (lambda: FrankWolfe(regularization="l2"), ValueError, ["regularization='l2'", "'euclidean'"]),
+        (lambda: FrankWolfe(strength=0), ValueError, ["strength=0.0", "above 0"]),
+        (lambda: FrankWolfe(strength=np.inf), ValueError, ["strength is inf", "finite"]),
+        (lambda: FrankWolfe(strength=[1, 2]), ValueError, ["strength has shape (2,)", "a number"]),
+        (lambda: FrankWolfe(strength="1"), TypeError, ["strength", "real numbers"]),
+        (lambda: FrankWolfe(step=0.5), ValueError, ["step=0.5", "'line-search'"]),
+        (lambda: FrankWolfe(tolerance=1), ValueError, ["tolerance=1.0", "below 1"]),
+        (lambda: FrankWolfe(gradient=None), ValueError, ["gradient=None", "'unrolled'"]),
         (lambda: CRF.from_text("{"), ValueError, []),
         (lambda: CRF.from_text("[]"), TypeError, ["the text is a tuple", "CRF(…)"]),
         (lambda: CRF.from_text(f"{KERNEL}}}"), TypeError, ["the text is a Kernel", "CRF(…)"]),

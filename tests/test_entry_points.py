@@ -102,6 +102,10 @@ def test_pydensecrf(scores, image, tolerances):
     crf.addPairwiseGaussian(3, 3)
     crf.inference(5)
     assert set(tolerances) == {DEFAULT}
+    crf.tolerance = 0
+    crf.inference(5)
+    assert tolerances[-1] == 0
+    assert DenseCRF2D(SHAPE[1], SHAPE[0], 3).tolerance == DEFAULT
 
 
 @pytest.mark.torch

@@ -157,6 +157,38 @@ def check_solver(page) -> None:
     np.testing.assert_array_equal(labels, page["softer"].argmax(axis=0))
 
 
+def check_regions(page) -> None:
+    """The example against loops over pixels, and against the package's own regions."""
+    segments, scores = page["segments"].reshape(-1), rows(page)
+    same = segments[:, None] == segments[None]
+    averaged = same / same.sum(axis=1)
+
+    class Others:
+        weight = 2.0
+
+        def filter(self, q):
+            pixels = range(len(segments))
+            others = [[j for j in np.flatnonzero(same[i]) if j != i] for i in pixels]
+            return np.stack([q[:, each].prod(axis=1) for each in others], axis=1)
+
+    terms = [reference.Term(reference.MatrixKernel(averaged), 0.5, "none"), Others()]
+    close(page["agreed"], reference.mean_field(scores, terms, iterations=3)[0])
+    ours = [page["terms"][0], crfrnn.RegionTerm(page["segments"], 2.0, None)]
+    gradients = crfrnn.mean_field_vjp(np.ones_like(page["agreed"]), page["kept"], ours)
+    close(page["agreed_gradients"].unary, gradients.unary)
+    for mine, theirs in zip(page["agreed_gradients"].weights, gradients.weights, strict=True):
+        close(mine, theirs)
+    labels = page["agreed"].argmax(axis=0)
+    close(page["agreed_energy"], crfrnn.energy(labels, page["scores"], ours))
+    terms = [reference.Term(reference.MatrixKernel(gaussian_on_lattice(bilateral(page))), 4, "none"), Others()]
+    expected = reference.softmax(reference.mean_field(scores, terms, iterations=10)[0])
+    for found in (page["by_regions"], page["by_regions_in_torch"]):
+        close(found, expected)
+    without_regions = page["soft"]
+    with pytest.raises(ValueError, match="Tempered takes no regions"):
+        replace(without_regions, regions=page["layered"].regions)
+
+
 def check_backend(page) -> None:
     crf, inputs, couplings, batch = (page[name] for name in ("exact", "inputs", "couplings", "batch"))
     expected = solved(rows(page), [gaussian(bilateral(page))], [-4], 5, damping=0.2)
@@ -164,8 +196,8 @@ def check_backend(page) -> None:
     refined, record = batch.forward(crf, inputs, couplings, True, page["Execution"]())
     close(refined, page["truth"])
     cotangent = np.random.default_rng(1).normal(size=refined.shape)
-    ours = batch.vjp(crf, cotangent, record, couplings, page["Execution"]())
-    theirs = page["dense"].vjp(crf, cotangent, page["record"], couplings, page["Execution"]())
+    ours = batch.vjp(crf, inputs, cotangent, record, couplings, page["Execution"](), False)
+    theirs = page["dense"].vjp(crf, inputs, cotangent, page["record"], couplings, page["Execution"](), False)
     close(ours[0], theirs[0])
     close(ours[1][0], theirs[1][0])
     check_masks_and_normalisations(page)
@@ -191,11 +223,11 @@ def check_masks_and_normalisations(page) -> None:
         theirs, their_record = dense.forward(crf, given, couplings, True, execution)
         ours, our_record = batch.forward(crf, given, couplings, True, execution)
         close(ours, theirs)
-        to_logits, to_couplings = dense.vjp(crf, cotangent, their_record, couplings, execution)
-        found = batch.vjp(crf, cotangent, our_record, couplings, execution)
-        close(found[0], to_logits)
-        for mine, true in zip(found[1], to_couplings, strict=True):
-            close(mine, true)
+        true = dense.vjp(crf, given, cotangent, their_record, couplings, execution, False)
+        found = batch.vjp(crf, given, cotangent, our_record, couplings, execution, False)
+        close(found.logits, true.logits)
+        for mine, other in zip(found.couplings, true.couplings, strict=True):
+            close(mine, other)
     unmasked, _ = dense.forward(crf, given._replace(mask=None), couplings, False, execution)
     in_pixels, _ = dense.forward(crf, given._replace(spacing=None), couplings, False, execution)
     assert min(np.abs(theirs - each).max() for each in (unmasked, in_pixels)) > 1e-3
@@ -204,7 +236,8 @@ def check_masks_and_normalisations(page) -> None:
 def check_jax(page) -> None:
     close(page["in_jax"], page["truth"], LEFT_OUT)
     to_logits, to_couplings = page["slopes"]
-    theirs = page["dense"].vjp(page["exact"], np.ones(page["truth"].shape), page["record"], page["couplings"], None)
+    ones, inputs = np.ones(page["truth"].shape), page["inputs"]
+    theirs = page["dense"].vjp(page["exact"], inputs, ones, page["record"], page["couplings"], None, False)
     close(to_logits, theirs[0], 1e-4)
     close(to_couplings[0], theirs[1][0], 1e-4)
 
@@ -224,7 +257,7 @@ def close(actual, expected, bound=1e-9) -> None:
 
 
 CHECKS = {
-    "torch": (check_own_kernel, check_own_kernel_in_torch, check_colour, check_solver, check_backend),
+    "torch": (check_own_kernel, check_own_kernel_in_torch, check_colour, check_solver, check_regions, check_backend),
     "jax": (check_jax,),
 }
 

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from crfrnn import PRESETS, CRFParameters, MeanField, preset
+from crfrnn import PRESETS, CRFParameters, FrankWolfe, MeanField, preset
 from errors import raises_saying
 
 # name: θ_γ, spatial weight, θ_α, θ_β, bilateral weight, iterations
@@ -54,6 +54,22 @@ def test_unknown_presets_are_answered_with_the_known_ones():
 def test_defaults_are_the_crfrnn_preset():
     assert CRFParameters() == preset("crfrnn")
     assert CRFParameters().spatial == "grid"
+
+
+def test_solvers():
+    assert CRFParameters(gradient="implicit").crf.solver == MeanField(gradient="implicit")
+    parameters = CRFParameters(solver="frank-wolfe", strength=2, step="open-loop", iterations=4, tolerance=0)
+    assert parameters.crf.solver == FrankWolfe(4, strength=2.0, step="open-loop", tolerance=0)
+    assert pickle.loads(pickle.dumps(parameters)).crf == parameters.crf
+    assert replace(parameters, strength=3).crf.solver.strength == 3
+    for numbers, facts in (
+        ({"solver": "sgd"}, ["solver='sgd'", "'mean-field', 'frank-wolfe'"]),
+        ({"solver": "frank-wolfe", "class_threshold": 0.1}, ["class_threshold=0.1", "set it to 0.0"]),
+        ({"regularization": "euclidean"}, ["regularization='euclidean'", "solver='mean-field'", "'entropic'"]),
+        ({"solver": "frank-wolfe", "strength": -1}, ["strength=-1.0", "above 0"]),
+    ):
+        with raises_saying(ValueError, *facts):
+            CRFParameters(**numbers)
 
 
 def test_frozen_and_replaceable():

@@ -21,7 +21,7 @@ from errors import raises_saying
 pytest.importorskip("torch", reason="needs the tune extra")
 pytest.importorskip("torchmetrics", reason="needs the tune extra")
 pytest.importorskip("optuna", reason="needs the tune extra")
-from crfrnn import tuning
+from crfrnn import descent, tuning
 from crfrnn.cli import main
 from crfrnn.tuning import Gain, Tuning, scaled, searched_fields, split_photos, tune
 
@@ -126,6 +126,59 @@ def test_the_start_is_the_first_trial(noisy: Path):
     assert found.parameters == start
     assert (found.trials, found.given_up) == (1, 0)
     assert found.mean_iou.start == found.mean_iou.tuned
+
+
+def test_another_solver_stays(noisy: Path):
+    """Also one that has no threshold for classes, which the search would use."""
+    start = replace(START, solver="frank-wolfe", strength=0.7)
+    found = tune(scored(noisy), start, trials=3).parameters
+    assert found.crf.solver == start.crf.solver
+
+
+# Downhill.
+
+
+def test_the_gradient_leads_from_a_wrong_start(noisy: Path):
+    """Where the weights are too small; the result is measured as that of a search is."""
+    start = replace(START, bilateral_weight=0.2, spatial_weight=0.1)
+    photos = scored(noisy)
+    found = tune(photos, start, method="gradient")
+    tuned_on, held_out = split_photos(COUNT, 0.5, 0)
+    assert found.searched[1] > found.searched[0] + 0.05
+    assert found.parameters.bilateral_weight > 0.6
+    assert (found.trials, found.given_up) == (5, 0)
+    for measured, parameters in zip(found.searched, (start, found.parameters), strict=True):
+        assert measured == pytest.approx(mean_iou(photos, tuned_on, parameters), abs=1e-12)
+    assert found.mean_iou.tuned == pytest.approx(mean_iou(photos, held_out, found.parameters), abs=1e-12)
+
+
+def test_the_gradient_moves_every_number_of_kernels_in_use(noisy: Path, monkeypatch):
+    monkeypatch.setattr(descent, "STEPS", 8)
+    start = replace(START, spatial_weight=0, bilateral_weight=(-2, 3), theta_beta=(30, 20, 10), class_threshold=0.1)
+    photos = scored(noisy)
+    found = list(descent.descend(photos, [0, 1], start, searched_fields(start), seed=0))
+    assert len(found) == descent.ROUNDS
+    last = found[-1]
+    assert replace(last, **{name: getattr(start, name) for name in searched_fields(start)}) == start
+    factors = np.divide(last.theta_beta, start.theta_beta)
+    assert len(set(factors)) == 3
+    assert (factors > 0).all()
+    assert last.bilateral_weight[0] < 0 < last.bilateral_weight[1]
+    again = list(descent.descend(photos, [0, 1], start, searched_fields(start), seed=0))
+    assert again == found
+
+
+def test_the_gradient_at_the_command_line(noisy: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(descent, "STEPS", 4)
+    command = ["tune", str(noisy), "--classes", "2", "-o", str(tmp_path / "found.json"), "--method", "gradient"]
+    assert main(command) == 0
+    assert "5 trials on 4 photos" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["notes"]["method"] == "gradient"
+    with pytest.raises(SystemExit):
+        main([*command, "--trials", "3"])
+    assert "--trials is for --method search" in capsys.readouterr().err
+    with raises_saying(ValueError, "method='best'", "'search', 'gradient'"):
+        tune(scored(noisy), method="best")
 
 
 def test_bad_trials_are_given_up(noisy: Path):

@@ -23,16 +23,18 @@ except ImportError as error:
 
 from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.crf import CRF, Bilateral, Exact, Given, Grid, Kernel, Lattice, MeanField, Spatial
+from crfrnn.crf import CRF, Bilateral, Exact, FrankWolfe, Given, Grid, Kernel, Lattice, MeanField, Regions, Spatial
 from crfrnn.files.parameter_files import load_parameters, save_parameters
 from crfrnn.inference.activity import Activity
-from crfrnn.inference.energy import energy, kl_divergence, mean_field_trace
+from crfrnn.inference.adjoint import ConvergenceWarning
+from crfrnn.inference.energy import energy, frank_wolfe_trace, kl_divergence, mean_field_trace, relaxed_energy
 from crfrnn.inference.meanfield import (
     MeanFieldGradients,
     mean_field,
     mean_field_vjp,
     mean_field_with_marginals,
 )
+from crfrnn.inference.regions import RegionTerm
 from crfrnn.inference.terms import PairwiseTerm, pairwise_terms
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import bilateral_features, spatial_features
@@ -51,8 +53,10 @@ __all__ = [
     "Activity",
     "Bilateral",
     "CRFParameters",
+    "ConvergenceWarning",
     "Exact",
     "ExactGaussian",
+    "FrankWolfe",
     "Given",
     "Grid",
     "GridGaussian",
@@ -62,12 +66,15 @@ __all__ = [
     "MeanFieldGradients",
     "PairwiseTerm",
     "PermutohedralLattice",
+    "RegionTerm",
+    "Regions",
     "Spatial",
     "bilateral_features",
     "bilateral_solver",
     "contrast_theta_beta",
     "default_threads",
     "energy",
+    "frank_wolfe_trace",
     "kl_divergence",
     "load_parameters",
     "mean_field",
@@ -79,6 +86,7 @@ __all__ = [
     "preset",
     "refine",
     "refine_tiled",
+    "relaxed_energy",
     "release_memory",
     "save_parameters",
     "spatial_features",

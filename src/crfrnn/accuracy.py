@@ -100,7 +100,7 @@ def filter_accuracy(
     def message(crf: CRF, dtype: type[np.floating[Any]]) -> NDArray[np.float64]:
         first = [kernel for kernel in crf.kernels if not isinstance(kernel.features, Spatial)][:1]
         (term,) = pairwise_terms(
-            image, replace(crf, kernels=first), shape=shape, spacing=spacing, threads=threads, dtype=dtype
+            image, replace(crf, kernels=first, regions=()), shape=shape, spacing=spacing, threads=threads, dtype=dtype
         )
         filtered = term.filter(marginals.astype(dtype), threads=threads).astype(np.float64)
         centred: NDArray[np.float64] = filtered - filtered.mean(axis=0)

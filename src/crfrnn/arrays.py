@@ -126,18 +126,53 @@ def image_array(
     return image
 
 
-def mask_array(value: ArrayLike, shape: Shape) -> Array:
+def mask_array(value: ArrayLike, shape: Shape, name: str = "mask") -> Array:
     """Weights (N,) ≥ 0 of the pixels of a grid of the given shape, or of N points."""
-    mask = float_array(value, "mask")
+    mask = float_array(value, name)
     if mask.shape != shape:
         swapped = "; did you swap height and width?" if mask.shape == shape[::-1] else ""
-        raise ValueError(f"mask has shape {mask.shape}, expected {shape}{swapped}")
-    check_finite(mask, "mask")
+        raise ValueError(f"{name} has shape {mask.shape}, expected {shape}{swapped}")
+    check_finite(mask, name)
     if mask.min() < 0:
         raise ValueError(
-            f"mask holds {mask.min()}; its values weigh pixels and must be at least 0 (0 leaves a pixel out)"
+            f"{name} holds {mask.min()}; its values weigh pixels and must be at least 0 (0 leaves a pixel out)"
         )
     return mask.reshape(-1)
+
+
+def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
+    """Segments of a grid: ids (*grid) as int64, or memberships (S, *grid) as real numbers from 0 to 1.
+
+    Raises:
+        TypeError: if there are no real numbers, or ids that are not integers.
+        ValueError: if they have another shape or range, or are not finite.
+    """
+    given = _real_array(value, name)
+    if given.size == 0 or not grid:
+        raise ValueError(
+            f"{name} has shape {given.shape}; expected a map of segments, or memberships with the segments first, and "
+            "at least one pixel"
+        )
+    if given.shape == grid:
+        if given.dtype.kind not in "iu":
+            raise TypeError(
+                f"{name} is {given.dtype} of shape {given.shape}, the shape of a map of segments, which holds integer "
+                f"ids; memberships have the segments first: (segments, {', '.join(map(str, grid))})"
+            )
+        return given.astype(np.int64)
+    if given.shape[1:] != grid:
+        swapped = "; did you swap height and width?" if grid[::-1] in (given.shape, given.shape[1:]) else ""
+        raise ValueError(
+            f"{name} has shape {given.shape}; expected a map of segments {grid}, or memberships "
+            f"(segments, {', '.join(map(str, grid))}){swapped}"
+        )
+    check_finite(given, name)
+    if given.min() < 0 or given.max() > 1:
+        raise ValueError(
+            f"{name} holds memberships from {given.min()} to {given.max()}; they are shares from 0 (not in the "
+            "segment) to 1"
+        )
+    return given
 
 
 def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from crfrnn.crf import CRF, Normalization, Spatial, thetas_of
+from crfrnn.crf import CRF, MeanField, Normalization, Spatial
 from crfrnn.numbers import Deviation
 from crfrnn.parameters import CRFParameters
 
@@ -18,7 +18,8 @@ def alone(crf: Any, short: CRFParameters, default: CRFParameters) -> CRF:
     for each in fields(CRFParameters):
         value = getattr(short, each.name)
         if value != getattr(default, each.name):
-            raise ValueError(f"{each.name}={value!r} does not go with crf=, which holds it: leave it out")
+            place = "its solver" if each.name in (own.name for own in fields(MeanField)) else "it"
+            raise ValueError(f"{each.name}={value!r} does not go with crf=: leave it out here, and set it in {place}")
     return checked_crf(crf)
 
 
@@ -34,13 +35,24 @@ def checked_crf(crf: object) -> CRF:
     return crf
 
 
+def trained_thetas(crf: CRF) -> dict[str, Deviation]:
+    """The deviations at the start of a layer that trains them.
+
+    Raises: ValueError: if there are none, or kernels that would share one begin with different ones.
+    """
+    if not crf.thetas:
+        raise ValueError(f"learn_theta=True finds no θ in the kernels {', '.join(crf.names) or '(none)'}: leave it out")
+    if crf.with_thetas(**crf.thetas) != crf:
+        raise ValueError("learn_theta=True trains one θ of each name for all kernels; they begin with different ones")
+    return crf.thetas
+
+
 def _theta(name: str) -> Any:
     def read(layer: "CrfAttributes") -> Deviation:
-        found = [kernel.features for kernel in layer.crf.kernels if name in thetas_of(kernel.features)]
-        if not found:
+        thetas = layer.crf.thetas
+        if name not in thetas:
             raise AttributeError(f"no kernel of this layer has a {name}: {', '.join(layer.crf.names)}")
-        theta: Deviation = getattr(found[0], name)
-        return theta
+        return thetas[name]
 
     def write(layer: "CrfAttributes", theta: Any) -> None:
         layer.crf = layer.crf.with_thetas(**{name: theta})
@@ -50,10 +62,10 @@ def _theta(name: str) -> Any:
 
 def _of_solver(name: str) -> Any:
     def read(layer: "CrfAttributes") -> Any:
-        return getattr(layer.crf.solver, name)
+        return getattr(layer._crf.solver, name)
 
     def write(layer: "CrfAttributes", value: Any) -> None:
-        layer.crf = replace(layer.crf, solver=replace(layer.crf.solver, **{name: value}))
+        layer._crf = replace(layer._crf, solver=replace(layer._crf.solver, **{name: value}))
 
     return property(read, write, doc=f"{name} of the solver.")
 
@@ -62,7 +74,8 @@ class CrfAttributes:
     """A layer with a CRF. Setting an attribute replaces the specification.
 
     Attributes:
-        crf: The specification; it may be replaced at any time by one whose kernels have the same names.
+        crf: The specification, with the present values of deviations that are trained; it may be replaced at any time
+            by one whose kernels have the same names.
     """
 
     _crf: CRF
@@ -76,7 +89,8 @@ class CrfAttributes:
 
     @property
     def crf(self) -> CRF:
-        return self._crf
+        learned = self._learned_thetas()
+        return self._crf.with_thetas(**learned) if learned else self._crf
 
     @crf.setter
     def crf(self, crf: Any) -> None:
@@ -87,27 +101,34 @@ class CrfAttributes:
                 f"{', '.join(given.names) or 'none'}: make a new layer"
             )
         self._crf = given
+        self._set_learned_thetas()
+
+    def _learned_thetas(self) -> dict[str, Any]:
+        """The present numbers of the deviations that are trained, by name."""
+        return {}
+
+    def _set_learned_thetas(self) -> None:
+        """Set those to the specification's."""
 
     @property
     def normalization(self) -> Normalization:
         """Of the first kernel; setting it sets that of all."""
-        return self.crf.kernels[0].normalization
+        return self._crf.kernels[0].normalization
 
     @normalization.setter
     def normalization(self, normalization: Normalization) -> None:
-        self.crf = replace(
-            self.crf, kernels=[replace(kernel, normalization=normalization) for kernel in self.crf.kernels]
-        )
+        kernels = [replace(kernel, normalization=normalization) for kernel in self._crf.kernels]
+        self._crf = replace(self._crf, kernels=kernels)
 
     @property
     def spatial(self) -> str:
         """How the spatial kernel is filtered: "grid", "lattice" or "exact"."""
-        return _filter(self.crf, of_spatial=True)
+        return _filter(self._crf, of_spatial=True)
 
     @property
     def filter(self) -> str:
         """How the bilateral kernel is filtered: "lattice" or "exact"."""
-        return _filter(self.crf, of_spatial=False)
+        return _filter(self._crf, of_spatial=False)
 
 
 def _filter(crf: CRF, of_spatial: bool) -> str:

@@ -1,4 +1,4 @@
-"""A dense CRF as one value: which kernels, which compatibility, which solver (docs/algorithm.md, eq. 1-6).
+"""A dense CRF as one value: kernels, regions, compatibility, solver (docs/algorithm.md, eq. 1-6 and 32).
 
     crf = CRF([Kernel(Spatial(3), weight=3), Kernel(Bilateral(160, 3), weight=5)], solver=MeanField(iterations=10))
 
@@ -11,15 +11,27 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
-from itertools import chain, count
+from itertools import chain, compress, count
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crfrnn.numbers import Deviation, deviations, in_pixels, one_of, proper_fraction, weight, whole_number
+from crfrnn.numbers import (
+    Deviation,
+    deviations,
+    in_pixels,
+    one_of,
+    positive_number,
+    proper_fraction,
+    weight,
+    whole_number,
+)
 
 Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
+Gradient: TypeAlias = Literal["unrolled", "implicit"]
+Regularization: TypeAlias = Literal["entropic", "euclidean"]
+Step: TypeAlias = Literal["line-search", "open-loop"]
 MOST_NEIGHBOUR_ROUNDS = 3  # each multiplies the vertices; the second already adds no accuracy
 CUTOFF = 4  # deviations from the centre at which a `Grid` cuts its Gaussian: 6e-5 of an axis's mass lie beyond
 EPSILON = 1e-20  # added to norms, which masks can make 0, so that 1 / norm stays finite
@@ -94,8 +106,7 @@ class Given(Features):
     name: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"name={self.name!r} must be text, the name under which calls give features or a kernel")
+        _require_name(self.name, "features or a kernel")
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,33 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """Segments whose pixels tend to be of one class, such as superpixels (docs/algorithm.md, eq. 32).
+
+    Every call gives the segments as `given={name: …}`: a map of integer ids, in which a pixel with a negative id is in
+    no segment; or memberships from 0 to 1 of each segment, which may overlap. Ids need not be consecutive.
+
+    Attributes:
+        name: Any text that is not empty.
+        weight: W: a number, (C,) or (C, C), as that of a kernel; a pixel is drawn to a class by at most W.
+        order: How many pixels of a segment have to agree, at least 2. The reward counts for every group of as many
+            pixels, so segments of any size matter, and some pixels of another class cost little. 2 is the mean over
+            the segment. None: all pixels, the P^n Potts model of Kohli et al. 2007, for segments of few pixels.
+    Raises: TypeError or ValueError: on construction, naming the field.
+    """
+
+    name: str
+    weight: ArrayLike = 1.0
+    order: int | None = 4
+
+    def __post_init__(self) -> None:
+        _require_name(self.name, "segments")
+        _set(self, "weight", weight(self.weight, "weight"))
+        if self.order is not None:
+            _set(self, "order", whole_number(self.order, "order", least=2))
+
+
+@dataclass(frozen=True)
 class MeanField:
     """Mean-field iterations (Krähenbühl & Koltun 2011, algorithm 1; Zheng et al. 2015, algorithm 1).
 
@@ -166,17 +204,60 @@ class MeanField:
             filters all classes. docs/algorithm.md, sections 6 and 8, has the rules and the error.
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out in
             every iteration (docs/algorithm.md, section 8).
+        gradient: "unrolled" goes back through every iteration, whose marginals are kept. "implicit" is that of the
+            fixed point, which takes the iterations to have converged; its memory does not grow with them
+            (docs/solvers.md).
     """
 
+    takes_regions: ClassVar[bool] = True
     iterations: int = 10
     damping: float = 0.0
     class_threshold: float = 0.0
     tolerance: float = 1e-3
+    gradient: Gradient = "unrolled"
 
     def __post_init__(self) -> None:
         _set(self, "iterations", whole_number(self.iterations, "iterations"))
         for name in ("damping", "class_threshold", "tolerance"):
             _set(self, name, proper_fraction(getattr(self, name), name))
+        one_of(self.gradient, get_args(Gradient), "gradient")
+
+
+@dataclass(frozen=True)
+class FrankWolfe:
+    """Regularised Frank-Wolfe: descends on the energy of marginals plus a regulariser (Lê-Huu & Alahari 2021).
+
+    It returns the logits log q of its last marginals q, whose softmax they are. Probabilities below 1e-20 count as
+    that, because Euclidean marginals can be 0, and their logits pass no gradient on.
+
+    Attributes:
+        iterations: The most; 0 returns the marginals of what was given.
+        regularization: "entropic", λ Σ q log q, or "euclidean", ½ λ Σ q². With the first and λ = 1, a step of 1 is an
+            iteration of mean field.
+        strength: λ, above 0. The smaller, the harder are the marginals, and the nearer is what it descends on to the
+            energy; gradients vanish where marginals are hard.
+        step: "line-search" goes as far as the regularised energy falls, or for the entropic one as an upper bound of
+            it falls: it never rises. "open-loop" takes 2/(t + 2).
+        tolerance: The iterations end after one whose step aimed at marginals nowhere further than this from those it
+            had; 0 runs all of them.
+        gradient: As for `MeanField`.
+    Raises: TypeError or ValueError: on construction, naming the field.
+    """
+
+    iterations: int = 10
+    regularization: Regularization = "entropic"
+    strength: float = 1.0
+    step: Step = "line-search"
+    tolerance: float = 1e-3
+    gradient: Gradient = "unrolled"
+
+    def __post_init__(self) -> None:
+        _set(self, "iterations", whole_number(self.iterations, "iterations"))
+        one_of(self.regularization, get_args(Regularization), "regularization")
+        _set(self, "strength", positive_number(self.strength, "strength"))
+        one_of(self.step, get_args(Step), "step")
+        _set(self, "tolerance", proper_fraction(self.tolerance, "tolerance"))
+        one_of(self.gradient, get_args(Gradient), "gradient")
 
 
 @dataclass(frozen=True)
@@ -187,33 +268,48 @@ class CRF:
         kernels: Any number of `Kernel`.
         compatibility: M in `a = U - M Σ_k W_k N_k q`. None is the Potts model, M = -1: agreement is rewarded. A number,
             (C,) diagonal or (C, C) matrix is taken as given: a positive diagonal penalises agreement.
-        solver: `MeanField`.
+        solver: `MeanField` or `FrankWolfe`, which takes no regions.
+        regions: Any number of `Regions`.
         text: The same as JSON, which `CRF.from_text` reads: for files and for operators of frameworks.
     Raises: TypeError or ValueError: on construction, naming the field.
     """
 
     kernels: Sequence[Kernel]
     compatibility: ArrayLike | None = None
-    solver: MeanField = MeanField()
+    solver: MeanField | FrankWolfe = MeanField()
+    regions: Sequence[Regions] = ()
     text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.kernels, Kernel | str) or not isinstance(self.kernels, Sequence):
-            raise TypeError(f"kernels is {_described(self.kernels)}; expected a list of Kernel")
-        for index, kernel in enumerate(self.kernels):
-            _one_class(kernel, Kernel, f"kernels[{index}]")
-        _set(self, "kernels", tuple(self.kernels))
+        _set(self, "kernels", _all_of(Kernel, self.kernels, "kernels"))
+        _set(self, "regions", _all_of(Regions, self.regions, "regions"))
         if self.compatibility is not None:
             _set(self, "compatibility", weight(self.compatibility, "compatibility"))
         _one_class(self.solver, tuple(_SOLVERS), "solver")
+        if self.regions and not getattr(self.solver, "takes_regions", False):
+            raise ValueError(f"{type(self.solver).__name__} takes no regions, only kernels: use MeanField(…)")
+        for name in self.region_names:
+            if name in (kernel.features.name for kernel in self.kernels if isinstance(kernel.features, Given)):
+                raise ValueError(f"{name!r} names both features of a kernel and regions: give one of them another name")
         _set(self, "text", json.dumps(encoded(self), separators=(",", ":")))
-        active = [kernel for kernel in self.kernels if np.any(kernel.weight)]
-        _set(self, "_active", self if len(active) == len(self.kernels) else replace(self, kernels=active))
+        active = [bool(np.any(term.weight)) for term in self.terms]
+        _set(self, "_active", self if all(active) else self.where(active))
+
+    @property
+    def terms(self) -> "tuple[Kernel | Regions, ...]":
+        """Kernels and then regions: whatever has a weight, in the order of all lists of weights."""
+        return (*self.kernels, *self.regions)
 
     @property
     def active(self) -> "CRF":
-        """The CRF without its kernels of weight 0."""
+        """The CRF without its terms of weight 0."""
         return self._active  # type: ignore[attr-defined, no-any-return]
+
+    def where(self, kept: Sequence[bool]) -> "CRF":
+        """The CRF of some of its terms, in their order."""
+        chosen = list(compress(self.terms, kept))
+        kernels = [term for term in chosen if isinstance(term, Kernel)]
+        return replace(self, kernels=kernels, regions=[term for term in chosen if isinstance(term, Regions)])
 
     @classmethod
     def from_text(cls, text: str) -> "CRF":
@@ -225,22 +321,37 @@ class CRF:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each kernel, that of its features, numbered where several share one: bilateral, bilateral_2.
+        """A name for each term: of features or regions, numbered where several share one: bilateral, bilateral_2.
 
         Frameworks name weights by them, so any other character than a letter or digit in a name becomes an underscore.
         """
         names: list[str] = []
-        for kernel in self.kernels:
-            name = re.sub(r"\W", "_", kernel.features.name)
+        for given in (*(kernel.features.name for kernel in self.kernels), *(each.name for each in self.regions)):
+            name = re.sub(r"\W", "_", given)
             numbered = (f"{name}_{number}" for number in count(2))
             names.append(next(each for each in chain([name], numbered) if each not in names))
         return tuple(names)
 
     @property
     def given_names(self) -> tuple[str, ...]:
-        """The names under which calls give features or kernels, each once, in the order of the kernels."""
+        """The names under which calls give features, kernels or segments, each once, in the order of the terms."""
         features = (kernel.features for kernel in self.kernels)
-        return tuple(dict.fromkeys(each.name for each in features if isinstance(each, Given)))
+        names = (each.name for each in features if isinstance(each, Given))
+        return tuple(dict.fromkeys((*names, *self.region_names)))
+
+    @property
+    def region_names(self) -> tuple[str, ...]:
+        """The names under which calls give segments, each once."""
+        return tuple(dict.fromkeys(each.name for each in self.regions))
+
+    @property
+    def thetas(self) -> dict[str, Deviation]:
+        """Deviations by name, each that of the first kernel that has one."""
+        found: dict[str, Deviation] = {}
+        for kernel in self.kernels:
+            for name in thetas_of(kernel.features):
+                found.setdefault(name, getattr(kernel.features, name))
+        return found
 
     def with_thetas(self, **thetas: Deviation | Sequence[float]) -> "CRF":
         """The same with other deviations, in all kernels that have one of that name: `theta_beta=10`.
@@ -256,10 +367,9 @@ class CRF:
 
     def require_thetas(self, names: Iterable[str]) -> None:
         """Raise a ValueError unless some kernel has a deviation of each of these names."""
-        known = dict.fromkeys(name for kernel in self.kernels for name in thetas_of(kernel.features))
         for name in names:
-            if name not in known:
-                raise ValueError(f"no kernel has {name}; they have {', '.join(known) or 'no deviations'}")
+            if name not in self.thetas:
+                raise ValueError(f"no kernel has {name}; they have {', '.join(self.thetas) or 'no deviations'}")
 
     def in_pixels(self, spacing: float | Sequence[float], axes: int) -> "CRF":
         """The same with deviations of positions, given in the unit of the spacing, in pixels along each axis.
@@ -275,8 +385,10 @@ class CRF:
         )
 
 
-_SOLVERS = (MeanField,)
-_TYPES = {each.__name__: each for each in (CRF, Kernel, Spatial, Bilateral, Given, Grid, Lattice, Exact, *_SOLVERS)}
+_SOLVERS: tuple[type, ...] = (MeanField, FrankWolfe)
+_TYPES = {
+    each.__name__: each for each in (CRF, Kernel, Regions, Spatial, Bilateral, Given, Grid, Lattice, Exact, *_SOLVERS)
+}
 
 
 def thetas_of(features: Features) -> Iterator[str]:
@@ -285,9 +397,10 @@ def thetas_of(features: Features) -> Iterator[str]:
 
 
 def encoded(value: Any) -> Any:
-    """A part of a CRF as what JSON can hold."""
+    """A part of a CRF as what JSON can hold; lists that are empty unless given are left out if they are."""
     if is_dataclass(value):
-        content = {each.name: encoded(getattr(value, each.name)) for each in fields(value) if each.init}
+        given = ((each, getattr(value, each.name)) for each in fields(value) if each.init)
+        content = {each.name: encoded(held) for each, held in given if (each.default, held) != ((), ())}
         return {"type": type(value).__name__, **content}
     return list(map(encoded, value)) if isinstance(value, tuple) else value
 
@@ -328,6 +441,20 @@ def _from_text(text: str) -> CRF:
 def _in_pixels(features: Any, spacing: float | Sequence[float], axes: int) -> Any:
     changes = {name: in_pixels(getattr(features, name), spacing, axes, name) for name in features.positions}
     return replace(features, **changes) if changes else features
+
+
+def _all_of(kind: type, given: Any, name: str) -> tuple[Any, ...]:
+    """A list of a specification's parts, as a tuple."""
+    if isinstance(given, kind | str) or not isinstance(given, Sequence):
+        raise TypeError(f"{name} is {_described(given)}; expected a list of {kind.__name__}")
+    for index, each in enumerate(given):
+        _one_class(each, kind, f"{name}[{index}]")
+    return tuple(given)
+
+
+def _require_name(name: object, what: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name={name!r} must be text, the name under which calls give {what}")
 
 
 def _one_class(value: object, expected: type | tuple[type, ...], name: str) -> None:

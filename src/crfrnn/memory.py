@@ -1,7 +1,9 @@
 """Refuses work that cannot fit into memory, in the user's terms, before anything is allocated."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from crfrnn.arrays import padded_channels
 
@@ -41,6 +43,11 @@ def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
     return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
 
 
+def region_bytes(members: int) -> int:
+    """Rough bytes of regions: for every member its pixel, its segment and its share, sorted and not."""
+    return members * 40
+
+
 def mean_field_bytes(
     num_points: int, num_classes: int, itemsize: int, kept_iterations: int = 0, kept_itemsize: int | None = None
 ) -> int:
@@ -66,6 +73,19 @@ def tile_bytes(num_points: int, num_classes: int, num_features: int, itemsize: i
         + mean_field_bytes(num_points, num_classes, itemsize)
         + inputs
     )
+
+
+def array_bytes(kept: Any) -> int:
+    """Bytes of the arrays in tuples and lists within each other; those that occur twice count once."""
+    return sum({id(array): int(array.nbytes) for array in _arrays_in(kept)}.values())
+
+
+def _arrays_in(kept: Any) -> Iterator[Any]:
+    if isinstance(kept, tuple | list):
+        for each in kept:
+            yield from _arrays_in(each)
+    elif hasattr(kept, "nbytes"):
+        yield kept
 
 
 def _system_memory() -> int | None:

@@ -72,14 +72,14 @@ def one_of(value: object, choices: Sequence[str], name: str) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
 
 
-def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER) -> int:
-    """An integer from 0 to `most`, by default the largest that the native core can count to."""
+def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER, least: int = 0) -> int:
+    """An integer from `least` to `most`, by default the largest that the native core can count to."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}={value!r} must be an integer") from None
-    if not 0 <= number <= most:
-        raise ValueError(f"{name}={number} must be at least 0 and at most {most}")
+    if not least <= number <= most:
+        raise ValueError(f"{name}={number} must be at least {least} and at most {most}")
     return number
 
 
@@ -91,9 +91,19 @@ def finite_number(value: Any, name: str) -> float:
     return float(given)
 
 
+def positive_number(value: Any, name: str) -> float:
+    """A finite number above 0."""
+    number = finite_number(value, name)
+    if number <= 0:
+        raise ValueError(f"{name}={number} must be above 0")
+    return number
+
+
 def proper_fraction(value: Any, name: str) -> float:
-    """A number of at least 0 and below 1."""
+    """A number of at least 0 and below 1; neither True nor False is one."""
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}={value!r} must be a number") from None

@@ -6,11 +6,28 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from numpy.typing import ArrayLike
 
-from crfrnn.crf import CRF, Bilateral, Exact, Grid, Kernel, Lattice, MeanField, Normalization, Spatial
+from crfrnn.crf import (
+    CRF,
+    Bilateral,
+    Exact,
+    FrankWolfe,
+    Gradient,
+    Grid,
+    Kernel,
+    Lattice,
+    MeanField,
+    Normalization,
+    Regularization,
+    Spatial,
+    Step,
+)
 from crfrnn.numbers import Deviation, in_pixels, one_of, weight
 
 SpatialKernel: TypeAlias = Literal["grid", "lattice"]
 Filter: TypeAlias = Literal["lattice", "exact"]
+Solver: TypeAlias = Literal["mean-field", "frank-wolfe"]
+SOLVERS: dict[str, type[MeanField] | type[FrankWolfe]] = {"mean-field": MeanField, "frank-wolfe": FrankWolfe}
+"""The short form's words for solvers. Its fields have the names of theirs."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class CRFParameters:
         compatibility: M in `a = U - M (W_s s + W_b b)`. None is the Potts model, M = -1: agreement is rewarded. A
             number, (C,) diagonal or (C, C) matrix is taken as given: a positive diagonal penalises agreement.
         normalization: "after" (CRF-RNN), "before", "symmetric" (pydensecrf) or "none" (raw sums).
-        iterations: Mean-field iterations; 0 returns what was given.
+        iterations: Iterations of the solver; 0 returns what was given.
         spatial: Spatial kernel as exact Gaussian on the "grid", or approximated by a "lattice" as other tools do.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
         neighbour_rounds: Rounds of lattice vertices that no pixel touches added around those touched. One round halves
@@ -41,6 +58,12 @@ class CRFParameters:
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, which takes seconds
             an iteration for a photo and grows with the square of its pixels (docs/accuracy.md). The exact filter goes
             with spatial="grid" and without neighbour_rounds.
+        solver: "mean-field" or "frank-wolfe" (docs/solvers.md). What follows, `damping`, `class_threshold` and
+            `tolerance` are those of the solver; what it does not have stays at its default.
+        gradient: "unrolled", or "implicit" at the fixed point, whose memory does not grow with the iterations.
+        regularization: Of Frank-Wolfe: "entropic" or "euclidean".
+        strength: Of Frank-Wolfe's regulariser, λ above 0.
+        step: Of Frank-Wolfe: "line-search" or "open-loop".
     Raises: TypeError or ValueError: on construction, naming the field.
     """
 
@@ -58,6 +81,11 @@ class CRFParameters:
     class_threshold: float = 0.0
     tolerance: float = MeanField.tolerance
     filter: Filter = "lattice"
+    solver: Solver = "mean-field"
+    gradient: Gradient = MeanField.gradient
+    regularization: Regularization = FrankWolfe.regularization
+    strength: float = FrankWolfe.strength
+    step: Step = FrankWolfe.step
 
     def __post_init__(self) -> None:
         one_of(self.spatial, get_args(SpatialKernel), "spatial")
@@ -115,11 +143,29 @@ class CRFParameters:
             Kernel(Spatial(self.theta_gamma), self.spatial_weight, spatial, self.normalization),
             Kernel(Bilateral(self.theta_alpha, self.theta_beta), self.bilateral_weight, bilateral, self.normalization),
         ]
-        solver = MeanField(self.iterations, self.damping, self.class_threshold, self.tolerance)
-        return CRF(kernels, self.compatibility, solver), lattice
+        return CRF(kernels, self.compatibility, self._as_solver()), lattice
+
+    def _as_solver(self) -> MeanField | FrankWolfe:
+        """The solver; a number that only others have must be at its default."""
+        chosen = solver_named(self.solver)
+        names = [each.name for each in fields(chosen)]
+        for other in SOLVERS.values():
+            for each in fields(other):
+                if each.name not in names and getattr(self, each.name) != each.default:
+                    raise ValueError(
+                        f"{each.name}={getattr(self, each.name)!r}, but solver={self.solver!r} has no {each.name}: set "
+                        f"it to {each.default!r}"
+                    )
+        return chosen(**{name: getattr(self, name) for name in names})
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+
+def solver_named(name: str) -> type[MeanField] | type[FrankWolfe]:
+    """The class of a solver by its word in the short form."""
+    one_of(name, tuple(SOLVERS), "solver")
+    return SOLVERS[name]
 
 
 # Numbers in common use, named after where. All but crfrnn were written for pydensecrf, hence

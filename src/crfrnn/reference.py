@@ -66,6 +66,7 @@ class DenseGaussian(MatrixKernel):
         for column in rows.T:
             square += (column[:, None] - column[None, :]) ** 2
         super().__init__(np.exp(-0.5 * square))
+        self.features = rows
 
 
 class GridGaussian(Kernel):
@@ -79,20 +80,24 @@ class GridGaussian(Kernel):
     def __init__(self, shape: Sequence[int], sigma: float | Sequence[float]) -> None:
         self.shape = tuple(shape)
         self.num_points = int(np.prod(self.shape))
-        self._axes = []
-        for length, deviation in zip(self.shape, np.broadcast_to(sigma, len(self.shape)), strict=True):
+        self.sigma = np.broadcast_to(sigma, len(self.shape))
+        self.matrices = []
+        for length, deviation in zip(self.shape, self.sigma, strict=True):
             step = np.arange(length)
             distance = np.abs(step[:, None] - step[None, :])
             if deviation == 0:
-                self._axes.append(np.eye(length))
+                self.matrices.append(np.eye(length))
             else:
                 gaussian = np.exp(-0.5 * (distance / deviation) ** 2)
-                self._axes.append(np.where(distance <= np.ceil(CUTOFF * deviation), gaussian, 0.0))
+                self.matrices.append(np.where(distance <= np.ceil(CUTOFF * deviation), gaussian, 0.0))
 
     def filter(self, values: Array, transpose: bool = False) -> Array:
         """K values; K is symmetric, so `transpose` changes nothing."""
+        return self.convolve(values, self.matrices)
+
+    def convolve(self, values: Array, matrices: Sequence[Array]) -> Array:
         grid = np.asarray(values, np.float64).reshape(*self.shape, -1)
-        for axis, matrix in enumerate(self._axes):
+        for axis, matrix in enumerate(matrices):
             grid = np.moveaxis(np.tensordot(matrix, grid, axes=(1, axis)), 0, axis)
         return grid.reshape(np.shape(values))
 
@@ -146,16 +151,20 @@ class Lattice(Kernel):
     def filter(self, values: Array, transpose: bool = False) -> Array:
         """Splat, blur [½ 1 ½] along each direction, slice; the transpose takes the directions in reverse order."""
         given = np.asarray(values, np.float64)
-        channels = given.reshape(self.num_points, -1)
+        lattice = self.spread(given.reshape(self.num_points, -1), transpose)
+        sliced = np.einsum("nk,nkc->nc", self.weights, lattice[self.vertices])
+        scaled: Array = sliced / (1 + 2.0**-self.num_features)
+        return scaled.reshape(given.shape)
+
+    def spread(self, channels: Array, transpose: bool = False) -> Array:
+        """(M, C) values of the vertices: splat and blur of (N, C) values."""
         # One row beyond the vertices stays 0: the value of every missing neighbour, whose number is -1.
         lattice = np.zeros((self.num_vertices + 1, channels.shape[1]))
         for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
             np.add.at(lattice, vertex, weight[:, None] * channels)
         for neighbours in self.neighbours[::-1] if transpose else self.neighbours:
             lattice[:-1] += 0.5 * (lattice[neighbours[:, 0]] + lattice[neighbours[:, 1]])
-        sliced = np.einsum("nk,nkc->nc", self.weights, lattice[self.vertices])
-        scaled: Array = sliced / (1 + 2.0**-self.num_features)
-        return scaled.reshape(given.shape)
+        return lattice[:-1]
 
 
 def _blur_steps(d: int) -> NDArray[np.int64]:
@@ -167,7 +176,7 @@ def _blur_steps(d: int) -> NDArray[np.int64]:
 def _simplices(features: NDArray[Any]) -> tuple[NDArray[np.int64], Array]:
     """Coordinates (N, d+1, d+1) of the vertices around each point, by remainder, and their weights (N, d+1)."""
     n, d = features.shape
-    position = _elevate(features)
+    position = elevate(features)
 
     # The nearest point of remainder 0: every coordinate a multiple of d+1, and all of them summing to 0.
     scaled = position * position.dtype.type(1 / (d + 1))
@@ -203,7 +212,7 @@ def _simplices(features: NDArray[Any]) -> tuple[NDArray[np.int64], Array]:
     return nearest[:, None, :] + canonical, weights
 
 
-def _elevate(features: NDArray[Any]) -> NDArray[Any]:
+def elevate(features: NDArray[Any]) -> NDArray[Any]:
     """Put features into the hyperplane Σ = 0 of R^{d+1} (page 5), summing from the last one as pydensecrf does."""
     n, d = features.shape
     position = np.zeros((n, d + 1), features.dtype)

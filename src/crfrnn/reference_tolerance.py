@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.reference import Array, Term, as_matrix, softmax
 
 RUN = 16  # consecutive points that are worked out anew together, or not
+ROUNDING = 8 * np.finfo(np.float64).eps  # of a marginal: a smaller change is none
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def mean_field(
 
 
 def share_that_may_be_silent(tolerance: float, weight: float) -> float:
-    """R with R (exp(w R) - 1) = tolerance, at most ¼ (docs/algorithm.md, eq. 17)."""
-    low, high = 0.0, 0.25
+    """R with R (exp(w R) - 1) = tolerance, at most 1/(4 max(1, w)) (docs/algorithm.md, eq. 17)."""
+    low, high = 0.0, 0.25 / max(1.0, weight)
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if middle * np.expm1(weight * middle) <= tolerance else (low, middle)
@@ -68,6 +69,17 @@ def move_that_settles(marginals: Array, step: float) -> Array:
     return np.asarray(np.log1p(step / np.maximum(np.maximum.reduceat(left, starts), 1e-300)) / 2)
 
 
+def decided_marginal(weight: float) -> float:
+    """What the largest marginal of a point has to reach so that an iteration at least halves errors there (eq. 36)."""
+    return 0.0 if weight <= 1 else float(1 + np.sqrt(1 - 1 / weight)) / 2
+
+
+def undecided_runs(marginals: Array, weight: float) -> NDArray[np.bool_]:
+    """Which runs have a point where an iteration may not halve errors."""
+    largest = marginals.max(axis=0)
+    return np.minimum.reduceat(largest, np.arange(0, largest.size, RUN)) < decided_marginal(weight)
+
+
 def senders_of_gradients(marginals: Array, factor: float, tolerance: float) -> NDArray[np.bool_]:
     """Which classes send ∂L/∂a_t to the iteration before (docs/algorithm.md, eq. 21).
 
@@ -76,11 +88,16 @@ def senders_of_gradients(marginals: Array, factor: float, tolerance: float) -> N
         factor: f.
     """
     most = marginals.max(axis=1)
-    order = np.argsort(most, kind="stable")
+    order = _unlikeliest_first(most)
     sends = np.ones(len(most), np.bool_)
     sends[order[np.cumsum(most[order]) <= tolerance / factor]] = False
     sends[order[-1]] = True
     return sends
+
+
+def _unlikeliest_first(most: Array) -> NDArray[np.intp]:
+    """Classes by their largest marginal; of equals the last comes first, as the first of them is the label."""
+    return np.lexsort((-np.arange(len(most)), most))
 
 
 class _Field:
@@ -123,7 +140,7 @@ def _within(
     step = tolerance / max(1.0, field.weight)
     silent = np.zeros(classes, np.bool_)
     runs = np.arange(points) // RUN
-    moved, slack = np.zeros(runs[-1] + 1), np.zeros(runs[-1] + 1)
+    moved, slack, undecided = np.zeros(runs[-1] + 1), np.zeros(runs[-1] + 1), np.zeros(runs[-1] + 1, np.bool_)
     a, before, done = field.unary, np.zeros_like(field.unary), list[Iteration]()
     for t in range(iterations):
         q = softmax(a)
@@ -132,10 +149,11 @@ def _within(
         if t <= 1 and field.may_be_silent:
             silent = _falling_silent(q, silent, largest_share)
         senders = np.where(silent[:, None], 0.0, q)
-        active = (moved > slack) if t > 1 and tolerance > 0 else np.ones(len(moved), np.bool_)
+        active = (moved > slack) | undecided if t > 1 and tolerance > 0 else np.ones(len(moved), np.bool_)
         slack[active], moved[active] = move_that_settles(q[~silent], step)[active], 0
+        undecided[active] = undecided_runs(q[~silent], field.weight)[active]
         news = np.maximum.reduceat(np.abs(senders - before).max(axis=0), np.arange(0, points, RUN))
-        sends = active & (news > step) if t > 1 and tolerance > 0 else active
+        sends = active & (news > np.where(undecided, ROUNDING, step)) if t > 1 and tolerance > 0 else active
         sent = np.where(sends[runs], senders, before)
         done.append(Iteration(q, sent, active[runs], silent))
         a = field.scores(sent, silent)
@@ -153,7 +171,7 @@ def _falling_silent(q: Array, silent: NDArray[np.bool_], largest_share: float) -
     most = np.where(silent, np.inf, q.max(axis=1))
     share = q[silent].sum(axis=0).max(initial=0)
     together = silent.copy()
-    for c in np.argsort(most, kind="stable")[: np.count_nonzero(~silent) - 1]:
+    for c in _unlikeliest_first(most)[: np.count_nonzero(~silent) - 1]:
         share += most[c]
         if share > largest_share:
             break

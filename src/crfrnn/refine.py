@@ -97,7 +97,8 @@ def refine(
         num_classes: C, needed if the last class does not occur in the labels.
         mask: (*spatial,) weights ≥ 0; pixels of weight 0 are not changed and do not affect others.
         given: For kernels over `Given(name)`, by name: features (*spatial, d), divided by their deviations, or a
-            kernel, an object with `filter(values, transpose)` for values (N, C).
+            kernel, an object with `filter(values, transpose)` for values (N, C). For regions, by name: integer ids
+            (*spatial), where a negative id is in no segment, or memberships (S, *spatial) from 0 to 1.
         spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
@@ -182,8 +183,8 @@ def _refined(
 
 def _check_weights(crf: CRF, classes: int) -> None:
     """Raise a ValueError if weights or compatibility are for another number of classes."""
-    for name, kernel in zip(crf.names, crf.kernels, strict=True):
-        check_classes(class_weights(kernel.weight, f"{name}_weight"), classes, f"{name}_weight")
+    for name, term in zip(crf.names, crf.terms, strict=True):
+        check_classes(class_weights(term.weight, f"{name}_weight"), classes, f"{name}_weight")
     if crf.compatibility is not None:
         check_classes(class_weights(crf.compatibility, "compatibility"), classes, "compatibility")
 

@@ -262,6 +262,8 @@ def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
 
 
 def _check_reach(crf: CRF) -> None:
+    if crf.active.regions:
+        raise ValueError("regions reach as far as their segments, which a tile may cut: refine the image as a whole")
     for kernel in crf.active.kernels:
         if not kernel.features.positions:
             raise ValueError(f"the kernel over {kernel.features} has no reach in pixels: refine the image as a whole")

@@ -1,13 +1,13 @@
-"""Searches a CRF's parameters on labelled photos with scores, and measures their gain on photos held out."""
+"""Finds a CRF's parameters on labelled photos with scores, and measures their gain on photos held out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -21,11 +21,12 @@ except ImportError as error:
 from torch import Tensor
 
 from crfrnn.data.scored import ScoredPhotos
+from crfrnn.descent import descend
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.evaluation.metrics import EDGE_RADIUS, confusion_matrix, edge_band, iou_of_classes
 from crfrnn.files.classes import VOID
 from crfrnn.files.progress import progress
-from crfrnn.numbers import finite_number, whole_number
+from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import CRFParameters
 from crfrnn.refine import refine
 from crfrnn.threads import thread_count
@@ -43,6 +44,8 @@ CHUNKS = 5
 TRIALS = 40
 FEWEST_PHOTOS = 2
 """The fewest photos to tune on, and to hold out: a single photo says nothing about others."""
+
+Method: TypeAlias = Literal["search", "gradient"]
 
 COMPLETE, PRUNED = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 ALL, NEAR_EDGES = 0, 1
@@ -75,7 +78,7 @@ class Tuning:
         parameters: The best ones.
         tuned_on: How many photos they were chosen on.
         held_out: How many others the gain was measured on.
-        trials: How many sets of parameters were tried, including those given up early.
+        trials: How many sets of parameters were measured on them, including those given up early.
         given_up: How many of the trials were given up early.
         searched: Mean IoU on the photos tuned on, with the start and with the best parameters.
         mean_iou: The gain, counting all pixels.
@@ -147,24 +150,29 @@ def tune(
     photos: ScoredPhotos,
     start: CRFParameters | None = None,
     *,
+    method: Method = "search",
     trials: int = TRIALS,
     holdout: float = 0.5,
     seed: int = 0,
     threads: int | None = None,
 ) -> Tuning:
-    """Search the deviations and weights with the highest mean IoU on some photos, and measure them on the others.
+    """Find the deviations and weights with the highest mean IoU on some photos, and measure them on the others.
 
-    Five values are searched: θ_α, θ_β, θ_γ and the weights of both kernels, each from a fifth to five times its value
-    at the start. If one of them has a number for each class, axis or channel, all its numbers are multiplied by the
-    same factor. The values of a kernel of weight 0 are not searched. The start is the first trial. Normalisation,
+    These are θ_α, θ_β, θ_γ and the weights of both kernels, without those of a kernel of weight 0. Normalisation,
     iterations and everything else stay as they are.
+
+    "search" tries values from a fifth to five times those at the start. If one has a number for each class, axis or
+    channel, all its numbers are multiplied by the same factor. The start is the first trial. "gradient" goes downhill
+    in the cross-entropy of the refined scores, with every number on its own, and takes the best of the start and four
+    places on the way.
 
     Ctrl-C ends the search, and the best parameters so far are measured. A second Ctrl-C ends everything.
 
     Args:
         photos: Photos with scores and labels.
-        start: Where the search begins; `CRFParameters()` when not given.
-        trials: How many sets of parameters to try, at least 1.
+        start: Where it begins; `CRFParameters()` when not given.
+        method: "search" or "gradient".
+        trials: How many sets of parameters the search tries, at least 1.
         holdout: Share of the photos that the gain is measured on, above 0 and below 1.
         seed: Seed of the choice of these photos, of the search and of the bootstrap.
         threads: Photos refined at a time; None is `default_threads()`. No result depends on it.
@@ -172,8 +180,10 @@ def tune(
         ValueError: if there are too few photos, nothing to search, or no pixel with a label; or what reading a photo
             or refining it raises.
         KeyboardInterrupt: if it was interrupted before the first trial ended, or twice.
-    Cost: That of refining the photos tuned on up to `trials` times.
+    Cost: The search refines the photos tuned on up to `trials` times. The gradient refines 200 photos forward and back,
+        and the photos tuned on five times.
     """
+    one_of(method, get_args(Method), "method")
     begin = CRFParameters() if start is None else start
     if whole_number(trials, "trials") < 1:
         raise ValueError(f"trials={trials} must be at least 1")
@@ -186,20 +196,23 @@ def tune(
         before = _measured(photos, pool, held_out, [None, begin])
         if not before.any():
             raise ValueError(f"all pixels of the {len(held_out)} photos held out are void ({VOID}); there is no truth")
-        study = _search(photos, pool, tuned_on, begin, names, trials, seed)
-        best = scaled(begin, study.best_trial.params)
+        tried, given_up = (
+            _search(photos, pool, tuned_on, begin, names, trials, seed)
+            if method == "search"
+            else _descent(photos, pool, tuned_on, begin, names, seed)
+        )
+        best, _ = max(tried, key=lambda pair: pair[1])
         after = _measured(photos, pool, held_out, [best])
     finally:
         pool.shutdown(cancel_futures=True)
-    ended = study.get_trials(states=(COMPLETE, PRUNED))
     return Tuning(
         start=begin,
         parameters=best,
         tuned_on=len(tuned_on),
         held_out=len(held_out),
-        trials=len(ended),
-        given_up=sum(trial.state == PRUNED for trial in ended),
-        searched=(ended[0].values[0], study.best_value),
+        trials=len(tried) + given_up,
+        given_up=given_up,
+        searched=(tried[0][1], max(value for _, value in tried)),
         mean_iou=_gain(before[:, :, ALL], after[:, :, ALL], seed),
         edge_mean_iou=_gain(before[:, :, NEAR_EDGES], after[:, :, NEAR_EDGES], seed),
     )
@@ -268,8 +281,8 @@ def _search(
     names: Sequence[str],
     trials: int,
     seed: int,
-) -> optuna.Study:
-    """Trials of factors by which the start's values are multiplied. The first trial is the start itself."""
+) -> tuple[list[tuple[CRFParameters, float]], int]:
+    """What was tried with its mean IoU, the start first, and how many others were given up."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -278,7 +291,8 @@ def _search(
         )
     finally:
         optuna.logging.set_verbosity(verbosity)
-    faster = replace(start, class_threshold=max(start.class_threshold, SEARCH_THRESHOLD))
+    leaves_out = any(each.name == "class_threshold" for each in fields(start.crf.solver))
+    faster = replace(start, class_threshold=max(start.class_threshold, SEARCH_THRESHOLD)) if leaves_out else start
     factor: optuna.distributions.BaseDistribution = optuna.distributions.FloatDistribution(1 / SPAN, SPAN, log=True)
     study.enqueue_trial(dict.fromkeys(names, 1.0))
     try:
@@ -289,28 +303,60 @@ def _search(
     except KeyboardInterrupt:
         if not study.get_trials(states=(COMPLETE,)):
             raise
-    return study
+    complete = study.get_trials(states=(COMPLETE,))
+    given_up = len(study.get_trials(states=(PRUNED,)))
+    return [(scaled(start, trial.params), trial.values[0]) for trial in complete], given_up
+
+
+def _descent(
+    photos: ScoredPhotos,
+    pool: Executor,
+    indices: Sequence[int],
+    start: CRFParameters,
+    names: Sequence[str],
+    seed: int,
+) -> tuple[list[tuple[CRFParameters, float]], int]:
+    """As `_search`, for places on the way downhill."""
+
+    def measured(parameters: CRFParameters) -> tuple[CRFParameters, float]:
+        *_, (value, _) = _mean_ious(photos, pool, indices, parameters)
+        return parameters, value
+
+    tried = [measured(start)]
+    try:
+        for found in descend(photos, indices, start, names, seed):
+            tried.append(measured(replace(start, **{name: _rounded(getattr(found, name)) for name in names})))
+    except KeyboardInterrupt:
+        pass
+    return tried, 0
 
 
 def _tried(
     trial: optuna.Trial, photos: ScoredPhotos, pool: Executor, indices: Sequence[int], parameters: CRFParameters
 ) -> float | None:
     """Mean IoU with these parameters; None if the trial was given up."""
+    value = math.nan
+    for step, (value, is_last) in enumerate(_mean_ious(photos, pool, indices, parameters), 1):
+        if not math.isnan(value):
+            trial.report(value, step)
+            if not is_last and trial.should_prune():
+                return None
+    return value
+
+
+def _mean_ious(
+    photos: ScoredPhotos, pool: Executor, indices: Sequence[int], parameters: CRFParameters
+) -> Iterator[tuple[float, bool]]:
+    """The mean IoU with these parameters after each part of the photos, and whether it was the last part."""
     classes = photos.data.classes.num_classes
     confusion = torch.zeros((classes, classes), dtype=torch.int64)
     chunks = np.array_split(indices, min(CHUNKS, len(indices)))
-    value = math.nan
     for step, chunk in enumerate(chunks, 1):
         for found in pool.map(partial(photo_confusions, photos, [parameters], False), chunk.tolist()):
             confusion += found[0, ALL]
-        value = _mean_iou(confusion)
-        if not math.isnan(value):
-            trial.report(value, step)
-            if step < len(chunks) and trial.should_prune():
-                return None
-    if math.isnan(value):
+        yield _mean_iou(confusion), step == len(chunks)
+    if not confusion.any():
         raise ValueError(f"all pixels of the {len(indices)} photos to tune on are void ({VOID}); there is no truth")
-    return value
 
 
 def _gain(before: Tensor, after: Tensor, seed: int) -> Gain:
@@ -331,7 +377,11 @@ def _mean_iou(confusion: Tensor) -> float:
 def _times(value: Any, factor: float) -> Any:
     if isinstance(value, tuple):
         return tuple(_times(each, factor) for each in value)
-    return value if factor == 1 else float(f"{value * factor:.{DIGITS}g}")
+    return value if factor == 1 else _rounded(value * factor)
+
+
+def _rounded(value: Any) -> Any:
+    return tuple(map(_rounded, value)) if isinstance(value, tuple) else float(f"{value:.{DIGITS}g}")
 
 
 def _shown(value: Any) -> str:

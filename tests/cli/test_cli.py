@@ -142,6 +142,8 @@ def test_it_says_how_many_iterations_ran(files: Path, capsys: pytest.CaptureFixt
     assert "4 classes, 3 of 10 iterations, " in capsys.readouterr().out
     assert status("refine scores.npy photo.png -o out.png --tile 20") == 0
     assert "iterations" not in capsys.readouterr().out
+    assert status("refine scores.npy photo.png -o out.npy --iterations 1") == 0
+    assert "4 classes, 1 iteration, " in capsys.readouterr().out
 
 
 def test_folders_say_how_many_iterations_ran(
@@ -233,6 +235,20 @@ def test_the_parameters_reach_the_refinement(files: Path, photo: np.ndarray, log
     assert status("refine scores.npy photo.png -o out.npy --preset pydensecrf --theta-beta 4,5,6 --threads 1") == 0
     parameters = CRFParameters(80, (4, 5, 6), 3, 3, 10, normalization="symmetric", iterations=5)
     np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, photo, parameters, threads=1))
+
+
+def test_the_solver_reaches_the_refinement(
+    files: Path, photo: np.ndarray, logits: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frank_wolfe = "--solver frank-wolfe --regularization euclidean --strength 3 --iterations 40 --tolerance 0.1"
+    assert status(f"refine scores.npy photo.png -o out.npy {frank_wolfe} --threads 1") == 0
+    parameters = CRFParameters(
+        solver="frank-wolfe", regularization="euclidean", strength=3, iterations=40, tolerance=0.1
+    )
+    refined, activity = crfrnn.refine(logits, photo, parameters, threads=1, return_activity=True)
+    np.testing.assert_array_equal(np.load("out.npy"), refined)
+    assert activity.iterations < 40
+    assert f"{activity.iterations} of 40 iterations" in capsys.readouterr().out
 
 
 # Folders.

@@ -133,7 +133,7 @@ def test_contrast_is_that_of_the_image(files, logits, image, capsys):
 
 def test_memory_decides_the_tiles(files, capsys):
     assert run("scores.npy image.npy --memory 4GB -o out.npy") == 0
-    assert "1 tiles of up to 130×90 pixels" in capsys.readouterr().out
+    assert "1 tile of up to 130×90 pixels" in capsys.readouterr().out
     assert run("scores.npy image.npy --memory 122MB --overlap 10 -o out.npy") == 0
     assert "1 tiles" not in capsys.readouterr().out
 

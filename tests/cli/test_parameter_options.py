@@ -12,7 +12,7 @@ import crfrnn
 from crfrnn import crf as crf_module
 from crfrnn.cli.parameter_options import HELP, add_parameter_options, chosen_parameters
 from crfrnn.cli.usage import UsageError
-from crfrnn.crf import CRF, Kernel, MeanField, Spatial
+from crfrnn.crf import CRF, FrankWolfe, Kernel, MeanField, Spatial
 from crfrnn.parameters import CRFParameters
 
 
@@ -58,6 +58,41 @@ def test_an_option_that_a_solver_does_not_have(tmp_path: Path, monkeypatch: pyte
         parsed([*file, "--damping", "0.5"])
     with pytest.raises(UsageError, match="--theta-beta is for a spatial and a bilateral kernel"):
         parsed([*file, "--theta-beta", "5"])
+
+
+def test_a_solver_for_two_kernels() -> None:
+    parameters = parsed(
+        ["--solver", "frank-wolfe", "--regularization", "euclidean", "--strength", "5", "--iterations", "20"]
+    )
+    assert parameters == CRFParameters(
+        solver="frank-wolfe", regularization="euclidean", strength=5, iterations=20, tolerance=1e-3
+    )
+    assert parameters.crf.solver == FrankWolfe(20, "euclidean", 5.0)
+    assert parsed(["--solver", "mean-field"]) == CRFParameters()
+    for options, error in (
+        (["--solver", "newton"], r"solver='newton' is unknown; use 'mean-field', 'frank-wolfe'"),
+        (["--solver", "frank-wolfe", "--damping", "0.5"], r"damping=0\.5, but solver='frank-wolfe' has no damping"),
+        (["--strength", "3"], r"strength=3\.0, but solver='mean-field' has no strength: set it to 1\.0"),
+        (["--solver", "frank-wolfe", "--strength", "1,2"], r"strength has shape \(2,\)"),
+        (["--solver", "frank-wolfe", "--step", "2"], r"step='2' is unknown"),
+    ):
+        with pytest.raises(UsageError, match=error):
+            parsed(options)
+
+
+def test_a_solver_for_the_kernels_of_a_file(tmp_path: Path) -> None:
+    """Numbers that both solvers have stay those of the file."""
+    crfrnn.save_parameters(tmp_path / "crf.json", CRF([Kernel(Spatial(3))], solver=MeanField(7, 0.5, tolerance=0.25)))
+    file = ["--parameters", str(tmp_path / "crf.json")]
+    assert parsed([*file, "--solver", "frank-wolfe"]).solver == FrankWolfe(7, tolerance=0.25)
+    assert parsed([*file, "--solver", "mean-field"]).solver == MeanField(7, 0.5, tolerance=0.25)
+    assert parsed([*file, "--solver", "frank-wolfe", "--strength", "2"]).solver == FrankWolfe(
+        7, strength=2, tolerance=0.25
+    )
+    with pytest.raises(UsageError, match="--strength: this solver has no strength"):
+        parsed([*file, "--strength", "2"])
+    with pytest.raises(UsageError, match="solver='newton' is unknown"):
+        parsed([*file, "--solver", "newton"])
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,15 @@ class TestQuirks:
         np.testing.assert_allclose(crf.inference(3), 0.25)
         np.testing.assert_allclose(crf.startInference()[0], 0.25)
 
+    @pytest.mark.parametrize("tolerance", [None, 0])
+    def test_the_first_of_equally_likely_labels_wins(self, tolerance):
+        crf = densecrf_module.DenseCRF(20 * 20, 150)
+        if tolerance is not None:
+            crf.tolerance = tolerance
+        crf.setUnaryEnergy(np.zeros((150, 400), np.float32))
+        crf.addPairwiseEnergy(np.indices((20, 20)).reshape(2, -1) / 3, 3)
+        assert (np.argmax(crf.inference(5), axis=0) == 0).all()
+
     def test_features_run_y_x_in_utils(self, rng):
         image = rng.integers(0, 256, (3, 4, 2))
         features = utils_module.create_pairwise_bilateral(sdims=(2, 5), schan=(7, 3), img=image, chdim=2)

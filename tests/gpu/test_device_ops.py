@@ -19,9 +19,9 @@ from specified import specified  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-OPERATORS = (ops.mean_field, ops.mean_field_vjp, ops.lattice, ops.gaussian_filter)
+OPERATORS = (ops.mean_field, ops.mean_field_vjp, ops.lattice, ops.gaussian_filter, ops.lattice_gradient)
 SPECIFIED = specified(iterations=2, damping=0.1, threads=None)
-NUMBERS = (SPECIFIED.crf.text, None, *SPECIFIED.execution)
+NUMBERS = ("", SPECIFIED.crf.text, None, *SPECIFIED.execution)
 STORED = (*NUMBERS[:-2], False, torch.bfloat16)
 
 
@@ -141,15 +141,59 @@ def test_gradients_of_the_filter(rng, elsewhere):
     assert torch.autograd.gradgradcheck(lambda values: filtered(values).sin(), values)
 
 
+def guides(rng, spatial=(6, 7), dtype=torch.float64):
+    """Logits, image, mask and θ, all with gradients."""
+    logits, image = inputs(rng, spatial, dtype)
+    mask = torch.from_numpy(rng.uniform(0.2, 2, size=(2, *spatial))).to(dtype)
+    thetas = (torch.tensor(numbers, dtype=dtype) for numbers in ([5.13, 4.2], [61.7, 47.1, 77.7], 1.57))
+    return [each.requires_grad_() for each in (logits, image, mask, *thetas)]
+
+
+def refined_by(logits, image, mask, alpha, beta, gamma, **options):
+    """In the unit of a spacing."""
+    options = {"spacing": (1.3, 0.7), "theta_alpha": alpha, "theta_beta": beta, "theta_gamma": gamma} | options
+    return mean_field(logits, image, mask, SPECIFIED.crf, **options)
+
+
+def slopes(everything, result):
+    return [each.cpu() for each in torch.autograd.grad(result.sin().sum(), everything)]
+
+
+def test_gradients_to_the_guide_are_the_native_ones(rng, monkeypatch):
+    everything = guides(rng)
+    features = guides(rng)[1].detach().div(61.7).requires_grad_()
+    pair = [everything[0], features]
+    calls = [
+        (everything, lambda: refined_by(*everything)),
+        *((pair, lambda name=name: gaussian_filter(*pair, normalization=name)) for name in ("after", "symmetric")),
+    ]
+    expected = [slopes(leaves, call()) for leaves, call in calls]
+    for operator in OPERATORS:
+        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+    for (leaves, call), theirs in zip(calls, expected, strict=True):
+        assert_same(slopes(leaves, call()), theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_gradients_to_the_guide_compiled_and_mapped(rng, elsewhere):
+    everything = guides(rng, dtype=torch.float32)
+    expected = slopes(everything, refined_by(*everything))
+    compiled = torch.compile(refined_by, fullgraph=True, backend="aot_eager")
+    assert_same(slopes(everything, compiled(*everything)), expected)
+    batches, thetas = [torch.stack([tensor, tensor]) for tensor in everything[:3]], everything[3:]
+    mapped = slopes(everything, torch.vmap(lambda *batch: refined_by(*batch, *thetas))(*batches))
+    assert_same(mapped, [2 * gradient for gradient in expected], rtol=1e-4, atol=1e-5)
+
+
 def test_opcheck(rng, elsewhere):
     logits, image = inputs(rng)
     couplings = [torch.rand(4, 4, requires_grad=True), torch.rand((), requires_grad=True)]
-    arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), [], couplings)
+    arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), [], [], couplings)
     torch.library.opcheck(ops.mean_field, (True, *arguments, *NUMBERS))
     torch.library.opcheck(ops.mean_field, (True, *arguments, *STORED))
-    plain = (*(each.detach() for each in arguments[:3]), [], [each.detach() for each in couplings])
+    plain = (*(each.detach() for each in arguments[:3]), [], [], [each.detach() for each in couplings])
     refined, handle = ops.mean_field(True, *plain, *NUMBERS)
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, False, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, True, *plain, *NUMBERS))
     lattice = (plain[1], None, "after", 0, True, None)
     torch.library.opcheck(ops.lattice, lattice)
     torch.library.opcheck(ops.gaussian_filter, (logits, ops.lattice(*lattice), False, *lattice))
@@ -190,9 +234,9 @@ def test_records_live_as_long_as_the_graph(rng, elsewhere):
 def test_shapes_and_devices_are_known_without_a_gpu():
     with FakeTensorMode(), torch.device("cuda"):
         logits, image, coupling = torch.empty(2, 4, 5, 6), torch.empty(2, 3, 5, 6), torch.empty(4, 4)
-        model = (logits, image, None, [], [coupling, coupling])
+        model = (logits, image, None, [], [], [coupling, coupling])
         refined, handle = ops.mean_field(True, *model, *NUMBERS)
-        gradients = ops.mean_field_vjp(refined, handle, *model, *NUMBERS)
+        gradients = ops.mean_field_vjp(refined, handle, False, *model, *NUMBERS)
         filtered = ops.gaussian_filter(
             logits, ops.lattice(image, None, "after", 0, True, None), False, image, None, "after", 0, True, None
         )

@@ -4,10 +4,6 @@ One suite for plain torch on the CPU, for both kinds of steps on a GPU (`pytest 
 where TRITON_INTERPRET is set (`test_device_triton.py`), for the Triton kernels on the CPU.
 """
 
-import os
-from types import ModuleType
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 
@@ -16,7 +12,7 @@ from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Inputs
 from errors import raises_saying
 from kernel_lists import ON_LATTICES, scene, truth
-from specified import specified
+from specified import Specified, specified
 from tolerances import Tolerance, assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
@@ -24,64 +20,9 @@ from crfrnn.torch.gpu import meanfield, plain  # noqa: E402
 from crfrnn.torch.gpu import terms as pairwise  # noqa: E402
 from crfrnn.torch.gpu.grid import build_grid  # noqa: E402
 from crfrnn.torch.gpu.lattice import build_lattice  # noqa: E402
+from places import DTYPES, INTERPRETED, cases  # noqa: E402
 
-pytestmark = pytest.mark.torch
-
-# Interpreted, every operation of a kernel costs a tenth of a millisecond: fewer cases, and large tiles.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-LARGE_TILE = 8192
-
-
-def cases(*every, few):
-    return few if INTERPRETED else every
-
-
-DTYPES = cases(np.float32, np.float64, few=[np.float32])
-IN_CUDA = [pytest.param(steps, marks=pytest.mark.gpu) for steps in ("cuda triton_steps", "cuda plain")]
-PLACES = ["cpu triton_steps"] if INTERPRETED else ["cpu plain", *IN_CUDA]
-
-
-class Place(NamedTuple):
-    """Where to compute, and by which steps."""
-
-    device: str
-    steps: ModuleType
-
-    def tensor(self, array):
-        return torch.from_numpy(np.array(array)).to(self.device)
-
-    def lattice(self, features, images=1, **options):
-        """Of features (P, d)."""
-        return build_lattice(self.tensor(np.ascontiguousarray(features.T)), images, self.steps, **options)
-
-    def filter(self, kernel, values, transpose=False, before=None, after=None):
-        """Of values (P, channels)."""
-        factors = (None if each is None else self.tensor(each) for each in (before, after))
-        return kernel.filter(self.tensor(values), *factors, transpose, self.steps).cpu().numpy()
-
-
-@pytest.fixture(params=PLACES)
-def place(request, monkeypatch):
-    device, steps = request.param.split()
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    if steps == "plain":
-        return Place(device, plain)
-    pytest.importorskip("triton")
-    from crfrnn.torch.gpu import triton_steps
-
-    if INTERPRETED:
-        for name in ("TILE", "NARROW_TILE", "POINTS"):
-            monkeypatch.setattr(triton_steps, name, LARGE_TILE)
-    return Place(device, triton_steps)
-
-
-@pytest.fixture(autouse=True)
-def unwritten_memory_is_nan():
-    """Fresh memory holds NaN, or the largest integer: what a step forgets to write cannot pass."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("unwritten_memory_is_nan")]
 
 
 def settings(**changes):
@@ -93,7 +34,9 @@ def refined_by(steps, logits, image, mask, couplings, numbers, keep=False):
 
 
 def gradients_by(steps, cotangent, record, couplings, numbers):
-    return meanfield.vjp(numbers.crf, cotangent, record, couplings, numbers.execution, steps)
+    """To logits and couplings, which need no inputs."""
+    found = meanfield.vjp(numbers.crf, Inputs(None), cotangent, record, couplings, numbers.execution, False, steps)
+    return found.logits, found.couplings
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -141,7 +84,7 @@ def test_the_grid_filters_like_the_oracle(rng, place, shape, wide, channels, dty
     points = int(np.prod(shape))
     values = rng.normal(size=(2 * points, channels)).astype(dtype)
     before, after = rng.uniform(size=(2, 2 * points)).astype(dtype)
-    kernel = build_grid(shape, sigma, place.tensor(values).dtype, torch.device(place.device))
+    kernel = build_grid(shape, sigma, place.tensor(values).dtype, torch.device(place.device), place.steps)
     oracle = reference.GridGaussian(shape, sigma)
     for first, last in ((before, after), (None, None)):
         sent = values if first is None else first[:, None] * values
@@ -226,7 +169,7 @@ def assert_like_native(rng, place, logits, image, mask, couplings, numbers, boun
     cotangent = rng.normal(size=logits.shape).astype(logits.dtype)
     inputs = Inputs(logits, image, mask)
     expected, records = batch.forward(numbers.crf, inputs, couplings, True, numbers.execution)
-    expected_gradients = batch.vjp(numbers.crf, cotangent, records, couplings, numbers.execution)
+    gradients = batch.vjp(numbers.crf, inputs, cotangent, records, couplings, numbers.execution, False)
 
     tensors = [place.tensor(each) for each in couplings]
     given = place.tensor(logits), place.tensor(image), None if mask is None else place.tensor(mask)
@@ -235,8 +178,8 @@ def assert_like_native(rng, place, logits, image, mask, couplings, numbers, boun
     without, _ = refined_by(place.steps, *given, tensors, numbers)
     assert torch.equal(refined, without) or not numbers.execution.deterministic
     to_logits, to_couplings = gradients_by(place.steps, place.tensor(cotangent), record, tensors, numbers)
-    assert_close(to_logits.cpu(), expected_gradients[0], bounds.gradient)
-    for ours, theirs in zip(to_couplings, expected_gradients[1], strict=True):
+    assert_close(to_logits.cpu(), gradients.logits, bounds.gradient)
+    for ours, theirs in zip(to_couplings, gradients.couplings, strict=True):
         assert_close(ours.cpu(), theirs, bounds.gradient, floor=1.0)
 
 
@@ -347,7 +290,9 @@ def test_any_list_of_kernels(rng, place, name, dtype):
     there = Inputs(*map(place.tensor, given[:3]), {key: place.tensor(each) for key, each in given.given.items()})
     refined, record = meanfield.forward(crf, there, couplings, True, Execution(), place.steps)
     assert_close(refined.cpu(), expected.logits, tolerance(dtype).mean_field)
-    to_logits, to_couplings = meanfield.vjp(crf, place.tensor(cotangent), record, couplings, Execution(), place.steps)
+    to_logits, to_couplings = gradients_by(
+        place.steps, place.tensor(cotangent), record, couplings, Specified(crf, Execution())
+    )
     assert_close(to_logits.cpu(), expected.to_unary, tolerance(dtype).gradient)
     for ours, theirs in zip(to_couplings, expected.to_couplings, strict=True):
         assert_close(ours.cpu(), theirs, tolerance(dtype).gradient, floor=1.0)

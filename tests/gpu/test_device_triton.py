@@ -23,6 +23,7 @@ KERNELS = {
     "blur",
     "couple_values",
     "slice_values",
+    "add_corner_products",
     "convolve",
     "update",
     "begin",
@@ -52,7 +53,16 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9), reason="older interpreters fail on NumPy 2.4"
 )
 def test_the_kernels_compute_what_plain_torch_does() -> None:
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "test_device_steps.py"]
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+        "test_device_steps.py",
+        "test_device_guide.py",
+    ]
     process = run(*command, TRITON_INTERPRET="1")
     assert process.returncode == 0, f"{process.stdout[-20_000:]}\n{process.stderr[-5_000:]}"
     assert " passed" in process.stdout

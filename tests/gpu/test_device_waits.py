@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from crfrnn.inference.backend import Inputs  # noqa: E402
 from crfrnn.torch.gpu import lattice, meanfield  # noqa: E402
-from specified import specified  # noqa: E402
+from specified import THETAS, specified  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -27,6 +27,10 @@ def no_values(monkeypatch):
     lattice._constants.cache_clear()
 
 
+def learned():
+    return {name: torch.empty(1) for name in THETAS}
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("spatial", ["grid", "lattice"])
 def test_no_size_and_no_step_depends_on_values(no_values, spatial, deterministic):
@@ -40,12 +44,14 @@ def test_no_size_and_no_step_depends_on_values(no_values, spatial, deterministic
         crf, execution = specified(
             spatial=spatial, neighbour_rounds=rounds, iterations=2, damping=0.1, deterministic=deterministic
         )
-        inputs = Inputs(logits, image, torch.empty(2, 6, 7))
+        inputs = Inputs(logits, image, torch.empty(2, 6, 7), thetas=learned())
         refined, record = meanfield.forward(crf, inputs, couplings, True, execution, triton_steps)
-        return meanfield.vjp(crf, refined, record, couplings, execution, triton_steps)
+        return meanfield.vjp(crf, inputs, refined, record, couplings, execution, True, triton_steps)
 
-    to_logits, (_, to_bilateral) = there_and_back(0)
-    assert (to_logits.shape, to_bilateral.shape) == (logits.shape, (4, 4))
+    found = there_and_back(0)
+    assert (found.logits.shape, found.couplings[1].shape) == (logits.shape, (4, 4))
+    assert (found.image.shape, found.mask.shape) == (image.shape, (2, 6, 7))
+    assert {name: theta.shape for name, theta in found.thetas.items()} == dict.fromkeys(THETAS, (1,))
     with pytest.raises(DataDependentOutputException):
         there_and_back(1)
 
@@ -96,16 +102,16 @@ def test_nothing_is_copied_from_the_host(no_values, spatial, deterministic, stor
         storage=storage,
     )
     logits, image, mask = torch.empty(2, 21, 6, 7), torch.empty(2, 3, 6, 7), torch.empty(2, 6, 7)
-    couplings = [torch.empty(()), torch.empty(21, 21)]
+    couplings, thetas = [torch.empty(()), torch.empty(21, 21)], learned()
 
     def there_and_back():
         for given in (None, mask):
-            inputs = Inputs(logits, image, given)
+            inputs = Inputs(logits, image, given, thetas={} if given is None else thetas)
             refined, record = meanfield.forward(crf, inputs, couplings, True, execution, triton_steps)
-            meanfield.vjp(crf, refined, record, couplings, execution, triton_steps)
+            meanfield.vjp(crf, inputs, refined, record, couplings, execution, given is not None, triton_steps)
 
     there_and_back()
-    with NoHostNumbers(logits, image, mask, *couplings):
+    with NoHostNumbers(logits, image, mask, *couplings, *thetas.values()):
         there_and_back()
         triton_exact.exact_filter(logits.flatten(2), image.flatten(2))
 

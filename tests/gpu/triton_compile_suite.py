@@ -17,6 +17,7 @@ from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch.gpu import meanfield, triton_steps
 
 WARP = 32
+THETAS = ("theta_alpha", "theta_beta", "theta_gamma")
 CLASSES = 21
 
 
@@ -50,7 +51,12 @@ def compile_all(capability):
 
     JITFunction.__getitem__ = compile_only
     embed = triton_steps.embed
-    triton_steps.embed = lambda *arguments: [result.zero_() for result in embed(*arguments)]
+
+    def embed_at_0(*arguments):
+        cell, order, weight = (result.zero_() for result in embed(*arguments))
+        return cell, order + torch.arange(len(order), dtype=order.dtype)[:, None], weight
+
+    triton_steps.embed = embed_at_0
     for dtype, spatial, axes, damping, masked, storage in (
         (torch.float32, "grid", 2, 0.0, False, None),
         (torch.float32, "lattice", 1, 0.25, True, torch.bfloat16),
@@ -62,8 +68,11 @@ def compile_all(capability):
         crf = CRFParameters(spatial=spatial, iterations=2, damping=damping).crf
         execution = Execution(None, not masked, storage)
         mask = torch.ones(1, 6, 7) if masked else None
-        _, record = meanfield.forward(crf, Inputs(logits, image, mask), couplings, True, execution, triton_steps)
-        meanfield.vjp(crf, logits, record, couplings, execution, triton_steps)
+        thetas = {name: torch.ones(1, dtype=dtype) for name in THETAS} if masked else {}
+        inputs = Inputs(logits, image, mask, thetas=thetas)
+        _, record = meanfield.forward(crf, inputs, couplings, True, execution, triton_steps)
+        for guide in (False, True):
+            meanfield.vjp(crf, inputs, logits, record, couplings, execution, guide, triton_steps)
     return {name: len(found) for name, found in variants.items()}
 
 

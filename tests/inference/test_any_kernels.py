@@ -77,15 +77,15 @@ def test_the_batch_and_its_gradients(rng, crf, dtype):
     for threads in (1, 2):
         execution = Execution(threads)
         refined, records = batch.forward(crf, Inputs(*given), full, True, execution)
-        to_logits, to_couplings = batch.vjp(crf, cotangent, records, full, execution)
-        results.append([refined, to_logits, *to_couplings])
+        gradients = batch.vjp(crf, Inputs(*given), cotangent, records, full, execution, False)
+        results.append([refined, gradients.logits, *gradients.couplings])
     for one, two in zip(*results, strict=True):
         np.testing.assert_array_equal(one, two)
     bounds = tolerance(dtype)
     assert refined.dtype == dtype
     assert_close(refined, expected.logits, bounds.mean_field)
-    assert_close(to_logits, expected.to_unary, bounds.gradient)
-    for ours, theirs in zip(to_couplings, expected.to_couplings, strict=True):
+    assert_close(gradients.logits, expected.to_unary, bounds.gradient)
+    for ours, theirs in zip(gradients.couplings, expected.to_couplings, strict=True):
         assert_close(ours, theirs, bounds.gradient)
 
 

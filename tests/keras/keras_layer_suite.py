@@ -360,32 +360,6 @@ def test_bad_options_are_named(options, words):
         CrfRnnLayer(**{"image_dims": None, "num_classes": 4, **NUMBERS, **options})
 
 
-def test_an_image_that_needs_a_gradient(rng):
-    """TensorFlow gives None, as it does for whatever has no gradient; the others do not let it pass."""
-    crf = layer(rng)
-    logits, image = batch(rng)
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        tensor = tf.constant(image)
-        with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            refined = crf([logits, tensor])
-        assert tape.gradient(refined, tensor) is None
-    elif BACKEND == "jax":
-        import jax
-
-        weights = [weight.value for weight in crf.trainable_variables]
-        with pytest.raises(ValueError, match=r"image requires a gradient.* keras.ops.stop_gradient\(image\)"):
-            jax.grad(lambda image: crf.stateless_call(weights, [], [logits, image])[0].sum())(image)
-        jax.grad(lambda x: crf.stateless_call(weights, [], [x, keras.ops.stop_gradient(x[..., :3])])[0].sum())(logits)
-    else:
-        import torch
-
-        with pytest.raises(ValueError, match="image requires a gradient"):
-            crf([torch.tensor(logits), torch.tensor(image, requires_grad=True)])
-
-
 @pytest.mark.parametrize("compiled", COMPILED)
 @pytest.mark.parametrize("method", ["joint-bilateral", "bilinear"])
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

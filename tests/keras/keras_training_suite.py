@@ -12,6 +12,7 @@ from crfrnn.inference import batch as native_batch
 from crfrnn.inference.backend import Inputs
 from crfrnn.keras import CrfRnnLayer, bridge
 from crfrnn.keras.kept import Kept
+from crfrnn.memory import array_bytes
 from keras_calls import BACKEND, NUMBERS, WEIGHTS, batch, layer, model, numpy, refined_and_gradients, truth
 from specified import specified
 from tolerances import assert_close, tolerance
@@ -186,12 +187,13 @@ def test_what_has_given_way_is_computed_once_more(rng, monkeypatch):
         np.testing.assert_array_equal(array, other)
 
 
-def test_the_oldest_give_way():
-    crf, execution = specified(iterations=3)
+@pytest.mark.parametrize("solver", ["mean-field", "frank-wolfe"])
+def test_the_oldest_give_way(solver):
+    crf, execution = specified(iterations=3, solver=solver)
     logits, image = np.zeros((1, 4, 20, 20), np.float32), np.zeros((1, 3, 20, 20), np.float32)
     coupling = np.eye(4, dtype=np.float32)
     _, records = native_batch.forward(crf, Inputs(logits, image), [coupling, coupling], True, execution)
-    generous, tight = Kept(), Kept(limit=records[0].kept.nbytes)
+    generous, tight = Kept(), Kept(limit=array_bytes(records[0].kept))
     numbers = [generous.put(records) for _ in range(5)]
     assert len(set(numbers)) == len(generous) == 5
     assert generous.take(numbers[2]) is records

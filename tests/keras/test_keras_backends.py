@@ -12,6 +12,8 @@ TESTS = Path(__file__).resolve().parent
 SUITES = (
     "keras_layer_suite.py",
     "keras_kernels_suite.py",
+    "keras_guides_suite.py",
+    "keras_losses_suite.py",
     "keras_training_suite.py",
     "keras_backend_suite.py",
     "keras_model_suite.py",

@@ -86,9 +86,18 @@ def refined_and_gradients(crf, logits, image, cotangent, mask=None, compiled=Fal
 
     The image may be a list of it and what else the layer is called with.
     """
-    run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND]
     beside = image if isinstance(image, list) else [image]
-    return [numpy(tensor) for tensor in run(crf, logits, beside, cotangent, mask, compiled)]
+    return _run(crf, logits, beside, cotangent, mask, compiled, False)
+
+
+def gradients_to_all(crf, logits, beside, cotangent, compiled=False):
+    """Gradients of ⟨cotangent, refined⟩ to logits, to what else the layer is called with, and to all its weights."""
+    return _run(crf, logits, beside, cotangent, None, compiled, True)[1:]
+
+
+def _run(*arguments):
+    run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND]
+    return [numpy(tensor) for tensor in run(*arguments)]
 
 
 def double_precision():
@@ -100,29 +109,30 @@ def double_precision():
     return jax.enable_x64(True)
 
 
-def _tensorflow(crf, logits, beside, cotangent, mask, compiled):
+def _tensorflow(crf, logits, beside, cotangent, mask, compiled, to_beside):
     import tensorflow as tf
 
     def gradients(logits, cotangent, *beside):
+        watched = [logits, *beside] if to_beside else [logits]
         with tf.GradientTape() as tape:
-            tape.watch(logits)
+            tape.watch(watched)
             refined = crf([logits, *beside], mask=mask, training=True)
-        return [refined, *tape.gradient(refined, [logits, *crf.trainable_variables], output_gradients=cotangent)]
+        return [refined, *tape.gradient(refined, [*watched, *crf.trainable_variables], output_gradients=cotangent)]
 
     call = tf.function(gradients) if compiled else gradients
     return call(*map(tf.constant, (logits, cotangent, *beside)))
 
 
-def _jax(crf, logits, beside, cotangent, mask, compiled):
+def _jax(crf, logits, beside, cotangent, mask, compiled, to_beside):
     import jax
 
     def gradients(weights, logits, cotangent, *beside):
-        def refine(weights, logits):
-            return crf.stateless_call(weights, [], [logits, *beside], mask=mask)[0]
+        def refine(weights, logits, *given):
+            return crf.stateless_call(weights, [], [logits, *(given or beside)], mask=mask)[0]
 
-        refined, back = jax.vjp(refine, weights, logits)
-        to_weights, to_logits = back(cotangent)
-        return [refined, to_logits, *to_weights]
+        refined, back = jax.vjp(refine, weights, logits, *(beside if to_beside else ()))
+        to_weights, *rest = back(cotangent)
+        return [refined, *rest, *to_weights]
 
     call = jax.jit(gradients) if compiled else gradients
     return call(
@@ -130,13 +140,14 @@ def _jax(crf, logits, beside, cotangent, mask, compiled):
     )
 
 
-def _torch(crf, logits, beside, cotangent, mask, compiled):
+def _torch(crf, logits, beside, cotangent, mask, compiled, to_beside):
     import torch
 
     assert not compiled
-    given = torch.tensor(logits, requires_grad=True)
-    refined = crf([given, *map(torch.tensor, beside)], mask=mask)
-    inputs = [given, *(weight.value for weight in crf.trainable_variables)]
+    given = [torch.tensor(each) for each in (logits, *beside)]
+    watched = [each.requires_grad_() for each in (given if to_beside else given[:1])]
+    refined = crf(given, mask=mask)
+    inputs = [*watched, *(weight.value for weight in crf.trainable_variables)]
     return [refined.detach(), *torch.autograd.grad(refined, inputs, torch.tensor(cotangent))]
 
 
@@ -161,5 +172,6 @@ def crossings(monkeypatch):
 
 @pytest.fixture
 def nothing_stays_behind():
+    before = len(bridge.kept)  # a suite before may have left forward passes that had no backward pass
     yield
-    assert len(bridge.kept) == 0
+    assert len(bridge.kept) <= before

@@ -114,7 +114,7 @@ def test_operations_of_torch(rng, name):
     full = [np.diag(np.broadcast_to(k.weight, CLASSES)) if np.ndim(k.weight) < 2 else k.weight for k in crf.kernels]
     logits, *couplings = trained(given.logits, *(M @ np.asarray(weight) for weight in full))
     inputs = Inputs(logits, *tensors(given)[1:])
-    refined = differentiable.forward(crf, inputs, couplings, {}, Execution())
+    refined = differentiable.forward(crf, inputs, couplings, Execution())
     assert_close(refined.detach(), expected.logits, BOUNDS.mean_field)
     found = torch.autograd.grad(
         refined, [logits, *couplings], torch.from_numpy(cotangent), allow_unused=True, materialize_grads=True
@@ -293,15 +293,10 @@ def needing(tensor):
 @pytest.mark.parametrize(
     ("arguments", "options", "facts"),
     [
-        ((LOGITS, needing(IMAGE)), {}, ["image requires a gradient", "image.detach()", "exact"]),
-        ((LOGITS, IMAGE, needing(torch.ones(1, 2, 3))), {}, ["mask requires a gradient", "mask.detach()"]),
-        ((LOGITS, IMAGE), {"theta_beta": torch.tensor(3.0)}, ["theta_beta", "exact"]),
         ((LOGITS, IMAGE), {"parameters": CRF([Kernel(Given("own"))], solver=MeanField(2, class_threshold=0.1))},
          ["class_threshold", "set it to 0"]),
         ((needing(LOGITS), IMAGE), {"parameters": CRF([smooth], solver=MeanField(2, class_threshold=0.1))},
          ["class_threshold", "set it to 0"]),
-        ((LOGITS, IMAGE), {"parameters": CRF([Kernel(Given("learned"))]), "given": {"learned": needing(IMAGE)}},
-         ["given['learned'] requires a gradient", "given['learned'].detach()", "exact"]),
     ],
 )  # fmt: skip
 def test_what_is_not_to_be_had(arguments, options, facts):

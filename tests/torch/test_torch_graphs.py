@@ -18,7 +18,7 @@ from crfrnn.torch import CrfRnn, gaussian_filter, kept, ops  # noqa: E402
 pytestmark = pytest.mark.torch
 
 SPECIFIED = specified(iterations=2, damping=0.1, threads=None)
-NUMBERS = (SPECIFIED.crf.text, None, *SPECIFIED.execution)
+NUMBERS = ("", SPECIFIED.crf.text, None, *SPECIFIED.execution)
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_opcheck_of_the_mean_field(rng, dtype, shape):
     logits, image = inputs(rng)
     couplings = [torch.from_numpy(np.asarray(rng.normal(size=shape))).to(dtype).requires_grad_() for _ in range(2)]
     scene = (logits.to(dtype).requires_grad_(), image, torch.ones(2, 6, 7))
-    torch.library.opcheck(ops.mean_field, (True, *scene, [], couplings, *NUMBERS))
-    plain = (*(each.detach() for each in scene), [], [coupling.detach() for coupling in couplings])
+    torch.library.opcheck(ops.mean_field, (True, *scene, [], [], couplings, *NUMBERS))
+    plain = (*(each.detach() for each in scene), [], [], [coupling.detach() for coupling in couplings])
     refined, handle = ops.mean_field(True, *plain, *NUMBERS)
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, False, *plain, *NUMBERS))
 
 
 @pytest.mark.parametrize("transpose", [False, True])

@@ -98,6 +98,12 @@ def test_help_tells_every_setting_and_default(capsys):
         ({"data": " "}, TypeError, ["data=' '", "folder"]),
         ({"network_epochs": 0, "crf_epochs": 0}, ValueError, ["network_epochs=0 and crf_epochs=0", "nothing to train"]),
         ({"network_epochs": 0}, ValueError, ["network_epochs=0", "init='imagenet'", "file of a model"]),
+        ({"supervision": "boxes"}, ValueError, ["supervision='boxes'", "'clicks'", "'scribbles'"]),
+        ({"annotations": "clicks.json"}, ValueError, ["annotations='clicks.json'", "supervision='labels'"]),
+        ({"click_radius": -1}, ValueError, ["click_radius=-1", "at least 0"]),
+        ({"crf_loss": "potts"}, ValueError, ["crf_loss='potts'", "'dense'", "'gated'", "'normalized-cut'"]),
+        ({"crf_loss_weight": -1}, ValueError, ["crf_loss_weight=-1", "at least 0"]),
+        ({"crf_loss_theta_beta": 0}, ValueError, ["crf_loss_theta_beta=0", "above 0"]),
         ({"patience": 0}, ValueError, ["patience=0", "at least 1"]),
     ],
 )

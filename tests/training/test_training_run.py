@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("lightning", reason="needs the train extra")
@@ -129,6 +132,16 @@ def test_both_stages(config, data, capsys):
         table = (output / "logs" / stage / "version_0" / "metrics.csv").read_text()
         assert "val_miou" in table
         assert "train_loss" in table
+
+
+def test_learned_thetas_are_those_of_the_finished_model(config, tmp_path):
+    result = train(replace(config, learn_theta=True, network_epochs=1, crf_epochs=1, theta_rate=0.1))
+    crf = load_model(result.model).segmenter.crf
+    assert crf.theta_beta > 0
+    assert crf.theta_beta != pytest.approx(50, rel=1e-3)
+    assert crf.crf.thetas["theta_beta"] == crf.theta_beta
+    again = load_model(save_again(result.model, tmp_path)).segmenter.crf
+    assert again.crf == crf.crf
 
 
 def test_finished_runs_are_not_done_again(config):
@@ -267,6 +280,13 @@ def test_early_stop_keeps_the_best_epoch(config, data, monkeypatch):
     assert not steps
 
 
+def save_again(path, folder):
+    """The file that a model read from a file makes."""
+    model = load_model(path)
+    save_model(folder / "again.safetensors", model.segmenter, model.classes)
+    return folder / "again.safetensors"
+
+
 def trained_model(path, network="Toy", classes=CLASSES):
     torch.manual_seed(3)
     made = NETWORKS[network](num_classes=classes)
@@ -377,3 +397,29 @@ def test_two_processes(config, data, tmp_path, launcher):
     for line in ("crf 1/1: loss", "crf: mean IoU", "model.safetensors"):
         assert done.stdout.count(line) == 1
     assert [path.name for path in (Path(config.output) / "logs" / "crf").iterdir()] == ["version_0"]
+
+
+@pytest.mark.parametrize("supervision", ["clicks", "scribbles"])
+def test_sparse_labels(config, data, tmp_path, supervision):
+    """The training photos need no other labels; a CRF loss goes with them, and a CRF-RNN after."""
+    root = tmp_path / "sparse"
+    shutil.copytree(data, root)
+    clicks = {}
+    (root / "scribbles").mkdir()
+    for path in map(Path, sorted((root / "labels").iterdir())):
+        if f"{path.stem}\n" not in (root / "train.txt").read_text():
+            continue
+        labels = np.array(Image.open(path))
+        places = [np.argwhere(labels == label)[40] for label in range(CLASSES)]
+        clicks[path.stem] = [[int(x), int(y), label] for label, (y, x) in enumerate(places)]
+        scribbles = np.full_like(labels, 255)
+        for label, (y, x) in enumerate(places):
+            scribbles[y - 1 : y + 2, x - 1 : x + 2] = label
+        Image.fromarray(scribbles).save(root / "scribbles" / path.name)
+        path.unlink()
+    (root / "clicks.json").write_text(json.dumps(clicks))
+    sparse = {"supervision": supervision, "crf_loss": "gated", "crf_loss_weight": 0.1, "click_radius": 1}
+    result = train(replace(config, data=str(root), network_epochs=6, **sparse))
+    assert result.stages["crf"].val_miou > 0.4
+    with raises_saying(ValueError, "without a label image"):
+        train(replace(config, data=str(root), output=config.output + "-full"))

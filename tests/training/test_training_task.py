@@ -10,7 +10,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 from crfrnn.data.batches import collate, example  # noqa: E402
 from crfrnn.data.segmentation import Sample  # noqa: E402
 from crfrnn.models import Segmenter  # noqa: E402
-from crfrnn.torch import CrfRnn  # noqa: E402
+from crfrnn.torch import CrfRnn, losses  # noqa: E402
 from crfrnn.training import TrainingConfig  # noqa: E402
 from crfrnn.training.task import SegmentationTask, balanced_weights, cross_entropy, parameter_groups  # noqa: E402
 from toy_data import CLASSES, toy_sample  # noqa: E402
@@ -33,9 +33,9 @@ class Network(torch.nn.Module):
         return self.score(self.norm(self.encoder((images - 127) / 128)))
 
 
-def segmenter(crf=True):
+def segmenter(crf=True, **options):
     torch.manual_seed(0)
-    return Segmenter(Network(), CrfRnn(CLASSES, theta_alpha=10, theta_beta=50) if crf else None)
+    return Segmenter(Network(), CrfRnn(CLASSES, theta_alpha=10, theta_beta=50, **options) if crf else None)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -90,6 +90,35 @@ def test_padding_changes_neither_loss_nor_gradient(crf):
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("crf", [False, True])
+@pytest.mark.parametrize("name", ["dense", "gated", "normalized-cut"])
+def test_the_crf_loss_is_of_the_networks_scores(name, crf):
+    """Beside the cross-entropy of what the CRF-RNN makes of them."""
+    config = replace(CONFIG, crf_loss=name, crf_loss_weight=0.5, crf_loss_theta_alpha=7, crf_loss_theta_beta=30)
+    task = SegmentationTask(segmenter(crf), config).eval()
+    batch = collate([example(Sample("toy", *toy_sample(index))) for index in (0, 1)])
+    scores = task.segmenter.unary(batch.images)
+    settings = {"theta_alpha": 7, "theta_beta": 30}
+    if name == "gated":
+        gate = {"destination": batch.labels == 255}
+        loss = losses.GatedCrfLoss(**settings, normalization="after")(
+            scores.softmax(1), batch.images, batch.masks, **gate
+        )
+    elif name == "dense":
+        loss = losses.DenseCrfLoss(**settings, normalization="after")(scores.softmax(1), batch.images, batch.masks)
+    else:
+        loss = losses.NormalizedCutLoss(**settings)(scores.softmax(1), batch.images, batch.masks)
+    expected = cross_entropy(task(batch), batch.labels, None) + 0.5 * loss
+    task.log = lambda *_, **__: None
+    assert loss > 0
+    assert task.training_step(batch).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_frozen_network_has_no_crf_loss():
+    config = replace(CONFIG, crf_loss="dense", freeze_network=True)
+    assert SegmentationTask(segmenter(), config).crf_loss is None
+
+
 def rates(groups, module):
     """Rate and decay of each of a module's parameters by name."""
     names = {parameter: name for name, parameter in module.named_parameters()}
@@ -120,6 +149,15 @@ def test_rates_of_stage_2():
     learned = {"crf.spatial_ker_weights", "crf.bilateral_ker_weights", "crf.compatibility_matrix"}
     assert {name for name, group in found.items() if group == (3.0, 0.0)} == learned
     assert {rate for name, (rate, _) in found.items() if name not in learned} == {1.0}
+
+
+def test_rate_of_learned_thetas():
+    config = replace(CONFIG, learn_theta=True, theta_rate=4.0, crf_weight_rate=3.0)
+    made = segmenter(learn_theta=True)
+    SegmentationTask(made, config)
+    found = rates(parameter_groups(made, config), made)
+    names = {f"crf.log_thetas.theta_{name}" for name in ("alpha", "beta", "gamma")}
+    assert {name for name, group in found.items() if group == (4.0, 0.0)} == names
 
 
 def test_potts_and_frozen_network():

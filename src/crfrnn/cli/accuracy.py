@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crfrnn.cli.inputs import read_pair
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.usage import UsageError, distances
+from crfrnn.cli.usage import UsageError, counted, distances
 from crfrnn.files.parameter_files import content_of, crf_of
 from crfrnn.files.photos import replacing
 
@@ -98,7 +98,7 @@ def run_accuracy(options: argparse.Namespace) -> int:
     grid = scores.shape if pair.kind == "labels" else scores.shape[1:]
     size = "×".join(map(str, reversed(grid)))
     iterations = crf_of(parameters).solver.iterations
-    print(f"{options.image}: {size}{pair.remark}, {iterations} iterations, against the exact filter")
+    print(f"{options.image}: {size}{pair.remark}, {counted(iterations, 'iteration')}, against the exact filter")
     width = max(len(each.setting) for each in found)
     print(f"{'':{width}}  message error  mean change  max change  labels changed   seconds")
     for each in found:

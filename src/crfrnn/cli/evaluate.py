@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
+from crfrnn.cli.usage import counted
 from crfrnn.files.photos import replacing, write_picture
 
 EVALUATE_HELP = """\
@@ -78,5 +79,5 @@ def run_evaluate(options: argparse.Namespace) -> int:
         handle.write(f"{table}\n".encode())
     write_picture(output / "contact_sheet.png", contact_sheet(found))
     print(table)
-    print(f"{len(found.photos)} photos; evaluation.json, evaluation.txt and contact_sheet.png: {output}")
+    print(f"{counted(len(found.photos), 'photo')}; evaluation.json, evaluation.txt and contact_sheet.png: {output}")
     return 0

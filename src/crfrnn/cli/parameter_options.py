@@ -14,7 +14,7 @@ from crfrnn.cli.usage import UsageError
 from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
-from crfrnn.parameters import PRESETS, CRFParameters, preset
+from crfrnn.parameters import PRESETS, SOLVERS, CRFParameters, preset, solver_named
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -35,13 +35,19 @@ HELP = {
     "compatibility": "penalty for neighbouring classes: a number or one per class for a class next to itself, or an "
     ".npy file with a C×C matrix; the preset's Potts model rewards agreement",
     "normalization": "how the filter is normalised: none, before, after or symmetric",
-    "iterations": "mean-field iterations",
+    "iterations": "iterations of the solver",
     "spatial": "how the spatial kernel is computed: grid (exact) or lattice",
     "damping": "share of the last iteration kept, 0 up to 1",
     "neighbour_rounds": "rounds of extra lattice vertices: nearer to the exact filter, several times slower",
     "class_threshold": "leave out a class once its probability is below this at every pixel",
-    "tolerance": "how far a marginal may be off in an iteration because of work left out; 0 works everything out",
+    "tolerance": "how far a marginal may be off in an iteration because of work left out, at least 0 and below 1: 0 "
+    f"works everything out, and {MeanField.tolerance:g} is the default",
     "filter": "how the bilateral kernel is computed: lattice, or exact: seconds to minutes an iteration",
+    "solver": "mean-field or frank-wolfe",
+    "gradient": "of training: unrolled or implicit",
+    "regularization": "of frank-wolfe: entropic or euclidean",
+    "strength": "of frank-wolfe's regulariser: the smaller, the surer are the probabilities",
+    "step": "of frank-wolfe: line-search or open-loop",
 }
 
 
@@ -94,15 +100,18 @@ def chosen_parameters(options: argparse.Namespace) -> CRFParameters | CRF:
 
 def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
     """A CRF of any kernels, with the options for its solver and its compatibility applied."""
-    solver = {each.name: chosen.pop(each.name) for each in fields(crf.solver) if each.name in chosen}
+    kind = solver_named(chosen.pop("solver")) if "solver" in chosen else type(crf.solver)
+    names = [each.name for each in fields(kind)]
+    solver = {each.name: getattr(crf.solver, each.name) for each in fields(crf.solver) if each.name in names}
+    solver |= {name: chosen.pop(name) for name in names if name in chosen}
     compatibility = chosen.pop("compatibility", crf.compatibility)
     if chosen:
         name = next(iter(chosen))
         option = "--" + name.replace("_", "-")
-        if name in (each.name for each in fields(MeanField)):
+        if any(name == each.name for other in SOLVERS.values() for each in fields(other)):
             raise ValueError(f"{option}: this solver has no {name}")
         raise ValueError(f"{option} is for a spatial and a bilateral kernel; change the kernels in the parameters file")
-    return replace(crf, compatibility=compatibility, solver=replace(crf.solver, **solver))
+    return replace(crf, compatibility=compatibility, solver=kind(**solver))
 
 
 def add_parameters_file(parser: argparse._ActionsContainer) -> None:

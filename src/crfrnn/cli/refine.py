@@ -21,7 +21,7 @@ from crfrnn.cli.outputs import (
     result_array,
     write_result,
 )
-from crfrnn.cli.usage import UsageError
+from crfrnn.cli.usage import UsageError, counted
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import CRF, Given
 from crfrnn.files.photos import stem_of, suffix_of
@@ -123,12 +123,13 @@ class Refinement:
         for option, number in (("--threads", self.threads), ("--num-classes", self.num_classes)):
             if number is not None and number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
-        for kernel in self.crf.active.kernels:
-            if isinstance(kernel.features, Given):
-                raise UsageError(
-                    f"the kernel over {kernel.features} needs features, which files cannot hold: call "
-                    f"crfrnn.refine(…, given={{{kernel.features.name!r}: …}}) in Python"
-                )
+        active = self.crf.active
+        for name in active.given_names:
+            needs = f"regions {name!r} need segments" if name in active.region_names else ""
+            raise UsageError(
+                f"{needs or f'the kernel over {Given(name)} needs features'}, which files cannot hold: call "
+                f"crfrnn.refine(…, given={{{name!r}: …}}) in Python"
+            )
         if self.upsampling is not None and self.tiling is not None:
             raise UsageError("--upsampling does not go with tiles: leave out --tile, --memory and --overlap")
         if self.device is not None and self.tiling is not None:
@@ -248,7 +249,7 @@ def outcome(pair: Pair, written: Written) -> str:
     if written.result is None:
         largest = max(written.tiles, key=lambda tile: tile.num_points)
         size = "×".join(str(part.stop - part.start) for part in reversed(largest.context))
-        return f"{len(written.tiles)} tiles of up to {size} pixels"
+        return f"{counted(len(written.tiles), 'tile')} of up to {size} pixels"
     labels = written.result
     if labels.ndim > len(pair.grid):
         labels = labels[0] > 0.5 if len(labels) == 1 else labels.argmax(axis=0)
@@ -259,10 +260,10 @@ def iterations_run(ran: Sequence[int], crf: CRF) -> str:
     """In words, how many iterations ran for each image."""
     asked = crf.solver.iterations
     if min(ran) == asked:
-        return f"{asked} iterations"
+        return counted(asked, "iteration")
     if len(ran) == 1:
-        return f"{ran[0]} of {asked} iterations"
-    return f"{np.mean(ran):.1f} of {asked} iterations on average, at most {max(ran)}"
+        return f"{ran[0]} of {counted(asked, 'iteration')}"
+    return f"{np.mean(ran):.1f} of {counted(asked, 'iteration')} on average, at most {max(ran)}"
 
 
 def labels_of(pair: Pair) -> Any:

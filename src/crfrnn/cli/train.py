@@ -6,6 +6,7 @@ import argparse
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from crfrnn.cli.parameter_options import PARAMETERS_HELP
 from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings, settings_of
@@ -34,12 +35,15 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF starts with them")
     group = parser.add_argument_group("settings")
     for setting in fields(TrainingConfig):
+        # --flip alone is --flip true.
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(setting.default, bool) else {}
         group.add_argument(
             f"--{setting.name.replace('_', '-')}",
             *(["-o"] if setting.name == "output" else []),
             dest=setting.name,
             type=partial(parsed, setting.name),
             metavar="VALUE",
+            **alone,
             default=argparse.SUPPRESS,
             help=meaning_of(setting.name) + ("" if setting.default is MISSING else f" ({_written(setting.default)})"),
         )

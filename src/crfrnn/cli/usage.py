@@ -1,4 +1,4 @@
-"""What the commands share: the error for arguments that do not fit together, and parsers of amounts and distances."""
+"""What the commands share: the error for arguments that do not fit together, counts in words, parsers of amounts."""
 
 import argparse
 import math
@@ -9,6 +9,11 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 class UsageError(ValueError):
     """The arguments do not fit together, regardless of what the files hold."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 tile, 2 tiles."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def byte_count(text: str) -> int:

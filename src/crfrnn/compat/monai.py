@@ -198,12 +198,13 @@ class TrainableJointBilateralFilter(nn.Module):
     """A bilateral filter over the levels of a guidance image, whose deviations are trained.
 
     Gradients go to the input, the guidance and the deviations. MONAI sums over a window of 5 deviations; here all
-    pairs of pixels count, in O(N²) time, so this is for small images and patches.
+    pairs of pixels count: in O(N²) time, for small images and patches, or on a lattice.
 
     Args:
         spatial_sigma: Deviation in pixels at the start, or one for each axis in their order.
         color_sigma: Deviation in levels of the guidance at the start.
-        filter: "exact"; "lattice" filters in time linear in the pixels where no deviation is trained.
+        filter: "exact"; "lattice" approximates it in time linear in the pixels, and gradients are those of what it
+            computes.
     Attributes:
         sigma_x, sigma_y, sigma_z: Deviations along the first, second and third spatial axis; those of axes that an
             image does not have are not used.

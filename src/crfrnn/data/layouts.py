@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Layout:
         fits: Whether a folder is arranged like this.
         splits: The splits of a folder.
         pairs: The pairs of one split. Raises ValueError if some are not complete.
+        photos: The photos of one split alone. Raises ValueError if some are missing.
         void_follows_classes: Whether the label after the last class means void, as 255 does.
     """
 
@@ -39,25 +40,32 @@ class Layout:
     fits: Callable[[Path], bool]
     splits: Callable[[Path], list[str]]
     pairs: Callable[[Path, str], list[Pair]]
+    photos: Callable[[Path, str], list[Path]]
     void_follows_classes: bool = False
 
 
-def named_lists(photos: str, labels: str, lists: str) -> Layout:
+def named_lists(images: str, labels: str, lists: str) -> Layout:
     """Photos and label images of the same name in two folders, and a list of names for each split in a third."""
 
     def fits(root: Path) -> bool:
-        return (root / photos).is_dir() and (root / labels).is_dir()
+        return (root / images).is_dir() and (root / labels).is_dir()
 
     def splits(root: Path) -> list[str]:
         return sorted(path.stem for path in (root / lists).glob("*.txt"))
 
+    def names(path: Path) -> list[str]:
+        return [_without_suffix(line) for line in lines_of(path)]
+
     def pairs(root: Path, split: str) -> list[Pair]:
         path = root / lists / f"{split}.txt"
-        names = [_without_suffix(line) for line in lines_of(path)]
-        return matched(names, root / photos, root / labels, str(path))
+        return matched(names(path), root / images, root / labels, path)
+
+    def photos(root: Path, split: str) -> list[Path]:
+        path = root / lists / f"{split}.txt"
+        return named_files(names(path), root / images, IMAGE_SUFFIXES, "photo", path)
 
     place = f"{lists}/" if lists != "." else ""
-    return Layout(f"{photos}/, {labels}/ and {place}SPLIT.txt with a name on each line", fits, splits, pairs)
+    return Layout(f"{images}/, {labels}/ and {place}SPLIT.txt with a name on each line", fits, splits, pairs, photos)
 
 
 def _camvid_fits(root: Path) -> bool:
@@ -73,6 +81,13 @@ def _camvid_pairs(root: Path, split: str) -> list[Pair]:
         return _listed_pairs(root, root / f"{split}.txt")
     photos, labels = root / split, root / f"{split}annot"
     return matched(sorted({*_by_stem(photos, IMAGE_SUFFIXES), *_by_stem(labels, LABEL_SUFFIXES)}), photos, labels, root)
+
+
+def _camvid_photos(root: Path, split: str) -> list[Path]:
+    if split in _camvid_lists(root):
+        return [pair.photo for pair in _listed_pairs(root, root / f"{split}.txt")]
+    photos = _by_stem(root / split, IMAGE_SUFFIXES)
+    return named_files(sorted(photos), root / split, IMAGE_SUFFIXES, "photo", root)
 
 
 def _camvid_folders(root: Path) -> list[str]:
@@ -100,7 +115,7 @@ def _listed_pairs(root: Path, path: Path) -> list[Pair]:
         if photo is not None and labels is not None:
             found.append(Pair(photo.stem, photo, labels))
     if missing:
-        raise ValueError(f"{_some(missing)} named in {path} {_are(missing)} not in {root}")
+        raise ValueError(f"{some(missing)} named in {path} {_are(missing)} not in {root}")
     return found
 
 
@@ -117,6 +132,7 @@ LAYOUTS = {
         _camvid_fits,
         _camvid_splits,
         _camvid_pairs,
+        _camvid_photos,
         void_follows_classes=True,
     ),
 }
@@ -154,20 +170,31 @@ def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path
     Raises: ValueError: naming some that are missing or occur twice.
     """
     names = list(names)
-    files = []
-    for folder, suffixes, what in ((photos, IMAGE_SUFFIXES, "photo"), (labels, LABEL_SUFFIXES, "label image")):
-        by_stem = _by_stem(folder, suffixes)
-        missing = [name for name in names if name not in by_stem]
-        if missing:
-            raise ValueError(
-                f"{_some(missing)} of {len(names)} in {source} {_are(missing)} without a {what} in {folder} "
-                f"({', '.join(suffixes)})"
-            )
-        repeated = [name for name in names if len(by_stem[name]) > 1]
-        if repeated:
-            raise ValueError(f"{_some(repeated)} {_are(repeated)} there more than once in {folder}: keep one {what}")
-        files.append([by_stem[name][0] for name in names])
+    files = [
+        named_files(names, folder, suffixes, what, source)
+        for folder, suffixes, what in ((photos, IMAGE_SUFFIXES, "photo"), (labels, LABEL_SUFFIXES, "label image"))
+    ]
     return [Pair(*pair) for pair in zip(names, *files, strict=True)]
+
+
+def named_files(
+    names: Sequence[str], folder: Path, suffixes: tuple[str, ...], what: str, source: str | Path
+) -> list[Path]:
+    """The file of each name in a folder; `what` and `source` say in messages what they are and who named them.
+
+    Raises: ValueError: naming some that are missing or occur twice.
+    """
+    by_stem = _by_stem(folder, suffixes)
+    missing = [name for name in names if name not in by_stem]
+    if missing:
+        raise ValueError(
+            f"{some(missing)} of {len(names)} in {source} {_are(missing)} without a {what} in {folder} "
+            f"({', '.join(suffixes)})"
+        )
+    repeated = [name for name in names if len(by_stem[name]) > 1]
+    if repeated:
+        raise ValueError(f"{some(repeated)} {_are(repeated)} there more than once in {folder}: keep one {what}")
+    return [by_stem[name][0] for name in names]
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
@@ -184,7 +211,7 @@ def _without_suffix(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     """How many names, and the first of them: "2 (a, b)"."""
     shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
     return f"{len(names)} ({shown})"

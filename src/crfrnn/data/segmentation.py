@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from crfrnn.data.annotations import Annotations
 from crfrnn.data.layouts import Pair, layout_of
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.photos import read_labels, read_photo
@@ -35,20 +36,32 @@ class SegmentationData(Sequence[Sample]):
         split: Which part of it, such as "train".
         classes: What the labels stand for.
         layout: "folder", "voc" or "camvid"; None chooses by what the folder holds.
+        annotations: Sparse labels of the photos, which take the place of the data set's label images.
     Attributes:
         pairs: Name and files of each sample.
     Raises: ValueError: if the folder is not a data set, has no such split, or photos and labels do not match; on
         reading a sample, if a file is damaged, sizes differ or a label is not a class.
     """
 
-    def __init__(self, root: Path | str, split: str, classes: ClassSet, layout: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        classes: ClassSet,
+        layout: str | None = None,
+        annotations: Annotations | None = None,
+    ) -> None:
         self.root, self.split, self.classes = Path(root), split, classes
         arranged = layout_of(self.root, layout)
         splits = arranged.splits(self.root)
         if split not in splits:
             there = f"there are {', '.join(splits)}" if splits else "there are none at all"
             raise ValueError(f"{root} has no split {split!r}; {there} (expected {arranged.description})")
-        self.pairs = arranged.pairs(self.root, split)
+        self.annotations = annotations
+        if annotations is None:
+            self.pairs = arranged.pairs(self.root, split)
+        else:
+            self.pairs = annotations.pairs(arranged.photos(self.root, split))
         if not self.pairs:
             raise ValueError(f"the split {split!r} of {root} is empty")
         self._void = {VOID, classes.num_classes} if arranged.void_follows_classes else {VOID}
@@ -64,7 +77,9 @@ class SegmentationData(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         pair = self.pairs[index]
-        image, labels = read_photo(pair.photo), read_labels(pair.labels)
+        image = read_photo(pair.photo)
+        sparse = self.annotations
+        labels = read_labels(pair.labels) if sparse is None else sparse.labels(pair, image.shape[:2])
         if image.shape[:2] != labels.shape:
             raise ValueError(
                 f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "

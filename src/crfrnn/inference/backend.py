@@ -17,12 +17,14 @@ class Ability(Enum):
     GRID = auto()
     LATTICE = auto()
     EXACT = auto()
+    REGIONS = auto()
     OWN_KERNEL = auto()  # a function of the framework's tensors
     CLASS_THRESHOLD = auto()
     GRADIENT_WITH_CLASS_THRESHOLD = auto()
     SIXTEEN_BITS = auto()
+    IMPLICIT_GRADIENT = auto()  # at the fixed point
     GRADIENT_TO_GUIDE = auto()  # to image, mask, given features and θ
-    GRADIENT_THROUGH_LATTICE = auto()  # the same where a lattice lies between
+    GRADIENT_TO_GUIDE_BESIDE_REGIONS = auto()  # the same where there are regions, and to memberships of theirs
 
 
 class UnsupportedError(ValueError):
@@ -51,8 +53,11 @@ class Inputs(NamedTuple):
         logits: (B, C, *spatial), float32 or float64.
         image: (B, K, *spatial), real, or None.
         mask: (B, *spatial) weights ≥ 0, or None.
-        given: By the names that `Given` has: features (B, d, *spatial), or a kernel.
+        given: By the names that `Given` has: features (B, d, *spatial), or a kernel. By those of regions: ids
+            (B, *spatial), integers, or memberships (B, S, *spatial).
         spacing: Distance between neighbouring pixels for each axis, (x, y[, z]), or one for all; None is 1.
+        thetas: By name, θ that replace those of the specification in all kernels that have one of that name: (n,), one
+            number or one for each axis or channel, in the unit of the spacing.
     """
 
     logits: Any
@@ -60,13 +65,32 @@ class Inputs(NamedTuple):
     mask: Any = None
     given: Mapping[str, Any] = {}
     spacing: Sequence[float] | None = None
+    thetas: Mapping[str, Any] = {}
+
+
+class Gradients(NamedTuple):
+    """What a backward pass finds; each has the shape of what it belongs to, and thetas are summed over the batch.
+
+    Attributes:
+        logits: (B, C, *spatial).
+        couplings: Summed over the batch, one for each kernel.
+        image, mask, given, thetas: Those of the inputs, where they were asked for. None, or no entry, where no kernel
+            is built from it.
+    """
+
+    logits: Any
+    couplings: list[Any]
+    image: Any = None
+    mask: Any = None
+    given: Mapping[str, Any] = {}
+    thetas: Mapping[str, Any] = {}
 
 
 class Backend(Protocol):
     """A module. Tensors and arrays have been checked for shape and type."""
 
     OFFERS: frozenset[Ability]
-    SOLVERS: dict[type, Any]  # by class of specifications: what computes it
+    SOLVERS: dict[type, Any]  # by class of specifications: what computes it, and may lack abilities: LACKS
 
     def forward(
         self, crf: CRF, inputs: Inputs, couplings: Sequence[Any], keep: bool, execution: Execution
@@ -74,14 +98,25 @@ class Backend(Protocol):
         """Logits after the last iteration, as the logits given, and a record for `vjp` if `keep`.
 
         Args:
-            couplings: E = M W of each kernel: (), (C,) or (C, C).
+            couplings: E = M W of each of the CRF's terms: (), (C,) or (C, C).
         """
         ...
 
     def vjp(
-        self, crf: CRF, cotangent: Any, record: Any, couplings: Sequence[Any], execution: Execution
-    ) -> tuple[Any, list[Any]]:
-        """Gradients of ⟨cotangent, logits⟩ to the logits and, summed over the batch, to the couplings."""
+        self,
+        crf: CRF,
+        inputs: Inputs,
+        cotangent: Any,
+        record: Any,
+        couplings: Sequence[Any],
+        execution: Execution,
+        guide: bool,
+    ) -> Gradients:
+        """Gradients of ⟨cotangent, logits⟩ to logits and couplings; with `guide` to what kernels are built from too.
+
+        Args:
+            inputs: Those of the forward pass.
+        """
         ...
 
 
@@ -97,6 +132,8 @@ def asked_by(crf: CRF) -> dict[Asked, str]:
     for kernel in crf.kernels:
         ability = {Grid: Ability.GRID, Lattice: Ability.LATTICE, Exact: Ability.EXACT}[type(kernel.filter)]
         asked[ability] = f"{type(kernel.filter).__name__}() is not available"
+    if crf.regions:
+        asked[Ability.REGIONS] = "regions are not available"
     if getattr(crf.solver, "class_threshold", 0.0):
         asked[Ability.CLASS_THRESHOLD] = "class_threshold is not available; set it to 0"
     return asked
@@ -110,10 +147,11 @@ def able(backends: Sequence[_Backend], asked: Mapping[Asked, str], where: str) -
     Raises: UnsupportedError: if there is none. It names what is missing in the backend that lacks least; of equals, in
         the last one.
     """
-    lacking = [
-        [text for each, text in asked.items() if each not in backend.OFFERS and each not in backend.SOLVERS]
-        for backend in backends
-    ]
+    lacking = []
+    for backend in backends:
+        solvers = [backend.SOLVERS[each] for each in asked if each in backend.SOLVERS]
+        offered = backend.OFFERS.difference(*(getattr(solver, "LACKS", ()) for solver in solvers))
+        lacking.append([text for each, text in asked.items() if each not in offered and each not in backend.SOLVERS])
     for backend, lacks in zip(backends, lacking, strict=True):
         if not lacks:
             return backend

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import check_finite, image_array, mask_array, points_first
 from crfrnn.crf import CRF, Normalization
-from crfrnn.inference.backend import Ability, Execution, Inputs
+from crfrnn.inference.backend import Ability, Execution, Gradients, Inputs
 from crfrnn.inference.coupling import fewest_axes
+from crfrnn.inference.guide_gradients import Found, guide_gradients, of_batch
 from crfrnn.inference.solver import SOLVERS as SOLVERS
 from crfrnn.inference.solver import solver_for
-from crfrnn.inference.terms import PairwiseTerm, build_terms, terms_bytes
+from crfrnn.inference.terms import PairwiseTerm, Term, build_terms, terms_bytes
 from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.lattice import PermutohedralLattice
@@ -26,13 +27,20 @@ from crfrnn.threads import thread_count
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS})
+KERNELS = frozenset({Ability.GRID, Ability.LATTICE, Ability.EXACT})
+OFFERS = KERNELS | {
+    Ability.REGIONS,
+    Ability.CLASS_THRESHOLD,
+    Ability.SIXTEEN_BITS,
+    Ability.IMPLICIT_GRADIENT,
+    Ability.GRADIENT_TO_GUIDE,
+}
 
 
 class Record(NamedTuple):
     """What the forward pass of one image leaves for its backward pass."""
 
-    terms: list[PairwiseTerm]
+    terms: list[Term]
     kept: Any
 
 
@@ -44,13 +52,14 @@ def forward(
     If the logits have their classes last in memory, they are not copied, and the result has the same layout.
     """
     logits, solver = inputs.logits, solver_for(crf.solver)
+    crf = _with_thetas(crf, inputs)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
     fewest = [fewest_axes(coupling) for coupling in couplings]
     storage = _storage(execution) if keep else None
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")
-        guide = _guide(inputs, index)
+        guide = _guide(inputs, index, crf.region_names)
         classes, points = logits.shape[1], logits[index, 0].size
         kept_rows = solver.kept_rows(crf.solver) if keep else 0
         kept_itemsize = 2 if execution.storage else logits.itemsize
@@ -68,18 +77,38 @@ def forward(
 
 
 def vjp(
-    crf: CRF, cotangent: Array, record: Sequence[Record], couplings: Sequence[Array], execution: Execution
-) -> tuple[Array, list[Array]]:
+    crf: CRF,
+    inputs: Inputs,
+    cotangent: Array,
+    record: Sequence[Record],
+    couplings: Sequence[Array],
+    execution: Execution,
+    guide: bool,
+) -> Gradients:
     """As `Backend` tells."""
     solver = solver_for(crf.solver)
+    crf = _with_thetas(crf, inputs)
 
-    def one(index: int, threads: int) -> tuple[Array, list[Array]]:
+    def one(index: int, threads: int) -> tuple[Array, list[Array], Found]:
         terms, kept = record[index]
-        return solver.vjp(crf.solver, _rows(cotangent[index]), kept, terms, couplings, threads)
+        to_logits, to_couplings, to_terms = solver.vjp(
+            crf.solver, _rows(cotangent[index]), kept, terms, couplings, threads, guide
+        )
+        found: Found = {}
+        if guide:
+            found = guide_gradients(
+                crf, inputs.spacing, _guide(inputs, index, crf.region_names), terms, to_terms, cotangent.dtype
+            )
+        return to_logits, to_couplings, found
 
-    to_logits, to_couplings = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
+    to_logits, to_couplings, found = zip(*_each_image(len(cotangent), execution.threads, one), strict=True)
     totals = [np.asarray(np.sum(parts, axis=0)) for parts in zip(*to_couplings, strict=True)]
-    return _stacked(to_logits, cotangent.shape), totals
+    return Gradients(_stacked(to_logits, cotangent.shape), totals, **of_batch(found, inputs) if guide else {})
+
+
+def learns_guide(crf: CRF) -> bool:
+    """Whether `vjp` has gradients to what the terms of this CRF are built from."""
+    return not crf.regions and Ability.GRADIENT_TO_GUIDE not in getattr(solver_for(crf.solver), "LACKS", ())
 
 
 def lattices(
@@ -107,6 +136,52 @@ def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, thre
     return _stacked(_each_image(len(values), threads, one), values.shape)
 
 
+def lattice_gradient(cotangent: Array, values: Array, terms: Sequence[PairwiseTerm], threads: int | None) -> Array:
+    """The gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial), for the kernels of terms."""
+
+    def one(index: int, threads: int) -> Array:
+        rows = (array[index].reshape(array.shape[1], -1).T for array in (values, cotangent))
+        kernel: Any = terms[index].kernel
+        to_features: Array = kernel.gradient_rows(*rows, threads)
+        return np.ascontiguousarray(to_features.T).reshape(-1, *values.shape[2:])
+
+    return np.stack(_each_image(len(values), threads, one))
+
+
+def pairwise(crf: CRF, inputs: Inputs, execution: Execution) -> list[Record]:
+    """The kernels of every image for `pairwise_filtered`, over the points of the inputs' logits."""
+
+    def one(index: int, threads: int) -> Record:
+        guide, dtype = _guide(inputs, index, ()), inputs.logits.dtype
+        require_memory(terms_bytes(crf, guide, dtype.itemsize), f"kernels over {inputs.logits[index, 0].size} points")
+        return Record(build_terms(crf, guide, inputs.spacing, dtype, threads), np.empty(0))
+
+    return _each_image(len(inputs.logits), execution.threads, one)
+
+
+def pairwise_filtered(
+    values: Array, records: Sequence[Record], own_pairs: bool, transpose: bool, execution: Execution
+) -> Array:
+    """Σ_k w_k N_k v for values (B, C, *spatial), or with the transposed filters; weights are numbers.
+
+    Args:
+        own_pairs: Whether the pair of a point with itself counts; it weighs 1 in K.
+    """
+
+    def one(index: int, threads: int) -> Array:
+        if not transpose:
+            check_finite(values[index], f"values[{index}]")
+        rows = _rows(values[index]).T
+        total = np.zeros_like(rows)
+        pairs: list[Any] = records[index].terms
+        for term in pairs:
+            message = term.filter_rows(rows, transpose, threads)
+            total += float(np.asarray(term.weight)) * (message if own_pairs else message - term.own[:, None] * rows)
+        return total.T
+
+    return _stacked(_each_image(len(values), execution.threads, one), values.shape)
+
+
 def exact_filtered(values: Array, features: Array, threads: int | None) -> Array:
     """Values (B, C, N) under the exact kernel of features (B, d, N), not normalised."""
     result = np.empty(values.shape, values.dtype)
@@ -119,6 +194,13 @@ def exact_filtered(values: Array, features: Array, threads: int | None) -> Array
     return result
 
 
+def _with_thetas(crf: CRF, inputs: Inputs) -> CRF:
+    """The CRF with the θ of a call."""
+    if not inputs.thetas:
+        return crf
+    return crf.with_thetas(**{name: theta.tolist() for name, theta in inputs.thetas.items()})
+
+
 def _storage(execution: Execution) -> Storage:
     """How to keep marginals: by the name of a dtype of torch."""
     if execution.storage is None:
@@ -126,13 +208,13 @@ def _storage(execution: Execution) -> Storage:
     return "bfloat16" if str(execution.storage) == "torch.bfloat16" else "float16"
 
 
-def _guide(inputs: Inputs, index: int) -> Guide:
-    """What the kernels of one image are built from."""
+def _guide(inputs: Inputs, index: int, regions: Sequence[str]) -> Guide:
+    """What the terms of one image are built from; segments are given under the names of regions."""
     logits = inputs.logits
     grid = logits.shape[2:]
     image = None if inputs.image is None else image_array(np.moveaxis(inputs.image[index], 0, -1), grid)
     mask = None if inputs.mask is None else mask_array(inputs.mask[index], grid)
-    given = {name: _own(value, index) for name, value in inputs.given.items()}
+    given = {name: value[index] if name in regions else _own(value, index) for name, value in inputs.given.items()}
     return Guide(grid, image, mask, given)
 
 

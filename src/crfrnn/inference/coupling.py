@@ -27,17 +27,29 @@ def coupling(compatibility: Matrix | None, weight: Matrix) -> Matrix:
 
 def fewest_axes(matrix: Matrix) -> Matrix:
     """The same coupling with the fewest axes: the fewer, the faster."""
-    if matrix.ndim == 2 and np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal()):
+    if matrix.ndim == 2 and is_diagonal(matrix):
         matrix = matrix.diagonal().copy()
     if matrix.ndim == 1 and (matrix == matrix[0]).all():
         return np.asarray(matrix[0])
     return matrix
 
 
+def is_diagonal(matrix: Matrix) -> bool:
+    """Whether a coupling passes no messages between classes."""
+    return matrix.ndim < 2 or bool(np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal()))
+
+
 def couple(values: Array, matrix: NDArray[np.floating[Any]]) -> Array:
     """A coupling applied to (N, C) values: E v at every point."""
     coupled: Array = values @ matrix.T if matrix.ndim == 2 else values * matrix
     return coupled
+
+
+def coupling_gradient(cotangent: Array, received: Array, axes: int) -> Array:
+    """The gradient of ⟨cotangent, E v⟩ to a coupling E of so many axes, for what points receive, (N, C) values v."""
+    if axes == 2:
+        return np.asarray(cotangent.T @ received)
+    return np.asarray((cotangent * received).sum(axis=0 if axes else None))
 
 
 def weight_gradient(gradient: Matrix, compatibility: Matrix | None, weight: Matrix, num_classes: int) -> Matrix:

@@ -1,6 +1,7 @@
 """Mean-field inference of a dense CRF, forward and backward (docs/algorithm.md, eq. 4-8).
 
-`steps` is the iteration in a few lines of NumPy; with kernels of the native core the fused loop there does the same.
+`steps` is the iteration in a few lines of NumPy: each term gives its message, and the gradients through it
+(`terms.Term`). With kernels of the native core alone, the fused loop there does the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
+from crfrnn.inference.adjoint import array_arithmetic, biconjugate_gradients, check_converged
 from crfrnn.inference.coupling import compatibility_gradient, couple, fewest_axes, weight_gradient
-from crfrnn.inference.terms import PairwiseTerm, checked_couplings, precision
+from crfrnn.inference.term_gradients import no_gradient, summed, term_gradient, through_normalization
+from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precision
 from crfrnn.kernels import native
-from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage
+from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage, TermGradient
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.threads import thread_count
 
@@ -28,16 +31,21 @@ class MeanFieldGradients(NamedTuple):
         unary: (C, *spatial).
         weights: One for each pairwise term.
         compatibility: None if none was given.
+        kernels: To what each term's kernel was built from: features (N, d), or deviations of a grid (axes,); None for
+            kernels that are not ours, and for regions. Empty if not asked for, as is the next one.
+        masks: To each term's mask (N,), also where it has none, which is 1 everywhere; None for regions.
     """
 
     unary: Array
     weights: list[Array]
     compatibility: Array | None
+    kernels: list[Array | None]
+    masks: list[Array | None]
 
 
 def mean_field(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
@@ -53,7 +61,7 @@ def mean_field(
         unary: Class scores (C, *spatial) or (C, N), higher is likelier (logits, not energies). One class has
             probability 1 everywhere: log-odds z of two classes are np.concatenate([np.zeros_like(z), z]) here, as
             `refine` does it.
-        pairwise: Kernels over the same points, with their weights.
+        pairwise: Kernels over the same points, with their weights, and regions (`RegionTerm`).
         iterations: T; 0 returns the unary.
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
         damping: Share of the previous logits kept at each iteration, at least 0 and below 1.
@@ -81,7 +89,7 @@ def mean_field(
 
 def mean_field_with_marginals(
     unary: ArrayLike,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     iterations: int = 5,
     compatibility: ArrayLike | None = None,
@@ -106,17 +114,19 @@ def mean_field_with_marginals(
 def mean_field_vjp(
     cotangent: ArrayLike,
     marginals: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     *,
     compatibility: ArrayLike | None = None,
     damping: float = 0.0,
+    guide: bool = False,
     threads: int | None = None,
 ) -> MeanFieldGradients:
-    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8).
+    """Gradients of ⟨cotangent, a_T⟩ to unary, weights and compatibility (docs/algorithm.md, eq. 8 and 22).
 
     Args:
         cotangent: (C, *spatial), the gradient of a loss to the logits of `mean_field_with_marginals`.
         marginals: As returned there, with the same pairwise terms, compatibility and damping.
+        guide: Whether to compute those to features, deviations and masks of kernels too, in up to twice the time.
     """
     given = score_array(cotangent, "cotangent", precision(pairwise))
     couplings, compatible = checked_couplings(given.shape, pairwise, compatibility)
@@ -127,9 +137,9 @@ def mean_field_vjp(
             f"marginals have shape {kept.shape}, which is not what mean_field_with_marginals returns for "
             f"{classes} classes and {points} points"
         )
-    unary, gradients = vjp(
-        MeanField(len(kept), damping, tolerance=0), given.reshape(classes, points), kept, pairwise, couplings, threads
-    )
+    solver = MeanField(len(kept), damping, tolerance=0)
+    rows = given.reshape(classes, points)
+    unary, gradients, to_terms = vjp(solver, rows, kept, pairwise, couplings, threads, guide)
     by_coupling = [gradient.astype(np.float64) for gradient in gradients]
     given_weights: list[Any] = [term.weight for term in pairwise]
     weights = [
@@ -142,13 +152,15 @@ def mean_field_vjp(
         for gradient, weight in zip(by_coupling, given_weights, strict=True):
             total = total + compatibility_gradient(gradient, compatible, weight, classes)
         total = np.asarray(total, given.dtype)
-    return MeanFieldGradients(unary.reshape(given.shape), weights, total)
+    to_guides = [through_normalization(term, to_term) for term, to_term in zip(pairwise, to_terms, strict=False)]
+    kernels, masks = [to_kernel for to_kernel, _ in to_guides], [to_mask for _, to_mask in to_guides]
+    return MeanFieldGradients(unary.reshape(given.shape), weights, total, kernels, masks)
 
 
 def forward(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     keep: Storage | None,
@@ -156,8 +168,12 @@ def forward(
 ) -> tuple[Array, Any]:
     """As in `solver.Solver`: the marginals kept are q_0 … q_{T-1}, (T, N, P) padded to P channels.
 
-    Kernels that are not of the native core keep them as computed.
+    Kernels that are not of the native core keep them as computed. With an implicit gradient only those of the result
+    are kept, as computed, (1, N, P).
     """
+    if keep is not None and solver.gradient == "implicit":
+        logits, _ = forward(solver, unary, pairwise, couplings, "logits", None, threads)
+        return logits, _fixed_point(solver, unary, logits, pairwise, couplings)
     fused = _fused(pairwise, couplings)
     if fused is not None:
         result, marginals, _ = native.mean_field(unary, fused, solver, output, keep, thread_count(threads))
@@ -169,7 +185,7 @@ def forward(
 def observed(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     threads: int | None,
@@ -190,33 +206,39 @@ def vjp(
     solver: MeanField,
     cotangent: Array,
     kept: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     threads: int | None,
-) -> tuple[Array, list[Array]]:
-    """As in `solver.Solver` (docs/algorithm.md, eq. 8)."""
+    guide: bool = False,
+) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
+    """As in `solver.Solver` (docs/algorithm.md, eq. 8 and 22)."""
+    if solver.gradient == "implicit":
+        return _implicit_vjp(solver, cotangent, kept, pairwise, couplings, threads, guide)
     fused = _fused(pairwise, couplings)
     if fused is not None:
-        return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads))
+        return native.mean_field_vjp(cotangent, kept, fused, solver, thread_count(threads), guide)
     damping = solver.damping
     g = cotangent.T
     unary = np.zeros_like(g)
     gradients = [np.zeros(matrix.shape, g.dtype) for matrix in couplings]
+    to_terms = [no_gradient(term) for term in pairwise] if guide else []
     for q in kept[::-1, :, : g.shape[1]]:
         received = (1 - damping) * g
         unary += received
         v = np.zeros_like(g)
-        for term, matrix, gradient in zip(pairwise, couplings, gradients, strict=True):
-            h = term.filter_rows(received, transpose=True)
-            gradient -= h.T @ q if matrix.ndim == 2 else (h * q).sum(axis=0 if matrix.ndim else None)
-            v -= couple(h, matrix.T)
+        for k, (term, matrix, gradient) in enumerate(zip(pairwise, couplings, gradients, strict=True)):
+            to_q, to_coupling = term.vjp(q, received, matrix)
+            v -= to_q
+            gradient -= to_coupling
+            if guide:
+                to_terms[k] = summed(to_terms[k], term_gradient(term, q, -couple(received, matrix.T)))
         g = damping * g + q * (v - (v * q).sum(axis=1, keepdims=True))
-    return np.array((unary + g).T, order="C"), gradients
+    return np.array((unary + g).T, order="C"), gradients, to_terms
 
 
 def kept_rows(solver: MeanField) -> int:
     """As `solver.Solver` tells."""
-    return solver.iterations
+    return 1 if solver.gradient == "implicit" else solver.iterations
 
 
 class Step(NamedTuple):
@@ -229,7 +251,7 @@ class Step(NamedTuple):
 
 
 def steps(
-    solver: MeanField, unary: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]
+    solver: MeanField, unary: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[Any]]
 ) -> Iterator[Step]:
     """The iterations one by one, without end (docs/algorithm.md, eq. 4), in NumPy; unary (N, C)."""
     logits = unary
@@ -244,11 +266,11 @@ def steps(
         likely &= _likely(q, solver.class_threshold)
 
 
-def message(q: Array, pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
-    """Σ_k E_k (N_k q) for (N, C) marginals: what an iteration subtracts from the unary."""
+def message(q: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[np.floating[Any]]]) -> Array:
+    """Σ_k E_k (N_k q), and what regions send, for (N, C) marginals: what an iteration subtracts from the unary."""
     total = np.zeros_like(q)
     for term, matrix in zip(pairwise, couplings, strict=True):
-        total += couple(term.filter_rows(q), matrix)
+        total += term.message(q, matrix)
     return total
 
 
@@ -262,7 +284,7 @@ def softmax(logits: Array, axis: int) -> Array:
 def _by_steps(
     solver: MeanField,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[NDArray[Any]],
     output: Output,
     keep: Storage | None,
@@ -283,17 +305,53 @@ def _by_steps(
     return np.array(result.T, order="C"), kept, happened
 
 
+def _fixed_point(
+    solver: MeanField,
+    unary: Array,
+    logits: Array,
+    pairwise: Sequence[Term],
+    couplings: Sequence[NDArray[Any]],
+) -> Array:
+    """The marginals of the result, (1, N, P); warns where another iteration would change them."""
+    q = softmax(logits.T, axis=1)
+    following = softmax(unary.T - message(q, pairwise, couplings), axis=1)
+    check_converged(float(np.abs(following - q).max()), solver)
+    kept = np.zeros((1, len(q), padded_channels(len(logits))), q.dtype)
+    kept[0, :, : len(logits)] = q
+    return kept
+
+
+def _implicit_vjp(
+    solver: MeanField,
+    cotangent: Array,
+    kept: Array,
+    pairwise: Sequence[Term],
+    couplings: Sequence[NDArray[Any]],
+    threads: int | None,
+    guide: bool,
+) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
+    """The gradients at the fixed point (docs/algorithm.md, eq. 31): those of one iteration, for the solution w."""
+    once = replace(solver, iterations=1, damping=0.0, gradient="unrolled")
+
+    def product(w: Array) -> Array:
+        """w less what an iteration that gets it sends back to the scores that it starts from."""
+        return 2 * w - vjp(once, w, kept, pairwise, couplings, threads)[0]
+
+    w = biconjugate_gradients(product, cotangent, array_arithmetic(cotangent.dtype))
+    return w, *vjp(once, w, kept, pairwise, couplings, threads, guide)[1:]
+
+
 def _likely(q: Array, threshold: float) -> NDArray[np.bool_]:
     """Which classes of (N, C) marginals reach the threshold somewhere, (C,); there is always at least one."""
     most = q.max(axis=0)
     return np.asarray(most >= min(threshold, most.max()))
 
 
-def _fused(pairwise: Sequence[PairwiseTerm], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
-    """The terms that the native core runs in one loop; None if a kernel is not its own."""
+def _fused(pairwise: Sequence[Term], couplings: Sequence[NDArray[Any]]) -> list[FusedTerm] | None:
+    """The terms that the native core runs in one loop; None if one of them is not its own."""
     terms = []
     for term, matrix in zip(pairwise, couplings, strict=True):
-        if not isinstance(term.kernel, NativeKernel):
+        if not isinstance(term, PairwiseTerm) or not isinstance(term.kernel, NativeKernel):
             return None
         terms.append(FusedTerm(term.kernel, term.pre, term.post, matrix, term.row_sum))
     return terms

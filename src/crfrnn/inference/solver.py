@@ -1,4 +1,4 @@
-"""Solvers: what turns scores and pairwise terms into refined scores, and gradients back.
+"""Solvers: what turns scores and terms into refined scores, and gradients back.
 
 A solver is a specification of crf.py and a module with `forward`, `vjp` and `kept_rows` for it, named here once.
 """
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Array
-from crfrnn.crf import MeanField
-from crfrnn.inference import meanfield
+from crfrnn.crf import FrankWolfe, MeanField
+from crfrnn.inference import frankwolfe, meanfield
 from crfrnn.inference.activity import Activity, complete_activity
-from crfrnn.inference.terms import PairwiseTerm
-from crfrnn.kernels.native import Output, Storage
+from crfrnn.inference.terms import Term
+from crfrnn.kernels.native import Output, Storage, TermGradient
 
 Coupling = NDArray[Any]
 
@@ -25,7 +25,7 @@ class Solver(Protocol):
         self,
         solver: Any,
         unary: Array,
-        pairwise: Sequence[PairwiseTerm],
+        pairwise: Sequence[Term],
         couplings: Sequence[Coupling],
         output: Output,
         keep: Storage | None,
@@ -45,11 +45,17 @@ class Solver(Protocol):
         solver: Any,
         cotangent: Array,
         kept: Any,
-        pairwise: Sequence[PairwiseTerm],
+        pairwise: Sequence[Term],
         couplings: Sequence[Coupling],
         threads: int | None,
-    ) -> tuple[Array, list[Array]]:
-        """Gradients of ⟨cotangent, logits⟩ to the unary and to every coupling, in its shape."""
+        guide: bool = False,
+    ) -> tuple[Array, list[Array], Sequence[TermGradient | None]]:
+        """Gradients of ⟨cotangent, logits⟩ to the unary, to every coupling, in its shape, and to every term.
+
+        Args:
+            guide: Whether to compute those to the terms; without it there are none. None stands for a term that is no
+                pair.
+        """
         ...
 
     def kept_rows(self, solver: Any) -> int:
@@ -57,7 +63,7 @@ class Solver(Protocol):
         ...
 
 
-SOLVERS: dict[type, Solver] = {MeanField: meanfield}
+SOLVERS: dict[type, Solver] = {MeanField: meanfield, FrankWolfe: frankwolfe}
 
 
 def solver_for(solver: object) -> Solver:
@@ -68,7 +74,7 @@ def solver_for(solver: object) -> Solver:
 def observed(
     solver: Any,
     unary: Array,
-    pairwise: Sequence[PairwiseTerm],
+    pairwise: Sequence[Term],
     couplings: Sequence[Coupling],
     output: Output,
     threads: int | None,

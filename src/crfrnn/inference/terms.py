@@ -1,12 +1,12 @@
-"""Pairwise terms: a kernel with its weight, its normalisation and a mask."""
+"""Terms of a CRF: what they share, and pairs: a kernel with its weight, its normalisation and a mask."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from crfrnn.arrays import (
     Array,
@@ -18,19 +18,60 @@ from crfrnn.arrays import (
     mask_array,
     num_points,
     point_array,
+    real_shape,
+    region_array,
     spatial_shape,
 )
-from crfrnn.crf import CRF, EPSILON, Normalization
+from crfrnn.crf import CRF, EPSILON, Normalization, Regions
 from crfrnn.files.parameter_files import crf_of
-from crfrnn.inference.coupling import Matrix, coupling
+from crfrnn.inference.coupling import Matrix, couple, coupling, coupling_gradient
+from crfrnn.inference.regions import RegionTerm
 from crfrnn.kernels.base import PointKernel
-from crfrnn.kernels.build import build_kernel, given_mapping, kernel_bytes
+from crfrnn.kernels.build import build_kernel, given_mapping, kernel_bytes, missing
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.native import NativeKernel
-from crfrnn.memory import require_memory
+from crfrnn.memory import region_bytes, require_memory
 from crfrnn.numbers import one_of
 from crfrnn.parameters import CRFParameters
+
+
+class Term(Protocol):
+    """Pairs (`PairwiseTerm`), regions (`RegionTerm`), or another term that a mean field sums over.
+
+    Marginals q and whatever has their shape are (N, C) and not checked. The coupling E is (), (C,) or (C, C).
+    """
+
+    @property
+    def weight(self) -> ArrayLike:
+        """Number, (C,) or (C, C), as an array."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """In which the term computes; None if it takes any."""
+        ...
+
+    @property
+    def num_points(self) -> int:
+        """N."""
+        ...
+
+    def message(self, q: Array, coupling: NDArray[Any]) -> Array:
+        """What an iteration subtracts from the unary, E applied to what points receive: (N, C)."""
+        ...
+
+    def vjp(self, q: Array, cotangent: Array, coupling: NDArray[Any]) -> tuple[Array, Array]:
+        """Gradients of ⟨cotangent, message⟩ to the marginals and to the coupling, in its shape."""
+        ...
+
+    def energy(self, q: Array, coupling: NDArray[Any]) -> float:
+        """What the term adds to the energy of a labelling, whose marginals are 0 and 1."""
+        ...
+
+    def check_points(self, spatial: Shape, name: str) -> None:
+        """Raise a ValueError, in which the term has this name, unless it is one of as many points."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +138,70 @@ class PairwiseTerm:
         return received if after is None else received * after[:, None]
 
     @property
+    def symmetric(self) -> bool:
+        """Whether N is known to be its own transpose, which saves filtering by it."""
+        return self.pre is self.post and getattr(self.kernel, "symmetric", False)
+
+    @property
+    def num_points(self) -> int:
+        """Those of the kernel."""
+        return self.kernel.num_points
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """That of a kernel of the native core; None for other kernels."""
+        return self.kernel.dtype if isinstance(self.kernel, NativeKernel) else None
+
+    def message(self, q: Array, coupling: NDArray[Any]) -> Array:
+        """As in `Term`."""
+        return couple(self.filter_rows(q), coupling)
+
+    def vjp(self, q: Array, cotangent: Array, coupling: NDArray[Any]) -> tuple[Array, Array]:
+        """As in `Term`; ⟨cotangent, E N q⟩ is ⟨Nᵀ cotangent, E q⟩, so one filter is enough."""
+        h = self.filter_rows(cotangent, transpose=True)
+        return couple(h, coupling.T), coupling_gradient(h, q, coupling.ndim)
+
+    def energy(self, q: Array, coupling: NDArray[Any]) -> float:
+        """As in `Term`: half of what points receive, without what each sends itself."""
+        classes = q.shape[1]
+        own = np.broadcast_to(coupling.diagonal() if coupling.ndim == 2 else coupling, classes)
+        received = (q * self.message(q, coupling)).sum(axis=1)
+        alone = (q * own).sum(axis=1)
+        for factors in (self.pre, self.post):
+            alone = alone if factors is None else alone * factors
+        return 0.5 * float((received - alone).sum(dtype=np.float64))
+
+    def check_points(self, spatial: Shape, name: str) -> None:
+        """As in `Term`."""
+        points = num_points(spatial)
+        kernel = self.kernel
+        if kernel.num_points != points:
+            raise ValueError(
+                f"scores of spatial shape {spatial} have {points} points, but the kernel of {name} has "
+                f"{kernel.num_points}"
+            )
+        grid = kernel.shape if isinstance(kernel, GridGaussian) else spatial
+        if len(grid) == len(spatial) and grid != spatial:
+            swapped = "; did you swap height and width?" if grid == spatial[::-1] else ""
+            raise ValueError(
+                f"scores have spatial shape {spatial}, but the kernel of {name} is a grid of {grid}{swapped}"
+            )
+
+    @property
     def row_sum(self) -> float:
         """What no row of N sums to more than; 0 if that takes a filter to know."""
         if self.normalization != "after":
             return 0.0
         return 1.0 if self.mask is None else float(np.max(self.mask))  # of m_i (K m)_i / (K m)_i
+
+    @property
+    def own(self) -> Array:
+        """(N,) what N weighs the pair of each point with itself, if K weighs it 1."""
+        factors = [each for each in (self.pre, self.post) if each is not None]
+        own: Array = np.prod(
+            [np.ones(self.kernel.num_points, getattr(self.kernel, "dtype", np.float64)), *factors], axis=0
+        )
+        return own
 
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -115,7 +215,7 @@ class PairwiseTerm:
         mask: Array | None = None if given is None else given.astype(getattr(self.kernel, "dtype", np.float64))
         if self.normalization == "none":
             return mask, mask
-        norm: Array = _filtered_mask(self.kernel, mask) + EPSILON
+        norm = filtered_mask(self.kernel, mask)
         m: Any = 1 if mask is None else mask
         if self.normalization == "after":
             return mask, m / norm
@@ -141,8 +241,10 @@ def pairwise_terms(
     origin: Sequence[int] | None = None,
     threads: int | None = None,
     dtype: DTypeLike | None = None,
-) -> list[PairwiseTerm]:
-    """The pairwise terms of an image, one for each kernel; a kernel of weight 0 is left out.
+) -> list[Any]:
+    """The terms of an image: a `PairwiseTerm` for each kernel, then a `RegionTerm` for each of the CRF's regions.
+
+    Those of weight 0 are left out.
 
     Args:
         image: (*spatial, K), or (*spatial,) if grey. None if `shape` is given and no kernel needs it.
@@ -151,7 +253,8 @@ def pairwise_terms(
             one or two axes for grey and the last axis for channels otherwise.
         mask: (*spatial,) weights ≥ 0 of the pixels; pixels of weight 0 neither send nor receive.
         given: For kernels over `Given(name)`, by name: features (*spatial, d) or (N, d), divided by their deviations,
-            or a kernel, an object with `filter(values, transpose)` for values (N, C).
+            or a kernel, an object with `filter(values, transpose)` for values (N, C). For regions: ids (*spatial) or
+            memberships (S, *spatial).
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel in a larger image, in pixels; None is 0. The place of a lattice
@@ -181,37 +284,43 @@ def pairwise_terms(
 
 def build_terms(
     crf: CRF, guide: Guide, spacing: float | Sequence[float] | None, dtype: np.dtype[Any], threads: int | None
-) -> list[PairwiseTerm]:
-    """The term of every kernel, from input that has been checked, as has the memory it takes."""
+) -> list[Term]:
+    """All terms of a CRF, from input that has been checked, as has the memory it takes."""
     in_pixels = crf if spacing is None else crf.in_pixels(spacing, len(guide.grid))
-    return [
+    pairs = [
         PairwiseTerm.of_checked(
             build_kernel(kernel, guide, dtype, threads), kernel.weight, kernel.normalization, guide.mask
         )
         for kernel in in_pixels.kernels
     ]
+    return [*pairs, *(_region_term(regions, guide) for regions in crf.regions)]
 
 
 def terms_bytes(crf: CRF, guide: Guide, itemsize: int) -> int:
     """About how many bytes `build_terms` takes."""
-    return sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.kernels)
+    shapes = (real_shape(_given_segments(each, guide), f"given[{each.name!r}]") for each in crf.regions)
+    segments = sum(region_bytes(num_points(shape)) for shape in shapes)
+    return segments + sum(kernel_bytes(kernel, guide, itemsize) for kernel in crf.kernels)
 
 
-def precision(pairwise: Sequence[PairwiseTerm]) -> np.dtype[Any] | None:
+def precision(pairwise: Sequence[Term]) -> np.dtype[Any] | None:
     """The dtype in which our own kernels compute; None if there are none."""
     if not isinstance(pairwise, Sequence):
         raise TypeError(f"pairwise is a {type(pairwise).__name__}; expected a list of PairwiseTerm(kernel, weight)")
     for index, term in enumerate(pairwise):
-        if not isinstance(term, PairwiseTerm):
-            raise TypeError(f"pairwise[{index}] is a {type(term).__name__}; expected PairwiseTerm(kernel, weight)")
-    dtypes = {term.kernel.dtype for term in pairwise if isinstance(term.kernel, NativeKernel)}
+        if not all(hasattr(term, name) for name in ("message", "vjp", "check_points", "dtype")):
+            raise TypeError(
+                f"pairwise[{index}] is a {type(term).__name__}; expected PairwiseTerm(kernel, weight), a RegionTerm or "
+                "another term with their methods"
+            )
+    dtypes = {term.dtype for term in pairwise if term.dtype is not None}
     if len(dtypes) > 1:
         raise ValueError("pairwise mixes float32 and float64 kernels; build all of them in one precision")
     return next(iter(dtypes), None)
 
 
 def checked_couplings(
-    shape: Shape, pairwise: Sequence[PairwiseTerm], compatibility: ArrayLike | None
+    shape: Shape, pairwise: Sequence[Term], compatibility: ArrayLike | None
 ) -> tuple[list[Matrix], Matrix | None]:
     """E of every term and the compatibility as a matrix, after checking that terms fit scores of this shape."""
     classes, *spatial = shape
@@ -220,31 +329,33 @@ def checked_couplings(
         check_classes(compatible, classes, "compatibility")
     couplings = []
     for index, term in enumerate(pairwise):
-        _check_points(term.kernel, tuple(spatial), f"pairwise[{index}]")
+        term.check_points(tuple(spatial), f"pairwise[{index}]")
         weight: Any = term.weight
         check_classes(weight, classes, f"the weight of pairwise[{index}]")
         couplings.append(coupling(compatible, weight))
     return couplings, compatible
 
 
-def _filtered_mask(kernel: Any, mask: Array | None) -> Array:
-    """K m, which a normalisation divides by; no mask is 1 everywhere."""
+def filtered_mask(kernel: Any, mask: Array | None) -> Array:
+    """K m + ε, which a normalisation divides by; no mask is 1 everywhere."""
+    norm: Array
     if isinstance(kernel, NativeKernel):
-        return kernel.norm_of(mask)
-    if hasattr(kernel, "norm"):
-        norm: Array = kernel.norm(mask)
-        return norm
-    weights = np.ones(kernel.num_points) if mask is None else mask
-    return np.asarray(kernel.filter(weights[:, None]))[:, 0]
+        norm = kernel.norm_of(mask)
+    elif hasattr(kernel, "norm"):
+        norm = kernel.norm(mask)
+    else:
+        weights = np.ones(kernel.num_points) if mask is None else mask
+        norm = np.asarray(kernel.filter(weights[:, None]))[:, 0]
+    return norm + EPSILON
 
 
-def _check_points(kernel: Any, spatial: Shape, name: str) -> None:
-    points = num_points(spatial)
-    if kernel.num_points != points:
-        raise ValueError(
-            f"scores of spatial shape {spatial} have {points} points, but the kernel of {name} has {kernel.num_points}"
-        )
-    grid = kernel.shape if isinstance(kernel, GridGaussian) else spatial
-    if len(grid) == len(spatial) and grid != spatial:
-        swapped = "; did you swap height and width?" if grid == spatial[::-1] else ""
-        raise ValueError(f"scores have spatial shape {spatial}, but the kernel of {name} is a grid of {grid}{swapped}")
+def _region_term(regions: Regions, guide: Guide) -> RegionTerm:
+    segments = region_array(_given_segments(regions, guide), f"given[{regions.name!r}]", guide.grid)
+    return RegionTerm.of_checked(segments, regions, guide.mask, guide.grid)
+
+
+def _given_segments(regions: Regions, guide: Guide) -> Any:
+    """What a call gave as the segments of regions."""
+    if regions.name not in guide.given:
+        raise ValueError(missing(regions.name, guide.given, regions=True))
+    return guide.given[regions.name]

@@ -1,10 +1,10 @@
 """The CRF as a differentiable function of the backend's tensors; the only file that tells the backends apart.
 
 A layer's call is one call of native code forward and one backward; lattices stay out of the frameworks' graphs. On
-PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Pass`, which their graphs call with NumPy arrays.
+PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Run`, which their graphs call with NumPy arrays.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRF
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.backend import Execution, Gradients, Inputs, UnsupportedError
+from crfrnn.inference.losses import SLACK, not_probabilities
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
 
@@ -29,7 +30,8 @@ class Scene(NamedTuple):
     Attributes:
         logits: (B, *spatial, C) or, channels first, (B, C, *spatial), float32 or float64.
         image: The same with its own number of channels.
-        given: The same layout; features by the names in `Given`.
+        given: The same layout; features by the names in `Given`, and memberships by those of regions, or ids
+            (B, *spatial) of int32.
         mask: (B, *spatial), or None.
     """
 
@@ -39,44 +41,80 @@ class Scene(NamedTuple):
     mask: Any
 
 
-def refine(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout, training: bool) -> Any:
-    """Refined logits, in the backend's own tensors; logits and weights get gradients.
+def refine(
+    crf: CRF,
+    scene: Scene,
+    weights: Sequence[Any],
+    compatibility: Any,
+    thetas: Mapping[str, Any],
+    layout: Layout,
+    training: bool,
+) -> Any:
+    """Refined logits, in the backend's own tensors; everything gets gradients, or what `Pass.fixed` leaves.
 
     Args:
-        weights: W of each kernel, (C, C) in the dtype of the logits; compatibility, M, too.
+        weights: W of each term, (C, C) in the dtype of the logits; compatibility, M, too.
+        thetas: θ that are trained, (n,), by name.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
     Returns: As the logits.
+    Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions or with Frank-Wolfe.
     """
     if keras.backend.backend() == "torch":
-        return _torch(crf, scene, weights, compatibility, layout)
+        return _torch(crf, scene, weights, compatibility, thetas, layout)
+    if thetas and not batch.learns_guide(crf):
+        beside = "beside regions" if crf.regions else f"with {type(crf.solver).__name__}"
+        raise UnsupportedError(
+            f"learn_theta {beside} is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
+        )
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
-    inputs = [scene.logits, scene.image, *couplings, *scene.given.values(), *masks]
-    return call(Pass(crf, tuple(scene.given), layout), inputs, training)
+    inputs = [scene.logits, *couplings, *thetas.values(), scene.image, *scene.given.values(), *masks]
+    return call(Pass(crf, tuple(thetas), tuple(scene.given), layout), inputs, training)
+
+
+def pair_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, training: bool) -> Any:
+    """Σ_k w_k N_k v for values v, in the place of the scene's logits; they get gradients.
+
+    Args:
+        layout: Of the values.
+        own_pairs: Whether the pair of a pixel with itself counts; it weighs 1 in a Gaussian.
+        training: As for `refine`.
+    Returns: As the values.
+    """
+    if keras.backend.backend() == "torch":
+        return _torch_filter(crf, scene, layout, own_pairs)
+    masks = [] if scene.mask is None else [scene.mask]
+    inputs = [scene.logits, scene.image, *scene.given.values(), *masks]
+    return call(FilterPass(crf, (), tuple(scene.given), layout, own_pairs), inputs, training)
 
 
 def call(run: "Run", inputs: Sequence[Any], training: bool) -> Any:
-    """What a run makes of tensors of TensorFlow or JAX; the first of them, and what it trains, get gradients."""
+    """What a run makes of tensors of TensorFlow or JAX, with its gradients."""
     if keras.backend.backend() == "jax":
         return _jax_function(run)(*inputs)
     return _tensorflow(inputs, run, training)
 
 
 class Run(Hashable, Protocol):
-    """A function of arrays with its gradient, hashable. Inputs are scores, image, what is trained, and others."""
+    """A function of arrays with its gradient, hashable. Scores are the first input."""
 
     @property
-    def given(self) -> tuple[str, ...]:
-        """The names of further inputs, which get no gradient; a mask may follow."""
+    def coupled(self) -> int:
+        """How many inputs get the gradients that `backward` computes."""
         ...
 
     @property
-    def trained(self) -> int:
-        """How many inputs after the image get gradients."""
+    def learned(self) -> int:
+        """How many inputs get gradients whenever there are any."""
         ...
 
-    def result_shape(self, scores: Sequence[Any], image: Sequence[Any]) -> tuple[Any, ...]:
-        """The shape of the result, with sizes as they are known."""
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The names of the inputs after the coupled ones, if they get no gradients; else none."""
+        ...
+
+    def result_shape(self, shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+        """The shape of the result from those of the inputs, with sizes as they are known."""
         ...
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
@@ -88,58 +126,96 @@ class Run(Hashable, Protocol):
         ...
 
     def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
-        """Gradients to the scores and to what is trained."""
+        """Gradients to the coupled inputs."""
+        ...
+
+    def backward_to_all(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to all inputs; not called where some are fixed."""
         ...
 
 
 @dataclass(frozen=True)
-class Pass:
-    """The CRF and its gradients on arrays in the layout of the layer, called from the graphs of a framework.
+class Crossing:
+    """A function of scores and a CRF's kernels, on arrays in the layout of the caller.
 
-    Inputs are logits, image, the coupling M W of each kernel, features by name, and the mask if there is one.
+    Inputs are scores, what is coupled with them, θ by name, image, features and segments by name, and the mask if there
+    is one.
     """
 
     crf: CRF
+    thetas: tuple[str, ...]
     given: tuple[str, ...]
     layout: Layout
 
     @property
-    def trained(self) -> int:
-        """How many couplings there are."""
-        return len(self.crf.kernels)
+    def coupled(self) -> int:
+        """The scores alone."""
+        return 1
 
-    def result_shape(self, scores: Sequence[Any], image: Sequence[Any]) -> tuple[Any, ...]:
-        """That of the logits."""
-        return tuple(scores)
+    @property
+    def learned(self) -> int:
+        """How many inputs come before those that no layer trains."""
+        return self.coupled + len(self.thetas)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def result_shape(self, shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+        """That of the scores."""
+        return tuple(shapes[0])
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number of nothing."""
-        return self._run(inputs, False)[0], np.asarray(-1, np.int32)
+        """The result, and the number of nothing."""
+        return self._channels_back(self._run(inputs, False)[0]), np.asarray(-1, np.int32)
 
     def forward(self, *inputs: Array) -> tuple[Array, Array]:
-        """Refined logits, and the number for `backward`."""
-        refined, records = self._run(inputs, True)
-        return refined, np.asarray(kept.put(records), np.int32)
+        """The result, and the number for `backward`."""
+        result, records = self._run(inputs, True)
+        return self._channels_back(result), np.asarray(kept.put(records), np.int32)
 
     def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
-        """Gradients to the logits and to the couplings."""
+        """Gradients to the scores and to what is coupled with them."""
+        found = self._gradients(cotangent, number, inputs, False)
+        return self._channels_back(found.logits), *found.couplings
+
+    def backward_to_all(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """Gradients to all inputs."""
+        found = self._gradients(cotangent, number, inputs, True)
+        planes = [found.image, *(found.given[name] for name in self.given)]
+        thetas = [found.thetas[name] for name in self.thetas]
+        rest = [None if each is None else self._channels_back(each) for each in planes] + [found.mask]
+        gradients = [self._channels_back(found.logits), *found.couplings, *thetas, *rest]
+        pairs = zip(gradients, inputs, strict=False)
+        return tuple(np.zeros_like(of) if each is None else np.asarray(each, of.dtype) for each, of in pairs)
+
+    def _gradients(self, cotangent: Array, number: Array, inputs: Sequence[Array], guide: bool) -> Gradients:
         records = kept.take(int(number))
         if records is None:
             _, records = self._run(inputs, True)
-        couplings = inputs[2 : 2 + self.trained]
-        to_logits, to_couplings = batch.vjp(self.crf, self._channels_first(cotangent), records, couplings, Execution())
-        return self._channels_back(to_logits), *to_couplings
+        return self._vjp(self._channels_first(cotangent), records, inputs, guide)
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        logits, image, *rest = inputs
-        couplings, others = rest[: self.trained], rest[self.trained :]
-        given = dict(zip(self.given, others, strict=False))
-        mask = others[len(given)] if len(others) > len(given) else None
-        self.layout.check(logits.shape, image.shape, None if mask is None else mask.shape)
-        planes = {name: self._channels_first(features) for name, features in given.items()}
-        scene = Inputs(self._channels_first(logits), self._channels_first(image), mask, planes)
-        refined, records = batch.forward(self.crf, scene, couplings, keep, Execution())
-        return self._channels_back(refined), records
+        raise NotImplementedError
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
+    ) -> Gradients:
+        raise NotImplementedError
+
+    def _scene(self, inputs: Sequence[Array]) -> Inputs:
+        """What is computed from, channels first."""
+        scores, thetas = inputs[0], inputs[self.coupled : self.learned]
+        image, *others = inputs[self.learned :]
+        mask = others[len(self.given)] if len(others) > len(self.given) else None
+        self.layout.check(scores.shape, image.shape, None if mask is None else mask.shape)
+        given = {
+            name: each if each.ndim < scores.ndim else self._channels_first(each)
+            for name, each in zip(self.given, others, strict=False)
+        }
+        by_name = dict(zip(self.thetas, thetas, strict=True))
+        return Inputs(self._channels_first(scores), self._channels_first(image), mask, given, thetas=by_name)
 
     def _channels_first(self, array: Array) -> Array:
         return np.moveaxis(array, self.layout.channel_axis, 1)
@@ -148,7 +224,79 @@ class Pass:
         return np.moveaxis(array, 1, self.layout.channel_axis)
 
 
-def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, layout: Layout) -> Any:
+@dataclass(frozen=True)
+class Pass(Crossing):
+    """The CRF: logits refined, coupled with M W of each term."""
+
+    @property
+    def coupled(self) -> int:
+        """The logits and the couplings."""
+        return 1 + len(self.crf.terms)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """All but the logits and the couplings, where the native backend has no gradients to others."""
+        return () if batch.learns_guide(self.crf) else ("image", *self.given, "mask")
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        return batch.forward(self.crf, self._scene(inputs), inputs[1 : self.coupled], keep, Execution())
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
+    ) -> Gradients:
+        couplings = inputs[1 : self.coupled]
+        return batch.vjp(self.crf, self._scene(inputs), cotangent, records, couplings, Execution(), guide)
+
+
+@dataclass(frozen=True)
+class FilterPass(Crossing):
+    """The sum of the CRF's weighted filters, of values that are one less probabilities."""
+
+    own_pairs: bool
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """All but the values."""
+        return ("image", *self.given, "mask")
+
+    def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
+        scene = self._scene(inputs)
+        check_complement(scene.logits)
+        records = batch.pairwise(self.crf, scene, Execution())
+        return batch.pairwise_filtered(scene.logits, records, self.own_pairs, False, Execution()), records
+
+    def _vjp(
+        self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
+    ) -> Gradients:
+        return Gradients(batch.pairwise_filtered(cotangent, records, self.own_pairs, True, Execution()), [])
+
+
+def check_complement(values: Array) -> None:
+    """Raise a ValueError if some of the probabilities that these values complete to 1 are above 1."""
+    if values.min() < -SLACK:
+        raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
+
+
+def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> Any:
+    import torch
+
+    from crfrnn.torch import losses
+    from crfrnn.torch import scene as torch_scene
+
+    def planes(tensor: Any) -> Any:
+        return tensor.movedim(layout.channel_axis, 1)
+
+    values = planes(scene.logits)
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_complement(values.detach().numpy())
+    given = {name: planes(features) for name, features in scene.given.items()}
+    inputs = torch_scene.Scene(values, planes(scene.image), scene.mask, given, None)
+    return losses.pair_filter(crf, inputs, own_pairs, None)(values).movedim(1, layout.channel_axis)
+
+
+def _torch(
+    crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, thetas: Mapping[str, Any], layout: Layout
+) -> Any:
     """By the operators of `crfrnn.torch`, where the tensors lie."""
     from crfrnn.torch import functional
     from crfrnn.torch import scene as torch_scene
@@ -156,9 +304,11 @@ def _torch(crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, l
     def planes(tensor: Any) -> Any:
         return tensor.movedim(layout.channel_axis, 1)
 
-    given = {name: planes(features) for name, features in scene.given.items()}
+    given = {
+        name: tensor if tensor.ndim < scene.logits.ndim else planes(tensor) for name, tensor in scene.given.items()
+    }
     inputs = torch_scene.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
-    refined = functional.refine(crf, inputs, weights, compatibility, False, Execution())
+    refined = functional.refine(crf, inputs, weights, compatibility, False, Execution(), thetas)
     return refined.movedim(1, layout.channel_axis)
 
 
@@ -167,34 +317,34 @@ def _jax_function(run: Run) -> Any:
     """The differentiable function of JAX arrays; always the same object, or JAX would compile again at every call."""
     import jax
 
-    infer, learn, learn_back = (_jax_call(function) for function in (run.infer, run.forward, run.backward))
+    infer, learn = _jax_call(run.infer), _jax_call(run.forward)
+    to_layer, to_all = _jax_call(run.backward), _jax_call(run.backward_to_all)
     number = jax.ShapeDtypeStruct((), np.int32)
 
-    def result(scores: Any, image: Any) -> Any:
-        return jax.ShapeDtypeStruct(run.result_shape(scores.shape, image.shape), scores.dtype)
+    def result(inputs: Sequence[Any]) -> Any:
+        return jax.ShapeDtypeStruct(run.result_shape([each.shape for each in inputs]), inputs[0].dtype)
 
     def refine(*inputs: Any) -> Any:
-        return infer([result(*inputs[:2]), number], *inputs)[0]
+        return infer([result(inputs), number], *inputs)[0]
 
     def forward(*primals: Any) -> tuple[Any, Any]:
-        names = ["image", *run.given, *(["mask"] if len(primals) > 2 + run.trained + len(run.given) else [])]
-        for name, primal in zip(names, [primals[1], *primals[2 + run.trained :]], strict=True):
+        inputs = [primal.value for primal in primals]
+        for name, primal in zip(run.fixed, primals[run.coupled :], strict=False):
             if primal.perturbed:
                 raise ValueError(
                     f"{name} requires a gradient, which crfrnn does not compute; pass keras.ops.stop_gradient({name})"
                 )
-        inputs = [primal.value for primal in primals]
-        refined, kept_under = learn([result(*inputs[:2]), number], *inputs)
-        return refined, (kept_under, inputs)
+        refined, kept_under = learn([result(inputs), number], *inputs)
+        guide = any(primal.perturbed for primal in primals[run.coupled :])
+        return refined, (kept_under, inputs, () if guide else None)  # JAX would make an array of a truth value
 
     def backward(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
-        kept_under, inputs = residuals
-        logits, _, *couplings = inputs
+        kept_under, inputs, guide = residuals
         if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-            cotangent = jax.numpy.zeros(cotangent.shape, logits.dtype)
-        trained = couplings[: run.trained]
-        to_logits, *to_couplings = learn_back([logits, *trained], cotangent, kept_under, *inputs)
-        return (to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained))
+            cotangent = jax.numpy.zeros(cotangent.shape, inputs[0].dtype)
+        back, of = (to_layer, inputs[: run.coupled]) if guide is None else (to_all, inputs)
+        gradients = back(of, cotangent, kept_under, *inputs)
+        return (*gradients, *[None] * (len(inputs) - len(gradients)))
 
     function: Any = jax.custom_vjp(refine)
     function.defvjp(forward, backward, symbolic_zeros=True)
@@ -227,9 +377,10 @@ def _tensorflow(inputs: Sequence[Any], run: Run, training: bool) -> Any:
     import tensorflow as tf
 
     eager = tf.executing_eagerly()
+    watched = eager and not run.fixed and _watched(inputs[run.coupled :])
     if not eager and _compiled_by_xla(tf.compat.v1.get_default_graph()):
         raise ValueError(
-            "CrfRnnLayer cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
+            "crfrnn cannot be compiled by XLA on TensorFlow, nor run on a TPU, because it runs in Python: leave "
             "out jit_compile=True, or use Keras' JAX backend"
         )
 
@@ -245,23 +396,39 @@ def _tensorflow(inputs: Sequence[Any], run: Run, training: bool) -> Any:
         return run.forward(*arrays) if keep[-1] else run.infer(*arrays)
 
     def refine(*inputs: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
-        logits, _, *couplings = inputs
+        logits = inputs[0]
         keep.append(eager and training)
         refined, number = call(forward, inputs, [logits.dtype, tf.int32])
-        refined.set_shape(run.result_shape(logits.shape, inputs[1].shape))
+        refined.set_shape(run.result_shape([each.shape for each in inputs]))
+
+        def back(function: Callable[..., Any], cotangent: Any, of: Sequence[Any]) -> list[Any]:
+            gradients = call(function, [cotangent, number, *inputs], [tensor.dtype for tensor in of])
+            for tensor, other in zip(gradients, of, strict=True):
+                tensor.set_shape(other.shape)
+            return gradients
 
         def gradient(cotangent: Any) -> list[Any]:
             keep.append(not eager or training)  # a graph is traced before it runs, so this is known in time
-            given = [logits, *couplings[: run.trained]]
-            gradients = call(run.backward, [cotangent, number, *inputs], [tensor.dtype for tensor in given])
-            for tensor, of in zip(gradients, given, strict=True):
-                tensor.set_shape(of.shape)
-            to_logits, *to_couplings = gradients
-            return [to_logits, None, *to_couplings, *[None] * (len(inputs) - 2 - run.trained)]
+            if run.learned > run.coupled or watched:
+                return back(run.backward_to_all, cotangent, inputs)
+            to_layer = back(run.backward, cotangent, inputs[: run.coupled])
+            if eager or run.fixed:
+                return to_layer + [None] * (len(inputs) - len(to_layer))
+            # A call of its own, which a graph leaves out where nobody asks for its gradients.
+            return to_layer + back(run.backward_to_all, cotangent, inputs)[run.coupled :]
 
         return refined, gradient
 
     return tf.custom_gradient(refine)(*inputs)
+
+
+def _watched(tensors: Sequence[Any]) -> bool:
+    """Whether a tape records what happens to these tensors; True if TensorFlow no longer says it where it did."""
+    try:
+        from tensorflow.python.eager.record import should_record_backprop
+    except ImportError:
+        return True
+    return bool(should_record_backprop(tensors))
 
 
 def _compiled_by_xla(graph: Any) -> bool:

@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+
 from crfrnn.inference.batch import Record
-from crfrnn.memory import lattice_bytes
+from crfrnn.memory import array_bytes, lattice_bytes
 
 LIMIT = 2 * 2**30
 """Bytes kept besides what the newest forward pass left."""
@@ -45,8 +47,6 @@ class Kept:
 
 
 def _bytes(records: Sequence[Record]) -> int:
-    return sum(
-        sum(lattice_bytes(term.kernel.num_points, 2, record.kept.itemsize) for term in record.terms)
-        + int(record.kept.nbytes)
-        for record in records
-    )
+    terms = (term for record in records for term in record.terms)
+    lattices = sum(lattice_bytes(term.num_points, 2, np.dtype(term.dtype or np.float64).itemsize) for term in terms)
+    return lattices + sum(array_bytes(record.kept) for record in records)

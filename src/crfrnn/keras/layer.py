@@ -5,10 +5,11 @@ from itertools import product
 from typing import Any, TypeAlias, get_args
 
 import keras
+import numpy as np
 from keras import ops
 
 from crfrnn.arrays import spatial_shape
-from crfrnn.attributes import CrfAttributes, alone
+from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, decoded, encoded
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
@@ -45,9 +46,13 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
             so does the forward pass of a call whose gradients are wanted (docs/algorithm.md, section 8). An attribute
             too.
-        crf: Any other kernels, and how they are solved; it takes the place of the θ, `num_iterations`, `spatial`,
-            `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I and M is -I,
-            as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of the kernels.
+        learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
+            or channel where they are given so. The backward pass then takes up to twice as long.
+        crf: Any other kernels and regions, and how they are solved; it takes the place of the θ, `num_iterations`,
+            `spatial`, `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I
+            and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of
+            the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any type, or
+            memberships (B, *spatial, S), which get no gradient.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
@@ -57,6 +62,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         spatial_ker_weights: W_s, (C, C), trainable.
         bilateral_ker_weights: W_b, (C, C), trainable.
         compatibility_matrix: M, (C, C), trainable.
+        log_theta_alpha, log_theta_beta, log_theta_gamma: With learn_theta, the logarithms, trainable. The attributes
+            without log_ are the present values.
     References: Zheng et al. 2015, algorithm 1.
     """
 
@@ -72,6 +79,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         spatial: SpatialKernel = "grid",
         filter: Filter = "lattice",
         tolerance: float = MeanField.tolerance,
+        learn_theta: bool = False,
         crf: CRF | dict[str, Any] | None = None,
         upsampling: Method | None = None,
         data_format: str | None = None,
@@ -97,7 +105,10 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
+        self.learn_theta = bool(learn_theta)
         self.crf = alone(decoded(crf) if isinstance(crf, dict) else crf, short, CRFParameters())
+        if learn_theta:
+            trained_thetas(self.crf)
         self.upsampling = upsampling
         self.data_format = data_format
         self.supports_jit = keras.backend.backend() != "tensorflow"
@@ -105,7 +116,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
     def build(self, input_shape: Any) -> None:
         """Make the weights, in the order in which weight files hold them."""
         classes = num_classes_of(self.num_classes)
-        for name, gain in (*((f"{name}_ker_weights", 1) for name in self.crf.names), ("compatibility_matrix", -1)):
+        for name, gain in (*((f"{name}_ker_weights", 1) for name in self._crf.names), ("compatibility_matrix", -1)):
             weight = self.add_weight(
                 name=name,
                 shape=(classes, classes),
@@ -113,13 +124,18 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
                 autocast=False,
             )
             setattr(self, name, weight)
+        for name, theta in self._crf.thetas.items() if self.learn_theta else ():
+            log = np.log(np.asarray(theta, np.float64))
+            start = keras.initializers.Constant(log)
+            weight = self.add_weight(name=f"log_{name}", shape=log.shape, initializer=start, autocast=False)
+            setattr(self, f"log_{name}", weight)
 
     def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
         """Refined logits.
 
         Args:
             inputs: [logits, image]. Logits (B, *spatial, C), higher is likelier; image (B, *spatial, K) in the units
-                of theta_beta, which gets no gradient. With data_format "channels_first" the channels are on axis 1.
+                of theta_beta. With data_format "channels_first" the channels are on axis 1.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages. A list
                 holds masks that all count; None in it is no mask.
             training: Whether gradients will be asked for. Without it they are right too, but take longer where
@@ -128,23 +144,27 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         Raises: ValueError: if shapes do not fit. For scores that are not finite, the error depends on the backend.
         """
         logits, image, *others = self._inputs(inputs)
-        weight = _combined(mask)
+        weight = combined(mask)
         layout = self._layout()
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         image = ops.cast(image, dtype)
         logits = at_image_size(ops.cast(logits, dtype), image, self.upsampling, layout, bool(training))
         layout.check(logits.shape, image.shape, None if weight is None else weight.shape)
-        for name, features in zip(self.crf.given_names, others, strict=True):
-            layout.check(logits.shape, features.shape, None, name)
+        self._check_given(layout, logits.shape, [each.shape for each in others])
         scores = logits
         if self.num_classes == 1:
             scores = ops.concatenate([ops.zeros_like(scores), scores], axis=layout.channel_axis)
-        given = {name: ops.cast(features, dtype) for name, features in zip(self.crf.given_names, others, strict=True)}
+        given = {
+            name: ops.cast(each, "int32" if len(each.shape) < len(logits.shape) else dtype)
+            for name, each in zip(self._crf.given_names, others, strict=True)
+        }
+        thetas = {name: ops.exp(log) for name, log in self._log_thetas().items()}
         refined = bridge.refine(
-            self.crf,
+            self._crf,
             bridge.Scene(scores, image, given, None if weight is None else ops.cast(weight, dtype)),
-            [ops.cast(getattr(self, f"{name}_ker_weights"), dtype) for name in self.crf.names],
+            [ops.cast(getattr(self, f"{name}_ker_weights"), dtype) for name in self._crf.names],
             ops.cast(self.compatibility_matrix, dtype),
+            {name: ops.cast(ops.reshape(theta, (-1,)), dtype) for name, theta in thetas.items()},
             layout._replace(num_classes=num_classes_of(self.num_classes)),
             bool(training),
         )
@@ -155,7 +175,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """The masks of both inputs in one."""
-        return _combined(previous_mask)
+        return combined(previous_mask)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the logits."""
@@ -164,14 +184,28 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         if self.upsampling is not None:
             logits = layout.upsampled(logits, image)
         layout.check(logits, image, None)
-        for name, features in zip(self.crf.given_names, others, strict=True):
-            layout.check(logits, features, None, name)
+        self._check_given(layout, logits, others)
         return tuple(logits)
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes an equal layer from."""
-        config = {name: getattr(self, name) for name in ("image_dims", "num_classes", "upsampling", "data_format")}
+        names = ("image_dims", "num_classes", "learn_theta", "upsampling", "data_format")
+        config = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **config, **self._crf_config()}
+
+    def _log_thetas(self) -> dict[str, Any]:
+        """The variables of θ that are trained, by its name; none before they are made."""
+        if not (self.learn_theta and self.built):
+            return {}
+        return {name: getattr(self, f"log_{name}") for name in self._crf.thetas}
+
+    def _learned_thetas(self) -> dict[str, Any]:
+        logs = {name: ops.convert_to_numpy(log) for name, log in self._log_thetas().items()}
+        return {name: np.exp(log).tolist() for name, log in logs.items()}
+
+    def _set_learned_thetas(self) -> None:
+        for name, log in self._log_thetas().items():
+            log.assign(np.log(self._crf.thetas[name]))
 
     def _crf_config(self) -> dict[str, Any]:
         """The arguments of the published layer if they are enough, else the CRF."""
@@ -194,7 +228,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         return super()._trackable_children(save_type, **kwargs)
 
     def _inputs(self, inputs: Any) -> Sequence[Any]:
-        names = ["logits", "image", *self.crf.given_names]
+        names = ["logits", "image", *self._crf.given_names]
         if not isinstance(inputs, list | tuple) or len(inputs) != len(names):
             given = f"a list of {len(inputs)}" if isinstance(inputs, list | tuple) else f"one {type(inputs).__name__}"
             count = "two" if len(names) == 2 else str(len(names))
@@ -203,11 +237,19 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             )
         return inputs
 
+    def _check_given(self, layout: Layout, logits: Any, given: Sequence[Any]) -> None:
+        """Raise a ValueError unless shapes of features, or of the segments of regions, go with that of the logits."""
+        for name, shape in zip(self._crf.given_names, given, strict=True):
+            if name in self._crf.region_names and len(shape) < len(logits):
+                layout.check_plane(logits, shape, name)
+            else:
+                layout.check(logits, shape, None, name)
+
     def _layout(self) -> Layout:
         return Layout(self.num_classes, self.image_dims, CHANNEL_AXES[self.data_format])
 
 
-def _combined(mask: Any) -> Any:
+def combined(mask: Any) -> Any:
     """All masks combined into one; Keras passes one for each input."""
     masks = [each for each in (mask if isinstance(mask, list | tuple) else [mask]) if each is not None]
     if len(masks) < 2:

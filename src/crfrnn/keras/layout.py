@@ -16,45 +16,53 @@ class Layout(NamedTuple):
         num_classes: Channels of the logits.
         image_dims: The spatial shape; None takes any.
         channel_axis: -1 for channels last, 1 for channels first.
+        scores: What the logits are called.
     """
 
     num_classes: int
     image_dims: tuple[int, ...] | None
     channel_axis: int
+    scores: str = "logits"
 
     def check(self, logits: Sizes, image: Sizes, mask: Sizes | None, name: str = "image") -> None:
         """Raise a ValueError unless the three shapes go together; the image is called by this name."""
         expected = self._shape("batch", "*spatial", str(self.num_classes))
         if not 3 <= len(logits) <= 5:
-            raise ValueError(f"logits have shape {tuple(logits)}; expected {expected} with 1 to 3 spatial axes")
+            raise ValueError(f"{self.scores} have shape {tuple(logits)}; expected {expected} with 1 to 3 spatial axes")
         channels = logits[self.channel_axis]
         if isinstance(channels, int) and channels != self.num_classes:
             swapped = len(image) == len(logits) and image[self.channel_axis] == self.num_classes
             raise ValueError(
-                f"logits have shape {tuple(logits)}, with {channels} classes on axis {self.channel_axis}; this "
+                f"{self.scores} have shape {tuple(logits)}, with {channels} classes on axis {self.channel_axis}; this "
                 f"CrfRnnLayer was made for {self.num_classes} classes: expected {expected}"
                 f"{'; the logits come first, then the image' if swapped else ''}"
             )
         if any(isinstance(size, int) and size == 0 for size in logits):
-            raise ValueError(f"logits have shape {tuple(logits)}, which holds nothing; expected {expected}")
+            raise ValueError(f"{self.scores} have shape {tuple(logits)}, which holds nothing; expected {expected}")
         batch, spatial = logits[0], self.spatial(logits)
         if self.image_dims is not None and not _same(spatial, self.image_dims):
             raise ValueError(
-                f"logits have the size {spatial}, but this CrfRnnLayer was made for image_dims={self.image_dims}; "
-                "image_dims=None takes any size"
+                f"{self.scores} have the size {spatial}, but this CrfRnnLayer was made for "
+                f"image_dims={self.image_dims}; image_dims=None takes any size"
             )
         if len(image) != len(logits) or not _same((image[0], *self.spatial(image)), (batch, *spatial)):
             wanted = self._shape(*map(str, (batch, *spatial)), "channels")
             raise ValueError(
-                f"{name} has shape {tuple(image)}; expected {wanted} to go with logits of shape {tuple(logits)}"
+                f"{name} has shape {tuple(image)}; expected {wanted} to go with {self.scores} of shape {tuple(logits)}"
                 f"{hint_for(spatial, self.spatial(image)) if name == 'image' else ''}"
             )
         if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
             raise ValueError(f"{name} has shape {tuple(image)}; expected at least one channel")
-        if mask is not None and not _same(mask, (batch, *spatial)):
+        if mask is not None:
+            self.check_plane(logits, mask)
+
+    def check_plane(self, logits: Sizes, plane: Sizes, name: str = "mask") -> None:
+        """Raise a ValueError unless what is called by this name has the shape of the logits without their channels."""
+        expected = (logits[0], *self.spatial(logits))
+        if not _same(plane, expected):
             raise ValueError(
-                f"mask has shape {tuple(mask)}; expected {(batch, *spatial)}, without a channel axis, to go with "
-                f"logits of shape {tuple(logits)}"
+                f"{name} has shape {tuple(plane)}; expected {expected}, without a channel axis, to go with "
+                f"{self.scores} of shape {tuple(logits)}"
             )
 
     def upsampled(self, logits: Sizes, image: Sizes) -> tuple[Any, ...]:

@@ -42,12 +42,13 @@ class Stretch:
 
     method: Method
     layout: Layout
-    given: tuple[str, ...] = ()
-    trained: int = 0
+    coupled: int = 1
+    learned: int = 1
+    fixed: tuple[str, ...] = ("image",)
 
-    def result_shape(self, scores: Sequence[Any], image: Sequence[Any]) -> tuple[Any, ...]:
+    def result_shape(self, shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         """That of the image, with the channels of the scores."""
-        return self.layout.upsampled(scores, image)
+        return self.layout.upsampled(*shapes)
 
     def infer(self, *inputs: Array) -> tuple[Array, Array]:
         """Upsampled scores, and the number of nothing."""
@@ -61,6 +62,10 @@ class Stretch:
     def backward(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
         """The gradient to the scores."""
         return (self._each([each.transpose for each in self._maps(*inputs)], cotangent),)
+
+    def backward_to_all(self, cotangent: Array, number: Array, *inputs: Array) -> tuple[Array, ...]:
+        """The image is fixed."""
+        raise NotImplementedError
 
     def _maps(self, scores: Array, image: Array) -> list[Linear | JointBilateral]:
         """The map of each image of the batch."""

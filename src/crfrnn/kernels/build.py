@@ -102,9 +102,11 @@ def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
     return given[name] if hasattr(given[name], "filter") else None
 
 
-def missing(name: str, given: Mapping[str, Any]) -> str:
-    """The message for a call that gave nothing under a name."""
+def missing(name: str, given: Mapping[str, Any], regions: bool = False) -> str:
+    """The message for a call that gave nothing under a name, of a kernel or of regions."""
     there = f"; there is {', '.join(map(repr, given))}" if given else ""
+    if regions:
+        return f"regions need given={{{name!r}: …}}, ids of segments or memberships{there}"
     return f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}"
 
 

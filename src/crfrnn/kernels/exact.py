@@ -1,6 +1,6 @@
 """The exact Gaussian kernel between any points: every pair of them, nothing approximated."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,6 +31,8 @@ class ExactGaussian(NativeKernel):
         num_features: d.
         dtype: float32 or float64.
     """
+
+    symmetric: ClassVar[bool] = True
 
     def __init__(self, features: ArrayLike, *, threads: int | None = None) -> None:
         rows = float_array(features, "features")

@@ -19,7 +19,8 @@ class Guide(NamedTuple):
         grid: The spatial shape.
         image: (*grid, K), finite, or None.
         mask: Weights (N,) ≥ 0 of the points, or None.
-        given: Features or kernels by the names that `Given` has.
+        given: Features or kernels by the names that `Given` has, and segments by those of regions, as the call gave
+            them.
         origin: Position (x, y[, z]) of the first pixel in a larger image; None is 0.
     """
 
@@ -111,6 +112,44 @@ def _(features: Bilateral, guide: Guide, dtype: np.dtype[Any]) -> Array:
 def _(features: Given, guide: Guide, dtype: np.dtype[Any]) -> Array:
     count = given_count(features.name, guide.given, guide.grid)
     return float_array(guide.given[features.name], f"given[{features.name!r}]", dtype).reshape(-1, count)
+
+
+@singledispatch
+def feature_gradients(features: Features, guide: Guide, rows: Array, to_rows: Array) -> dict[tuple[str, str], Array]:
+    """Gradients to what `feature_rows` are made of, from those to the rows.
+
+    Returns: By kind and name: ("image", ""): (*grid, K); ("given", name): (N, d); ("thetas", name): one for each axis
+        or channel, in float64.
+    """
+    raise TypeError(f"features are a {type(features).__name__}, through which this backend computes no gradient")
+
+
+@feature_gradients.register
+def _(features: Spatial, guide: Guide, rows: Array, to_rows: Array) -> dict[tuple[str, str], Array]:
+    return {("thetas", "theta_gamma"): _theta_gradient(features.theta_gamma, rows, to_rows)}
+
+
+@feature_gradients.register
+def _(features: Bilateral, guide: Guide, rows: Array, to_rows: Array) -> dict[tuple[str, str], Array]:
+    axes = len(guide.grid)
+    channels = rows.shape[1] - axes
+    thetas = per_axis(features.theta_beta, channels, "theta_beta", "image channels")
+    return {
+        ("thetas", "theta_alpha"): _theta_gradient(features.theta_alpha, rows[:, :axes], to_rows[:, :axes]),
+        ("thetas", "theta_beta"): _theta_gradient(features.theta_beta, rows[:, axes:], to_rows[:, axes:]),
+        ("image", ""): (to_rows[:, axes:] / np.asarray(thetas, to_rows.dtype)).reshape(*guide.grid, channels),
+    }
+
+
+@feature_gradients.register
+def _(features: Given, guide: Guide, rows: Array, to_rows: Array) -> dict[tuple[str, str], Array]:
+    return {("given", features.name): to_rows}
+
+
+def _theta_gradient(theta: Any, rows: Array, to_rows: Array) -> Array:
+    """One for each column: a row is a number divided by θ, so ∂row/∂θ = -row/θ."""
+    sums = -np.einsum("nd,nd->d", rows, to_rows, dtype=np.float64)
+    return np.asarray(sums / np.asarray(theta, np.float64))
 
 
 def given_count(name: str, given: Mapping[str, Any], grid: Shape) -> int:

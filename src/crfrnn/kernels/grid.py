@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -31,6 +31,8 @@ class GridGaussian(NativeKernel):
         num_points: The product of the shape.
         dtype: As given.
     """
+
+    symmetric: ClassVar[bool] = True
 
     def __init__(
         self,

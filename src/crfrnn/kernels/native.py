@@ -5,7 +5,7 @@ checked where users gave it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +28,10 @@ class NativeKernel:
     Attributes:
         num_points: N.
         dtype: float32 or float64.
+        symmetric: Whether the kernel is its own transpose.
     """
 
+    symmetric: ClassVar[bool] = False
     num_points: int
     dtype: np.dtype[Any]
     _native: Any
@@ -46,6 +48,27 @@ class NativeKernel:
         given = point_array(values, "values", self.num_points, self.dtype)
         return self.filter_rows(given.reshape(self.num_points, -1), transpose, threads).reshape(given.shape)
 
+    def gradient(self, values: ArrayLike, cotangent: ArrayLike, threads: int | None = None) -> Array:
+        """The gradient of ⟨cotangent, K values⟩ to what the kernel was built from (docs/algorithm.md, eq. 23 and 24).
+
+        It is the derivative of the filter as it computes, with the vertices of a lattice and the radius of a grid held
+        fixed. It costs about as much as two to three filters; of an exact kernel, four.
+
+        Args:
+            values: (N,) or (N, channels).
+            cotangent: Of the same shape.
+        Returns: (N, d) for the features of a lattice or an exact kernel, (axes,) for the deviations of a grid.
+        Raises: ValueError: if shapes do not fit, or numbers are not finite.
+        """
+        given = point_array(values, "values", self.num_points, self.dtype)
+        other = point_array(cotangent, "cotangent", self.num_points, self.dtype)
+        if given.shape != other.shape:
+            raise ValueError(
+                f"cotangent has shape {other.shape}, but values have {given.shape}; expected the same shape"
+            )
+        rows, others = (array.reshape(self.num_points, -1) for array in (given, other))
+        return self.gradient_rows(rows, others, threads)
+
     def norm(self, mask: ArrayLike | None = None, threads: int | None = None) -> Array:
         """Σ_j k(i, j) m_j at every point i, (N,).
 
@@ -59,6 +82,12 @@ class NativeKernel:
         count = thread_count(self._threads if threads is None else threads)
         filtered: Array = self._native.filter(np.ascontiguousarray(rows), transpose, count)
         return filtered
+
+    def gradient_rows(self, values: Array, cotangent: Array, threads: int | None = None) -> Array:
+        """`gradient` of (N, channels) rows of the kernel's dtype that are not checked."""
+        count = thread_count(self._threads if threads is None else threads)
+        gradient: Array = self._native.gradient(np.ascontiguousarray(values), np.ascontiguousarray(cotangent), count)
+        return gradient
 
     def norm_of(self, mask: Array | None, threads: int | None = None) -> Array:
         """`norm` of a mask that has been checked."""
@@ -77,6 +106,20 @@ class FusedTerm(NamedTuple):
     post: Array | None
     coupling: NDArray[np.floating[Any]]
     row_sum: float = 0.0
+
+
+class TermGradient(NamedTuple):
+    """The gradients to what a term consists of besides its coupling (docs/algorithm.md, eq. 22).
+
+    Attributes:
+        kernel: To the features (N, d) of the kernel, or to the deviations (axes,) of a grid; None for other kernels.
+        pre: (N,), also where the term has no factors.
+        post: (N,).
+    """
+
+    kernel: Any
+    pre: Array
+    post: Array
 
 
 def mean_field(
@@ -111,13 +154,24 @@ def mean_field(
 
 
 def mean_field_vjp(
-    cotangent: Array, marginals: Array, terms: Sequence[FusedTerm], solver: MeanField, threads: int
-) -> tuple[Array, list[Array]]:
-    """Gradients of ⟨cotangent, a_T⟩ to the unary and to every coupling, in its shape."""
-    fused: Callable[..., tuple[Array, list[Array]]] = _by_precision("mean_field_vjp", cotangent)
+    cotangent: Array,
+    marginals: Array,
+    terms: Sequence[FusedTerm],
+    solver: MeanField,
+    threads: int,
+    guide: bool = False,
+) -> tuple[Array, list[Array], list[TermGradient]]:
+    """Gradients of ⟨cotangent, a_T⟩ to the unary, to every coupling, in its shape, and to every term.
+
+    Args:
+        guide: Whether to compute those to the terms; without it there are none. With it no class is left out, whatever
+            the tolerance: its bound does not hold for these.
+    """
     row_sums = [term.row_sum for term in terms]
-    arguments = _apart(terms, cotangent.dtype)
-    return fused(cotangent, marginals, *arguments, row_sums, solver.damping, solver.tolerance, threads)
+    numbers = row_sums, solver.damping, solver.tolerance, guide, threads
+    fused: Callable[..., tuple[Array, list[Array], list[Any]]] = _by_precision("mean_field_vjp", cotangent)
+    unary, couplings, of_terms = fused(cotangent, marginals, *_apart(terms, cotangent.dtype), *numbers)
+    return unary, couplings, [TermGradient(*each) for each in of_terms]
 
 
 def _by_precision(name: str, scores: Array) -> Any:

@@ -36,13 +36,15 @@ def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
     if threshold := getattr(crf.solver, "class_threshold", 0.0):
         raise ValueError(f"class_threshold={threshold}, but the CRF of a model has no class_threshold: set it to 0.0")
     compatibility = class_weights(-1.0 if crf.compatibility is None else crf.compatibility, "compatibility")
-    pairs = zip(crf.names, crf.kernels, strict=True)
-    given = {name: class_weights(kernel.weight, f"{name}_weight") for name, kernel in pairs}
+    pairs = zip(crf.names, crf.terms, strict=True)
+    given = {name: class_weights(term.weight, f"{name}_weight") for name, term in pairs}
     for name, weights in given.items():
         check_classes(weights, num_classes, f"{name}_weight")
     check_classes(compatibility, num_classes, "compatibility")
     axes = max((weights.ndim for weights in given.values()), default=0)
-    unweighted = replace(crf, kernels=[replace(kernel, weight=1) for kernel in crf.kernels], compatibility=None)
+    kernels = [replace(kernel, weight=1) for kernel in crf.kernels]
+    regions = [replace(each, weight=1) for each in crf.regions]
+    unweighted = replace(crf, kernels=kernels, regions=regions, compatibility=None)
     layer = CrfRnn(num_classes, crf=unweighted, weights=KINDS[axes], compatibility=KINDS[compatibility.ndim])
     with torch.no_grad():
         for name, weights in given.items():

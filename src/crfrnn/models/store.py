@@ -108,6 +108,7 @@ def crf_options(crf: CrfRnn) -> dict[str, Any]:
         "crf": encoded(crf.crf),
         "weights": KINDS[max(kinds, default=0)],
         "compatibility": KINDS[crf.compatibility_matrix.ndim],
+        "learn_theta": len(crf.log_thetas) > 0,
     }
 
 

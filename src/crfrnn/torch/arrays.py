@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.arrays import Array
+from crfrnn.arrays import Array, region_array
 from crfrnn.crf import CRF
 from crfrnn.kernels.features import Guide, given_count
 from crfrnn.kernels.native import Output
@@ -38,6 +38,8 @@ def refine_on(
         return torch.from_numpy(np.ascontiguousarray(array)).to(there)[None]
 
     def features(name: str, rows: Any) -> Tensor:
+        if name in crf.region_names:
+            return batch(region_array(rows, f"given[{name!r}]", guide.grid))
         if hasattr(rows, "filter"):
             raise ValueError(f"given[{name!r}] is a kernel in NumPy: leave out device={device!r}, or give its features")
         count = given_count(name, guide.given, guide.grid)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.crf import Bilateral, Features, Given, Spatial
+from crfrnn.crf import CRF, Bilateral, Features, Given, Spatial
 from crfrnn.inference.backend import Inputs
-from crfrnn.numbers import for_each
+from crfrnn.numbers import for_each, in_pixels
 
-Thetas = Mapping[str, Sequence[Any]]
-"""By name: a number or a tensor of one, or one for each axis or channel, in the place of the specification's."""
+Thetas = Mapping[str, Any]
+"""By name: a tensor (n,) or a tuple, one number or one for each axis or channel, in the specification's place."""
 
 
 @singledispatch
@@ -40,6 +40,69 @@ def _(features: Given, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> li
     return list(inputs.given[features.name].to(dtype).unbind(1))
 
 
+@singledispatch
+def feature_gradients(
+    features: Features, inputs: Inputs, thetas: Thetas, rows: Tensor, to_rows: Tensor
+) -> dict[tuple[str, str], Tensor]:
+    """Gradients to what `feature_columns` are made of, from those to the columns.
+
+    Args:
+        rows: (d, P), the columns; to_rows too.
+    Returns: By kind and name: ("image", ""): (B, K, *spatial); ("given", name): (B, d, *spatial); ("thetas", name), of
+        those in `thetas`: one for each axis or channel.
+    """
+    raise TypeError(f"features are a {type(features).__name__}, through which this backend computes no gradient")
+
+
+@feature_gradients.register
+def _(
+    features: Spatial, inputs: Inputs, thetas: Thetas, rows: Tensor, to_rows: Tensor
+) -> dict[tuple[str, str], Tensor]:
+    return _theta_gradient("theta_gamma", thetas, rows, to_rows)
+
+
+@feature_gradients.register
+def _(
+    features: Bilateral, inputs: Inputs, thetas: Thetas, rows: Tensor, to_rows: Tensor
+) -> dict[tuple[str, str], Tensor]:
+    axes, channels = inputs.logits.ndim - 2, inputs.image.shape[1]
+    levels = for_each(_given(features, "theta_beta", thetas), channels, "theta_beta", "image channels")
+    to_image = [gradient / theta for gradient, theta in zip(to_rows[axes:].unbind(), levels, strict=True)]
+    return {
+        **_theta_gradient("theta_alpha", thetas, rows[:axes], to_rows[:axes]),
+        **_theta_gradient("theta_beta", thetas, rows[axes:], to_rows[axes:]),
+        ("image", ""): planes_of_columns(torch.stack(to_image), inputs.logits),
+    }
+
+
+@feature_gradients.register
+def _(features: Given, inputs: Inputs, thetas: Thetas, rows: Tensor, to_rows: Tensor) -> dict[tuple[str, str], Tensor]:
+    return {("given", features.name): planes_of_columns(to_rows, inputs.logits)}
+
+
+def planes_of_columns(columns: Tensor, scores: Tensor) -> Tensor:
+    """(d, P) as (B, d, *spatial), for scores (B, C, *spatial)."""
+    images, _, *shape = scores.shape
+    return columns.view(-1, images, *shape).movedim(0, 1).contiguous()
+
+
+def _theta_gradient(name: str, thetas: Thetas, rows: Tensor, to_rows: Tensor) -> dict[tuple[str, str], Tensor]:
+    """One for each column: it is a number divided by θ, so ∂column/∂θ = -column/θ."""
+    return {("thetas", name): -(rows * to_rows).sum(dim=1) / thetas[name].to(rows.dtype)} if name in thetas else {}
+
+
+def thetas_in_pixels(crf: CRF, inputs: Inputs) -> dict[str, Tensor]:
+    """The θ of the inputs; those of positions, given in the unit of the spacing, are in pixels."""
+    axes, spacing = inputs.logits.ndim - 2, inputs.spacing
+    positions = {name for kernel in crf.kernels for name in kernel.features.positions}
+    thetas = dict(inputs.thetas)
+    for name, theta in inputs.thetas.items():
+        if spacing is not None and name in positions:
+            scaled: Any = in_pixels(theta.unbind(), spacing, axes, name)
+            thetas[name] = torch.stack(scaled)
+    return thetas
+
+
 def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -> tuple[Any, ...]:
     """A deviation in pixels for each axis, (x, y[, z])."""
     return for_each(_given(features, name, thetas), inputs.logits.ndim - 2, name, "spatial axes")
@@ -47,7 +110,9 @@ def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -
 
 def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:
     theta = thetas[name] if name in thetas else getattr(features, name)
-    return theta if isinstance(theta, tuple | list) else (theta,)
+    if isinstance(theta, Tensor):
+        return theta.unbind()
+    return theta if isinstance(theta, tuple) else (theta,)
 
 
 def _coordinates(scores: Tensor, thetas: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:

@@ -1,22 +1,24 @@
 """The dense CRF and its Gaussian filter as differentiable functions of tensors: checks, types, couplings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor
 
-from crfrnn.crf import CRF, Bilateral, Exact, Features, Given, Lattice, Normalization, Spatial, thetas_of
+from crfrnn.crf import CRF, Bilateral, Exact, Features, Lattice, Normalization, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import given_mapping
-from crfrnn.numbers import in_pixels, one_of, spacing_steps
+from crfrnn.numbers import one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
+from crfrnn.torch.exact_filter import full_precision
+from crfrnn.torch.features import thetas_in_pixels
 from crfrnn.torch.scene import (
     Own,
     Scene,
@@ -32,7 +34,7 @@ from crfrnn.unary import num_classes_of
 from crfrnn.upsampling import Method
 
 SMALL = 64
-NO_GRADIENT = "{name} requires a gradient, which a lattice does not give; pass {name}.detach(), or use filter='exact'"
+NO_GRADIENT = "{name} requires a gradient, which is not available; pass {name}.detach()"
 
 
 def mean_field(
@@ -58,8 +60,9 @@ def mean_field(
     """Refine a batch of logits by mean-field iterations of a dense CRF, differentiably.
 
     Computed in float64 for float64 logits, else in float32, also under autocast; the result has the logits' dtype.
-    Gradients go to the logits, the weights and the compatibility. With filter="exact" in the parameters they also go to
-    image, mask and θ, but only first derivatives.
+    Gradients go to logits, weights and compatibility, and where they are asked for to image, mask, given features and
+    θ, in up to twice the time of the backward pass; first derivatives only. Those through a lattice are the exact
+    derivative of what it computes (docs/algorithm.md, eq. 22-24).
 
     Args:
         logits: (B, C, *spatial) class scores, higher is likelier; 1 to 3 spatial axes. One channel is the log-odds of
@@ -69,12 +72,13 @@ def mean_field(
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or the
             kernel itself, a function or module from values (B, channels, *spatial) to as many. For its norm it is
-            also called with one channel.
+            also called with one channel. For regions, by name: integer ids (B, *spatial), where a negative id is in no
+            segment, or memberships (B, S, *spatial) from 0 to 1, which get gradients.
         spatial_weight: Tensor that replaces the first spatial kernel's weight: a number, (C,) or (C, C).
         bilateral_weight: The same for the bilateral kernel.
         compatibility: The same for M in a = U - M (W_s s + W_b b).
         theta_alpha: Tensor that replaces the θ_α of the parameters: a number above 0, or one for each axis as
-            (x, y[, z]). For filter="exact" only, like the next two.
+            (x, y[, z]).
         theta_beta: The same, or one for each channel.
         theta_gamma: The same, or one for each axis. Its value is read, which makes a GPU wait.
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
@@ -115,7 +119,7 @@ def mean_field(
 
 
 def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, list[Any]]:
-    """The CRF without kernels of weight 0, and each one's weight; a given one is for the first kernel of its name."""
+    """The CRF without terms of weight 0, and each one's weight; a given one is for the first kernel of its name."""
     kinds = [type(kernel.features) for kernel in crf.kernels]
     given = {kind: weight for kind, weight in weights.items() if weight is not None}
     for kind in given:
@@ -123,12 +127,12 @@ def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, lis
             name = kind.__name__.lower()
             raise ValueError(f"{name}_weight has no kernel {name!r}; the kernels are {', '.join(crf.names) or 'none'}")
     if not given:
-        return crf.active, [kernel.weight for kernel in crf.active.kernels]
-    pairs = [(kernel, given.pop(kind, None)) for kind, kernel in zip(kinds, crf.kernels, strict=True)]
-    kept = [pair for pair in pairs if pair[1] is not None or any(pair[0] is kernel for kernel in crf.active.kernels)]
-    if len(kept) < len(pairs):
-        crf = replace(crf, kernels=[kernel for kernel, _ in kept])
-    return crf, [kernel.weight if weight is None else weight for kernel, weight in kept]
+        return crf.active, [term.weight for term in crf.active.terms]
+    replaced = [*(given.pop(kind, None) for kind in kinds), *(None for _ in crf.regions)]
+    pairs = list(zip(crf.terms, replaced, strict=True))
+    kept = [weight is not None or any(term is each for each in crf.active.terms) for term, weight in pairs]
+    chosen = [term.weight if weight is None else weight for term, weight in compress(pairs, kept)]
+    return crf if all(kept) else crf.where(kept), chosen
 
 
 def refine(
@@ -147,8 +151,8 @@ def refine(
     check_scene(crf, scene)
     if execution.threads is not None:
         thread_count(execution.threads)
-    overrides = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
-    dtype = _compute_dtype(logits)
+    learned = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
+    dtype = compute_dtype(logits)
     couplings = [
         _coupling(f"{name}_weight", compatibility, weight, logits, dtype)
         for name, weight in zip(crf.names, weights, strict=True)
@@ -158,16 +162,17 @@ def refine(
     scores = torch.cat([torch.zeros_like(scores), scores], dim=1) if binary else scores
     given = {name: _own(scene.given[name]) for name in crf.given_names}
     spacing = None if scene.spacing is None else spacing_steps(scene.spacing)
-    inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing)
+    inputs = Inputs(scores, _readable(image), _readable(mask), given, spacing, learned)
 
     operator = batch if logits.device.type in ("cpu", "meta") else gpu
-    trained = any(map(_trained, (logits, *couplings)))
-    asked = _asked(crf, inputs, overrides, execution, trained)
+    guides = [each for each in _guides(inputs).values() if isinstance(each, Tensor)]
+    trained = any(map(_trained, (logits, *couplings, *guides)))
+    asked = _asked(crf, inputs, execution, trained)
     if able((operator, differentiable), asked, "crfrnn.torch") is differentiable:
-        refined = _differentiable(crf, inputs, couplings, overrides, execution)
+        refined = _differentiable(crf, inputs, couplings, execution)
     else:
-        model = (*inputs[:3], list(given.values()), couplings, crf.text, spacing, *execution)
-        refined, _ = ops.mean_field(trained, *model)
+        tensors = (*inputs[:3], list(given.values()), list(learned.values()), couplings)
+        refined, _ = ops.mean_field(trained, *tensors, " ".join(learned), crf.text, spacing, *execution)
     result: Tensor = torch.softmax(refined, dim=1) if return_probabilities else refined
     if binary:
         result = result[:, 1:] if return_probabilities else result[:, 1:] - result[:, :1]
@@ -187,8 +192,8 @@ def gaussian_filter(
 ) -> Tensor:
     """Filter values by the Gaussian exp(-½ |f_i - f_j|²) of any features.
 
-    Gradients go to the values, by the transposed filter, to any order. With filter="exact" they also go to features
-    and mask, once.
+    Gradients go to the values, by the transposed filter, to any order; to features and mask once. Those to features
+    through a lattice are the exact derivative of what it computes (docs/algorithm.md, eq. 22).
 
     Args:
         values: (B, C, *spatial).
@@ -200,8 +205,7 @@ def gaussian_filter(
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster.
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: Filtered values in their own dtype; computed in float64 for float64 values, else in float32.
-    Raises: ValueError: if shapes do not fit, features on the CPU are not finite, features of a lattice require a
-        gradient, or tensors are on several devices.
+    Raises: ValueError: if shapes do not fit, features on the CPU are not finite, or tensors are on several devices.
     """
     one_of(filter, get_args(Filter), "filter")
     check_scores("values", values)
@@ -209,21 +213,48 @@ def gaussian_filter(
     check_mask(mask, "values", values)
     if threads is not None:
         thread_count(threads)
-    dtype = _compute_dtype(values)
+    dtype = compute_dtype(values)
     weights = _readable(mask)
-    if filter == "exact":
-        one_of(normalization, get_args(Normalization), "normalization")
-        if neighbour_rounds:
-            raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
-        exact = differentiable.gaussian_filter(values.to(dtype), features.to(dtype), weights, normalization, threads)
-        return exact.to(values.dtype)
-    for name, tensor in (("features", features), ("mask", mask)):
-        if tensor is not None and _trained(tensor):
-            raise ValueError(NO_GRADIENT.format(name=name))
+    one_of(normalization, get_args(Normalization), "normalization")
+    if filter == "exact" and neighbour_rounds:
+        raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
+    if filter == "exact" or any(tensor is not None and _trained(tensor) for tensor in (features, mask)):
+        kernel = Exact() if filter == "exact" else Lattice(neighbour_rounds)
+        execution = Execution(threads, deterministic)
+        points = features.to(dtype)
+        differentiably = differentiable.gaussian_filter(
+            values.to(dtype), points, weights, normalization, kernel, execution
+        )
+        return differentiably.to(values.dtype)
     arguments = (features.to(dtype), weights, normalization, neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)
+
+
+def pairwise_filters(crf: CRF, scene: Scene, threads: int | None) -> list[differentiable.Normalised]:
+    """v ↦ N v of each kernel for values of the scene's size, in the precision of computing; for losses.
+
+    Gradients go to the values, and to image, mask and given features.
+
+    Args:
+        scene: The logits in it are probabilities that have been checked.
+    """
+    scores = scene.logits
+    check_scene(crf, scene, "probabilities")
+    if threads is not None:
+        thread_count(threads)
+    if scene.spacing is not None:
+        crf = crf.in_pixels(scene.spacing, scores.ndim - 2)
+    image = scene.image if any(kernel.features.reads_image for kernel in crf.kernels) else None
+    given = {name: _own(scene.given[name]) for name in crf.given_names}
+    inputs = Inputs(scores.to(compute_dtype(scores)), _readable(image), _readable(scene.mask), given)
+    execution = Execution(threads)
+    backends: Sequence[Any] = (differentiable,)
+    able(backends, _asked(crf, inputs, execution, False), "crfrnn.torch.losses")
+    differentiable.check_values({"probabilities": inputs.logits, "image": inputs.image}, inputs.mask)
+    with full_precision(scores.device):
+        return differentiable.normalised_filters(crf, inputs, execution)
 
 
 def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
@@ -235,12 +266,9 @@ def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
     return storage
 
 
-def _asked(
-    crf: CRF, inputs: Inputs, thetas: Mapping[str, Any], execution: Execution, trained: bool
-) -> dict[Asked, str]:
+def _asked(crf: CRF, inputs: Inputs, execution: Execution, trained: bool) -> dict[Asked, str]:
     """What a call asks of a backend, each with the message for when it is missing."""
     asked = asked_by(crf)
-    on_lattices = [kernel.features for kernel in crf.kernels if isinstance(kernel.filter, Lattice)]
     if any(not isinstance(own, Tensor) for own in inputs.given.values()):
         asked[Ability.OWN_KERNEL] = "a kernel of your own is not available"
     if execution.storage is not None:
@@ -249,39 +277,33 @@ def _asked(
         asked[Ability.GRADIENT_WITH_CLASS_THRESHOLD] = (
             "class_threshold is not available where gradients are wanted; set it to 0"
         )
-    image_on_lattices = any(each.reads_image for each in on_lattices)
-    given = ((f"given[{name!r}]", own, Given(name) in on_lattices) for name, own in inputs.given.items())
-    for name, tensor, on_a_lattice in (
-        ("image", inputs.image, image_on_lattices),
-        ("mask", inputs.mask, len(on_lattices) > 0),
-        *given,
-    ):
+    if trained and getattr(crf.solver, "gradient", "unrolled") == "implicit":
+        asked[Ability.IMPLICIT_GRADIENT] = "gradient='implicit' is not available; set it to 'unrolled'"
+    for name, tensor in _guides(inputs).items():
         if isinstance(tensor, Tensor) and _trained(tensor):
             asked[Ability.GRADIENT_TO_GUIDE] = NO_GRADIENT.format(name=name)
-            if on_a_lattice:
-                asked[Ability.GRADIENT_THROUGH_LATTICE] = NO_GRADIENT.format(name=name)
-    for name in thetas:
-        asked[Ability.GRADIENT_TO_GUIDE] = f"{name} as a tensor needs parameters with filter='exact'"
-        if any(name in thetas_of(each) for each in on_lattices):
-            asked[Ability.GRADIENT_THROUGH_LATTICE] = f"{name} as a tensor needs parameters with filter='exact'"
+    if crf.regions and Ability.GRADIENT_TO_GUIDE in asked:
+        asked[Ability.GRADIENT_TO_GUIDE_BESIDE_REGIONS] = asked[Ability.GRADIENT_TO_GUIDE]
     return asked
 
 
-def _differentiable(
-    crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], thetas: Mapping[str, Sequence[Any]], execution: Execution
-) -> Tensor:
+def _guides(inputs: Inputs) -> dict[str, Any]:
+    """What kernels are built from, by the name that users know."""
+    given = {f"given[{name!r}]": own for name, own in inputs.given.items()}
+    return {"image": inputs.image, "mask": inputs.mask, **given, **inputs.thetas}
+
+
+def _differentiable(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Execution) -> Tensor:
     """By operations of torch, in pixels."""
-    spacing, axes = inputs.spacing, inputs.logits.ndim - 2
+    spacing = inputs.spacing
     if spacing is not None:
-        crf = crf.in_pixels(spacing, axes)
-        positions = {name for kernel in crf.kernels for name in kernel.features.positions}
-        scaled = {name: in_pixels(thetas[name], spacing, axes, name) for name in thetas if name in positions}
-        thetas = {**thetas, **scaled}
-    return differentiable.forward(crf, inputs._replace(spacing=None), couplings, thetas, execution)
+        inputs = inputs._replace(spacing=None, thetas=thetas_in_pixels(crf, inputs))
+        crf = crf.in_pixels(spacing, inputs.logits.ndim - 2)
+    return differentiable.forward(crf, inputs, couplings, execution)
 
 
-def _theta(name: str, tensor: Tensor) -> list[Tensor]:
-    """The numbers of a tensor that replaces a specification's θ."""
+def _theta(name: str, tensor: Tensor) -> Tensor:
+    """The numbers (n,) of a tensor that replaces a specification's θ."""
     check_tensor(name, tensor)
     if tensor.ndim > 1 or tensor.numel() == 0 or not tensor.is_floating_point():
         raise ValueError(
@@ -290,7 +312,7 @@ def _theta(name: str, tensor: Tensor) -> list[Tensor]:
         )
     if tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((tensor > 0).all()):
         raise ValueError(f"{name}={tensor.tolist()} must be above 0")
-    return list(tensor.reshape(-1).unbind())
+    return _readable(tensor.reshape(-1))
 
 
 def _own(given: Own) -> Own:
@@ -337,7 +359,8 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
     return tensor.to(dtype)
 
 
-def _compute_dtype(scores: Tensor) -> torch.dtype:
+def compute_dtype(scores: Tensor) -> torch.dtype:
+    """The precision in which scores are computed."""
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from crfrnn.attributes import CrfAttributes, alone
+from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, Normalization
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
@@ -49,11 +49,13 @@ class CrfRnn(CrfAttributes, nn.Module):
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
             so do devices. Calls whose gradients are wanted leave out work in their backward pass only
             (docs/algorithm.md, section 8).
-        filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels: O(N²) time, and
-            gradients to the image too (docs/accuracy.md).
-        crf: Any other kernels, and how they are solved; it takes the place of all arguments from `num_iterations` to
-            `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I, they are the
-            weights at the start.
+        filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, in O(N²) time
+            (docs/accuracy.md).
+        learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
+            or channel where they are given so. The backward pass then takes up to twice as long.
+        crf: Any other kernels and regions, and how they are solved; it takes the place of all arguments from
+            `num_iterations` to `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I,
+            they are the weights at the start.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
@@ -67,12 +69,13 @@ class CrfRnn(CrfAttributes, nn.Module):
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names.
         theta_alpha, theta_beta, theta_gamma, normalization, damping, tolerance: The specification's values; setting one
-            replaces the specification.
+            replaces the specification. Reading a θ that is trained makes a GPU wait.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
             each specification and reuses that when it comes back; new values of weights need no compilation.
         spatial_ker_weights: W_s, trainable.
-        bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each of its kernels, by its `names`.
+        bilateral_ker_weights: W_b, trainable. With a `crf` there is one for each kernel and region, by its `names`.
         compatibility_matrix: M, trainable.
+        log_thetas: With learn_theta, the logarithm of each θ by its name, trainable; else empty.
     References: Zheng et al. 2015, algorithm 1.
     """
 
@@ -93,6 +96,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         damping: float = 0.0,
         tolerance: float = MeanField.tolerance,
         filter: Filter = "lattice",
+        learn_theta: bool = False,
         crf: CRF | None = None,
         upsampling: Method | None = None,
         return_probabilities: bool = False,
@@ -121,6 +125,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             filter=filter,
         )
         self.num_classes = num_classes
+        self.log_thetas = nn.ParameterDict()
         self.crf = crf = alone(crf, short, CRFParameters(iterations=5))
         if upsampling is not None:
             one_of(upsampling, get_args(Method), "upsampling")
@@ -130,11 +135,14 @@ class CrfRnn(CrfAttributes, nn.Module):
         self.storage = check_storage(storage, crf)
         self.threads = threads
         classes = num_classes_of(num_classes)
-        for name, kernel in zip(crf.names, crf.kernels, strict=True):
-            start = finite_number(kernel.weight, f"{name}_weight")
+        for name, term in zip(crf.names, crf.terms, strict=True):
+            start = finite_number(term.weight, f"{name}_weight")
             self.register_parameter(f"{name}_ker_weights", nn.Parameter(_identity(classes, weights) * start))
         agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
+        if learn_theta:
+            for name, theta in trained_thetas(crf).items():
+                self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load a layer that an earlier version saved whole, with its CRF in single attributes or without upsampling."""
@@ -144,6 +152,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             state["_crf"] = CRFParameters(iterations=state.pop("num_iterations"), **numbers).crf
         state.setdefault("upsampling", None)
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "log_thetas" not in self._modules:
+            self.log_thetas = nn.ParameterDict()
 
     def forward(
         self,
@@ -157,14 +167,14 @@ class CrfRnn(CrfAttributes, nn.Module):
 
         Args:
             logits: (B, C, *spatial), higher is likelier. Computed in float64 if they are, else in float32.
-            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default. It gets a gradient with
-                filter="exact" only.
+            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
             spacing: Distance between neighbouring pixels of all images of the batch, a number or one for each axis as
                 (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
             given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or
                 the kernel itself, a function or module from values (B, channels, *spatial) to as many. For its
-                norm it is also called with one channel.
+                norm it is also called with one channel. For regions, by name: integer ids (B, *spatial), where a
+                negative id is in no segment, or memberships (B, S, *spatial) from 0 to 1, which get gradients.
         Returns: (B, C, *spatial) in the logits' dtype.
         Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
         """
@@ -175,18 +185,32 @@ class CrfRnn(CrfAttributes, nn.Module):
             )
         scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         return refine(
-            self.crf,
+            self._crf,
             Scene(scores, image, mask, given_mapping(given), spacing),
-            [getattr(self, f"{name}_ker_weights") for name in self.crf.names],
+            [getattr(self, f"{name}_ker_weights") for name in self._crf.names],
             self.compatibility_matrix,
             self.return_probabilities,
             Execution(self.threads, self.deterministic, self.storage),
+            {name: log.exp() for name, log in self.log_thetas.items()},
         )
+
+    def _learned_thetas(self) -> dict[str, Any]:
+        return {name: log.detach().exp().tolist() for name, log in self.log_thetas.items()}
+
+    def _set_learned_thetas(self) -> None:
+        for name, log in self.log_thetas.items():
+            theta = torch.tensor(self._crf.thetas[name])
+            if log.shape != theta.shape:
+                raise ValueError(
+                    f"{name} is trained as {log.numel()} numbers, and the new CRF has {theta.numel()}: make a new layer"
+                )
+            log.data.copy_(theta.log())
 
     def extra_repr(self) -> str:
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
         for kernel in self.crf.kernels:
             described.append(f"{kernel.features} on {kernel.filter}")
+        described += map(repr, self.crf.regions)
         if self.upsampling is not None:
             described.append(f"upsampling={self.upsampling!r}")
         return ", ".join(described)

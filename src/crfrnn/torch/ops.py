@@ -6,24 +6,27 @@ from weights and compatibility, softmax, conversions. Besides its inputs, the ba
 marginals, which are kept under a handle (kept.py). If the handle gets lost on the way, they are computed once more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from crfrnn.crf import CRF, Normalization
 from crfrnn.inference import batch
-from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.backend import Execution, Gradients, Inputs
 from crfrnn.inference.batch import Array
 from crfrnn.inference.terms import PairwiseTerm
 from crfrnn.torch import gpu, kept
 
 MODEL = (
-    "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] couplings, str crf, float[]? spacing, "
-    "int? threads, bool deterministic, ScalarType? storage"
+    "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] thetas, Tensor[] couplings, "
+    "str theta_names, str crf, float[]? spacing, int? threads, bool deterministic, ScalarType? storage"
 )
+TENSORS = 6  # so many entries of `MODEL` hold tensors
 LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, bool deterministic, int? threads"
 
 
@@ -34,7 +37,9 @@ class Model(NamedTuple):
     image: Tensor | None
     mask: Tensor | None
     given: Sequence[Tensor]
+    thetas: Sequence[Tensor]
     couplings: Sequence[Tensor]
+    theta_names: str  # with spaces between them: torch takes an empty list for one of tensors
     crf: str
     spacing: Sequence[float] | None
     threads: int | None
@@ -51,8 +56,14 @@ class Model(NamedTuple):
         crf = CRF.from_text(self.crf)
         image, mask = (None if tensor is None else convert(tensor) for tensor in (self.image, self.mask))
         given = dict(zip(crf.given_names, map(convert, self.given), strict=True))
-        inputs = Inputs(convert(_dense(self.logits)), image, mask, given, self.spacing)
+        thetas = dict(zip(self.theta_names.split(), map(convert, self.thetas), strict=True))
+        inputs = Inputs(convert(_dense(self.logits)), image, mask, given, self.spacing, thetas)
         return crf, inputs, [convert(coupling) for coupling in self.couplings]
+
+    @property
+    def guides(self) -> list[Tensor]:
+        """What kernels are built from."""
+        return [each for each in (self.image, self.mask, *self.given, *self.thetas) if each is not None]
 
     @property
     def execution(self) -> Execution:
@@ -79,12 +90,11 @@ def mean_field(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
     "crfrnn::mean_field_vjp",
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor cotangent, Tensor handle, {MODEL}) -> Tensor[]",
+    schema=f"(Tensor cotangent, Tensor handle, bool guide, {MODEL}) -> Tensor[]",
 )
-def mean_field_vjp(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
-    """Gradients to the logits and to the couplings."""
-    to_logits, to_couplings = _vjp(batch, cotangent, handle, Model(*model), _array)
-    return [torch.from_numpy(array) for array in (to_logits, *to_couplings)]
+def mean_field_vjp(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
+    """Gradients to the logits and to the couplings; with `guide` also to `Model.guides`."""
+    return [torch.from_numpy(array) for array in _vjp(batch, cotangent, handle, guide, Model(*model), _array)]
 
 
 @mean_field.register_kernel(None)
@@ -94,17 +104,26 @@ def _(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
 
 
 @mean_field_vjp.register_kernel(None)
-def _(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
-    to_logits, to_couplings = _vjp(gpu, cotangent, handle, Model(*model), _same)
-    return [to_logits, *to_couplings]
+def _(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
+    return _vjp(gpu, cotangent, handle, guide, Model(*model), _same)
 
 
-def _vjp(backend: ModuleType, cotangent: Tensor, handle: Tensor, model: Model, convert: Any) -> tuple[Any, list[Any]]:
+def _vjp(backend: ModuleType, cotangent: Tensor, handle: Tensor, guide: bool, model: Model, convert: Any) -> list[Any]:
     record = kept.find(handle)
     if record is None:
         _, record = model.forward(backend, True, convert)
-    crf, _, couplings = model.described(convert)
-    return backend.vjp(crf, convert(_dense(cotangent)), record, couplings, model.execution)  # type: ignore[no-any-return]
+    crf, inputs, couplings = model.described(convert)
+    arguments = record, couplings, model.execution, guide
+    found: Gradients = backend.vjp(crf, inputs, convert(_dense(cotangent)), *arguments)
+    gradients = [found.logits, *found.couplings]
+    if guide:
+        to_given = [found.given[name] for name in crf.given_names]
+        to_guides = [found.image, found.mask, *to_given, *(found.thetas[name] for name in model.theta_names.split())]
+        there = [model.image, model.mask, *model.given, *model.thetas]
+        for gradient, tensor in zip(to_guides, there, strict=True):
+            if tensor is not None:
+                gradients.append(convert(cotangent.new_zeros(tensor.shape)) if gradient is None else gradient)
+    return gradients
 
 
 @mean_field.register_fake
@@ -113,29 +132,43 @@ def _(keep: bool, logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 @mean_field_vjp.register_fake
-def _(cotangent: Tensor, handle: Tensor, *model: Any) -> list[Tensor]:
-    couplings = Model(*model).couplings
-    return [torch.empty_like(_dense(cotangent)), *(coupling.new_empty(coupling.shape) for coupling in couplings)]
+def _(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
+    found = [torch.empty_like(_dense(cotangent)), *map(torch.empty_like, Model(*model).couplings)]
+    return found + [cotangent.new_empty(tensor.shape) for tensor in Model(*model).guides if guide]
 
 
 def _save_mean_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     model = Model(*inputs[1:])
-    ctx.save_for_backward(output[1], model.logits, model.image, model.mask, *model.given, *model.couplings)
-    ctx.counts = len(model.given), len(model.couplings)
-    ctx.rest = model[5:]
+    ctx.save_for_backward(
+        output[1], model.logits, model.image, model.mask, *model.given, *model.thetas, *model.couplings
+    )
+    ctx.counts = len(model.given), len(model.thetas), len(model.couplings)
+    ctx.rest = model[TENSORS:]
     ctx.set_materialize_grads(False)
 
 
 def _mean_field_backward(ctx: Any, cotangent: Tensor | None, _: None) -> tuple[Any, ...]:
-    given, couplings = ctx.counts
-    none = (None, None, None, None, [None] * given, [None] * couplings, *[None] * len(ctx.rest))
-    if cotangent is None:
-        return none
     handle, logits, image, mask, *rest = ctx.saved_tensors
-    to_logits, *to_couplings = mean_field_vjp(
-        cotangent, handle, logits, image, mask, rest[:given], rest[given:], *ctx.rest
-    )
-    return (None, to_logits, None, None, [None] * given, to_couplings, *[None] * len(ctx.rest))
+    given, thetas, couplings = (list(part) for part in _split(rest, ctx.counts))
+    found: list[Tensor | None] = [None] * (1 + len(couplings))
+    guide = any(tree_leaves(ctx.needs_input_grad[2:6]))
+    if cotangent is not None:
+        model = logits, image, mask, given, thetas, couplings, *ctx.rest
+        found = list(mean_field_vjp(cotangent, handle, guide, *model))
+    to_guides = iter(found[1 + len(couplings) :])
+
+    def to(tensor: Tensor | None) -> Tensor | None:
+        gradient = None if tensor is None else next(to_guides, None)
+        return gradient if gradient is None or tensor is None else gradient.to(tensor.dtype)
+
+    to_model = found[0], to(image), to(mask), list(map(to, given)), list(map(to, thetas)), found[1 : 1 + len(couplings)]
+    return None, *to_model, *[None] * len(ctx.rest)
+
+
+def _split(tensors: Sequence[Tensor], counts: Sequence[int]) -> Iterator[Sequence[Tensor]]:
+    rest = iter(tensors)
+    for count in counts:
+        yield tuple(islice(rest, count))
 
 
 mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_field)
@@ -187,6 +220,23 @@ def gaussian_filter(
     return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _thread_count(settings[-1])))
 
 
+@torch.library.custom_op(
+    "crfrnn::lattice_gradient",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor cotangent, Tensor values, Tensor handle, Tensor features, int neighbour_rounds, "
+    "bool deterministic, int? threads) -> Tensor",
+)
+def lattice_gradient(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
+    """Gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial); K is not normalised."""
+    terms = kept.find(handle)
+    if terms is None:
+        terms = _native_lattices(features, None, "none", *settings)
+    return torch.from_numpy(
+        batch.lattice_gradient(_array(cotangent), _array(values), terms, _thread_count(settings[-1]))
+    )
+
+
 @lattice.register_kernel(None)
 def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     return kept.keep(gpu.lattices(features, mask, *settings[:3]))
@@ -205,23 +255,50 @@ def _(features: Tensor, *_: Any) -> Tensor:
     return _fake_handle()
 
 
+@lattice_gradient.register_kernel(None)
+def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
+    term = kept.find(handle)
+    if term is None:
+        term = gpu.lattices(features, None, "none", *settings[:2])
+    return gpu.lattice_gradient(cotangent.contiguous(), values.contiguous(), features, term)
+
+
+@lattice_gradient.register_fake
+def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
+    return features.new_empty(features.shape)
+
+
 @gaussian_filter.register_fake
 def _(values: Tensor, *_: Any) -> Tensor:
     return values.new_empty(values.shape)
 
 
 def _save_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, handle, ctx.transpose, features, mask, *ctx.settings = inputs
-    ctx.save_for_backward(handle, features, mask)
+    values, handle, ctx.transpose, features, mask, *ctx.settings = inputs
+    ctx.save_for_backward(values if features.requires_grad else None, handle, features, mask)
 
 
 def _filter_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    handle, features, mask = ctx.saved_tensors
+    values, handle, features, mask = ctx.saved_tensors
     gradient = gaussian_filter(cotangent, handle, not ctx.transpose, features, mask, *ctx.settings)
-    return (gradient, None, None, None, None, *[None] * len(ctx.settings))
+    to_features = None
+    if ctx.needs_input_grad[3]:
+        pair = (values, cotangent) if ctx.transpose else (cotangent, values)
+        to_features = lattice_gradient(*pair, handle, features, *ctx.settings[1:])
+    return (gradient, None, None, to_features, None, *[None] * len(ctx.settings))
 
 
 gaussian_filter.register_autograd(_filter_backward, setup_context=_save_filter)
+
+
+def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
+    raise NotImplementedError(
+        "the gradient of a lattice to its features cannot be differentiated again; for second derivatives to scores "
+        "and weights, pass image, features and θ without gradient: .detach()"
+    )
+
+
+lattice_gradient.register_autograd(_no_second_order)
 
 
 def _fake_handle() -> Tensor:

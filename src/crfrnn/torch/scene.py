@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from crfrnn.crf import CRF
@@ -23,16 +24,19 @@ class Scene(NamedTuple):
     spacing: float | Sequence[float] | None
 
 
-def check_scene(crf: CRF, scene: Scene) -> None:
-    """Raise unless image, mask and what is given fit the logits."""
+def check_scene(crf: CRF, scene: Scene, scores: str = "logits") -> None:
+    """Raise unless image, mask and what is given fit the logits, or whatever name the scores have."""
     if any(kernel.features.reads_image for kernel in crf.kernels):
-        check_beside("image", scene.image, "logits", scene.logits)
-    check_mask(scene.mask, "logits", scene.logits)
+        check_beside("image", scene.image, scores, scene.logits)
+    check_mask(scene.mask, scores, scene.logits)
     for name in crf.given_names:
+        regions = name in crf.region_names
         if name not in scene.given:
-            raise ValueError(missing(name, scene.given))
-        if isinstance(scene.given[name], Tensor) or not callable(scene.given[name]):
-            check_beside(f"given[{name!r}]", scene.given[name], "logits", scene.logits)
+            raise ValueError(missing(name, scene.given, regions))
+        if regions:
+            check_segments(f"given[{name!r}]", scene.given[name], scene.logits)
+        elif isinstance(scene.given[name], Tensor) or not callable(scene.given[name]):
+            check_beside(f"given[{name!r}]", scene.given[name], scores, scene.logits)
 
 
 def check_scores(name: str, tensor: Tensor) -> None:
@@ -62,15 +66,33 @@ def check_beside(name: str, tensor: Any, beside: str, scores: Tensor) -> None:
         raise TypeError(f"{name} is {tensor.dtype}; expected real numbers")
 
 
-def check_mask(mask: Tensor | None, beside: str, scores: Tensor) -> None:
+def check_segments(name: str, segments: Any, logits: Tensor) -> None:
+    """Raise unless these are ids or memberships beside the logits."""
+    check_tensor(name, segments)
+    if segments.ndim == logits.ndim:
+        check_beside(name, segments, "logits", logits)
+        return
+    check_device(name, segments, "logits", logits)
+    expected = (logits.shape[0], *logits.shape[2:])
+    if segments.shape != expected:
+        raise ValueError(
+            f"{name} has shape {tuple(segments.shape)}; expected ids of segments {expected}, or memberships "
+            f"({', '.join(map(str, (expected[0], 'segments', *expected[1:])))}), to go with logits of shape "
+            f"{tuple(logits.shape)}"
+        )
+    if segments.is_floating_point() or segments.is_complex() or segments.dtype == torch.bool:
+        raise TypeError(f"{name} is {segments.dtype}, but ids of segments are integers: call .long() first")
+
+
+def check_mask(mask: Tensor | None, beside: str, scores: Tensor, name: str = "mask") -> None:
     if mask is None:
         return
-    check_tensor("mask", mask)
-    check_device("mask", mask, beside, scores)
+    check_tensor(name, mask)
+    check_device(name, mask, beside, scores)
     expected = (scores.shape[0], *scores.shape[2:])
     if mask.shape != expected:
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}; expected {expected}, without a channel axis, "
+            f"{name} has shape {tuple(mask.shape)}; expected {expected}, without a channel axis, "
             f"to go with {beside} of shape {tuple(scores.shape)}"
         )
 

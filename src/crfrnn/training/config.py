@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
+from crfrnn.data.annotations import CLICK_RADIUS
 from crfrnn.files.classes import ClassSet, class_set
 from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
 from crfrnn.files.photos import replacing
@@ -34,6 +35,15 @@ class TrainingConfig:
     val_split: Annotated[str, "split that chooses the best epoch"] = "val"
     network: Annotated[str, "FcnLite, Fcn8s, Fcn16s or Fcn32s"] = "FcnLite"
     init: Annotated[str | None, "weights to start from: imagenet (FcnLite), a model file, null for random"] = IMAGENET
+    supervision: Annotated[
+        str, "labels of the training photos: labels (of all pixels), clicks or scribbles; val_split has labels"
+    ] = "labels"
+    annotations: Annotated[
+        str | None,
+        "file of the clicks, or folder of the label images with scribbles, 255 elsewhere; null: clicks.json or "
+        "scribbles/ in data",
+    ] = None
+    click_radius: Annotated[int, "pixels that a click labels in each direction"] = CLICK_RADIUS
     seed: Annotated[int, "seed of the weights, the order of the photos and their augmentation"] = 0
 
     crop: Annotated[tuple[int, int], "height and width in pixels of the crops of the photos"] = (256, 320)
@@ -44,6 +54,12 @@ class TrainingConfig:
         ClassWeights,
         "weights of the classes in the loss: null, balanced (rare classes count more), or a number for each",
     ] = None
+    crf_loss: Annotated[
+        str | None, "loss for pixels without a label, of the network's scores: null, dense, gated or normalized-cut"
+    ] = None
+    crf_loss_weight: Annotated[float, "weight of the CRF loss beside the cross-entropy"] = 1.0
+    crf_loss_theta_alpha: Annotated[float | None, "deviation of the CRF loss in pixels; null: as published"] = None
+    crf_loss_theta_beta: Annotated[float | None, "deviation of the CRF loss in levels; null: as published"] = None
 
     batch_size: Annotated[int, "photos in a step, in each process"] = 8
     network_epochs: Annotated[int, "epochs of stage 1, the network alone; 0 leaves the stage out"] = 30
@@ -63,9 +79,13 @@ class TrainingConfig:
     theta_gamma: Annotated[float, "deviation of the spatial kernel in pixels"] = 3.0
     spatial_weight: Annotated[float, "weight of the spatial kernel at the start"] = 1.0
     bilateral_weight: Annotated[float, "weight of the bilateral kernel at the start"] = 1.0
-    normalization: Annotated[str, "how the CRF's filters are normalised: none, before, after or symmetric"] = "after"
+    normalization: Annotated[str, "how filters of CRF and CRF loss are normalised: none, before, after, symmetric"] = (
+        "after"
+    )
     crf_weights: Annotated[str, "what is learned of the kernels' weights: full matrices, per-class or scalar"] = "full"
     learn_compatibility: Annotated[bool, "learn a full compatibility matrix, else keep the Potts model"] = True
+    learn_theta: Annotated[bool, "learn the deviations as well"] = False
+    theta_rate: Annotated[float, "learning rate of their logarithms"] = 5e-2
     train_iterations: Annotated[int, "mean-field iterations in training"] = 5
     test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
 
@@ -80,6 +100,10 @@ class TrainingConfig:
             object.__setattr__(self, name, check(getattr(self, name), name))
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale={self.scale} must have the lesser factor first")
+        if self.supervision == "labels" and self.annotations is not None:
+            raise ValueError(
+                f"annotations={self.annotations!r} are clicks or scribbles, but supervision='labels': say which"
+            )
         if not self.network_epochs and not self.crf_epochs:
             raise ValueError("network_epochs=0 and crf_epochs=0 leave nothing to train: raise one of them")
         if not self.network_epochs and self.init in (None, IMAGENET):
@@ -286,17 +310,21 @@ _MEANINGS: dict[str, str] = {
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("data", "output", "classes", "train_split", "val_split", "network"), _text),
-    "init": _text_or_null,
-    **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations"), _count),
+    **dict.fromkeys(("init", "annotations"), _text_or_null),
+    "supervision": _of("labels", "clicks", "scribbles"),
+    "crf_loss": _optional(_of("dense", "gated", "normalized-cut")),
+    "crf_loss_weight": _at_least_0,
+    **dict.fromkeys(("crf_loss_theta_alpha", "crf_loss_theta_beta"), _optional(_above_0)),
+    **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations", "click_radius"), _count),
     **dict.fromkeys(("batch_size", "devices", "train_iterations"), _at_least_1),
     **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
-    **dict.fromkeys(("flip", "freeze_network", "learn_compatibility"), _truth),
+    **dict.fromkeys(("flip", "freeze_network", "learn_compatibility", "learn_theta"), _truth),
     "crop": _two(_at_least_1),
     "scale": _two(_above_0),
     "colour": proper_fraction,
     "class_weights": _class_weights,
     "optimizer": _of("adamw", "sgd"),
-    **dict.fromkeys(("network_rate", "crf_network_rate", "crf_weight_rate"), _above_0),
+    **dict.fromkeys(("network_rate", "crf_network_rate", "crf_weight_rate", "theta_rate"), _above_0),
     "decoder_rate": _optional(_above_0),
     **dict.fromkeys(("weight_decay", "poly_power"), _at_least_0),
     **dict.fromkeys(("theta_alpha", "theta_beta", "theta_gamma"), _above_0),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
+from crfrnn.data.annotations import Annotations, Clicks, Scribbles
 from crfrnn.data.augmentation import Augmentation
 from crfrnn.data.batches import Examples, ResumableLoader
 from crfrnn.data.segmentation import SegmentationData
@@ -14,13 +17,27 @@ from crfrnn.training.config import TrainingConfig
 from crfrnn.training.task import balanced_weights
 
 
+def annotations_of(config: TrainingConfig) -> Annotations | None:
+    """The sparse labels of the training photos; None where all pixels have one.
+
+    Raises: ValueError: if they cannot be read.
+    """
+    if config.supervision == "labels":
+        return None
+    default = {"clicks": "clicks.json", "scribbles": "scribbles"}[config.supervision]
+    path = Path(config.data) / default if config.annotations is None else Path(config.annotations)
+    return Clicks(path, config.click_radius) if config.supervision == "clicks" else Scribbles(path)
+
+
 class TrainingPhotos(LightningDataModule):
     """The two splits and their batches. Reads every photo once, so that errors in the data show before training."""
 
     def __init__(self, config: TrainingConfig, classes: ClassSet) -> None:
         super().__init__()
         self.config = config
-        self.train_split = SegmentationData(config.data, config.train_split, classes)
+        self.train_split = SegmentationData(
+            config.data, config.train_split, classes, annotations=annotations_of(config)
+        )
         self.val_split = SegmentationData(config.data, config.val_split, classes)
         self.counts = self.train_split.pixel_counts()
         self.val_split.pixel_counts()

@@ -50,6 +50,7 @@ def new_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) -> Segm
         config.crf_parameters().normalization,
         weights=config.crf_weights,  # type: ignore[arg-type]
         compatibility="full" if config.learn_compatibility else "scalar",
+        learn_theta=config.learn_theta,
     )
     return Segmenter(network, crf)
 

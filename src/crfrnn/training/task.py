@@ -14,15 +14,17 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from crfrnn.data.batches import Batch
 from crfrnn.files.classes import VOID
 from crfrnn.models import Segmenter
+from crfrnn.torch.losses import DenseCrfLoss, GatedCrfLoss, NormalizedCutLoss, PairwiseLoss
 from crfrnn.training.config import TrainingConfig
 
+CRF_LOSSES = {"dense": DenseCrfLoss, "gated": GatedCrfLoss, "normalized-cut": NormalizedCutLoss}
 MOMENTUM = 0.9
 METRIC = "val_miou"
 """Mean IoU on the validation split, 0 to 1. The CRF, if there is one, runs for `test_iterations`."""
 
 
 class SegmentationTask(LightningModule):
-    """Cross-entropy of each pixel that has a class, and the mean IoU of the validation split.
+    """Cross-entropy of each pixel that has a class, a CRF loss of the network's scores, and the mean IoU of validation.
 
     The random numbers of a step depend only on the seed, the process and the number of the step. A run that continues
     after an interruption therefore draws what it would have drawn anyway.
@@ -41,6 +43,7 @@ class SegmentationTask(LightningModule):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.miou = MulticlassJaccardIndex(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
+        self.crf_loss = None if self.frozen else crf_loss(config)
         if self.frozen:
             segmenter.network.requires_grad_(False)
         if segmenter.crf is not None:
@@ -56,8 +59,13 @@ class SegmentationTask(LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C, H, W)."""
+        return self._refined(self._unary(batch), batch)
+
+    def _unary(self, batch: Batch) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            logits = self.segmenter.unary(batch.images)
+            return self.segmenter.unary(batch.images)
+
+    def _refined(self, logits: Tensor, batch: Batch) -> Tensor:
         return logits if self.segmenter.crf is None else self.segmenter.refined(logits, batch.images, batch.masks)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -67,7 +75,13 @@ class SegmentationTask(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.train_iterations
-        loss = cross_entropy(self(batch), batch.labels, self.class_weights)
+        unary = self._unary(batch)
+        loss = cross_entropy(self._refined(unary, batch), batch.labels, self.class_weights)
+        if self.crf_loss is not None:
+            # A pixel with a label has what it should agree with.
+            gates = {"destination": batch.labels == VOID} if isinstance(self.crf_loss, GatedCrfLoss) else {}
+            regulariser = self.crf_loss(torch.softmax(unary.float(), dim=1), batch.images, batch.masks, **gates)
+            loss = loss + self.config.crf_loss_weight * regulariser
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss.item()} at step {self.global_step}: lower the learning rates"
@@ -100,6 +114,17 @@ class SegmentationTask(LightningModule):
             optimizer, lambda step: max(0.0, 1 - step / steps) ** config.poly_power
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def crf_loss(config: TrainingConfig) -> PairwiseLoss | None:
+    """The loss for pixels without a label. A normalised cut normalises by itself."""
+    if config.crf_loss is None:
+        return None
+    settings: dict[str, Any] = {"theta_alpha": config.crf_loss_theta_alpha, "theta_beta": config.crf_loss_theta_beta}
+    if config.crf_loss != "normalized-cut":
+        settings["normalization"] = config.normalization
+    given = {name: value for name, value in settings.items() if value is not None}
+    return CRF_LOSSES[config.crf_loss](**given)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
@@ -146,6 +171,8 @@ def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[dict[
             rate = config.decoder_rate
         groups.setdefault((rate, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     if segmenter.crf is not None:
-        learned = [parameter for parameter in segmenter.crf.parameters() if parameter.requires_grad]
-        groups.setdefault((config.crf_weight_rate, 0.0), []).extend(learned)
+        for name, parameter in segmenter.crf.named_parameters():
+            if parameter.requires_grad:
+                rate = config.theta_rate if name.startswith("log_thetas.") else config.crf_weight_rate
+                groups.setdefault((rate, 0.0), []).append(parameter)
     return [{"params": learned, "lr": rate, "weight_decay": decay} for (rate, decay), learned in groups.items()]

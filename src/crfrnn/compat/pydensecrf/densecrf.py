@@ -17,9 +17,10 @@ from crfrnn.arrays import Shape, float_array, image_array, num_points
 from crfrnn.compat.pydensecrf.arguments import agreement, count, deviations, layout, positive_count
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.compat.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
-from crfrnn.crf import Normalization
-from crfrnn.inference.energy import SMALLEST_PROBABILITY, divergence
+from crfrnn.crf import MeanField, Normalization
+from crfrnn.inference.energy import divergence
 from crfrnn.inference.meanfield import mean_field, message
+from crfrnn.inference.regularization import logarithm
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings
 from crfrnn.kernels.features import bilateral_features, spatial_features
 from crfrnn.kernels.lattice import PermutohedralLattice
@@ -66,7 +67,12 @@ class DenseCRF:
     Args:
         nvar: Number of points, at least 1.
         nlabels: Number of classes, at least 1.
+    Attributes:
+        tolerance: How far a marginal may be off in an iteration because of work left out, as in `crfrnn.MeanField`;
+            may be set at any time. With 0 `inference` works everything out, as pydensecrf does.
     """
+
+    tolerance: float = MeanField.tolerance
 
     def __init__(self, nvar: int, nlabels: int) -> None:
         self._num_points = positive_count(nvar, "nvar")
@@ -173,7 +179,7 @@ class DenseCRF:
             return heard[1]
         if q.min() >= 0 and np.abs(q.sum(axis=0) - 1).max() <= SUM_ERROR:
             # One iteration of the native core from logits whose softmax is q: a = log q - message.
-            logits = np.log(np.maximum(q, SMALLEST_PROBABILITY))
+            logits = logarithm(q)
             return logits - self._solved(logits, self._terms, 1, return_probabilities=False)
         couplings = [np.asarray(matrix, q.dtype) for matrix in checked_couplings(q.shape, self._terms, None)[0]]
         return message(np.ascontiguousarray(q.T), self._terms, couplings).T
@@ -181,7 +187,13 @@ class DenseCRF:
     def _solved(
         self, logits: Float32, terms: list[PairwiseTerm], iterations: int, return_probabilities: bool = True
     ) -> Float32:
-        return mean_field(logits, terms, iterations=iterations, return_probabilities=return_probabilities)
+        return mean_field(
+            logits,
+            terms,
+            iterations=iterations,
+            tolerance=self.tolerance,
+            return_probabilities=return_probabilities,
+        )
 
     def _unary(self) -> Float32:
         if self._scores is None:

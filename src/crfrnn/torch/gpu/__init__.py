@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRF, MeanField
-from crfrnn.inference.backend import Ability, Execution, Inputs
+from crfrnn.inference.backend import Ability, Execution, Gradients, Inputs
 from crfrnn.torch.gpu import meanfield, plain
 from crfrnn.torch.gpu.lattice import Lattice
 from crfrnn.torch.gpu.meanfield import Record
 from crfrnn.torch.gpu.terms import Term
 
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.SIXTEEN_BITS})
+OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.SIXTEEN_BITS, Ability.GRADIENT_TO_GUIDE})
 SOLVERS: dict[type, Any] = {MeanField: meanfield}
 OLDEST_TRITON = (3, 5)
 OLDEST_CAPABILITY = (8, 0)
@@ -38,13 +38,19 @@ def forward(
 
 
 def vjp(
-    crf: CRF, cotangent: Tensor, record: Record, couplings: Sequence[Tensor], execution: Execution
-) -> tuple[Tensor, list[Tensor]]:
+    crf: CRF,
+    inputs: Inputs,
+    cotangent: Tensor,
+    record: Record,
+    couplings: Sequence[Tensor],
+    execution: Execution,
+    guide: bool,
+) -> Gradients:
     """As in `Backend`, by the steps of the tensors' device."""
     with _at(cotangent.device) as steps:
         solver: Any = SOLVERS[type(crf.solver)]
-        to_logits, to_couplings = solver.vjp(crf, cotangent, record, couplings, execution, steps)
-        return to_logits, to_couplings
+        gradients: Gradients = solver.vjp(crf, inputs, cotangent, record, couplings, execution, guide, steps)
+        return gradients
 
 
 def lattices(
@@ -59,6 +65,12 @@ def filtered(values: Tensor, term: Term[Lattice], transpose: bool) -> Tensor:
     """`meanfield.filtered` by the steps of the tensors' device."""
     with _at(values.device) as steps:
         return meanfield.filtered(values, term, transpose, steps)
+
+
+def lattice_gradient(cotangent: Tensor, values: Tensor, features: Tensor, term: Term[Lattice]) -> Tensor:
+    """`meanfield.lattice_gradient` by the steps of the tensors' device."""
+    with _at(values.device) as steps:
+        return meanfield.lattice_gradient(cotangent, values, features, term, steps)
 
 
 @lru_cache

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,33 +13,87 @@ from crfrnn.crf import CUTOFF
 from crfrnn.torch.gpu.lattice import constants
 
 
+class Taps(NamedTuple):
+    """Weights of the neighbours along an axis, symmetric.
+
+    Attributes:
+        values: (2·radius + 1,).
+        reach: () int32 on the device, how many on each side of the middle count; None for all.
+    """
+
+    values: Tensor
+    reach: Tensor | None
+
+
 class Grid(NamedTuple):
     """The kernel exp(-½ Σ_axis (Δ/σ)²) between the points of each image of a batch, not normalised.
 
     Attributes:
         shape: Points along each axis.
-        taps: (2·radius + 1,) of each axis.
+        taps: Of each axis.
+        slopes: Their derivatives to σ, of each axis; None where σ is a number.
     """
 
     shape: tuple[int, ...]
-    taps: tuple[Tensor, ...]
+    taps: tuple[Taps, ...]
+    slopes: tuple[Taps | None, ...]
 
     def filter(
         self, rows: Tensor, before: Tensor | None, after: Tensor | None, transpose: bool, steps: ModuleType
     ) -> Tensor:
         """diag(after) K diag(before) rows; factors (P,), None for ones. K is symmetric."""
         last = len(self.shape) - 1
-        for axis, (length, taps) in enumerate(zip(self.shape, self.taps, strict=True)):
-            inside = math.prod(self.shape[axis + 1 :])
+        for axis, taps in enumerate(self.taps):
             factors = before if axis == 0 else None, after if axis == last else None
-            rows = steps.convolve(rows, length, inside, taps, *factors)
+            rows = self.along(axis, rows, taps, *factors, steps)
         return rows
 
+    def along(
+        self, axis: int, rows: Tensor, taps: Taps, before: Tensor | None, after: Tensor | None, steps: ModuleType
+    ) -> Tensor:
+        """Rows convolved along one axis, with factors as in `filter`."""
+        convolved: Tensor = steps.convolve(
+            rows, self.shape[axis], math.prod(self.shape[axis + 1 :]), taps, before, after
+        )
+        return convolved
 
-def build_grid(shape: Sequence[int], sigmas: Sequence[float], dtype: torch.dtype, device: torch.device) -> Grid:
-    """The Gaussian of deviation σ, in points, along each axis of a grid."""
-    taps = (constants(_taps(length, sigma), dtype, device) for length, sigma in zip(shape, sigmas, strict=True))
-    return Grid(tuple(shape), tuple(taps))
+
+def build_grid(
+    shape: Sequence[int], sigmas: Sequence[Any], dtype: torch.dtype, device: torch.device, steps: ModuleType
+) -> Grid:
+    """The Gaussian of deviation σ, in points, along each axis of a grid.
+
+    Args:
+        sigmas: Numbers or tensors of one. What is in a tensor says where its Gaussian is cut: steps that keep to the
+            device make room for as many taps as the axis has points, others read it and wait.
+    """
+    taps: list[Taps] = []
+    slopes: list[Taps | None] = []
+    for length, sigma in zip(shape, sigmas, strict=True):
+        if isinstance(sigma, Tensor):
+            taps.append(_learned(length, sigma.to(dtype), steps))
+            slopes.append(_slope(taps[-1], sigma.to(dtype)))
+        else:
+            taps.append(Taps(constants(_taps(length, sigma), dtype, device), None))
+            slopes.append(None)
+    return Grid(tuple(shape), tuple(taps), tuple(slopes))
+
+
+def _learned(length: int, sigma: Tensor, steps: ModuleType) -> Taps:
+    reach = (CUTOFF * sigma.abs()).ceil().clamp(max=length - 1).to(torch.int32).clamp(min=0)
+    values = torch.exp(-0.5 * (_offsets(length - 1, sigma) / sigma).square())
+    taps: Taps = steps.cut_off(values, reach)
+    return taps
+
+
+def _slope(taps: Taps, sigma: Tensor) -> Taps:
+    """The derivative of taps to σ."""
+    offsets = _offsets(len(taps.values) // 2, sigma)
+    return taps._replace(values=taps.values * offsets.square() / sigma**3)
+
+
+def _offsets(radius: int, like: Tensor) -> Tensor:
+    return torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
 
 
 @lru_cache

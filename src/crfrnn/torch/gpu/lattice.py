@@ -109,8 +109,7 @@ def build_lattice(
     if corners > MOST_CORNERS:
         raise ValueError(f"{points} points of {d} features are too many for one lattice; give fewer images at a time")
     device = features.device
-    scaled = features * constants(_scales(d, features.dtype), features.dtype, device)[:, None]
-    cell, order, weight = steps.embed(scaled, CELL_LIMIT[features.dtype])
+    cell, order, weight = _embedded(features, steps)
 
     unit = _units(cell, images, MARGIN + 2 * neighbour_rounds)
     key, entry = torch.sort(steps.corner_keys(cell, order, unit, images).view(-1), stable=True)
@@ -140,9 +139,34 @@ def build_lattice(
     return Lattice(vertex, weight, neighbours, num_vertices, runs)
 
 
+def feature_gradient(features: Tensor, to_weight: Tensor, steps: ModuleType) -> Tensor:
+    """Gradient to the features (d, P) of a lattice, from that to its weights (d + 1, P).
+
+    Within a simplex weights are linear in the features (`plain.embed`); on its border this takes one side.
+    """
+    d = len(features)
+    _, order, _ = _embedded(features, steps)
+    order = torch.cat([order, d * (d + 1) // 2 - order.sum(0, keepdim=True, dtype=order.dtype)])
+    # Weight k is the share of the coordinate of rank d - k less that of the rank above, round in a circle.
+    by_corner = (to_weight - to_weight.roll(-1, 0)) / (d + 1)
+    position = torch.empty_like(by_corner).scatter_(0, order.long(), by_corner)
+    gradient = torch.empty_like(features)
+    total = torch.zeros_like(features[0])
+    for j in range(d):
+        total = total + position[j]
+        gradient[j] = total - (j + 1) * position[j + 1]
+    return gradient.mul_(_scale_of(features))
+
+
 def type_of_sums(rows: Tensor) -> torch.dtype:
     """The dtype for messages and lattice values of such rows: sums may exceed the 65504 of float16."""
     return torch.bfloat16 if rows.dtype == torch.float16 else rows.dtype
+
+
+def _embedded(features: Tensor, steps: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
+    """`plain.embed` of features (d, P)."""
+    cell, order, weight = steps.embed(features * _scale_of(features), CELL_LIMIT[features.dtype])
+    return cell, order, weight
 
 
 def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,6 +209,10 @@ def _arbitrary(count: int) -> tuple[int, ...]:
         z ^= z >> 31
         numbers.append(z - _WORD if z >= _WORD // 2 else z)
     return tuple(numbers)
+
+
+def _scale_of(features: Tensor) -> Tensor:
+    return constants(_scales(len(features), features.dtype), features.dtype, features.device)[:, None]
 
 
 @lru_cache

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from crfrnn.arrays import padded_channels
 from crfrnn.crf import CRF, MOST_NEIGHBOUR_ROUNDS
-from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.inference.backend import Execution, Gradients, Inputs
 from crfrnn.numbers import whole_number
+from crfrnn.torch.features import planes_of_columns
 from crfrnn.torch.gpu import plain
-from crfrnn.torch.gpu.lattice import Lattice, build_lattice, type_of_sums
+from crfrnn.torch.gpu.guide import collected, filter_back, guide_gradients, no_gradient, through_normalization
+from crfrnn.torch.gpu.lattice import Lattice, build_lattice, feature_gradient, type_of_sums
 from crfrnn.torch.gpu.terms import Term, build_terms, fixed_order, mask_factors, normalised, planes_of, rows_of
 
 PART = 1024  # rows of a product that are summed together
@@ -36,7 +38,8 @@ def forward(
 
     The result has the layout in memory of the logits.
     """
-    solver, logits = crf.solver, inputs.logits
+    solver: Any = crf.solver
+    logits = inputs.logits
     classes = logits.shape[1]
     channels = padded_channels(classes)
     terms = build_terms(crf, inputs, logits.dtype, execution, steps)
@@ -63,22 +66,38 @@ def forward(
 
 
 def vjp(
-    crf: CRF, cotangent: Tensor, record: Record, couplings: Sequence[Tensor], execution: Execution, steps: ModuleType
-) -> tuple[Tensor, list[Tensor]]:
+    crf: CRF,
+    inputs: Inputs,
+    cotangent: Tensor,
+    record: Record,
+    couplings: Sequence[Tensor],
+    execution: Execution,
+    guide: bool,
+    steps: ModuleType,
+) -> Gradients:
     """As in `Backend` (docs/algorithm.md, eq. 8)."""
-    damping = crf.solver.damping
+    solver: Any = crf.solver
+    damping = solver.damping
     classes = cotangent.shape[1]
     channels = padded_channels(classes)
     kept = 1 - damping
     padded = [kept * _padded(coupling, classes, channels, transpose=False) for coupling in couplings]
     products = [cotangent.new_zeros(channels, channels) for _ in couplings]
+    to_terms = collected(crf, inputs, record.terms) if guide else [None] * len(record.terms)
+    # What N filters for its share of the logits is -E q, kept by 1 - λ.
+    senders = [-kept * _padded(each, classes, channels, transpose=True) for each in couplings if guide]
     g = rows_of(cotangent, channels, 0.0)
     total = g * kept if record.marginals else g
     if record.marginals:
         g = g.to(type_of_sums(record.marginals[0]))
     for iteration in reversed(range(len(record.marginals))):
         q = record.marginals[iteration]
-        messages = tuple(term.filter(g, True, steps) for term in record.terms)
+        messages = tuple(
+            term.filter(g, True, steps)
+            if to_term is None
+            else filter_back(term, g, plain.couple(q, senders[k]).to(g.dtype), to_term, steps)
+            for k, (term, to_term) in enumerate(zip(record.terms, to_terms, strict=True))
+        )
         found = steps.products(messages, q) if len(messages) == 2 else None
         if found is None:
             found = [_product(message.to(total.dtype), q.to(total.dtype)) for message in messages]
@@ -87,11 +106,12 @@ def vjp(
         pairs = zip(*_at_most(2, messages, padded), strict=True)
         received, coupled = (tuple(each) for each in pairs)
         g = steps.backstep(g, total, q, received, coupled, damping, kept if iteration else 1.0)
-    gradients = [
+    to_couplings = [
         _shaped_like(coupling, product[:classes, :classes])
         for coupling, product in zip(couplings, products, strict=True)
     ]
-    return planes_of(total, cotangent), gradients
+    to_guide = guide_gradients(crf, inputs, record.terms, to_terms, total.dtype, steps) if guide else {}
+    return Gradients(planes_of(total, cotangent), to_couplings, **to_guide)
 
 
 def lattices(
@@ -115,6 +135,20 @@ def filtered(values: Tensor, term: Term[Lattice], transpose: bool, steps: Module
     """Values (B, C, *spatial) under the filter, or under its transpose."""
     rows = rows_of(values, padded_channels(values.shape[1]), 0.0)
     return planes_of(term.filter(rows, transpose, steps), values)
+
+
+def lattice_gradient(
+    cotangent: Tensor, values: Tensor, features: Tensor, term: Term[Lattice], steps: ModuleType
+) -> Tensor:
+    """Gradient of ⟨cotangent, `filtered(values, term)`⟩ to the features (B, d, *spatial) of the lattices."""
+    d = features.shape[1]
+    channels = padded_channels(values.shape[1])
+    found = no_gradient(term, to_kernel=True)
+    filter_back(term, rows_of(cotangent, channels, 0.0), rows_of(values, channels, 0.0), found, steps)
+    through_normalization(term, found, steps)
+    assert found.kernel is not None
+    gradient = feature_gradient(features.movedim(1, 0).reshape(d, -1), found.kernel, steps)
+    return planes_of_columns(gradient, values)
 
 
 def _sliced(terms: Sequence[Term[Any]]) -> int | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from crfrnn.torch.gpu.grid import Taps
 from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
 from crfrnn.torch.gpu.terms import rows_of
 
@@ -160,24 +161,52 @@ def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tens
     return (rows if scale is None else rows * scale[:, None]).to(values.dtype)
 
 
-def convolve(
-    rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
-) -> Tensor:
+def add_corner_products(
+    lattice: Lattice,
+    values: Tensor,
+    rows: Tensor,
+    scale: Tensor | None,
+    to_weight: Tensor | None,
+    to_scale: Tensor | None,
+) -> None:
+    """Add in place the gradients of ⟨rows, `slice_values(lattice, values, scale)`⟩ to the weights and to the scale.
+
+    Args:
+        to_weight: (d + 1, P), or None.
+        to_scale: (P,), or None.
+    """
+    rows = rows.to(lattice.weight.dtype)
+    for k, (vertex, weight) in enumerate(zip(lattice.vertex, lattice.weight, strict=True)):
+        product = (values.index_select(0, vertex) * rows).sum(dim=1) * lattice.factor
+        if to_weight is not None:
+            to_weight[k] += product if scale is None else scale * product
+        if to_scale is not None:
+            to_scale += weight * product
+
+
+def cut_off(taps: Tensor, reach: Tensor) -> Taps:
+    """Taps of which `reach` count on each side of the middle; here cut out, for which it waits for the device."""
+    middle, radius = len(taps) // 2, int(reach)
+    return Taps(taps[middle - radius : middle + radius + 1], None)
+
+
+def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor | None, after: Tensor | None) -> Tensor:
     """after · Σ_k taps[k] · (before · rows)[x + k - radius] along one axis of a grid; 0 beyond its border.
 
     Args:
         length: Points along the axis.
         inside: How many points lie between neighbours along it.
-        taps: (2·radius + 1,), symmetric.
+        taps: As `cut_off` returns them.
         before: (P,) factors, or None for ones; after the same.
     """
-    sent = rows.to(taps.dtype) if before is None else rows * before[:, None]
+    weights = taps.values
+    sent = rows.to(weights.dtype) if before is None else rows * before[:, None]
     lines = sent.view(-1, length, inside * rows.shape[1])
     received = torch.zeros_like(lines)
-    radius = len(taps) // 2
+    radius = len(weights) // 2
     for k in range(-radius, radius + 1):
         count = length - abs(k)
-        received.narrow(1, max(-k, 0), count).addcmul_(lines.narrow(1, max(k, 0), count), taps[radius + k])
+        received.narrow(1, max(-k, 0), count).addcmul_(lines.narrow(1, max(k, 0), count), weights[radius + k])
     received = received.view_as(rows)
     return (received if after is None else received * after[:, None]).to(type_of_sums(rows))
 

@@ -1,6 +1,7 @@
 """The kernels of a batch of images, normalised, and how tensors become rows of points and back."""
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from crfrnn import crf as specification
-from crfrnn.crf import CRF, EPSILON, Spatial
+from crfrnn.crf import CRF, EPSILON, Features
 from crfrnn.inference.backend import Execution, Inputs
-from crfrnn.torch.features import axis_thetas, feature_columns
+from crfrnn.torch.features import Thetas, axis_thetas, feature_columns, thetas_in_pixels
 from crfrnn.torch.gpu.grid import Grid, build_grid
 from crfrnn.torch.gpu.lattice import Lattice, build_lattice
 
@@ -18,11 +19,20 @@ Kernel = TypeVar("Kernel", bound=Grid | Lattice)
 
 
 class Term(NamedTuple, Generic[Kernel]):
-    """A normalised kernel, diag(post) K diag(pre) (docs/algorithm.md, eq. 5). Factors are (P,), None for ones."""
+    """A normalised kernel, diag(post) K diag(pre) (docs/algorithm.md, eq. 5). Factors are (P,), None for ones.
+
+    Attributes:
+        normalization: "after", "before", "symmetric" or "none", by which the factors come from the next two.
+        mask: (P,), None for ones.
+        norm: K m + ε, (P,); None where nothing is divided by it.
+    """
 
     kernel: Kernel
     pre: Tensor | None
     post: Tensor | None
+    normalization: str
+    mask: Tensor | None
+    norm: Tensor | None
 
     def filter(self, rows: Tensor, transpose: bool, steps: ModuleType) -> Tensor:
         """N rows, or Nᵀ rows."""
@@ -42,19 +52,30 @@ def build_terms(
     device = inputs.logits.device
     points = images * math.prod(shape)
     factors = None if inputs.mask is None else mask_factors(inputs.mask, dtype)
-    in_pixels = crf if inputs.spacing is None else crf.in_pixels(inputs.spacing, len(shape))
+    thetas = thetas_in_pixels(crf, inputs)
     terms = []
-    for kernel in in_pixels.kernels:
+    for kernel in kernels_in_pixels(crf, inputs):
         built: Grid | Lattice
-        if isinstance(kernel.features, Spatial) and isinstance(kernel.filter, specification.Grid):
-            built = build_grid(shape, axis_thetas(kernel.features, "theta_gamma", inputs, {})[::-1], dtype, device)
+        if isinstance(kernel.filter, specification.Grid):
+            sigmas = axis_thetas(kernel.features, "theta_gamma", inputs, thetas)[::-1]
+            built = build_grid(shape, sigmas, dtype, device, steps)
         else:
-            columns = feature_columns(kernel.features, inputs, {}, dtype)
+            rows = feature_rows(kernel.features, inputs, thetas, dtype)
             rounds = kernel.filter.neighbour_rounds  # type: ignore[union-attr]
-            rows = torch.stack(columns).view(len(columns), -1)
             built = build_lattice(rows, images, steps, rounds, fixed_order(execution.deterministic))
         terms.append(normalised(built, kernel.normalization, factors, points, dtype, device, steps))
     return terms
+
+
+def kernels_in_pixels(crf: CRF, inputs: Inputs) -> Sequence[specification.Kernel]:
+    """The kernels, with deviations of positions in pixels."""
+    return crf.kernels if inputs.spacing is None else crf.in_pixels(inputs.spacing, inputs.logits.ndim - 2).kernels
+
+
+def feature_rows(features: Features, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> Tensor:
+    """Features (d, P), which a lattice is built from."""
+    columns = feature_columns(features, inputs, thetas, dtype)
+    return torch.stack(columns).view(len(columns), -1)
 
 
 def fixed_order(deterministic: bool) -> bool:
@@ -73,14 +94,13 @@ def normalised(
 ) -> Term[Kernel]:
     """The kernel under "after", "before", "symmetric" or "none"; mask (P,) or None."""
     if normalization == "none":
-        return Term(kernel, mask, mask)
+        return Term(kernel, mask, mask, normalization, mask, None)
     sent = torch.ones(points, dtype=dtype, device=device) if mask is None else mask
     norm = kernel.filter(sent[:, None], None, None, False, steps)[:, 0] + EPSILON
-    if normalization == "symmetric":
-        root = sent / norm.sqrt()
-        return Term(kernel, root, root)
-    divided = sent / norm
-    return Term(kernel, mask, divided) if normalization == "after" else Term(kernel, divided, mask)
+    divided = sent / (norm.sqrt() if normalization == "symmetric" else norm)
+    pre = mask if normalization == "after" else divided
+    post = mask if normalization == "before" else divided
+    return Term(kernel, pre, post, normalization, mask, norm)
 
 
 def mask_factors(mask: Tensor, dtype: torch.dtype) -> Tensor:

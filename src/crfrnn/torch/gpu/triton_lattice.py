@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # ruff: noqa: RUF005, SIM108  (Triton takes no starred expressions)
-"""The Triton kernels of the lattice behind `triton_steps`: build, splat, blur, slice.
+"""The Triton kernels of the lattice behind `triton_steps`: build, splat, blur, slice, and gradients to weights.
 
 Each computes what the function of its name in `plain` says; `splat` is `sum_runs` and `join_runs`, or `clear` and
 `add_corners`. Rows and values have CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is
@@ -271,6 +271,47 @@ def slice_values(
     message = sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
     at = p[:, None] * CHANNELS + c[None, :]
     tl.store(out + at, message, mask=inside[:, None] & (c[None, :] < CHANNELS))
+
+
+@triton.jit
+def add_corner_products(
+    values,
+    vertex,
+    weight,
+    rows,
+    scale,
+    to_weight,
+    to_scale,
+    points,
+    CORNERS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    T: tl.constexpr = weight.dtype.element_ty
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    inside = p < points
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=tile, other=0).to(T) * FACTOR
+    if scale is not None:
+        factor = tl.load(scale + p, mask=inside, other=0)
+    total = tl.zeros([BLOCK], T)
+    for k in tl.static_range(CORNERS):
+        at = k * points + p
+        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
+        value = tl.load(values + v[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+        product = tl.sum(value.to(T) * row, axis=1)
+        if to_scale is not None:
+            total += product * tl.load(weight + at, mask=inside, other=0)
+        if to_weight is not None:
+            if scale is not None:
+                product *= factor
+            product += tl.load(to_weight + at, mask=inside, other=0)
+            tl.store(to_weight + at, product, mask=inside)
+    if to_scale is not None:
+        tl.store(to_scale + p, total + tl.load(to_scale + p, mask=inside, other=0), mask=inside)
 
 
 @triton.jit

@@ -55,6 +55,7 @@ def begin(
 def convolve(
     rows,
     taps,
+    reach,
     before,
     after,
     out,
@@ -63,6 +64,7 @@ def convolve(
     inside_points,
     column_blocks,
     target_blocks,
+    most,
     RADIUS: tl.constexpr,
     CHANNELS: tl.constexpr,
     LINE: tl.constexpr,
@@ -76,8 +78,13 @@ def convolve(
     # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
     # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
     # of several lines, of which each takes LINE, lie side by side where a line has few. Offsets count from the first of
-    # these lines.
+    # these lines. Of learned taps, `most` on each side of the middle, only the device knows how many count, `reach`.
     T: tl.constexpr = taps.dtype.element_ty
+    if reach is None:
+        radius: tl.constexpr = RADIUS
+    else:
+        radius = tl.load(reach)
+        taps += most - radius
     width = tl.full((), CHANNELS, OFFSETS) * inside_points
     if LINE > COLUMNS:
         begin = tl.program_id(0) // column_blocks * TARGETS
@@ -104,16 +111,16 @@ def convolve(
     target = begin + tl.arange(0, TARGETS)
     total = tl.zeros([TARGETS, COLUMNS], T)
     if tl.float64 == T:
-        for k in range(2 * RADIUS + 1):
+        for k in range(2 * radius + 1):
             tile = _lines(
-                rows, before, first, first_point, target + (k - RADIUS), exists, length, width, inside_points, T
+                rows, before, first, first_point, target + (k - radius), exists, length, width, inside_points, T
             )
             total += tl.load(taps + k) * tile
     else:
-        for reach in range(0, TARGETS + 2 * RADIUS, SOURCES):
-            source = begin - RADIUS + reach + tl.arange(0, SOURCES)
-            k = source[None, :] - target[:, None] + RADIUS
-            band = tl.load(taps + k, mask=(k >= 0) & (k <= 2 * RADIUS), other=0)
+        for ahead in range(0, TARGETS + 2 * radius, SOURCES):
+            source = begin - radius + ahead + tl.arange(0, SOURCES)
+            k = source[None, :] - target[:, None] + radius
+            band = tl.load(taps + k, mask=(k >= 0) & (k <= 2 * radius), other=0)
             if ROUNDED_TAPS:  # to the nearest of the matrix units' 11 bits: by themselves they cut off
                 band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
             tile = _lines(rows, before, first, first_point, source, exists, length, width, inside_points, T)

@@ -13,6 +13,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
+from crfrnn.torch.gpu.grid import Taps
 from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
 
 TILE = 1024  # numbers a program holds
@@ -209,11 +210,39 @@ def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tens
     return rows
 
 
-def convolve(
-    rows: Tensor, length: int, inside: int, taps: Tensor, before: Tensor | None, after: Tensor | None
-) -> Tensor:
+def add_corner_products(
+    lattice: Lattice,
+    values: Tensor,
+    rows: Tensor,
+    scale: Tensor | None,
+    to_weight: Tensor | None,
+    to_scale: Tensor | None,
+) -> None:
+    corners, points = lattice.vertex.shape
+    tile = _tile(rows.shape[1])
+    triton_lattice.add_corner_products[(_ceil_div(points, tile["BLOCK"]),)](
+        values,
+        lattice.vertex,
+        lattice.weight,
+        rows,
+        scale,
+        to_weight,
+        to_scale,
+        points,
+        CORNERS=corners,
+        FACTOR=lattice.factor,
+        **tile,
+    )
+
+
+def cut_off(taps: Tensor, reach: Tensor) -> Taps:
+    """All taps: the kernel reads how many count."""
+    return Taps(taps, reach)
+
+
+def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor | None, after: Tensor | None) -> Tensor:
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
-    channels, radius = rows.shape[1], len(taps) // 2
+    channels, radius = rows.shape[1], len(taps.values) // 2
     lines, width = len(rows) // (length * inside), inside * channels
     line = _power_of_2(width)
     column_blocks = lines * _ceil_div(width, COLUMNS) if line > COLUMNS else _ceil_div(lines, COLUMNS // line)
@@ -222,7 +251,8 @@ def convolve(
     reach = max(1, COLUMNS // line) * (length + TARGETS + 2 * radius) * width
     triton_meanfield.convolve[(column_blocks * target_blocks,)](
         rows,
-        taps,
+        taps.values,
+        taps.reach,
         before,
         after,
         received,
@@ -231,7 +261,8 @@ def convolve(
         inside,
         column_blocks,
         target_blocks,
-        RADIUS=radius,
+        radius,
+        RADIUS=radius if taps.reach is None else None,
         CHANNELS=channels,
         LINE=min(line, 2 * COLUMNS),
         COLUMNS=COLUMNS,

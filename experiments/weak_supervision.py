@@ -1,0 +1,234 @@
+"""`python -m experiments.weak_supervision`: from clicks to segmentation, with the losses of `crfrnn.torch.losses`.
+
+For each seed a network learns from the clicks alone, from clicks and the dense CRF loss, from clicks and the gated one,
+and from the labels of all pixels. The networks of the clicks then train on with a CRF-RNN behind them. All are measured
+on the validation photos, which nothing else looks at; 60 of the training photos choose the best epoch. The results go
+into the table of docs/weak-supervision.md. Finished runs are not repeated: run it again to continue, or with
+`--report` to fill the table with what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crfrnn.data import SegmentationData
+from crfrnn.evaluation import evaluate
+from crfrnn.files.classes import class_set
+from crfrnn.files.photos import replacing
+from crfrnn.files.progress import progress
+from crfrnn.models import load_model
+from crfrnn.training import TrainingConfig
+from crfrnn.training.train import train
+
+CLASSES = class_set("voc")
+MAIN_CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
+CHOOSING = 60
+REDUCTION = 3
+EPOCHS = 2
+CROP, SCALE = (112, 144), (0.75, 1.25)
+MEASURES = {"mean_iou": "mean IoU", "main_mean_iou": "mean IoU of the main classes"}
+PAGE = Path(__file__).parent.parent / "docs" / "weak-supervision.md"
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a network learns from.
+
+    Attributes:
+        after: The variant whose network this one trains on with, with a CRF-RNN behind it.
+    """
+
+    title: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    after: str | None = None
+
+
+CRF: dict[str, Any] = {"theta_alpha": 27.0}  # the default, 80, at a third of the size
+CLICKS = {"supervision": "clicks", "click_radius": 1}
+DENSE = {**CLICKS, "crf_loss": "dense", "crf_loss_weight": 1.0, "crf_loss_theta_alpha": 33.0}
+GATED = {**CLICKS, "crf_loss": "gated", "crf_loss_weight": 1.0}
+VARIANTS = {
+    "clicks": Variant("clicks", CLICKS),
+    "dense": Variant("clicks + dense CRF loss", DENSE),
+    "gated": Variant("clicks + gated CRF loss", GATED),
+    "full": Variant("labels of all pixels"),
+    "dense-crf": Variant("clicks + dense CRF loss, then + CRF-RNN", DENSE, "dense"),
+    "gated-crf": Variant("clicks + gated CRF loss, then + CRF-RNN", GATED, "gated"),
+    "full-crf": Variant("labels of all pixels, then + CRF-RNN", {}, "full"),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where data lie and results go, and how long networks train."""
+
+    data: Path
+    output: Path
+    epochs: int
+    crf_epochs: int
+
+    def result(self, seed: int, name: str) -> Path:
+        return self.output / f"seed{seed}" / f"{name}.json"
+
+    def folder(self, seed: int, name: str) -> Path:
+        return self.output / f"seed{seed}" / name
+
+
+def reduce(data: Path, folder: Path) -> Path:
+    """The data set with photos, labels and clicks at `1 / REDUCTION` of their size.
+
+    The last `CHOOSING` training photos are in a split of their own.
+    """
+    if (folder / "val.txt").exists():
+        return folder
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    splits = {split: (data / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    clicks = json.loads((data / "clicks.json").read_text())
+    reduced = {}
+    for name in progress([*splits["train"], *splits["val"]], "reduce"):
+        photo, labels = Image.open(data / "images" / f"{name}.jpg"), Image.open(data / "labels" / f"{name}.png")
+        width, height = photo.width // REDUCTION, photo.height // REDUCTION
+        part = (0, 0, REDUCTION * width, REDUCTION * height)
+        photo.convert("RGB").reduce(REDUCTION, part).save(folder / "images" / f"{name}.png")
+        middle = slice(REDUCTION // 2, None, REDUCTION)
+        ids = np.asarray(labels)[middle, middle][:height, :width]
+        Image.fromarray(ids).save(folder / "labels" / f"{name}.png")
+        reduced[name] = [
+            [min(x // REDUCTION, width - 1), min(y // REDUCTION, height - 1), label]
+            for x, y, label in clicks.get(name, [])
+        ]
+    (folder / "clicks.json").write_text(json.dumps(reduced))
+    splits["train"], splits["choosing"] = splits["train"][:-CHOOSING], splits["train"][-CHOOSING:]
+    for split in ("train", "choosing", "val"):
+        (folder / f"{split}.txt").write_text("\n".join(splits[split]) + "\n")
+    return folder
+
+
+def run(experiment: Experiment, seed: int, name: str) -> None:
+    """Train a variant and measure it on the validation photos, unless that is done."""
+    path = experiment.result(seed, name)
+    if path.exists():
+        return
+    torch.set_num_threads(1)
+    variant = VARIANTS[name]
+    settings: dict[str, Any] = {"network_epochs": experiment.epochs, "crf_epochs": 0, **variant.settings}
+    if variant.after is not None:
+        model = experiment.folder(seed, variant.after) / "model.safetensors"
+        settings |= {"init": str(model), "network_epochs": 0, "crf_epochs": experiment.crf_epochs}
+    result = train(
+        TrainingConfig(
+            data=str(experiment.data),
+            output=str(experiment.folder(seed, name)),
+            classes="voc",
+            val_split="choosing",
+            seed=seed,
+            crop=CROP,
+            scale=SCALE,
+            threads=1,
+            **CRF,
+            **settings,
+        )
+    )
+    found = evaluate(load_model(result.model).segmenter, SegmentationData(experiment.data, "val", CLASSES), CLASSES)
+    scores = found.network if found.crf is None else found.crf
+    content = {
+        "mean_iou": scores.mean_iou,
+        "main_mean_iou": statistics.mean(scores.iou[CLASSES.names.index(each)] for each in MAIN_CLASSES),
+    }
+    with replacing(path) as handle:
+        handle.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def run_chain(experiment: Experiment, seed: int, names: list[str]) -> str:
+    """Variants that start with one another, in their order."""
+    for name in names:
+        run(experiment, seed, name)
+    return f"seed {seed}: {', '.join(names)}"
+
+
+def chains() -> list[list[str]]:
+    """The variants that start from scratch, each with those that start with it."""
+    first = [name for name, variant in VARIANTS.items() if variant.after is None]
+    return [[name, *(after for after, variant in VARIANTS.items() if variant.after == name)] for name in first]
+
+
+def table(experiment: Experiment, seeds: list[int]) -> str:
+    """The results that are there: means over the seeds, and the share of the way from clicks to all labels."""
+    results = {
+        name: [json.loads(path.read_text()) for seed in seeds if (path := experiment.result(seed, name)).exists()]
+        for name in VARIANTS
+    }
+
+    def mean(name: str, measure: str) -> float:
+        return 100 * statistics.mean(result[measure] for result in results[name])
+
+    lines = [
+        f"| learned from | seeds | {' | '.join(f'{title} | share of the way' for title in MEASURES.values())} |",
+        f"| --- |{' --- |' * (1 + 2 * len(MEASURES))}",
+    ]
+    for name, variant in VARIANTS.items():
+        cells = [variant.title, str(len(results[name]))]
+        for measure in MEASURES:
+            if not results[name]:
+                cells += ["", ""]
+                continue
+            values = [100 * result[measure] for result in results[name]]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            ends = results["clicks"] and results["full"]
+            low, high = (mean("clicks", measure), mean("full", measure)) if ends else (0.0, 0.0)
+            cells.append(f"{100 * (statistics.mean(values) - low) / (high - low):.0f} %" if high > low else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(page: Path, lines: str) -> None:
+    """Put a table between the page's two comments."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    with replacing(page) as handle:
+        handle.write(f"{before}{BEGIN}{lines}{END}{after}".encode())
+
+
+def main() -> None:
+    default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "voc_animals"
+    parser = argparse.ArgumentParser(prog="python -m experiments.weak_supervision", description=__doc__)
+    parser.add_argument("--data", type=Path, default=default_data, help="photos, clicks (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("out/weak_supervision"), help="for runs (%(default)s)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="whose table is filled (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the networks (default: %(default)s)")
+    parser.add_argument("--crf-epochs", type=int, default=1, help="with the CRF-RNN (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser.add_argument("--report", action="store_true", help="train nothing, fill the table with what is there")
+    arguments = parser.parse_args()
+    reduced = arguments.output / "data"
+    experiment = Experiment(reduced, arguments.output, arguments.epochs, arguments.crf_epochs)
+    if not arguments.report:
+        reduce(arguments.data, reduced)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+            tasks = [pool.submit(run_chain, experiment, seed, names) for seed in arguments.seeds for names in chains()]
+            for done in as_completed(tasks):
+                print(done.result(), flush=True)
+    lines = table(experiment, arguments.seeds)
+    print(lines)
+    write_table(arguments.page, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+// The gradient to the deviations of a grid Gaussian, equation (24).
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "grid_message.h"
+
+namespace crfrnn {
+
+// ∂K/∂σ of an axis has slopes in place of the taps of that axis, and is as separable as K. So some axes can convolve the values
+// and the others the cotangents. The transposed message convolves cotangents from the last axis but one to the first, and then
+// along the last. Here it goes the other way: from the last axis, the first and so on to the last but one, each convolves the
+// values with taps and with slopes at once. What slopes make of them is multiplied by what the axes to come make of the
+// cotangents. Values are sent into the memory of the transposed message, which has convolved what was there.
+template <class T>
+class GridGradient final : public KernelGradient<T> {
+ public:
+  GridGradient(const GridGaussian<T>& grid, GridMessage<T>& transposed, int channels, PointFactors<T> factors)
+      : grid_(grid), factors_(factors), message_(transposed), channels_(channels), last_(grid.last_axis()),
+        totals_(grid.shape_.size(), 0.0), post_(grid.points_) {
+    std::fill(post_.begin(), post_.end(), T(0));
+    for (int axis = 0; axis <= last_; ++axis) slopes_.push_back(slopes_of(axis));
+    if (last_ < 2) return;
+    convolved_ = message_.make_lines();
+    message_.inputs_.resize(last_ - 1);
+    for (auto& input : message_.inputs_) input = Buffer<T>(message_.sent_.size());
+  }
+
+  void open(int64_t) override {}
+  void send(int64_t begin, int64_t n, const T* values) override {
+    message_.send(begin, n, values, factors_.pre ? factors_.pre + begin : nullptr);
+  }
+
+  void propagate(Team& team, const T* cotangents) override {
+    convolve_last_axis(team, cotangents);
+    for (int axis = 0; axis < last_ - 1; ++axis)
+      if (grid_.radii_[axis] > 0) convolve_axis(team, axis);
+    if (last_ > 0) finish(team, last_ - 1, cotangents);
+  }
+
+  void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {
+    message_.receive(begin, n, rows, nullptr, nullptr, nullptr);
+  }
+
+  void write(Team&, T* gradient, T* post_gradient) const override {
+    std::copy(totals_.begin(), totals_.end(), gradient);
+    if (post_gradient) std::copy_n(post_.get(), grid_.points_, post_gradient);
+  }
+
+ private:
+  // From the one in the middle on.
+  const T* taps(int axis) const { return grid_.taps_[axis].data() + tap_margin + grid_.radii_[axis]; }
+
+  std::vector<T> slopes_of(int axis) const {
+    std::vector<T> slopes;
+    const double cube = std::pow(grid_.sigmas_[axis], 3);
+    for (int k = 0; k <= grid_.radii_[axis]; ++k) slopes.push_back(k == 0 ? T(0) : T(taps(axis)[k] * (double(k) * k / cube)));
+    return slopes;
+  }
+
+  // A line at a time, in place. If there is no other axis, this is the message.
+  void convolve_last_axis(Team& team, const T* cotangents) {
+    const int64_t line = message_.line_, most = tile_size * channels_;
+    const int radius = grid_.radii_[last_];
+    std::vector<double> shares(grid_.points_ / line);
+    team.run(static_cast<int64_t>(shares.size()), [&](int64_t i) {
+      T *const values = &message_.sent_[message_.place(i, 0)], *const others = &message_.received_[message_.place(i, 0)];
+      Buffer<T> convolved(line * channels_);
+      for (int64_t at = 0; at < convolved.size(); at += most)
+        shares[i] += loops<T>().convolve_with_slopes(
+            values + at, channels_, radius, radius, taps(last_), slopes_[last_].data(), others + at, &convolved[at], nullptr,
+            std::min(most, convolved.size() - at), values + at + most, others + at + most);
+      if (last_ > 0) {
+        std::copy(convolved.begin(), convolved.end(), values);
+      } else {
+        loops<T>().row_products(convolved.get(), cotangents, post_.get(), channels_, line);
+      }
+    });
+    add_up(last_, shares);
+  }
+
+  void convolve_axis(Team& team, int axis) {
+    const int64_t stride = message_.lines_along(axis) * message_.padded_line() * channels_;
+    std::vector<double> shares(message_.num_strips(axis, strip_size));
+    message_.over_strips(team, axis, strip_size, [&](int64_t strip, int64_t line, int64_t x, int64_t width) {
+      over_lines(axis, [&](int64_t y, int64_t before, int64_t after) {
+        const int64_t at = message_.place(line, x) + y * stride;
+        const T *const values = &message_.sent_[at], *const others = &message_.inputs_[axis][at];
+        shares[strip] +=
+            loops<T>().convolve_with_slopes(values, stride, before, after, taps(axis), slopes_[axis].data(), others,
+                                            &convolved_[at], nullptr, width, values + (after + 1) * stride, others + stride);
+      });
+    });
+    add_up(axis, shares);
+    message_.sent_.swap(convolved_);
+  }
+
+  // The last axis to convolve makes the message, of which only products with the cotangents are needed.
+  void finish(Team& team, int axis, const T* cotangents) {
+    const int64_t lines = message_.lines_along(axis), stride = lines * message_.padded_line() * channels_;
+    const int64_t most = std::max<int64_t>(1, strip_size / channels_ / 8) * 8, strip_width = most * channels_;
+    std::vector<double> shares(message_.num_strips(axis, strip_width));
+    message_.over_strips(team, axis, strip_width, [&](int64_t strip, int64_t line, int64_t x, int64_t width) {
+      Buffer<T> rows(2 * strip_width), of_slopes(most);
+      T *const message = rows.get(), *const slopes = message + strip_width;
+      const int64_t n = width / channels_;
+      over_lines(axis, [&](int64_t y, int64_t before, int64_t after) {
+        const T* const values = &message_.sent_[message_.place(line, x) + y * stride];
+        const int64_t point = (line + y * lines) * message_.line_ + x / channels_;
+        const T* const g = cotangents + point * channels_;
+        loops<T>().convolve_with_slopes(values, stride, before, after, taps(axis), slopes_[axis].data(), nullptr, message,
+                                        slopes, width, values + (after + 1) * stride, g + lines * message_.line_ * channels_);
+        loops<T>().row_products(message, g, &post_[point], channels_, n);
+        std::fill(of_slopes.begin(), of_slopes.end(), T(0));
+        loops<T>().row_products(slopes, g, of_slopes.get(), channels_, n);
+        for (int64_t i = 0; i < n; ++i) shares[strip] += of_slopes[i] * (factors_.post ? factors_.post[point + i] : T(1));
+      });
+    });
+    add_up(axis, shares);
+  }
+
+  // Calls work(y, before, after) for the lines along an axis: how many there are before and after each, up to the radius.
+  template <class F>
+  void over_lines(int axis, F work) const {
+    const int64_t length = grid_.shape_[axis], radius = grid_.radii_[axis];
+    for (int64_t y = 0; y < length; ++y) work(y, std::min(radius, y), std::min(radius, length - 1 - y));
+  }
+
+  // Shares of tasks, in their order: the same bits for any number of threads.
+  void add_up(int axis, const std::vector<double>& shares) {
+    totals_[axis] += std::accumulate(shares.begin(), shares.end(), 0.0);
+  }
+
+  const GridGaussian<T>& grid_;
+  const PointFactors<T> factors_;
+  GridMessage<T>& message_;  // the transposed one
+  const int channels_, last_;
+  std::vector<std::vector<T>> slopes_;  // ∂tap/∂σ of each axis, from the one in the middle on
+  std::vector<double> totals_;          // of each axis
+  Buffer<T> post_;
+  Buffer<T> convolved_;  // lines, if there are more than two axes
+};
+
+template <class T>
+std::unique_ptr<KernelGradient<T>> GridGaussian<T>::gradient(Message<T>& transposed, int channels,
+                                                             PointFactors<T> factors) const {
+  return std::make_unique<GridGradient<T>>(*this, static_cast<GridMessage<T>&>(transposed), channels, factors);
+}
+
+template std::unique_ptr<KernelGradient<float>> GridGaussian<float>::gradient(Message<float>&, int, PointFactors<float>) const;
+template std::unique_ptr<KernelGradient<double>> GridGaussian<double>::gradient(Message<double>&, int,
+                                                                                PointFactors<double>) const;
+
+}  // namespace crfrnn

@@ -1,0 +1,62 @@
+"""A CRF's deviations and weights by gradient descent on photos with scores and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from crfrnn.data.scored import ScoredPhotos
+from crfrnn.files.classes import VOID
+from crfrnn.files.progress import progress
+from crfrnn.parameters import CRFParameters
+from crfrnn.torch.functional import mean_field
+
+STEPS = 200
+"""Photos seen, one a step; fewer photos are seen several times."""
+RATE = 0.05
+"""Of Adam, for the logarithms of what each number is multiplied by; it falls to 0 along half a cosine."""
+ROUNDS = 4
+"""How often the parameters are handed out on the way."""
+
+
+def descend(
+    photos: ScoredPhotos, indices: Sequence[int], start: CRFParameters, names: Sequence[str], seed: int
+) -> Iterator[CRFParameters]:
+    """The parameters after each round of steps downhill in the cross-entropy of the refined scores.
+
+    Every number of the parameters named is multiplied by a factor of its own. They keep their signs.
+
+    Raises: ValueError: as refining a photo does.
+    """
+    values = {name: torch.tensor(getattr(start, name)) for name in names}
+    logs = {name: torch.zeros_like(value, requires_grad=True) for name, value in values.items()}
+    optimizer = torch.optim.Adam(logs.values(), RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    fixed = replace(start, class_threshold=0.0)  # a class left out has no gradient
+    order = np.random.default_rng(seed)
+    waiting: list[int] = []
+    for step in progress(range(1, STEPS + 1), "descend"):
+        waiting = waiting or order.permutation(list(indices)).tolist()
+        sample, scores = photos[waiting.pop()]
+        labels = torch.from_numpy(sample.labels.astype(np.int64))
+        if bool((labels != VOID).any()):
+            changed: dict[str, Any] = {name: value * logs[name].exp() for name, value in values.items()}
+            photo = torch.from_numpy(np.moveaxis(sample.image, -1, 0).astype(np.float32))
+            refined = mean_field(torch.from_numpy(scores)[None], photo[None], parameters=fixed, **changed)
+            optimizer.zero_grad()
+            cross_entropy(refined, labels[None], ignore_index=VOID).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+        if step % (STEPS // ROUNDS) == 0:
+            yield replace(start, **{name: _numbers(values[name] * log.detach().exp()) for name, log in logs.items()})
+
+
+def _numbers(value: Tensor) -> Any:
+    """A tensor as numbers, or nested tuples of them."""
+    return tuple(_numbers(part) for part in value) if value.ndim else value.item()
