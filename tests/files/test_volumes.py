@@ -205,7 +205,7 @@ def test_volumes_by_tiles(image, labels, capsys):
     save("image.nii.gz", image)
     save("labels.nii.gz", labels)
     assert run("labels.nii.gz image.nii.gz -o out.nii.gz --spacing 1 --tile 100") == 0
-    assert "1 tiles" in capsys.readouterr().out
+    assert "1 tile" in capsys.readouterr().out
     expected = crfrnn.refine(labels, image, SHORT, input="labels", spacing=1).argmax(axis=0)
     np.testing.assert_array_equal(load("out.nii.gz")[0], expected)
 
