@@ -35,8 +35,8 @@ photo, `covers=(513, 513)`. For scores over a square, `crfrnn refine` has `--squ
 
 **Deviations.** θ_α is s and θ_β is 4 × `contrast_theta_beta(photo)`, so that levels may have any range;
 `upsample(scores, photo, Bilateral(theta_alpha, theta_beta))` takes others. `Exact()` in the place of the lattice sums
-over all pairs of pixels, in O(N²) time. In torch, gradients go to the scores and, through `Exact()`, to the photo. Any
-channels of scores and image and 1 to 3 spatial axes work; a lattice takes at most 16 axes and channels together.
+over all pairs of pixels, in O(N²) time. In torch, gradients go to the scores and to the photo. Any channels of scores
+and image and 1 to 3 spatial axes work; a lattice takes at most 16 axes and channels together.
 
 ## The bilateral solver
 
@@ -62,14 +62,14 @@ solver takes about {solves:.0f} times as long as building a lattice and filterin
 ## MONAI's bilateral filters
 
 `crfrnn.compat.monai` has `BilateralFilter`, `TrainableBilateralFilter` and `TrainableJointBilateralFilter`. The
-trainable ones learn their deviations, by sums over all pairs of pixels.
+trainable ones learn their deviations, on the lattice or, with `filter="exact"`, by sums over all pairs of pixels.
 
 ![A noisy patch, filtered on the lattice and over all pairs](filters-monai.jpg)
 
 {monai}
 
-**When to take which.** `BilateralFilter` with `fast_approx=True` for images, with `False` for small patches. The
-trainable filters for patches. MONAI cuts its windows at 2.5 deviations; nothing is cut here.
+**When to take which.** `fast_approx=True` and `filter="lattice"`, the defaults, for images; the exact sum for small
+patches and as the truth. MONAI cuts its windows at 2.5 deviations; nothing is cut here.
 
 ## PAMR's signature
 

@@ -57,29 +57,16 @@ def test_bilateral_filter_on_a_lattice(axes):
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_gradients_of_the_bilateral_filter(fast):
-    values = example(2).requires_grad_()
-    if not fast:
-        assert torch.autograd.gradcheck(lambda values: BilateralFilter.apply(values, 2.0, 0.4, False), values)
-        return
-    constant = values.detach()
-    cotangent = torch.rand_like(constant)
-    (found,) = torch.autograd.grad(BilateralFilter.apply(values, 2.0, 0.4), values, cotangent)
-    eye = torch.eye(35, dtype=torch.float64).view(35, 1, 5, 7)
-    from crfrnn.torch import gaussian_filter
-
-    places = torch.stack(torch.meshgrid(torch.arange(5), torch.arange(7), indexing="ij")) / 2.0
-    for index in range(2):
-        features = torch.cat([places.double(), constant[index] / 0.4])[None].expand(35, -1, -1, -1)
-        matrix = gaussian_filter(eye, features).view(35, 35)
-        assert_close(found[index].ravel(), matrix @ cotangent[index].ravel(), 1e-10)
+    values = example(1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: BilateralFilter.apply(values, 2.07, 0.41, fast), values)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_trainable_filters(axes):
     values, guide = example(axes), example(axes, 2).flip(-1)
     spatial = torch.tensor(SIGMAS[:axes], dtype=torch.float64)
-    alone = TrainableBilateralFilter(SIGMAS[:axes], 0.3).double()
-    joint = TrainableJointBilateralFilter(SIGMAS[:axes], 0.3).double()
+    alone = TrainableBilateralFilter(SIGMAS[:axes], 0.3, filter="exact").double()
+    joint = TrainableJointBilateralFilter(SIGMAS[:axes], 0.3, filter="exact").double()
     sigmas = torch.stack([alone.sigma_x, alone.sigma_y, alone.sigma_z])[:axes].detach()
     assert_close(sigmas, spatial, 1e-7)
     color = alone.sigma_color.item()
@@ -91,7 +78,7 @@ def test_trainable_filters(axes):
 def test_gradients_of_trainable_filters(axes):
     """To the input, the guidance and every deviation: those of the dense sum, and finite differences."""
     values, guide = example(axes).requires_grad_(), example(axes).flip(-1).requires_grad_()
-    module = TrainableJointBilateralFilter(SIGMAS[:axes], 0.3).double()
+    module = TrainableJointBilateralFilter(SIGMAS[:axes], 0.3, filter="exact").double()
     cotangent = torch.rand(values.shape, dtype=torch.float64)
     trained = [module.sigma_x, *([module.sigma_y] if axes == 2 else []), module.sigma_color]
     found = torch.autograd.grad(module(values, guide), [values, guide, *trained], cotangent)
@@ -105,8 +92,24 @@ def test_gradients_of_trainable_filters(axes):
             assert torch.autograd.gradcheck(alone, values)
 
 
+@pytest.mark.parametrize("axes", [1, 2])
+def test_gradients_on_a_lattice(axes):
+    """To the input, the guidance and every deviation: finite differences."""
+    module = TrainableJointBilateralFilter(SIGMAS[:axes], 0.31)
+    assert module.filter == "lattice"
+    values, guide = example(axes)[:1, ..., :3], example(axes).flip(-1)[:1, ..., :3]
+    sigmas = torch.tensor([*SIGMAS[:axes], 0.31], dtype=torch.float64)
+
+    def filtered(values, guide, sigmas):
+        names = [*(f"sigma_{name}" for name in "xyz"[:axes]), "sigma_color"]
+        return torch.func.functional_call(module, dict(zip(names, sigmas, strict=True)), (values, guide))
+
+    inputs = [tensor.clone().requires_grad_() for tensor in (values, guide, sigmas)]
+    assert torch.autograd.gradcheck(filtered, inputs)
+
+
 def test_a_number_is_for_any_axes():
-    module = TrainableBilateralFilter(2.0, 0.3).double()
+    module = TrainableBilateralFilter(2.0, 0.3, filter="exact").double()
     spread = [each.item() for each in (module.sigma_x, module.sigma_y, module.sigma_z)]
     assert spread == [2.0] * 3
     for axes in (1, 2, 3):
@@ -121,27 +124,26 @@ def test_names_of_weights_are_those_of_monai():
         assert state == {"sigma_x": 1.0, "sigma_y": 2.0, "sigma_z": 0.01, "sigma_color": 0.5}
 
 
-def test_a_deviation_learns():
-    """From twice the deviation that made the target to within a tenth of it."""
-    values = example(1)
-    target = TrainableBilateralFilter(1.0, 0.3).double()(values).detach()
-    module = TrainableBilateralFilter(2.0, 0.3).double()
+@pytest.mark.parametrize(("filter", "near"), [("exact", 0.1), ("lattice", 0.25)])
+def test_a_deviation_learns(filter, near):
+    """From twice the deviation that made the target to near it; on a lattice of few points the loss is rough."""
+    values = example(2)
+    target = TrainableBilateralFilter(1.0, 0.3, filter=filter).double()(values).detach()
+    module = TrainableBilateralFilter(2.0, 0.3, filter=filter).double()
     module.sigma_color.requires_grad_(False)
-    optimizer = torch.optim.LBFGS([module.sigma_x], max_iter=20)
-
-    def loss():
+    optimizer = torch.optim.Adam(module.parameters(), 0.1)
+    for _ in range(40):
         optimizer.zero_grad()
-        error = (module(values) - target).square().sum()
-        error.backward()
-        return error
-
-    optimizer.step(loss)
-    assert abs(module.sigma_x.item() - 1) < 0.1
+        (module(values) - target).square().sum().backward()
+        optimizer.step()
+    assert abs(module.sigma_x.item() - 1) < near
+    assert abs(module.sigma_y.item() - 1) < near
 
 
-def test_on_a_lattice_where_nothing_is_trained():
-    module = TrainableBilateralFilter(2.0, 0.3, filter="lattice").double().requires_grad_(False)
-    assert_close(module(example(2)), BilateralFilter.apply(example(2), 2.0, module.sigma_color.item()), 1e-6)
+def test_on_a_lattice():
+    module = TrainableBilateralFilter(2.0, 0.3).double()
+    expected = BilateralFilter.apply(example(2), 2.0, module.sigma_color.item())
+    assert_close(module(example(2)).detach(), expected, 1e-6)
 
 
 @pytest.mark.parametrize(

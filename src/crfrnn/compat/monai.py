@@ -171,8 +171,7 @@ class BilateralFilter:
     def apply(input: Tensor, spatial_sigma: float = 5, color_sigma: float = 0.5, fast_approx: bool = True) -> Tensor:
         """The filtered input.
 
-        The gradient to the input is that of what is computed; on the lattice its levels count as constants where they
-        are compared. (MONAI filters the gradient by itself.)
+        The gradient to the input is that of what is computed. (MONAI filters the gradient by itself.)
 
         Args:
             input: (B, channels, *spatial), 1 to 3 spatial axes; all channels are compared.
@@ -189,9 +188,8 @@ class BilateralFilter:
         space, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")
         if isinstance(space, tuple) or isinstance(color, tuple):
             raise ValueError(f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be numbers")
-        guide = input.detach() if fast_approx else input
         filter: Filter = "lattice" if fast_approx else "exact"
-        return _bilateral(input, guide, [space] * (input.ndim - 2), color, filter)
+        return _bilateral(input, input, [space] * (input.ndim - 2), color, filter)
 
 
 class TrainableJointBilateralFilter(nn.Module):
@@ -213,7 +211,7 @@ class TrainableJointBilateralFilter(nn.Module):
         CT".
     """
 
-    def __init__(self, spatial_sigma: Deviation, color_sigma: float, *, filter: Filter = "exact") -> None:
+    def __init__(self, spatial_sigma: Deviation, color_sigma: float, *, filter: Filter = "lattice") -> None:
         super().__init__()
         one_of(filter, get_args(Filter), "filter")
         given, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")

@@ -9,12 +9,12 @@ from torch import Tensor
 from crfrnn.arrays import check_finite
 from crfrnn.contrast import SHARE
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
-from crfrnn.inference.backend import Inputs
+from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.kernels.build import check_specification
 from crfrnn.numbers import one_of
 from crfrnn.threads import thread_count
-from crfrnn.torch import ops
-from crfrnn.torch.exact_filter import exact_filter, full_precision
+from crfrnn.torch import differentiable
+from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.features import feature_columns
 from crfrnn.torch.scene import check_device, check_scores, check_tensor
 from crfrnn.upsampling import CONTRASTS, LINEAR_SHARE, Method, low_steps
@@ -35,7 +35,7 @@ def upsample(
 ) -> Tensor:
     """Bring scores, or any other values, to the size of an image, along the image's edges: `crfrnn.upsample`.
 
-    Gradients go to the scores and, through `Exact()`, to the image. A θ_β that comes from its contrast is a constant.
+    Gradients go to the scores, as often as needed, and to the image, once; a θ_β from its contrast is a constant.
 
     Args:
         scores: (B, C, *low) of any channels: logits, probabilities, features of a network; 1 to 3 spatial axes.
@@ -57,8 +57,6 @@ def upsample(
     check_specification(features, filter)
     if threads is not None:
         thread_count(threads)
-    if not isinstance(filter, Exact) and image.requires_grad and torch.is_grad_enabled():
-        raise ValueError("image requires a gradient, which a lattice does not give; pass image.detach(), or Exact()")
     step = low_steps(scores.shape, image.shape[2:], covers)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     values, colours = scores.to(dtype), image if image.dtype == torch.float64 else image.to(dtype)
@@ -76,12 +74,13 @@ def upsample(
             values = values.narrow(axis, 0, lows.shape[axis])
         count = lows[0, 0].numel()
         sent = torch.cat([values, torch.ones_like(values[:, :1])], dim=1).flatten(2)
-        received = _filtered(
+        received = differentiable.gaussian_filter(
             torch.nn.functional.pad(sent, (0, rows[0, 0].numel())),
             torch.cat([lows.flatten(2), rows.flatten(2)], dim=2),
+            None,
+            "none",
             Lattice() if filter is None else filter,
-            deterministic,
-            threads,
+            Execution(threads, deterministic),
         )
         received = received[:, :, count:].reshape(*sent.shape[:2], *image.shape[2:])
         interpolated = interpolate(scores.to(dtype), image, step)
@@ -163,18 +162,6 @@ def _at(values: Tensor, axis: int, positions: Tensor) -> Tensor:
     share = (inside - first).reshape(-1, *(1,) * (values.ndim - 1 - axis))
     second = (first + 1).clamp(max=last)
     return torch.lerp(values.index_select(axis, first), values.index_select(axis, second), share)
-
-
-def _filtered(
-    values: Tensor, features: Tensor, filter: Lattice | Exact, deterministic: bool, threads: int | None
-) -> Tensor:
-    """K v for values (B, C, N) and features (B, d, N)."""
-    if isinstance(filter, Exact):
-        exact: Tensor = exact_filter(values.contiguous(), features.contiguous(), threads)
-        return exact
-    lattice = (features, None, "none", filter.neighbour_rounds, deterministic, threads)
-    filtered: Tensor = ops.gaussian_filter(values, ops.lattice(*lattice), False, *lattice)
-    return filtered
 
 
 def _check_finite(**tensors: Tensor) -> None:
