@@ -181,8 +181,8 @@ def trained_filter(data: Path) -> tuple[list[NDArray[Any]], str]:
     errors = [float((each - clean[here]).square().mean().sqrt()) for each in (noisy[here], *results)]
     return [255 * each[0, 0].numpy() for each in (noisy[here], *results, clean[here])], (
         f"Trained on the lattice, on a patch of 48×48 pixels with noise of 0.1 and from deviations of 1 and 0.5, a "
-        f"filter ends at {space:.2f} pixels and {color:.2f}. On another patch, of 128×128, it takes the root mean square "
-        f"error from {errors[0]:.3f} to {errors[1]:.3f}, and over all pairs to {errors[2]:.3f}. That sum takes "
+        f"filter ends at {space:.2f} pixels and {color:.2f}. On another patch, of 128×128, it takes the root mean "
+        f"square error from {errors[0]:.3f} to {errors[1]:.3f}, and over all pairs to {errors[2]:.3f}. That sum takes "
         f"{times[False] / times[True]:.0f} times as long as the lattice there, and at twice the width and height 16 "
         "times as long again."
     )
