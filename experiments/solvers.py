@@ -1,7 +1,7 @@
 """`python -m experiments.solvers`: energy and mean IoU against iterations, for every solver, on photos of PASCAL VOC.
 
 40 photos of the validation split with the logits of a network that come with the data. Writes the tables of
-docs/solvers.md; about ten minutes on one core.
+docs/solvers.md; about a quarter of an hour on one core.
 """
 
 from __future__ import annotations

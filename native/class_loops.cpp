@@ -25,21 +25,29 @@ template <class T>
 void couple_matrix(const T* coupling_transposed, const T* message, const T* from, T* to, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
-    for (int64_t i = 0; i < n; i += 2) {
-      const bool pair = i + 1 < n;
-      const T* m = message + i * channels;
-      prefetch_next_tile(from + i * channels + first, channels, width());
-      prefetch_next_tile(from + (i + 1) * channels + first, channels, width());
-      const T* next = pair ? m + channels : m;
-      R a = R::zero(), b = R::zero();
-      for (int c = 0; c < channels; ++c) {
-        const R column = R::read(coupling_transposed + c * channels + first);
-        a.add(column, -m[c]), b.add(column, -next[c]);
+    const T* const read = from ? from : message;
+    int64_t i = 0;
+    // So many points share the columns of the matrix.
+    auto couple = [&](auto points) CRFRNN_INLINE_LAMBDA {
+      for (; i + points() <= n; i += points()) {
+        R rows[points()];
+        for (int p = 0; p < points(); ++p) {
+          prefetch_next_tile(read + (i + p) * channels + first, channels, width());
+          rows[p] = R::zero();
+        }
+        for (int c = 0; c < channels; ++c) {
+          const R column = R::read(coupling_transposed + c * channels + first);
+          for (int p = 0; p < points(); ++p) rows[p].subtract(column, message[(i + p) * channels + c]);
+        }
+        for (int p = 0; p < points(); ++p) {
+          const int64_t at = (i + p) * channels + first;
+          rows[p].add(from ? R::read(from + at) : R::zero()), rows[p].write(to + at);
+        }
       }
-      const int64_t at = i * channels + first;
-      a.add(from ? R::read(from + at) : R::zero()), a.write(to + at);
-      if (pair) b.add(from ? R::read(from + at + channels) : R::zero()), b.write(to + at + channels);
-    }
+    };
+    if constexpr (vector_bytes == 64) couple(std::integral_constant<int, 4>{});
+    couple(std::integral_constant<int, 2>{});
+    couple(std::integral_constant<int, 1>{});
   });
 }
 

@@ -149,12 +149,11 @@ class ExactGradient final : public KernelGradient<T> {
     std::fill(post_.begin(), post_.end(), T(0));
   }
 
-  void open(int64_t) override {}
-  void send(int64_t begin, int64_t n, const T* values) override {
-    values_.send(begin, n, values, pre_ ? pre_ + begin : nullptr);
-  }
-
-  void propagate(Team& team, const T* cotangents) override {
+  void propagate(TileTeam& points, const RowsOf<T>& values, const T* cotangents) override {
+    points.over_tiles<T>(channels_, [&](const Tile& tile, T* spare, T*, T*) {
+      values_.send(tile.begin, tile.n, values(tile.begin, tile.n, spare), pre_ ? pre_ + tile.begin : nullptr);
+    });
+    Team& team = points.team;
     const int64_t blocks = kernel_.blocks_, size = int64_t(block_size) * kernel_.d_, rows = int64_t(block_size) * channels_;
     team.run(blocks, [&](int64_t block) {
       for (int64_t i = 0; i < block_size; ++i)

@@ -40,26 +40,24 @@ void filter_gradient(const Kernel<T>& kernel, const T* values, const T* cotangen
   Buffer<T> cotangents(points.chunks.total * channels);
   for (int64_t first = 0; first < columns; first += most_columns) {
     const int64_t width = std::min(most_columns, columns - first);
-    auto read = [&](const Tile& tile, const T* from, T* rows) {
-      std::fill_n(rows, tile.n * channels, T(0));
-      for (int64_t i = 0; i < tile.n; ++i) std::copy_n(from + (tile.begin + i) * columns + first, width, rows + i * channels);
+    auto read = [&](int64_t begin, int64_t n, const T* from, T* rows) {
+      std::fill_n(rows, n * channels, T(0));
+      for (int64_t i = 0; i < n; ++i) std::copy_n(from + (begin + i) * columns + first, width, rows + i * channels);
     };
     points.over_tiles<T>(channels, [&](const Tile& tile, T*, T*, T*) {
       T* const g = &cotangents[tile.begin * channels];
-      read(tile, cotangent, g);
+      read(tile.begin, tile.n, cotangent, g);
       if (tile.opens_chunk) message->open(tile.chunk);
       message->send(tile.begin, tile.n, g, nullptr);
     });
     message->propagate(points.team, true);
-    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T*, T*) {
-      read(tile, values, v);
-      if (tile.opens_chunk) gradient->open(tile.chunk);
-      gradient->send(tile.begin, tile.n, v);
-    });
-    gradient->propagate(points.team, cotangents.get());
-    points.over_tiles<T>(channels, [&](const Tile& tile, T* v, T* message, T*) {
-      read(tile, values, v);
-      gradient->receive(tile.begin, tile.n, v, &cotangents[tile.begin * channels], message);
+    auto rows_of = [&](int64_t begin, int64_t n, T* rows) {
+      read(begin, n, values, rows);
+      return rows;
+    };
+    gradient->propagate(points, rows_of, cotangents.get());
+    points.over_tiles<T>(channels, [&](const Tile& tile, T* spare, T* received, T*) {
+      gradient->receive(tile.begin, tile.n, rows_of(tile.begin, tile.n, spare), &cotangents[tile.begin * channels], received);
     });
   }
   gradient->write(points.team, result, nullptr);

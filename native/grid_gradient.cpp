@@ -11,14 +11,15 @@ namespace crfrnn {
 // and the others the cotangents. The transposed message convolves cotangents from the last axis but one to the first, and then
 // along the last. Here it goes the other way: from the last axis, the first and so on to the last but one, each convolves the
 // values with taps and with slopes at once. What slopes make of them is multiplied by what the axes to come make of the
-// cotangents. Values are sent into the memory of the transposed message, which has convolved what was there.
+// cotangents. All this is done in the memory of the transposed message, which has convolved what was there.
 template <class T>
 class GridGradient final : public KernelGradient<T> {
  public:
   GridGradient(const GridGaussian<T>& grid, GridMessage<T>& transposed, int channels, PointFactors<T> factors)
       : grid_(grid), factors_(factors), message_(transposed), channels_(channels), last_(grid.last_axis()),
-        totals_(grid.shape_.size(), 0.0), post_(grid.points_) {
+        totals_(grid.shape_.size(), 0.0), post_(grid.points_), of_slopes_(grid.points_) {
     std::fill(post_.begin(), post_.end(), T(0));
+    std::fill(of_slopes_.begin(), of_slopes_.end(), T(0));
     for (int axis = 0; axis <= last_; ++axis) slopes_.push_back(slopes_of(axis));
     if (last_ < 2) return;
     convolved_ = message_.make_lines();
@@ -26,16 +27,11 @@ class GridGradient final : public KernelGradient<T> {
     for (auto& input : message_.inputs_) input = Buffer<T>(message_.sent_.size());
   }
 
-  void open(int64_t) override {}
-  void send(int64_t begin, int64_t n, const T* values) override {
-    message_.send(begin, n, values, factors_.pre ? factors_.pre + begin : nullptr);
-  }
-
-  void propagate(Team& team, const T* cotangents) override {
-    convolve_last_axis(team, cotangents);
+  void propagate(TileTeam& points, const RowsOf<T>& values, const T* cotangents) override {
+    convolve_last_axis(points.team, values, cotangents);
     for (int axis = 0; axis < last_ - 1; ++axis)
-      if (grid_.radii_[axis] > 0) convolve_axis(team, axis);
-    if (last_ > 0) finish(team, last_ - 1, cotangents);
+      if (grid_.radii_[axis] > 0) convolve_axis(points.team, axis);
+    if (last_ > 0) finish(points.team, last_ - 1, cotangents);
   }
 
   void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {
@@ -44,6 +40,7 @@ class GridGradient final : public KernelGradient<T> {
 
   void write(Team&, T* gradient, T* post_gradient) const override {
     std::copy(totals_.begin(), totals_.end(), gradient);
+    if (last_ > 0) gradient[last_ - 1] = T(total_of_slopes());
     if (post_gradient) std::copy_n(post_.get(), grid_.points_, post_gradient);
   }
 
@@ -58,25 +55,40 @@ class GridGradient final : public KernelGradient<T> {
     return slopes;
   }
 
-  // A line at a time, in place. If there is no other axis, this is the message.
-  void convolve_last_axis(Team& team, const T* cotangents) {
-    const int64_t line = message_.line_, most = tile_size * channels_;
-    const int radius = grid_.radii_[last_];
+  // A line at a time. If there is no other axis, this is the message.
+  void convolve_last_axis(Team& team, const RowsOf<T>& values, const T* cotangents) {
+    const int64_t line = message_.line_, tile = tile_size * channels_, margin = int64_t(message_.margin_) * channels_;
     std::vector<double> shares(grid_.points_ / line);
     team.run(static_cast<int64_t>(shares.size()), [&](int64_t i) {
-      T *const values = &message_.sent_[message_.place(i, 0)], *const others = &message_.received_[message_.place(i, 0)];
-      Buffer<T> convolved(line * channels_);
-      for (int64_t at = 0; at < convolved.size(); at += most)
-        shares[i] += loops<T>().convolve_with_slopes(
-            values + at, channels_, radius, radius, taps(last_), slopes_[last_].data(), others + at, &convolved[at], nullptr,
-            std::min(most, convolved.size() - at), values + at + most, others + at + most);
-      if (last_ > 0) {
-        std::copy(convolved.begin(), convolved.end(), values);
-      } else {
-        loops<T>().row_products(convolved.get(), cotangents, post_.get(), channels_, line);
+      Buffer<T> rows(2 * margin + line * channels_), spare(2 * tile);
+      read_line(values, i * line, rows.get(), spare.get());
+      T *const to = &message_.sent_[message_.place(i, 0)], *const others = &message_.received_[message_.place(i, 0)];
+      for (int64_t at = 0; at < line * channels_; at += tile) {
+        const T* const in = &rows[margin + at];
+        shares[i] += loops<T>().convolve_with_slopes(in, channels_, message_.margin_, message_.margin_, taps(last_),
+                                                     slopes_[last_].data(), others + at, to + at, nullptr,
+                                                     std::min(tile, line * channels_ - at), in + tile, others + at + tile);
       }
+      if (last_ == 0) loops<T>().row_products(to, cotangents, post_.get(), channels_, line);
     });
     add_up(last_, shares);
+  }
+
+  // pre · values of a line, between zeros.
+  void read_line(const RowsOf<T>& values, int64_t first, T* rows, T* spare) const {
+    const int64_t line = message_.line_, margin = int64_t(message_.margin_) * channels_;
+    std::fill_n(rows, margin, T(0));
+    std::fill_n(rows + margin + line * channels_, margin, T(0));
+    for (int64_t x = 0; x < line; x += tile_size) {
+      const int64_t n = std::min<int64_t>(tile_size, line - x);
+      const T* const from = values(first + x, n, spare);
+      T* const to = rows + margin + x * channels_;
+      if (factors_.pre) {
+        loops<T>().scale_rows(from, factors_.pre + first + x, to, channels_, n);
+      } else {
+        std::copy_n(from, n * channels_, to);
+      }
+    }
   }
 
   void convolve_axis(Team& team, int axis) {
@@ -99,9 +111,8 @@ class GridGradient final : public KernelGradient<T> {
   void finish(Team& team, int axis, const T* cotangents) {
     const int64_t lines = message_.lines_along(axis), stride = lines * message_.padded_line() * channels_;
     const int64_t most = std::max<int64_t>(1, strip_size / channels_ / 8) * 8, strip_width = most * channels_;
-    std::vector<double> shares(message_.num_strips(axis, strip_width));
-    message_.over_strips(team, axis, strip_width, [&](int64_t strip, int64_t line, int64_t x, int64_t width) {
-      Buffer<T> rows(2 * strip_width), of_slopes(most);
+    message_.over_strips(team, axis, strip_width, [&](int64_t, int64_t line, int64_t x, int64_t width) {
+      Buffer<T> rows(2 * strip_width);
       T *const message = rows.get(), *const slopes = message + strip_width;
       const int64_t n = width / channels_;
       over_lines(axis, [&](int64_t y, int64_t before, int64_t after) {
@@ -111,12 +122,9 @@ class GridGradient final : public KernelGradient<T> {
         loops<T>().convolve_with_slopes(values, stride, before, after, taps(axis), slopes_[axis].data(), nullptr, message,
                                         slopes, width, values + (after + 1) * stride, g + lines * message_.line_ * channels_);
         loops<T>().row_products(message, g, &post_[point], channels_, n);
-        std::fill(of_slopes.begin(), of_slopes.end(), T(0));
-        loops<T>().row_products(slopes, g, of_slopes.get(), channels_, n);
-        for (int64_t i = 0; i < n; ++i) shares[strip] += of_slopes[i] * (factors_.post ? factors_.post[point + i] : T(1));
+        loops<T>().row_products(slopes, g, &of_slopes_[point], channels_, n);
       });
     });
-    add_up(axis, shares);
   }
 
   // Calls work(y, before, after) for the lines along an axis: how many there are before and after each, up to the radius.
@@ -124,6 +132,12 @@ class GridGradient final : public KernelGradient<T> {
   void over_lines(int axis, F work) const {
     const int64_t length = grid_.shape_[axis], radius = grid_.radii_[axis];
     for (int64_t y = 0; y < length; ++y) work(y, std::min(radius, y), std::min(radius, length - 1 - y));
+  }
+
+  double total_of_slopes() const {
+    double total = 0;
+    for (int64_t i = 0; i < grid_.points_; ++i) total += double(of_slopes_[i]) * (factors_.post ? factors_.post[i] : T(1));
+    return total;
   }
 
   // Shares of tasks, in their order: the same bits for any number of threads.
@@ -137,8 +151,8 @@ class GridGradient final : public KernelGradient<T> {
   const int channels_, last_;
   std::vector<std::vector<T>> slopes_;  // ∂tap/∂σ of each axis, from the one in the middle on
   std::vector<double> totals_;          // of each axis
-  Buffer<T> post_;
-  Buffer<T> convolved_;  // lines, if there are more than two axes
+  Buffer<T> post_, of_slopes_;  // of each point: the products of its cotangents with the message and with what slopes make
+  Buffer<T> convolved_;         // lines, if there are more than two axes
 };
 
 template <class T>

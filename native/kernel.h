@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -46,17 +47,20 @@ struct PointFactors {
   const T *pre = nullptr, *post = nullptr;
 };
 
+// Returns the rows of points [begin, begin + n), n ≤ tile_size. They may be in `spare`, memory for the rows of two tiles.
+template <class T>
+using RowsOf = std::function<const T*(int64_t begin, int64_t n, T* spare)>;
+
 // Sums up the gradient of ⟨g, diag(post) K diag(pre) v⟩ over several runs, with rows of values v and cotangents g: to what K
-// was built from, and to `post`. It comes with a transposed message, which sends post · g and has been propagated. Then, before
-// points send for the next run of that message, they send v, which is propagated as well, and tiles add their shares.
+// was built from, and to `post`. It comes with a transposed message, which sends post · g. Once that has been propagated, and
+// before points send for its next run, the values are propagated as well, partly in the memory of that message; then tiles
+// receive.
 template <class T>
 class KernelGradient {
  public:
   virtual ~KernelGradient() = default;
-  virtual void open(int64_t chunk) = 0;
-  virtual void send(int64_t begin, int64_t n, const T* values) = 0;
   // cotangents: rows of all points.
-  virtual void propagate(Team& team, const T* cotangents) = 0;
+  virtual void propagate(TileTeam& points, const RowsOf<T>& values, const T* cotangents) = 0;
   // Adds the shares of points, with rows of values and cotangents. rows = what they receive of the transposed message.
   virtual void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) = 0;
   // gradient: of the shape that the kernel says. post_gradient: N numbers, or null.

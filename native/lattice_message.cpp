@@ -171,11 +171,13 @@ class LatticeGradient final : public KernelGradient<T> {
     std::fill(post_.begin(), post_.end(), T(0));
   }
 
-  void open(int64_t chunk) override { transposed_.open(chunk); }
-  void send(int64_t begin, int64_t n, const T* values) override {
-    transposed_.send(begin, n, values, of_points(factors_.pre, begin));
+  void propagate(TileTeam& points, const RowsOf<T>& values, const T*) override {
+    points.over_tiles<T>(channels_, [&](const Tile& tile, T* spare, T*, T*) {
+      if (tile.opens_chunk) transposed_.open(tile.chunk);
+      transposed_.send(tile.begin, tile.n, values(tile.begin, tile.n, spare), of_points(factors_.pre, tile.begin));
+    });
+    transposed_.propagate_to(values_, points.team, false);
   }
-  void propagate(Team& team, const T*) override { transposed_.propagate_to(values_, team, false); }
 
   void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) override {
     const int64_t at = begin * lattice_.corners;

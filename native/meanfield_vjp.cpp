@@ -92,7 +92,7 @@ class MeanFieldVjp {
         damping_(T(settings.damping)), undamped_(1 - damping_), tolerance_(settings.tolerance),
         points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
         channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)),
-        gradient_rows_(damping_ > 0 || with_terms ? layout_.points * channels_ : 0),
+        gradient_rows_(damping_ > 0 || with_terms ? (layout_.points + tile_size) * channels_ : 0),
         unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks, undamped_) {
     for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
     if (with_terms) terms_.emplace(pairwise, layout_.classes, points_.chunks, undamped_, *exchange_);
@@ -124,12 +124,12 @@ class MeanFieldVjp {
     Exchange<T>& next = other ? *other : *exchange_;
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* spare) {
       const T* q = marginals_.read(t, tile, spare);
-      receive(tile, q, g, h);
+      g = receive(tile, q, g, h);
       const T* sum = unary_row(tile);
       T* next_sum = is_last ? h : unary_row(tile);
       if (damping_ > 0) {
         loops<T>().softmax_vjp(q, g, nullptr, nullptr, channels_, tile.n);
-        loops<T>().linear_combination(1, g, damping_, &gradient_rows_[tile.begin * channels_], g, channels_, tile.n);
+        loops<T>().linear_combination(1, g, damping_, gradient_row(tile), g, channels_, tile.n);
         loops<T>().linear_combination(1, sum, is_last ? T(1) : undamped_, g, next_sum, channels_, tile.n);
       } else {
         loops<T>().softmax_vjp(q, g, sum, next_sum, channels_, tile.n);
@@ -178,12 +178,15 @@ class MeanFieldVjp {
     return exchange_among(senders);
   }
 
-  // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The couplings have the factor 1 − λ of r.
-  void receive(const Tile& tile, const T* q, T* v, T* h) {
+  T* gradient_row(const Tile& tile) { return &gradient_rows_[tile.begin * channels_]; }
+
+  // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The couplings have the factor 1 − λ of r. Returns the memory of v:
+  // that of g, if it is kept and not needed any more.
+  T* receive(const Tile& tile, const T* q, T* v, T* h) {
     if (pairwise_.empty()) std::fill_n(v, tile.n * channels_, T(0));
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
       if (terms_) {
-        terms_->receive(k, tile, q, &gradient_rows_[tile.begin * channels_], h);
+        terms_->receive(k, tile, q, gradient_row(tile), h);
         exchange_->scale_received(k, tile, h);
       } else {
         exchange_->receive_one(k, tile, h);
@@ -191,21 +194,23 @@ class MeanFieldVjp {
       couplings_.add_outer(k, tile, h, q);
       if (exchange_->channels() < channels_) change_classes(h, exchange_->classes(), all_, T(0), h, tile.n);
       couplings_.add_diagonal(k, tile, h, q);
-      to_all_[k].apply(h, k == 0 ? nullptr : v, v, channels_, tile.n);
+      T* const to = terms_ && damping_ == 0 && k + 1 == pairwise_.size() ? gradient_row(tile) : v;
+      to_all_[k].apply(h, k == 0 ? nullptr : v, to, channels_, tile.n);
+      v = to;
     }
+    return v;
   }
 
   // The messages of q_t, for the gradients to the terms.
   void send_marginals(int t) {
-    points_.over_tiles<T>(channels_,
-                          [&](const Tile& tile, T* spare, T*, T*) { terms_->send(tile, marginals_.read(t, tile, spare)); });
-    terms_->propagate(points_.team, gradient_rows_.get());
+    auto rows = [&](int64_t begin, int64_t n, T* spare) { return marginals_.read(t, Tile{0, begin, n, false}, spare); };
+    terms_->propagate(points_, rows, gradient_rows_.get());
   }
 
   // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.
   void pass_on(bool is_last, const Tile& tile, const T* g, const T* sum, Exchange<T>& next, T* spare) {
     if (is_last) return write_scores(layout_, sum, tile, unary_gradient_);
-    if (gradient_rows_.size() > 0) std::copy_n(g, tile.n * channels_, &gradient_rows_[tile.begin * channels_]);
+    if (gradient_rows_.size() > 0 && g != gradient_row(tile)) std::copy_n(g, tile.n * channels_, gradient_row(tile));
     if (next.classes().size() < all_.size()) {
       change_classes(g, all_, next.classes(), T(0), spare, tile.n);
       g = spare;

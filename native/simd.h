@@ -293,6 +293,7 @@ struct Row {
   }
   CRFRNN_INLINE void add(const Row& r) { head = head + r.head, tail.add(r.tail); }
   CRFRNN_INLINE void add(const Row& r, T weight) { head = head + r.head * weight, tail.add(r.tail, weight); }
+  CRFRNN_INLINE void subtract(const Row& r, T weight) { head = head - r.head * weight, tail.subtract(r.tail, weight); }
   CRFRNN_INLINE void add_product(const Row& r, const Row& s) {
     head = head + r.head * s.head, tail.add_product(r.tail, s.tail);
   }
@@ -332,6 +333,7 @@ struct Row<T, 0> {
   CRFRNN_INLINE void write(T*) const {}
   CRFRNN_INLINE void add(const Row&) {}
   CRFRNN_INLINE void add(const Row&, T) {}
+  CRFRNN_INLINE void subtract(const Row&, T) {}
   CRFRNN_INLINE void add_product(const Row&, const Row&) {}
   CRFRNN_INLINE void subtract_product(const Row&, const Row&) {}
   CRFRNN_INLINE void scale(T) {}

@@ -35,22 +35,19 @@ class TermGradients {
     }
   }
 
-  // The marginals of a tile, after propagate() of the exchange and before it sends for the next time.
-  void send(const Tile& tile, const T* q) {
+  // Comes after propagate() of the exchange, and before it sends for the next time. marginals, cotangents: of all points.
+  void propagate(TileTeam& points, const RowsOf<T>& marginals, const T* cotangents) {
     for (std::size_t k = 0; k < gradients_.size(); ++k) {
-      if (tile.opens_chunk) gradients_[k]->open(tile.chunk);
-      gradients_[k]->send(tile.begin, tile.n, values_of(k, tile, q));
+      auto values = [&](int64_t begin, int64_t n, T* spare) {
+        return values_of(k, n, marginals(begin, n, spare), spare + tile_size * channels_);
+      };
+      gradients_[k]->propagate(points, values, cotangents);
     }
-  }
-
-  // cotangents: rows of all points.
-  void propagate(Team& team, const T* cotangents) {
-    for (const auto& gradient : gradients_) gradient->propagate(team, cotangents);
   }
 
   // Adds the share of a tile to the gradients of term k. message = what it receives of the exchange, before its scale.
   void receive(std::size_t k, const Tile& tile, const T* q, const T* cotangents, T* message) {
-    const T* const values = values_of(k, tile, q);
+    const T* const values = values_of(k, tile.n, q, &values_[tile.chunk * tile_size * channels_]);
     gradients_[k]->receive(tile.begin, tile.n, values, cotangents, message);
     loops<T>().row_products(values, message, pre(k) + tile.begin, channels_, tile.n);
   }
@@ -77,11 +74,10 @@ class TermGradients {
     std::transform(numbers, numbers + size, numbers, [=](T x) { return factor * x; });
   }
 
-  // −E q, in memory of the chunk; q where all is multiplied by a number −E at last.
-  const T* values_of(std::size_t k, const Tile& tile, const T* q) {
+  // −E q, in `rows`; q where all is multiplied by a number −E at last.
+  const T* values_of(std::size_t k, int64_t n, const T* q, T* rows) const {
     if (is_number(pairwise_[k])) return q;
-    T* const rows = &values_[tile.chunk * tile_size * channels_];
-    couplings_[k].apply(q, nullptr, rows, channels_, tile.n);
+    couplings_[k].apply(q, nullptr, rows, channels_, n);
     return rows;
   }
 

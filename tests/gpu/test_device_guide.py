@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from crfrnn import reference, reference_gradients
 from crfrnn.crf import CRF, Bilateral, Exact, Given, Kernel, Lattice, MeanField, Spatial
 from crfrnn.inference.backend import Execution, Inputs
 from specified import THETAS, specified
@@ -18,7 +19,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 from crfrnn.torch import differentiable  # noqa: E402
 from crfrnn.torch.gpu import meanfield, plain  # noqa: E402
 from crfrnn.torch.gpu import terms as pairwise  # noqa: E402
-from places import INTERPRETED, Place, cases  # noqa: E402
+from places import DTYPES, INTERPRETED, Place, cases  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("unwritten_memory_is_nan")]
 
@@ -312,6 +313,21 @@ def test_points_of_weight_0(rng, place, normalization):
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert not found["image"][:, :, :, 3:].any()
     assert found["image"][:, :, :, :3].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", cases(1, 2, 5, few=[3]))
+def test_the_lattice_has_the_gradients_of_the_oracle(rng, place, d, dtype):
+    features = rng.uniform(0, 3, size=(2, d, 20)).astype(dtype)
+    values, cotangent = rng.normal(size=(2, 2, 3, 20)).astype(dtype)
+    tensors = [place.tensor(each) for each in (cotangent, values, features)]
+    term = meanfield.lattices(tensors[2], None, "none", 0, True, place.steps)
+    found = meanfield.lattice_gradient(*tensors, term, place.steps)
+    expected = [
+        reference_gradients.lattice_gradient(reference.Lattice(f.T), v.T, g.T).T
+        for f, v, g in zip(features, values, cotangent, strict=True)
+    ]
+    assert_close(found.cpu(), np.stack(expected), tolerance(dtype).gradient)
 
 
 @pytest.mark.parametrize("normalization", cases(*NORMALIZATIONS, few=["after"]))

@@ -72,7 +72,7 @@ def build_grid(
     for length, sigma in zip(shape, sigmas, strict=True):
         if isinstance(sigma, Tensor):
             taps.append(_learned(length, sigma.to(dtype), steps))
-            slopes.append(_slope(taps[-1], sigma.to(dtype)))
+            slopes.append(slope(taps[-1], sigma.to(dtype)))
         else:
             taps.append(Taps(constants(_taps(length, sigma), dtype, device), None))
             slopes.append(None)
@@ -86,8 +86,8 @@ def _learned(length: int, sigma: Tensor, steps: ModuleType) -> Taps:
     return taps
 
 
-def _slope(taps: Taps, sigma: Tensor) -> Taps:
-    """The derivative of taps to σ."""
+def slope(taps: Taps, sigma: Tensor) -> Taps:
+    """The derivative of taps to σ (docs/algorithm.md, eq. 24)."""
     offsets = _offsets(len(taps.values) // 2, sigma)
     return taps._replace(values=taps.values * offsets.square() / sigma**3)
 

@@ -1,9 +1,8 @@
 """Gradients to what kernels are built from: the image, the mask, given features and θ.
 
-A backward pass collects gradients to each term's kernel and to its two factors, as if these were independent. At the
-end they go through the normalisation, which made the factors, and through the features. Of a lattice only the
-barycentric weights depend on its features: K = c S B Sᵀ, where S has the weights of each point at its vertices. So with
-y the cotangent of K p, the weight of point i at vertex v has the gradient c (⟨(B Sᵀ p)_v, y_i⟩ + ⟨(Bᵀ Sᵀ y)_v, p_i⟩).
+A backward pass collects gradients to each term's kernel and to its two factors, as if these were independent
+(docs/algorithm.md, eq. 22-24). At the end they go through the normalisation, which made the factors, and through the
+features.
 """
 
 from collections.abc import Mapping, Sequence

@@ -142,7 +142,7 @@ def build_lattice(
 def feature_gradient(features: Tensor, to_weight: Tensor, steps: ModuleType) -> Tensor:
     """Gradient to the features (d, P) of a lattice, from that to its weights (d + 1, P).
 
-    Within a simplex weights are linear in the features (`plain.embed`); on its border this takes one side.
+    Within a simplex weights are linear in the features (docs/algorithm.md, eq. 23); on its border this takes one side.
     """
     d = len(features)
     _, order, _ = _embedded(features, steps)

@@ -171,6 +171,8 @@ def add_corner_products(
 ) -> None:
     """Add in place the gradients of ⟨rows, `slice_values(lattice, values, scale)`⟩ to the weights and to the scale.
 
+    One of the two products of each corner (docs/algorithm.md, eq. 23).
+
     Args:
         to_weight: (d + 1, P), or None.
         to_scale: (P,), or None.
