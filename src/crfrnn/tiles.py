@@ -254,11 +254,16 @@ def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
         return int(scores.shape[0])
     if num_classes is not None:
         return whole_number(num_classes, "num_classes")
-    present: NDArray[Any] = np.empty(0, np.int64)
-    for block in tile_grid(tuple(scores.shape), (0,) * len(scores.shape), BLOCK):
-        present = np.union1d(present, label_array(scores[block.core]))
-        release_pages(scores)
-    return label_count(present)
+    return label_count(levels_present(scores))
+
+
+def levels_present(labels: Any) -> NDArray[np.int64]:
+    """The labels that occur, in ascending order; all are read, a block at a time."""
+    present: NDArray[np.int64] = np.empty(0, np.int64)
+    for block in tile_grid(tuple(labels.shape), (0,) * len(labels.shape), BLOCK):
+        present = np.union1d(present, label_array(np.unique(labels[block.core])))
+        release_pages(labels)
+    return present
 
 
 def _check_reach(crf: CRF) -> None:

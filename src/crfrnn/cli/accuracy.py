@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from crfrnn.cli.inputs import read_pair
+from crfrnn.cli.inputs import Reading
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
 from crfrnn.cli.usage import UsageError, counted, distances
 from crfrnn.files.parameter_files import content_of, crf_of
@@ -80,7 +80,8 @@ def run_accuracy(options: argparse.Namespace) -> int:
         parameters = chosen_parameters(options)
     except UsageError as error:
         parser.error(str(error))
-    pair = read_pair(options.scores, options.image, options.input, options.array, options.square_scores)
+    reading = Reading(options.input, options.array, options.num_classes, options.square_scores)
+    pair = reading.pair(options.scores, [options.image])
     scores, image, spacing = pair.scores, pair.image, options.spacing
     if spacing is None and pair.geometry is not None:
         spacing = pair.geometry.spacing

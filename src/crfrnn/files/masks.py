@@ -1,0 +1,101 @@
+"""Masks among label images: two levels that tell a foreground from what is not, or grey levels between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import Shape
+from crfrnn.files.classes import VOID
+
+LARGEST_ID = 100
+"""Grey levels above this, without a palette and without a number of classes, are taken to be no class ids."""
+SEVERAL_LEVELS = 8
+SMOOTH_SHARE = 0.4
+"""A picture of this many levels in which so many pixels differ from both neighbours is no map of regions."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask whose background is 0.
+
+    Attributes:
+        foreground: The level of the foreground, such as 255.
+    """
+
+    foreground: int
+
+    @property
+    def levels(self) -> NDArray[Any]:
+        """The level of labels 0 and 1, in the smallest type that holds them."""
+        return np.array([0, self.foreground], np.min_scalar_type(self.foreground))
+
+
+def mask_of(present: NDArray[Any], indexed: bool) -> Mask | None:
+    """The mask that a label image of these levels is, or None.
+
+    It is one if the levels are 0 and another above 1, or 255 alone. In an image with a palette, 255 is void.
+
+    Args:
+        present: The levels that occur, in ascending order.
+        indexed: Whether the image has a palette.
+    """
+    levels = [int(level) for level in present]
+    if indexed or levels not in ([VOID], [0, levels[-1]]) or levels[-1] < 2:
+        return None
+    return Mask(levels[-1])
+
+
+def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) -> None:
+    """Raise a ValueError if grey levels (H, W) seem to be those of a soft mask or a trimap, not class ids.
+
+    Args:
+        present: The levels that occur, in ascending order.
+    """
+    levels = present[present != VOID]
+    if len(present) < 3 or labels.dtype != np.uint8:
+        return
+    if int(levels[-1]) <= LARGEST_ID and not (len(levels) >= SEVERAL_LEVELS and _share_between(labels) > SMOOTH_SHARE):
+        return
+    raise ValueError(
+        f"{path} has {len(present)} grey levels from {present[0]} to {present[-1]}: if it is a soft mask, which gives "
+        "the probability of the foreground, give --input probabilities; if the levels are class ids, give "
+        f"--num-classes, at least {int(levels[-1]) + 1}"
+    )
+
+
+def _share_between(labels: NDArray[Any]) -> float:
+    """Of the pixels unlike the one on their left, the share that is unlike the one on their right as well."""
+    differs = labels[:, 1:] != labels[:, :-1]
+    left, both = int(differs[:, :-1].sum()), int((differs[:, :-1] & differs[:, 1:]).sum())
+    return both / max(left, 1)
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """A mask that is not in memory, as labels 0 and 1: `foreground[window]` reads a part of it.
+
+    Attributes:
+        stored: Its levels: anything that has a shape and gives arrays when sliced.
+        level: That of the foreground.
+    """
+
+    stored: Any
+    level: int
+    dtype = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.stored.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, window: Any) -> NDArray[np.uint8]:
+        labels: NDArray[np.uint8] = (np.asarray(self.stored[window]) == self.level).astype(np.uint8)
+        return labels
