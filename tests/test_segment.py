@@ -354,14 +354,17 @@ def test_photos_are_never_replaced(folder: Path, photo, capsys):
     ("command", "words"),
     [
         ("-o out", "required: PHOTO"),
-        ("photos", "required: -o"),
-        ("photos -o other.png", "other.png is a file"),
+        ("photos -o other.png", "other.png is one file for 2 photos"),
+        ("photos/a.png -o other.txt", "other.txt is a file"),
+        ("photos/a.png -o out --iterations=-1", "--iterations must be at least 0"),
+        ("photos/a.png -o out --no-crf --iterations 1", "--no-crf leaves out"),
         ("empty -o out", "empty holds no photos (.png"),
         ("photos -o out --longest-side 0", "--longest-side must be at least 1"),
     ],
 )
 def test_usage(folder: Path, command: str, words: str, capsys):
     (folder / "empty").mkdir()
+    (folder / "other.txt").touch()
     with pytest.raises(SystemExit) as end:
         status(command)
     assert end.value.code == 2

@@ -151,18 +151,41 @@ def add_parameters_file(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def chosen_model(path: Path | None, parameters: Path | None) -> Model:
-    """The model of a file, or that of the package, with the CRF of a parameters file if there is one."""
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add `--device`."""
+    parser.add_argument(
+        "--device", metavar="NAME", help="compute on this device of PyTorch, such as cuda; on the CPU when not given"
+    )
+
+
+def chosen_model(
+    path: Path | None, parameters: Path | None, device: str | None = None, iterations: int | None = None
+) -> Model:
+    """The model of a file, or that of the package.
+
+    Args:
+        parameters: A file with the CRF to use instead of its own.
+        device: The device to move it to.
+        iterations: Of the CRF; None leaves them.
+    Raises: ValueError: if a file is wrong, there is no such device, or the model has no CRF to iterate.
+    """
     from crfrnn.models import load_model, with_crf
+    from crfrnn.torch.arrays import device_named
 
     model = load_model(path)
-    if parameters is None:
-        return model
-    given = load_parameters(parameters)
-    try:
-        return with_crf(model, given)
-    except ValueError as error:
-        raise ValueError(f"{parameters}: {error}") from error
+    if parameters is not None:
+        given = load_parameters(parameters)
+        try:
+            model = with_crf(model, given)
+        except ValueError as error:
+            raise ValueError(f"{parameters}: {error}") from error
+    if iterations is not None:
+        if model.segmenter.crf is None:
+            raise ValueError(f"--iterations {iterations}, but the model has no CRF; --parameters gives it one")
+        model.segmenter.crf.num_iterations = iterations
+    if device is not None:
+        model.segmenter.to(device_named(device))
+    return model
 
 
 def is_contrast(value: object) -> bool:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-Commands = argparse._SubParsersAction  # type of what `add_subparsers` returns
-
 
 class Parser(argparse.ArgumentParser):
     """A parser of the whole line, or of a command."""

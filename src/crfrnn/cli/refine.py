@@ -14,6 +14,7 @@ from crfrnn.cli.inputs import Reading
 from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import (
     add_common_parameters,
+    add_device,
     add_rarer_parameters,
     chosen_parameters,
     is_contrast,
@@ -134,9 +135,7 @@ def _add_work(group: argparse._ActionsContainer) -> None:
     group.add_argument("--overwrite", action="store_true", help="in a folder, redo what is already there")
     add_quiet(group)
     group.add_argument("--threads", type=int, metavar="T", help="threads; OMP_NUM_THREADS or all cores when not given")
-    group.add_argument(
-        "--device", metavar="NAME", help="compute on this device of PyTorch, such as cuda; on the CPU when not given"
-    )
+    add_device(group)
 
 
 def run_refine(options: argparse.Namespace) -> int:

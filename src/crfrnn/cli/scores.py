@@ -144,7 +144,7 @@ def _picture(path: Path, input: ScoresInput | None) -> Scores:
     """Labels of a label image, or the probability of the foreground in grey."""
     if input == "probabilities":
         remark = " (grey levels are the foreground's probability)"
-        return Scores(read_grey(path)[np.newaxis], input, mask=Mask(VOID), remark=remark)
+        return Scores(read_grey(path)[np.newaxis], input, mask=Mask(), remark=remark)
     if input == "logits":
         raise ValueError(
             f"{path} is an image, which can only hold labels, a mask, or with --input probabilities the probability of "
@@ -152,7 +152,7 @@ def _picture(path: Path, input: ScoresInput | None) -> Scores:
         )
     labels, colours = read_label_image(path)
     if colours == "two":
-        return Scores(labels, "labels", mask=Mask(VOID))
+        return Scores(labels, "labels", mask=Mask())
     return Scores(labels, "labels", indexed=colours == "palette")
 
 

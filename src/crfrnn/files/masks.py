@@ -21,33 +21,35 @@ SMOOTH_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask whose background is 0.
+    """The two levels of a mask, such as 0 and 255."""
 
-    Attributes:
-        foreground: The level of the foreground, such as 255.
-    """
-
-    foreground: int
+    background: int = 0
+    foreground: int = 255
 
     @property
     def levels(self) -> NDArray[Any]:
         """The level of labels 0 and 1, in the smallest type that holds them."""
-        return np.array([0, self.foreground], np.min_scalar_type(self.foreground))
+        return np.array([self.background, self.foreground], np.min_scalar_type(self.foreground))
 
 
 def mask_of(present: NDArray[Any], indexed: bool) -> Mask | None:
     """The mask that a label image of these levels is, or None.
 
-    It is one if the levels are 0 and another above 1, or 255 alone. In an image with a palette, 255 is void.
+    It is one if the levels are 0 and another above 1, 255 alone, or two of which the higher is no class id. In an image
+    with a palette, 255 is void, and so it is beside any other level than 0.
 
     Args:
         present: The levels that occur, in ascending order.
         indexed: Whether the image has a palette.
     """
     levels = [int(level) for level in present]
-    if indexed or levels not in ([VOID], [0, levels[-1]]) or levels[-1] < 2:
+    if indexed or len(levels) > 2 or levels[0] < 0 or levels in ([0], [0, 1]):
         return None
-    return Mask(levels[-1])
+    if levels == [VOID]:
+        return Mask()
+    if len(levels) == 2 and (levels[0] == 0 or (levels[1] > LARGEST_ID and levels[1] != VOID)):
+        return Mask(*levels)
+    return None
 
 
 def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) -> None:

@@ -15,6 +15,14 @@ from crfrnn.kernels.native import Output
 from crfrnn.torch.functional import mean_field
 
 
+def device_named(device: str) -> torch.device:
+    """The device that torch calls so. Raises ValueError if it is not there."""
+    try:
+        return torch.zeros(0).to(device).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ValueError(f"device={device!r} is not available: {error}") from error
+
+
 def refine_on(
     device: str,
     unary: Array,
@@ -29,10 +37,7 @@ def refine_on(
     """
     if guide.origin is not None and any(guide.origin):
         raise ValueError(f"origin={tuple(guide.origin)} is for the native core: leave out device={device!r}")
-    try:
-        there = torch.zeros(0).to(device).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ValueError(f"device={device!r} is not available: {error}") from error
+    there = device_named(device)
 
     def batch(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(there)[None]
