@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.cli.inputs import Pair
-from crfrnn.contrast import contrast_theta_beta
-from crfrnn.crf import CRF
+from crfrnn.crf import CRF, Bilateral
 from crfrnn.refine import Input
 from crfrnn.tiles import release_pages
 from crfrnn.unary import unknown_labels
@@ -118,12 +117,12 @@ def vanished_warning(shares: dict[int, float], pair: Pair, image: NDArray[Any], 
         return None
     text = f"{vanished_words(shares)} of the pixels before and none now"
     features = [kernel.features for kernel in crf.active.kernels]
-    given = [float(np.max(each.theta_beta)) for each in features if hasattr(each, "theta_beta")]
+    given = [float(np.max(each.theta_beta)) * each.level for each in features if isinstance(each, Bilateral)]
     if given and max(given) > image.std():  # in units of other levels, all pixels look alike
-        suggested = max(contrast_theta_beta(image, shape=image.shape[: len(pair.grid)]))
+        low, high = image.min(), image.max()
         return (
-            f"{text}; θ_β is {max(given):.3g}, but the image's levels are from {image.min():.3g} to {image.max():.3g}: "
-            f"give --theta-beta contrast, or one near {suggested:.2g}"
+            f"{text}; θ_β is {max(given):.3g} levels, but the image has levels from {low:.3g} to {high:.3g}: say their "
+            f"range, such as --image-range {low:.3g},{high:.3g}, or give --theta-beta contrast"
         )
     return f"{text}; smaller weights, a smaller --theta-beta or --theta-alpha keep more of small classes"
 

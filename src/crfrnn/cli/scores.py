@@ -200,9 +200,13 @@ def _tiff(path: Path, values: Any, axes: str, input: ScoresInput | None) -> Scor
     if input == "labels" or (input is None and not floating):
         if "S" in axes:
             raise ValueError(f"{path} has {values.shape[axes.index('S')]} channels; class ids come in one")
+        if isinstance(values, tiff.TiffWindows) and values.ndim > 2:  # the pages of a volume
+            values, _ = tiff.read_tiff(path)
         return Scores(values, "labels")
     if isinstance(values, tiff.TiffWindows):
-        raise ValueError(f"{path} is a compressed TIFF of scores: save them in .npy to read them in parts")
+        if not floating:
+            raise ValueError(f"{path} holds whole numbers; scores that are read in parts are in floating point")
+        return Scores(tiff.ClassesFirst(values), input or "logits")
     if "S" in axes or "C" in axes:
         values = np.moveaxis(values, max(axes.find("S"), axes.find("C")), 0)
     elif values.ndim == 2 or "Z" in axes:

@@ -15,8 +15,10 @@ from crfrnn.files.classes import VOID
 LARGEST_ID = 100
 """Grey levels above this, without a palette and without a number of classes, are taken to be no class ids."""
 SEVERAL_LEVELS = 8
-SMOOTH_SHARE = 0.4
-"""A picture of this many levels in which so many pixels differ from both neighbours is no map of regions."""
+BETWEEN = 0.4
+SMALL_STEP = 0.25
+"""A picture of this many levels is smooth if this share of its edges is next to another one, and their median is at most
+this share of all levels."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) ->
     levels = present[present != VOID]
     if len(present) < 3 or labels.dtype != np.uint8:
         return
-    if int(levels[-1]) <= LARGEST_ID and not (len(levels) >= SEVERAL_LEVELS and _share_between(labels) > SMOOTH_SHARE):
+    if int(levels[-1]) <= LARGEST_ID and not (len(levels) >= SEVERAL_LEVELS and _is_smooth(labels)):
         return
     raise ValueError(
         f"{path} has {len(present)} grey levels from {present[0]} to {present[-1]}: if it is a soft mask, which gives "
@@ -70,11 +72,14 @@ def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) ->
     )
 
 
-def _share_between(labels: NDArray[Any]) -> float:
-    """Of the pixels unlike the one on their left, the share that is unlike the one on their right as well."""
-    differs = labels[:, 1:] != labels[:, :-1]
-    left, both = int(differs[:, :-1].sum()), int((differs[:, :-1] & differs[:, 1:]).sum())
-    return both / max(left, 1)
+def _is_smooth(levels: NDArray[np.uint8]) -> bool:
+    """Whether levels (H, W) go up and down in ramps, unlike those of regions and unlike ids at random."""
+    steps = np.abs(np.diff(levels.astype(np.int16), axis=1))
+    edges = steps > 0
+    before, both = int(edges[:, :-1].sum()), int((edges[:, :-1] & edges[:, 1:]).sum())
+    if both <= BETWEEN * max(before, 1):
+        return False
+    return bool(np.median(steps[edges]) <= SMALL_STEP * float(levels.max()))
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,34 @@ def georeference(path: Path) -> Tags:
         return tuple((tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in found if tag is not None)
 
 
+@dataclass(frozen=True)
+class ClassesFirst:
+    """Windows of scores, with the classes first: `scores[classes, rows, columns]`."""
+
+    windows: TiffWindows
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W)."""
+        height, width, *classes = self.windows.shape
+        return (*(classes or [1]), height, width)
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    @property
+    def dtype(self) -> DTypeLike:
+        return self.windows.dtype
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]:
+        levels = self.windows[window[1:]]
+        return np.moveaxis(levels, -1, 0)[window[0]] if levels.ndim == 3 else levels[np.newaxis]
+
+
 def write_tiff(path: Path, labels: NDArray[np.integer], tags: Tags = ()) -> None:
     """Class ids (H, W), or (D, H, W) with a page for each z, losslessly compressed; and tags of `georeference`."""
     axes = "ZYX"[-labels.ndim :]
@@ -224,6 +252,11 @@ def _opened(path: Path) -> Iterator[Any]:
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise more kinds than tifffile documents
+        if "imagecodecs" in str(error):
+            raise ImportError(
+                f"{path} is compressed in a way that needs imagecodecs, which is not installed: pip install "
+                "'crfrnn[volumes]'"
+            ) from error
         raise ValueError(f"cannot read {path} as TIFF: {error}") from error
     finally:
         logger.removeHandler(damage)
