@@ -32,7 +32,7 @@ def status(command: str) -> int:
         ("refine s.npy p.png -o o.png --xyz 3", "there is no option --xyz (see"),
         ("refine s.npy p.png -o o.png --preset deplab", "did you mean deeplab?"),
         ("refine s.npy p.png -o o.png --input logit", "did you mean logits?"),
-        ("segment p.png --overlay", "there is no option --overlay; did you mean --overwrite?"),
+        ("segment p.png --overwite", "there is no option --overwite; did you mean --overwrite?"),
         ("tune data --seeds 3 -o o.json", "there is no option --seeds; did you mean --seed?"),
         ("refin s.npy p.png -o o.png", "did you mean refine?"),
         ("evaluate builtin data --devices cpu", "there is no option --devices; did you mean --device?"),

@@ -183,7 +183,7 @@ def test_a_class_that_is_gone_is_told(square, capsys, options):
     output = "out.npz" if "npz" in options else "out.npy --format labels"
     assert status(f"refine p.npy image.npy -o {output} --preset pydensecrf --input probabilities {options}") == 0
     said = capsys.readouterr()
-    assert "gone: class 1 (9.8 %)" in said.out
+    assert "class 1 (9.8 % of pixels) is gone" in said.out
     told = [line for line in said.err.splitlines() if "gone" in line]
     assert len(told) == 1
     for fact in (

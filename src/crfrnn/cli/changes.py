@@ -102,9 +102,9 @@ def labels_of(scores: NDArray[Any], kind: Input) -> NDArray[np.int64]:
 
 def vanished_words(shares: dict[int, float]) -> str:
     """In words, which classes are gone and how much they had."""
-    named = [f"{label} ({share:.2g} %)" for label, share in ((label, 100 * share) for label, share in shares.items())]
+    named = [f"{label} ({100 * share:.2g} % of pixels)" for label, share in shares.items()]
     listed = ", ".join(named[:CLASSES_SHOWN]) + (", …" if len(named) > CLASSES_SHOWN else "")
-    return f"gone: class {listed}" if len(named) == 1 else f"gone: classes {listed}"
+    return f"class {listed} is gone" if len(named) == 1 else f"classes {listed} are gone"
 
 
 def vanished_warning(shares: dict[int, float], pair: Pair, image: NDArray[Any], crf: CRF) -> str | None:
@@ -115,7 +115,7 @@ def vanished_warning(shares: dict[int, float], pair: Pair, image: NDArray[Any], 
     """
     if not any(share >= WORTH_A_WARNING for share in shares.values()):
         return None
-    text = f"{vanished_words(shares)} of the pixels before and none now"
+    text = vanished_words(shares)
     features = [kernel.features for kernel in crf.active.kernels]
     given = [float(np.max(each.theta_beta)) * each.level for each in features if isinstance(each, Bilateral)]
     if given and max(given) > image.std():  # in units of other levels, all pixels look alike

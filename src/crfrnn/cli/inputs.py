@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Shape, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
+from crfrnn.files.frames import Clip
 from crfrnn.files.masks import Mask
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
@@ -23,6 +24,7 @@ from crfrnn.files.photos import (
     is_picture,
     oriented_picture,
     read_array,
+    stem_of,
     suffix_of,
 )
 from crfrnn.files.resize import resize_scores, seem_square
@@ -50,6 +52,8 @@ class Pair:
         geometry: Geometry of the image or, if it has none, of the scores.
         tags: Tags of the image's TIFF or, if it has none, of the scores', that say where it lies.
         mask: The mask that the scores were read from.
+        name: What the image is called.
+        clip: The frames, if they are a clip.
         remark: What was done to them, printed after the sizes.
         notes: What of it is worth telling of a folder.
     """
@@ -60,6 +64,8 @@ class Pair:
     geometry: Geometry | None = None
     tags: tiff.Tags = ()
     mask: Mask | None = None
+    name: str = ""
+    clip: Clip | None = None
     remark: str = ""
     notes: tuple[str, ...] = ()
 
@@ -103,25 +109,35 @@ class Reading:
             ValueError: if a file cannot be read, or they do not belong together.
             ImportError: if the library for a format is missing.
         """
-        scores = read_scores(scores_path, self.input, self.array, self.num_classes, self.mapped)
+        scores = self.scores(scores_path)
         image, geometry, tags, remark = self._image(image_paths, scores)
         scores = scores.beside(image)
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
         check_same_grid(scores_path, image_paths[0], grids, (scores.geometry, geometry))
-        values = scores.values
-        if scores.kind != "labels" and len(scores.grid) == 2 and not self.mapped:
-            values, stretched = stretch(score_array(values, "scores"), image, self.square, self.upsampling)
-            remark += stretched
+        if not self.mapped:
+            scores = self.stretched(scores, image)
         return Pair(
-            values,
+            scores.values,
             scores.kind,
             image,
             geometry or scores.geometry,
             tags or scores.tags,
             scores.mask,
-            scores.remark + remark,
-            tuple(note for hint, note in NOTES.items() if hint in remark),
+            stem_of(image_paths[0]),
+            remark=remark + scores.remark,
+            notes=tuple(note for hint, note in NOTES.items() if hint in remark + scores.remark),
         )
+
+    def scores(self, path: Path) -> Scores:
+        """The scores of a file alone."""
+        return read_scores(path, self.input, self.array, self.num_classes, self.mapped)
+
+    def stretched(self, scores: Scores, image: Any) -> Scores:
+        """Scores of a picture at its size."""
+        if scores.kind == "labels" or len(scores.grid) != 2:
+            return scores
+        values, remark = stretch(score_array(scores.values, "scores"), image, self.square, self.upsampling)
+        return replace(scores, values=values, remark=scores.remark + remark)
 
     def _image(self, paths: Sequence[Path], scores: Scores) -> tuple[Any, Geometry | None, tiff.Tags, str]:
         """The image of one file, or of several as its channels; see `_image_of`."""

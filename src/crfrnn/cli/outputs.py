@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.usage import UsageError
+from crfrnn.files.coco import write_results
+from crfrnn.files.frames import VIDEO_SUFFIXES, Clip, write_video
 from crfrnn.files.palette import overlay
 from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
@@ -37,9 +40,10 @@ FORMAT_SUFFIXES = {
     "labels": (".png", ".nii.gz", ".tif", ".nii", ".tiff", ".npy"),
     "overlay": (".jpg", ".jpeg", ".png"),
     "nii": (".nii.gz", ".nii"),
+    "coco": (".json",),
 }
 """The formats and their file suffixes. A suffix alone means the first format that has it."""
-LABELS = ("labels", "overlay")
+LABELS = ("labels", "overlay", "coco")
 """The formats that hold labels; the others hold probabilities."""
 
 
@@ -70,9 +74,14 @@ def write_result(
     Raises: ValueError: if they do not suit the format.
     """
     suffix = suffix_of(path)
+    if pair.clip is not None and suffix in ("", *VIDEO_SUFFIXES):
+        write_clip(path, output_format, values, pair, pair.clip)
+        return
     if output_format == "labels" and pair.mask is not None:
         values = pair.mask.levels[values]
-    if output_format == "overlay":
+    if output_format == "coco":
+        write_results(path, values, pair.name)
+    elif output_format == "overlay":
         photo = np.asarray(pair.image[:, :])
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise ValueError(
@@ -98,6 +107,22 @@ def write_result(
         write_grey(path, values)
     else:
         write_labels(path, values)
+
+
+def write_clip(path: Path, output_format: str, values: NDArray[Any], pair: Pair, clip: Clip) -> None:
+    """Write the frames of a clip to a folder, each as `write_result` does, or as a video tinted by class.
+
+    Args:
+        values: Labels (T, H, W), or probabilities (C, T, H, W).
+    """
+    if suffix_of(path):
+        painted = (overlay(photo, labels.astype(np.intp)) for photo, labels in zip(pair.image, values, strict=True))
+        write_video(path, painted, clip.rate)
+        return
+    frames = values if output_format in LABELS else np.moveaxis(values, 1, 0)
+    for number, name in enumerate(clip.names):
+        frame = replace(pair, image=pair.image[number], clip=None, name=name)
+        write_result(path / f"{name}{folder_suffixes(output_format)[0]}", output_format, frames[number], frame, None)
 
 
 def result_dtype(output_format: str, classes: int, pair: Pair) -> np.dtype[Any]:

@@ -43,8 +43,9 @@ class Parser(argparse.ArgumentParser):
 
 def meant(given: str, known: Sequence[str]) -> str:
     """The end of a message, that says which known word is like the one given; "" if none is."""
-    close = get_close_matches(given.lower().replace("_", "-"), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    bare = {name.lstrip("-"): name for name in known}  # dashes would make all options alike
+    close = get_close_matches(given.lower().replace("_", "-").lstrip("-"), bare, 1)
+    return f"; did you mean {bare[close[0]]}?" if close else ""
 
 
 def add_command(commands: Any, name: str, help: str, description: str, examples: str, usage: str = "") -> Parser:

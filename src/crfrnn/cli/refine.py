@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from crfrnn.cli.clip import refine_clip
+from crfrnn.cli.coco import refine_coco
 from crfrnn.cli.folder import refine_folder
 from crfrnn.cli.inputs import Reading
 from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
@@ -21,9 +23,11 @@ from crfrnn.cli.parameter_options import (
 )
 from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
-from crfrnn.cli.usage import UsageError, byte_count, distances
+from crfrnn.cli.usage import UsageError, byte_count, distances, frames
+from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
+from crfrnn.files.frames import VIDEO_SUFFIXES
 from crfrnn.files.parameter_files import crf_of
-from crfrnn.files.photos import stem_of
+from crfrnn.files.photos import stem_of, suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.tiles import class_count
 from crfrnn.upsampling import Method
@@ -36,7 +40,8 @@ SCORES is one of these:
   class is the foreground;
   a label image of class ids, or a mask of two levels such as 0 and 255, which is written as such a mask again;
   a soft mask in grey levels, with --input probabilities;
-  a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C).
+  a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C);
+  a .json file of COCO's annotations or results, in which each mask is refined by itself.
 Scores smaller than a photo are stretched over the whole of it (--upsampling).
 
 IMAGE is one of these: a photo, turned upright as its EXIF orientation says unless the scores have its proportions as
@@ -56,6 +61,8 @@ EXAMPLES = """\
   crfrnn refine scores/ photos/ -o refined/ --format npz
   crfrnn refine case.npz case_0000.nii.gz case_0001.nii.gz -o refined.nii.gz --theta-beta contrast
   crfrnn refine huge.npy huge.tif -o labels.tif --memory 4GB
+  crfrnn refine annotations.json photos/ -o refined.json               # masks of COCO
+  crfrnn refine scores/ clip.mp4 -o refined.mp4 --time-theta 2
 """
 
 
@@ -98,9 +105,10 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "--format",
         choices=tuple(FORMAT_SUFFIXES),
         help="labels: indexed .png with the colours of PASCAL VOC, .nii.gz with the geometry of the image, .tif with "
-        "its place on earth, or .npy; overlay: the photo tinted by class, .jpg or .png; npy, npz: probabilities "
-        "(C, H, W) as float32; nii: probabilities (X, Y, Z, C). If not given, OUT's name decides (overlay.png and "
-        "NAME_overlay.png are overlays), and labels for folders",
+        "its place on earth, or .npy; overlay: the photo tinted by class, .jpg or .png; coco: a list of COCO's "
+        "results, a mask for each class but 0; npy, npz: probabilities (C, H, W) as float32; nii: probabilities "
+        "(X, Y, Z, C). If not given, OUT's name decides (overlay.png and NAME_overlay.png are overlays), and labels "
+        "for folders",
     )
     group.add_argument(
         "--array", metavar="NAME", help="the array of a file of several; the one named like scores, or the first"
@@ -123,6 +131,14 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "--as-stored", action="store_true", help="leave photos as stored, without their EXIF orientation"
     )
     group.add_argument(
+        "--time-theta",
+        type=frames,
+        metavar="T",
+        help="IMAGE is a video, or a folder of frames in the order of their names, and the kernels also reach along "
+        "time with this deviation, in frames. SCORES is a folder of files for each frame, or an array (C, frames, H, "
+        "W). OUT is a folder of results for each frame, a volume, or a video tinted by class",
+    )
+    group.add_argument(
         "--spacing",
         type=distances,
         metavar="VALUE",
@@ -141,18 +157,22 @@ def _add_work(group: argparse._ActionsContainer) -> None:
 def run_refine(options: argparse.Namespace) -> int:
     """Refine a file or a folder. Returns the exit status."""
     parser: Parser = options.parser
-    scores, images, output = options.scores, options.image, options.output
+    scores, images, output, chosen_format = options.scores, options.image, options.output, options.format
     try:
+        refinement = chosen_refinement(options)
+        if suffix_of(scores) == COCO_SUFFIX:
+            return refine_coco(refinement, scores, images, output, options.quiet)
+        if options.time_theta is not None:
+            return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta, options.quiet)
+        if any(suffix_of(image) in VIDEO_SUFFIXES for image in images):
+            raise UsageError("IMAGE is a video: give --time-theta, such as 2, for the frames that belong together")
         if any(image.is_dir() != scores.is_dir() for image in images):
             raise UsageError("SCORES and IMAGE must both be files or both be folders")
-        refinement = chosen_refinement(options)
         if scores.is_dir():
             if len(images) > 1:
                 raise UsageError(f"{len(images)} folders of images; put them into one, named a_0000, a_0001, …")
-            return refine_folder(
-                refinement, scores, images[0], output, options.format, options.overwrite, options.quiet
-            )
-        return refine_file(refinement, scores, images, output, options.format, options.quiet)
+            return refine_folder(refinement, scores, images[0], output, chosen_format, options.overwrite, options.quiet)
+        return refine_file(refinement, scores, images, output, chosen_format, options.quiet)
     except UsageError as error:
         parser.error(str(error))
 

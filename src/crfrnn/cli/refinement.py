@@ -141,7 +141,8 @@ class Refinement:
         iterations: int | None = None
         tiles: Sequence[Tile] = ()
         if self.tiling is None:
-            result, iterations = fitted._write_whole(pair, output, output_format)
+            result, iterations = fitted._refined(pair, output_format in LABELS)
+            write_result(output, output_format, result, pair, fitted.spacing)
             change = change_of(pair, result, class_count(pair.scores, pair.kind, self.num_classes), self.compared)
         else:
             change, tiles = fitted._write_tiled(pair, output, output_format, self.tiling, show)
@@ -175,13 +176,17 @@ class Refinement:
             remark += f" (θ_β {', '.join(f'{level:.3g}' for level in levels)})"
         return replace(self, crf=crf, spacing=spacing), remark
 
-    def _write_whole(self, pair: Pair, output: Path, output_format: str) -> tuple[NDArray[Any], int | None]:
-        """Labels or probabilities, as written, and how many iterations ran, if that is known."""
+    def labels(self, pair: Pair) -> NDArray[Any]:
+        """The refined labels of a pair, which is not tiled."""
+        return self._fitted(pair)[0]._refined(pair, labelled=True)[0]
+
+    def _refined(self, pair: Pair, labelled: bool) -> tuple[NDArray[Any], int | None]:
+        """Labels or probabilities, and how many iterations ran, if that is known."""
         options: dict[str, Any] = {
             "input": pair.kind,
             "num_classes": self.num_classes,
             "spacing": self.spacing,
-            "return_labels": output_format in LABELS,
+            "return_labels": labelled,
             "threads": self.threads,
         }
         iterations = None
@@ -190,7 +195,6 @@ class Refinement:
             iterations = activity.iterations
         else:
             result = refine(pair.scores, pair.image, self.crf, device=self.device, **options)
-        write_result(output, output_format, result, pair, self.spacing)
         return result, iterations
 
     def _write_tiled(

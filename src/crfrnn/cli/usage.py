@@ -24,6 +24,17 @@ def byte_count(text: str) -> int:
     return int(float(given[1]) * UNITS[given[2]])
 
 
+def frames(text: str) -> float:
+    """A deviation along time, above 0."""
+    try:
+        given = float(text)
+    except ValueError:
+        given = math.nan
+    if not 0 < given < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames above 0, such as 2")
+    return given
+
+
 def distances(text: str) -> tuple[float, ...]:
     """A distance between neighbouring pixels, or one for each axis separated by commas."""
     try:

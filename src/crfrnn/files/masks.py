@@ -17,8 +17,8 @@ LARGEST_ID = 100
 SEVERAL_LEVELS = 8
 BETWEEN = 0.4
 SMALL_STEP = 0.25
-"""A picture of this many levels is smooth if this share of its edges is next to another one, and their median is at most
-this share of all levels."""
+"""A picture of this many levels is smooth if this share of its edges is next to another one, and their median is at
+most this share of all levels."""
 
 
 @dataclass(frozen=True)
