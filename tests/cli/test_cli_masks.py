@@ -187,7 +187,7 @@ def test_a_class_that_is_gone_is_told(square, capsys, options):
     told = [line for line in said.err.splitlines() if "gone" in line]
     assert len(told) == 1
     for fact in (
-        "class 1 (9.8 %)",
+        "class 1 (9.8 % of pixels) is gone",
         "θ_β is 13 levels",
         "from 0.157 to 0.784",
         "--image-range",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,26 @@ Trained: TypeAlias = Literal["full", "per-class", "scalar"]
 Deviation: TypeAlias = float | Sequence[float]
 
 
+NO_ONNX = (
+    "CrfRnn cannot be exported to ONNX, which has no permutohedral lattice: export the network alone, and refine what "
+    "it returns by crfrnn.refine"
+)
+NO_SCRIPT = (
+    "CrfRnn cannot be scripted, since its specification is a Python object: use torch.export, or under torch.no_grad() "
+    "torch.jit.trace, which takes images of any size"
+)
+
+
 class CrfRnn(CrfAttributes, nn.Module):
     """Refine the logits of a segmentation network by the colours of the image.
 
     `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
     the bilateral Gaussian filter. At the start M is -I, and W_s and W_b are the given weights times I. Batch, image
     size, number of image channels and of spatial axes (1 to 3) may change from call to call.
+
+    It runs under `torch.compile` and `torch.export`. `torch.jit.trace` takes it under `torch.no_grad()`, or with
+    `check_trace=False`, and the result takes images of any size, where `crfrnn.torch` is imported. `torch.jit.script`
+    and ONNX cannot have it, and say so.
 
     Args:
         num_classes: Channels of the logits, at least 1. One channel is the log-odds of the foreground: weights and
@@ -183,6 +197,8 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
+        if torch.onnx.is_in_onnx_export():
+            raise ValueError(NO_ONNX)
         scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         return refine(
             self._crf,
@@ -193,6 +209,10 @@ class CrfRnn(CrfAttributes, nn.Module):
             Execution(self.threads, self.deterministic, self.storage),
             {name: log.exp() for name, log in self.log_thetas.items()},
         )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks for."""
+        raise TypeError(NO_SCRIPT)
 
     def _learned_thetas(self) -> dict[str, Any]:
         return {name: log.detach().exp().tolist() for name, log in self.log_thetas.items()}
