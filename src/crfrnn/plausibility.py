@@ -59,7 +59,7 @@ def warn_of_input(message: str) -> None:
     depth, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in FRAMEWORKS:
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, InputWarning, stacklevel=depth - 1)
+    warnings.warn(message, InputWarning, stacklevel=depth)
 
 
 def likeness(scores: NDArray[Any]) -> Likeness | None:
