@@ -6,7 +6,7 @@ pixels are looked at, so they cost next to nothing.
 
 import sys
 import warnings
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ SAMPLED = 1024
 """About how many pixels are looked at."""
 FEWEST = 16
 """Fewer pixels than this may fulfil anything by chance."""
+SURE = -0.01
+"""Log-probability from which a pixel is of one class for sure."""
+FEWEST_UNSURE = 0.02
+"""Share of pixels that are not, from which log-probabilities are told from other scores."""
 SUM_TOLERANCE = 1e-2
 """How far from 1 the probabilities of a pixel may sum to: those of half precision do not sum to 1 exactly."""
 DARK = 20.0
@@ -175,10 +179,11 @@ def _kind(sample: NDArray[Any]) -> Kind | None:
     values = sample.astype(np.float64)
     if low >= 0 and high <= 1 + SUM_TOLERANCE and _sums_to_1(values):
         return None if bool(((values == 0) | (values == 1)).all()) else "probabilities"
-    if high <= SUM_TOLERANCE and _sums_to_1(np.exp(values)):
-        return "log-probabilities"
-    if low >= -SUM_TOLERANCE and _sums_to_1(np.exp(-values)):
-        return "energies"
+    for kind, end, logs in (("log-probabilities", high, values), ("energies", -low, -values)):
+        if end <= SUM_TOLERANCE and _sums_to_1(np.exp(logs)):
+            # Scores such as 0 and 20 for a single class do so too: some pixels must be less sure.
+            unsure = (logs.max(axis=0) < SURE).mean() > FEWEST_UNSURE
+            return cast(Kind, kind) if unsure else None
     return None
 
 

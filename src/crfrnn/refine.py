@@ -38,7 +38,6 @@ from crfrnn.threads import thread_count
 from crfrnn.unary import (
     UNKNOWN_LABEL,
     mask_labels,
-    num_classes_of,
     unary_from_labels,
     unary_from_probabilities,
     unknown_labels,
@@ -317,7 +316,7 @@ def unary_of(
         check_logits(given, "give input='probabilities'")
     given = at_size(given)
     unary = unary_from_probabilities(given) if input == "probabilities" else given
-    if num_classes not in (None, len(unary), num_classes_of(len(unary))):
+    if num_classes not in (None, len(unary)):
         raise ValueError(f"scores have shape {unary.shape}, {len(unary)} classes first, but num_classes={num_classes}")
     return unary, len(unary) == 1
 
