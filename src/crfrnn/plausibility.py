@@ -42,6 +42,9 @@ FRAMEWORKS = ("crfrnn", "torch", "keras", "tensorflow", "jax")
 Kind: TypeAlias = Literal["probabilities", "log-probabilities", "energies"]
 
 
+_shown: set[tuple[object, ...]] = set()
+
+
 class InputWarning(UserWarning):
     """Input that most probably means something else than what it is taken for; the message says what to change."""
 
@@ -59,11 +62,27 @@ class Likeness(NamedTuple):
 
 
 def warn_of_input(message: str) -> None:
-    """Warn with an `InputWarning` at the line of the user, so that Python shows it once for each."""
-    depth, frame = 2, sys._getframe(1)
+    """Warn with an `InputWarning` at the line of the user: once for each line, unless filters ask for all.
+
+    Python would show it again for other numbers, so at every image of a loop.
+    """
+    doubt = frame = sys._getframe(1)
+    depth = 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in FRAMEWORKS:
         depth, frame = depth + 1, frame.f_back
+    key = (doubt.f_code, doubt.f_lineno, frame.f_code.co_filename, frame.f_lineno)
+    if key in _shown and _action() in ("default", "module", "once"):
+        return
+    _shown.add(key)
     warnings.warn(message, InputWarning, stacklevel=depth)
+
+
+def _action() -> str:
+    """What Python does with an `InputWarning`."""
+    for action, text, category, module, _ in warnings.filters:
+        if issubclass(InputWarning, category) and text is None and module is None:
+            return action
+    return "default"
 
 
 def likeness(scores: NDArray[Any]) -> Likeness | None:
@@ -113,12 +132,15 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
 
 
 def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
-    """Warn if logits hold levels of an image, and the image what no image holds; both (B, C, *spatial) or sampled.
+    """Warn if logits hold levels of an image, and the image what no image holds; both (B, C, *spatial).
 
     Args:
         call: How it should be called.
     """
-    if logits.shape != image.shape or logits.size < FEWEST or image.min() >= 0 or logits.min() < 0:
+    if logits.shape != image.shape or logits.size < FEWEST:
+        return
+    logits, image = (each[(slice(None, 1), slice(None), *_steps(each[0, 0]))] for each in (logits, image))
+    if image.min() >= 0 or logits.min() < 0:
         return
     low, high = float(logits.min()), float(logits.max())
     levels = high <= 255 and high > 1 and bool((logits == np.rint(logits)).all())
@@ -131,11 +153,10 @@ def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
 
 
 def check_logits(scores: NDArray[Any], advice: str) -> None:
-    """Warn if logits (C, *spatial) are probabilities or energies; raise if their classes are on the wrong axis.
+    """Warn if logits (C, *spatial) are probabilities or energies, or their classes were last.
 
     Args:
         advice: What to do with probabilities.
-    Raises: ValueError: if numbers sum to 1 over groups of neighbours, as classes do that come last.
     """
     alike = likeness(scores)
     if alike is None:
@@ -147,8 +168,8 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
             )
         return
     if alike.classes_last:
-        raise ValueError(classes_last(scores.shape, alike.kind))
-    if alike.kind == "probabilities":
+        warn_of_input(classes_last(scores.shape, alike.kind))
+    elif alike.kind == "probabilities":
         warn_of_input(
             f"logits are from {scores.min():.4g} to {scores.max():.4g} and sum to 1 over the {len(scores)} classes, as "
             f"probabilities do. Taken as logits they say almost nothing: {advice}"
@@ -169,6 +190,28 @@ def classes_last(shape: tuple[int, ...], kind: Kind) -> str:
         f"those of ({spatial}, {shape[0]}) do: the classes were last and the array was reshaped; use "
         f"np.moveaxis(scores, -1, 0) instead of reshape"
     )
+
+
+class Doubts:
+    """What a layer looks at until there was something to judge, so that it warns once.
+
+    Attributes:
+        pending: Whether it has not judged yet.
+    """
+
+    def __init__(self) -> None:
+        self.pending = True
+
+    def look(self, crf: CRF, logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
+        """Warn of logits (B, C, *spatial) and an image (B, K, *spatial).
+
+        Args:
+            call: How it is called, for messages.
+        """
+        if self.pending and logits.size:
+            check_logits(logits[0], "leave out the softmax or sigmoid before it, or give the logarithm")
+            check_swapped(logits, image, call)
+            self.pending = not check_levels(crf, np.moveaxis(image, 1, -1))
 
 
 def _kind(sample: NDArray[Any]) -> Kind | None:
