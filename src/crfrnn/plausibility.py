@@ -266,7 +266,7 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
     if said == PHOTO:
         fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
     return (
-        f"image levels are from {low:.4g} to {high:.4g}, with a standard deviation of "
+        f"image levels are from {low:.5g} to {high:.5g}, with a standard deviation of "
         f"{sample.std(axis=tuple(range(sample.ndim - 1))).max():.3g}, which is far from "
         f"theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own levels, 0-255 for the presets. "
         f"{fix}, or take crfrnn.contrast_theta_beta(image)"

@@ -25,7 +25,8 @@ class MatrixKernel:
             raise ValueError(f"the matrix of a kernel has shape {shape}; expected (points, points)")
         if self._matrix.dtype.kind not in "biuf":
             raise TypeError(f"the matrix of a kernel must hold real numbers, got dtype {self._matrix.dtype}")
-        check_finite(self._matrix.data if is_sparse(matrix) else self._matrix, "the matrix of a kernel")
+        entries: Any = self._matrix.data if is_sparse(matrix) else self._matrix
+        check_finite(entries, "the matrix of a kernel")
         self.num_points = int(shape[0])
         self._of_dtype: dict[np.dtype[Any], Any] = {}
 
