@@ -81,8 +81,12 @@ def oriented_picture(
             photo, remark = upright, UPRIGHT
         else:
             remark = AS_STORED
-    as_it_is = _is_deep(photo) or (grey and photo.mode == "L")
-    return np.asarray(photo if as_it_is else photo.convert("RGB")), remark
+    return (np.asarray(photo) if grey and photo.mode == "L" else _levels(photo)), remark
+
+
+def picture_levels(picture: Image.Image) -> NDArray[Any]:
+    """RGB (H, W, 3) of 8 bits; grey of more than 8 bits as (H, W) in its own levels. An EXIF tag turns the picture."""
+    return _levels(ImageOps.exif_transpose(picture))
 
 
 def is_picture(path: Path) -> bool:
@@ -278,6 +282,10 @@ def _is_indexed(image: Image.Image) -> bool:
 def _proportion_error(size: tuple[int, int], grid: Sequence[int]) -> float:
     """How far a picture of `size` (W, H) is from the proportions of a grid (H, W): 0 if they are equal."""
     return abs(math.log(size[0] * grid[0] / (size[1] * grid[1])))
+
+
+def _levels(photo: Image.Image) -> NDArray[Any]:
+    return np.asarray(photo if _is_deep(photo) else photo.convert("RGB"))
 
 
 def _is_deep(photo: Image.Image) -> bool:
