@@ -215,3 +215,14 @@ def test_folders_tell_which_photos_lost_classes(square, capsys):
     assert [line.split(": ")[2] for line in told[:5]] == ["a", "c", "d", "e", "f"]
     assert "1 more image" in told[5]
     assert len(told) == 6
+
+
+def test_advice_can_be_typed(square, white, capsys):
+    assert status("refine p.npy image.npy -o out.npy --preset pydensecrf") == 0
+    said = capsys.readouterr().err
+    assert "--input probabilities" in said
+    assert "--image-range 0,1" in said
+    assert "--theta-beta contrast" in said
+    np.save("labels.npy", np.where(white, 7, 0))
+    assert status("refine labels.npy photo.png -o out.npy --num-classes 3") == 1
+    assert "labels hold 7" in capsys.readouterr().err

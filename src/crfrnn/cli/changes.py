@@ -120,9 +120,10 @@ def vanished_warning(shares: dict[int, float], pair: Pair, image: NDArray[Any], 
     given = [float(np.max(each.theta_beta)) * each.level for each in features if isinstance(each, Bilateral)]
     if given and max(given) > image.std():  # in units of other levels, all pixels look alike
         low, high = image.min(), image.max()
+        levels = "0,1" if low >= 0 and high <= 1 else f"{low:.3g},{high:.3g}"
         return (
             f"{text}; θ_β is {max(given):.3g} levels, but the image has levels from {low:.3g} to {high:.3g}: say their "
-            f"range, such as --image-range {low:.3g},{high:.3g}, or give --theta-beta contrast"
+            f"range, such as --image-range {levels}, or give --theta-beta contrast"
         )
     return f"{text}; smaller weights, a smaller --theta-beta or --theta-alpha keep more of small classes"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crfrnn.cli.changes import change_of
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.usage import UsageError, counted
+from crfrnn.cli.usage import UsageError, counted, one_line
 from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
 from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, stem_of, suffix_of
 from crfrnn.files.progress import progress
@@ -47,7 +47,7 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
                 if 1 in change_of(pair, labels, 2).vanished:
                     gone.append(number)
         except (ValueError, TypeError, OSError, MemoryError) as error:
-            failures.append(" ".join(f"{photo}: {error}".split()))
+            failures.append(one_line(f"{photo}: {error}"))
     if masks:
         write_coco(output, file.content, masks)
     if gone:

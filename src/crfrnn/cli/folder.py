@@ -14,7 +14,7 @@ from threading import Condition
 from crfrnn.cli.outputs import folder_suffix, folder_suffixes
 from crfrnn.cli.pairing import paired
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import UsageError, counted
+from crfrnn.cli.usage import UsageError, counted, one_line
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
@@ -73,7 +73,7 @@ def refine_folder(
                 try:
                     written, said = future.result()
                 except (ValueError, TypeError, OSError, MemoryError) as error:
-                    failures[futures[future]] = " ".join(str(error).split())
+                    failures[futures[future]] = one_line(error)
                     continue
                 notes.update(said)
                 if written.iterations is not None:

@@ -22,6 +22,7 @@ from crfrnn.cli.refine import add_refine
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
+from crfrnn.cli.usage import one_line
 from crfrnn.demo import run_demo
 
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with spoken_warnings(options.command), silence(getattr(options, "quiet", False)):
             status: int = options.run(options)
     except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
-        print(f"crfrnn {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"crfrnn {options.command}: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"crfrnn {options.command}: interrupted", file=sys.stderr)
@@ -48,7 +49,7 @@ def spoken_warnings(command: str) -> Iterator[None]:
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         if category.__module__.startswith("crfrnn"):
-            print(f"crfrnn {command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+            print(f"crfrnn {command}: warning: {one_line(message)}", file=sys.stderr)
         else:
             shown(message, category, filename, *where, **more)
 

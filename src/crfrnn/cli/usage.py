@@ -7,6 +7,15 @@ import re
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
+AS_OPTIONS = (
+    (r"\binput='(\w+)'", r"--input \1"),
+    (r"\bnum_classes=(\d*)", r"--num-classes \1"),
+    (r"\bimage_range=\(([^,()]+), ([^,()]+)\)", r"--image-range \1,\2"),
+    (r"\bcrfrnn\.contrast_theta_beta\(image\)", "--theta-beta contrast"),
+)
+"""How advice for Python is typed in a shell."""
+
+
 class UsageError(ValueError):
     """The arguments do not fit together, regardless of what the files hold."""
 
@@ -14,6 +23,14 @@ class UsageError(ValueError):
 def counted(number: int, noun: str) -> str:
     """A number of things: 1 tile, 2 tiles."""
     return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def one_line(message: object) -> str:
+    """A message of the package on one line, with arguments of functions as options."""
+    text = " ".join(str(message).split())
+    for pattern, option in AS_OPTIONS:
+        text = re.sub(pattern, option, text)
+    return text
 
 
 def byte_count(text: str) -> int:
