@@ -89,7 +89,7 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
         TypeError: if they are not integers.
         ValueError: if there are none, or one does not fit.
     """
-    given = _detached(value)
+    given = _readable(value)
     labels = given.astype(np.int64).filled(-1) if _hides(given) and given.dtype.kind in "iu" else _array(given, name)
     if labels.dtype.kind not in "biu":
         raise TypeError(
@@ -242,14 +242,18 @@ def real_shape(value: ArrayLike, name: str) -> Shape:
 def plain_array(value: ArrayLike, name: str) -> NDArray[Any]:
     """A NumPy array of what users hold: arrays, lists, pictures of Pillow, tensors of any framework and device.
 
-    Tensors of torch are detached; those of 16 bits that NumPy lacks become float32. A picture is turned as its EXIF
-    tag says.
+    Numbers of 16 bits that NumPy lacks become float32. A picture is turned as its EXIF tag says.
 
     Raises:
-        TypeError: if it cannot be read as an array.
+        TypeError: if it cannot be read as an array, or is a tensor that requires a gradient, which would be lost.
         ValueError: if it is a masked array that hides something.
     """
-    return _array(_detached(value), name)
+    return _array(_readable(value), name)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a tensor of torch, which need not be installed."""
+    return all(hasattr(value, name) for name in ("detach", "cpu", "requires_grad"))
 
 
 def _array(given: Any, name: str) -> NDArray[Any]:
@@ -271,13 +275,13 @@ def _hides(given: Any) -> bool:
     return isinstance(given, np.ma.MaskedArray) and bool(np.ma.getmaskarray(given).any())
 
 
-def _detached(value: Any) -> Any:
-    """A tensor of torch as NumPy can read it, and a picture of Pillow upright."""
+def _readable(value: Any) -> Any:
+    """A tensor of torch that NumPy can read, and a picture of Pillow upright."""
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value)
-    if not (hasattr(value, "detach") and hasattr(value, "cpu")):
+    if not is_tensor(value) or value.requires_grad:
         return value
-    tensor = value.detach().cpu()
+    tensor = value.cpu()
     return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
 
 
