@@ -61,14 +61,13 @@ def refine(
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
         doubts: Of the layer.
     Returns: As the logits.
-    Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions or with Frank-Wolfe.
+    Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions.
     """
     if keras.backend.backend() == "torch":
         return _torch(crf, scene, weights, compatibility, thetas, layout, doubts)
     if thetas and not batch.learns_guide(crf):
-        beside = "beside regions" if crf.regions else f"with {type(crf.solver).__name__}"
         raise UnsupportedError(
-            f"learn_theta {beside} is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
+            "learn_theta beside regions is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
         )
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
