@@ -6,6 +6,7 @@ pixels are looked at, so they cost next to nothing.
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -236,13 +237,12 @@ def _sums_to_1(values: NDArray[np.float64]) -> bool:
 
 def _doubt_of_range(features: Bilateral, sample: NDArray[np.float64]) -> str:
     """What to say of levels beyond the range that was said; empty if they may be."""
-    assert features.image_range is not None
-    low, high = features.image_range
+    low, high = features.image_range or PHOTO
     beyond = max(low - sample.min(), sample.max() - high)
     if beyond <= RANGES_OUTSIDE * (high - low):
         return ""
     return (
-        f"image levels are from {sample.min():.4g} to {sample.max():.4g}, far outside "
+        f"image levels are from {sample.min():.5g} to {sample.max():.5g}, far outside "
         f"image_range=({low:g}, {high:g}), of which theta_beta={_written(features.theta_beta)} takes 1/255 as a level: "
         "give the range that the levels have"
     )
@@ -255,13 +255,13 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
     except ValueError:  # said where the kernel is built
         return ""
     if _is_small(thetas, image, sample):
-        how = "hardly any edge is seen"
+        how, usual = "hardly any edge is seen", [(0, 1), (-1, 1)]
     elif _is_large(thetas, image, sample):
-        how = "hardly any pixels are connected"
+        how, usual = "hardly any pixels are connected", [PHOTO, (0, 1023), (0, 4095), (0, 65535)]
     else:
         return ""
     low, high = float(sample.min()), float(sample.max())
-    said = _range_of(image, low, high)
+    said = _range_of(low, high, usual)
     fix = f"Say their range, image_range={said}, and θ_β is in 255ths of it; or give theta_beta in these levels"
     if said == PHOTO:
         fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
@@ -307,11 +307,11 @@ def _is_large(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.floa
     return bool(distances.size >= FEWEST and np.median(distances) > ISOLATED)
 
 
-def _range_of(image: NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """The range that such levels probably have."""
-    usual = [PHOTO, (0, 1023), (0, 4095), (0, 65535)]
-    for least, most in usual if image.dtype.kind in "iu" else [(0, 1), (-1, 1), *usual]:
-        if least <= low and high <= most:
+def _range_of(low: float, high: float, usual: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The range that such levels probably have: a usual one, or their own."""
+    for least, most in usual:
+        slack = 0.02 * (most - least)  # resizing may leave a range by a little
+        if least - slack <= low and high <= most + slack:
             return least, most
     return float(f"{low:.3g}"), float(f"{high:.3g}")
 
