@@ -62,7 +62,7 @@ class CRFParameters:
             `tolerance` are those of the solver; what it does not have stays at its default.
         gradient: "unrolled", or "implicit" at the fixed point, whose memory does not grow with the iterations.
         regularization: Of Frank-Wolfe: "entropic" or "euclidean".
-        strength: Of Frank-Wolfe's regulariser, λ above 0.
+        strength: Of Frank-Wolfe's regulariser, λ from 1e-20 to 1e20.
         step: Of Frank-Wolfe: "line-search" or "open-loop".
     Raises: TypeError or ValueError: on construction, naming the field.
     """
