@@ -132,7 +132,8 @@ def _solved(
     The residual that they carry along leaves the true one behind by roundings. Where only the true one is still large,
     they begin again from it, as long as that halves it.
     """
-    enough, before = tolerance**2 * _products(right, right), np.inf
+    enough = tolerance**2 * _products(right, right)
+    before = np.full_like(enough, np.inf)
     while iterations:
         residual = right - system(x)
         size = _products(residual, residual)
