@@ -28,7 +28,7 @@ from crfrnn.threads import thread_count
 from crfrnn.tuning.descent import descend
 from crfrnn.tuning.interrupts import patient_interrupts
 from crfrnn.tuning.measure import ALL, NEAR_EDGES, Bench, mean_iou
-from crfrnn.tuning.report import KERNELS, Finding, Gain, Tuning, searched_fields
+from crfrnn.tuning.report import Finding, Gain, Tuning, searched_fields
 from crfrnn.tuning.search import Tried, rounded, search
 
 __all__ = ["TRIALS", "Finding", "Gain", "Method", "Tuning", "searched_fields", "split_photos", "tune"]
@@ -107,7 +107,7 @@ def tune(
             )
             best, most = max(tried.complete, key=lambda pair: pair[1])
             if most <= alone:
-                best, most = replace(begin, **dict.fromkeys(KERNELS, 0.0)), alone
+                best, most = replace(begin, bilateral_weight=0.0, spatial_weight=0.0), alone
             after = measuring.confusions([best], "measure")
         finally:
             pool.shutdown(cancel_futures=True)
