@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from crfrnn.cli.usage import UsageError
 from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
-from crfrnn.parameters import PRESETS, SOLVERS, CRFParameters, preset, solver_named
+from crfrnn.parameters import PRESETS, CRFParameters, preset, with_values
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -48,6 +48,7 @@ HELP = {
     "regularization": "of frank-wolfe: entropic or euclidean",
     "strength": "of frank-wolfe's regulariser: the smaller, the surer are the probabilities",
     "step": "of frank-wolfe: line-search or open-loop",
+    "image_range": "low,high of the image's levels, such as 0,1 or 0,65535: --theta-beta is then in 255ths of it",
 }
 
 
@@ -60,7 +61,7 @@ def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = Fals
     group = parser.add_argument_group(
         "parameters of the CRF",
         "Each option replaces one value of the preset, or of the parameters file. With a list of kernels it takes only "
-        "the options of the file's solver and --compatibility.",
+        "the options of the file's solver, --compatibility and --image-range.",
     )
     source = group.add_mutually_exclusive_group()
     source.add_argument(
@@ -93,25 +94,9 @@ def chosen_parameters(options: argparse.Namespace) -> CRFParameters | CRF:
     given = {field.name: getattr(options, field.name) for field in fields(CRFParameters)}
     chosen = {name: value for name, value in given.items() if value is not None and not is_contrast(value)}
     try:
-        return replace(start, **chosen) if isinstance(start, CRFParameters) else _with_options(start, chosen)
+        return with_values(start, chosen, lambda name: "--" + name.replace("_", "-"))
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
-
-
-def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
-    """A CRF of any kernels, with the options for its solver and its compatibility applied."""
-    kind = solver_named(chosen.pop("solver")) if "solver" in chosen else type(crf.solver)
-    names = [each.name for each in fields(kind)]
-    solver = {each.name: getattr(crf.solver, each.name) for each in fields(crf.solver) if each.name in names}
-    solver |= {name: chosen.pop(name) for name in names if name in chosen}
-    compatibility = chosen.pop("compatibility", crf.compatibility)
-    if chosen:
-        name = next(iter(chosen))
-        option = "--" + name.replace("_", "-")
-        if any(name == each.name for other in SOLVERS.values() for each in fields(other)):
-            raise ValueError(f"{option}: this solver has no {name}")
-        raise ValueError(f"{option} is for a spatial and a bilateral kernel; change the kernels in the parameters file")
-    return replace(crf, compatibility=compatibility, solver=kind(**solver))
 
 
 def add_parameters_file(parser: argparse._ActionsContainer) -> None:

@@ -172,7 +172,7 @@ class Refinement:
         if self.contrast:
             image = pair.image if self.tiling is None else middle(pair.image, pair.grid)
             levels = contrast_theta_beta(image, shape=image.shape[:axes])
-            crf = crf.with_thetas(theta_beta=levels)
+            crf = crf.with_thetas(theta_beta=levels).with_image_range(None)
             remark += f" (θ_β {', '.join(f'{level:.3g}' for level in levels)})"
         return replace(self, crf=crf, spacing=spacing), remark
 

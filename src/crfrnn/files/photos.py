@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
 
@@ -48,9 +48,14 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
 
 def read_picture(path: Path) -> NDArray[Any]:
-    """What `read_photo` reads, and grey images of more than 8 bits as (H, W) in their own levels."""
-    photo = _decoded(path)
-    return np.asarray(photo if _is_deep(photo) else photo.convert("RGB"))
+    """A photo upright, as its EXIF tag says: `picture_levels` of a file."""
+    return picture_levels(_decoded(path))
+
+
+def picture_levels(picture: Image.Image) -> NDArray[Any]:
+    """RGB (H, W, 3) of 8 bits; grey of more than 8 bits as (H, W) in its own levels. An EXIF tag turns the picture."""
+    upright = ImageOps.exif_transpose(picture)
+    return np.asarray(upright if _is_deep(upright) else upright.convert("RGB"))
 
 
 def is_picture(path: Path) -> bool:
