@@ -6,6 +6,7 @@ pixels are looked at, so they cost next to nothing.
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -108,6 +109,12 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
     return True
 
 
+def unseen(image: NDArray[Any], thetas: Sequence[float]) -> str | None:
+    """What a kernel fails to see in an image (*grid, K), with a θ_β for each channel; None if they may be meant."""
+    sample = image[_steps(image[..., 0])].astype(np.float64)
+    return None if sample.min() == sample.max() else _unseen(np.asarray(thetas), image, sample)
+
+
 def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
     """Warn if logits hold levels of an image, and the image what no image holds; both (B, C, *spatial) or sampled.
 
@@ -206,11 +213,8 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
         thetas = np.array(per_axis(features.theta_beta, sample.shape[-1], "theta_beta", "image channels"))
     except ValueError:  # said where the kernel is built
         return ""
-    if _is_small(thetas, image, sample):
-        how = "hardly any edge is seen"
-    elif _is_large(thetas, image, sample):
-        how = "hardly any pixels are connected"
-    else:
+    how = _unseen(thetas, image, sample)
+    if how is None:
         return ""
     low, high = float(sample.min()), float(sample.max())
     said = _range_of(image, low, high)
@@ -223,6 +227,12 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
         f"theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own levels, 0-255 for the presets. "
         f"{fix}, or take crfrnn.contrast_theta_beta(image)"
     )
+
+
+def _unseen(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> str | None:
+    if _is_small(thetas, image, sample):
+        return "hardly any edge is seen"
+    return "hardly any pixels are connected" if _is_large(thetas, image, sample) else None
 
 
 def _is_small(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from crfrnn.compat.pydensecrf import densecrf as ours_densecrf
 from crfrnn.compat.pydensecrf import eigen as ours_eigen
 from crfrnn.compat.pydensecrf import utils as ours_utils
+from crfrnn.plausibility import InputWarning
 from tolerances import GOLDEN
 
 # Of images whose number of pixels four does not divide, pydensecrf builds the lattice with up to three more points.
@@ -147,11 +148,11 @@ class TestWhatPydensecrfTakes:
         if case[2] is None:
             assert not seen
             return
-        with pytest.warns(UserWarning, match=case[2]):
+        with pytest.warns(InputWarning, match=case[2]):
             called(case, ours_densecrf, ours_utils)
         assert {each.filename for each in seen} == {__file__}
 
-    @pytest.mark.filterwarnings("ignore::UserWarning")
+    @pytest.mark.filterwarnings("ignore::crfrnn.plausibility.InputWarning")
     def test_gives_the_same(self, case, original):
         ours, theirs = called(case, ours_densecrf, ours_utils), called(case, *original)
         assert ours.shape == theirs.shape
@@ -197,10 +198,10 @@ class TestUndefinedEnergies:
     def test_warning(self, value, said):
         energies = np.zeros((LABELS, HEIGHT * WIDTH))
         energies[1, 3] = value
-        with pytest.warns(UserWarning, match=said):
+        with pytest.warns(InputWarning, match=said):
             crf(ours_densecrf, energies=energies)
 
-    @pytest.mark.filterwarnings("ignore::UserWarning")
+    @pytest.mark.filterwarnings("ignore::crfrnn.plausibility.InputWarning")
     def test_step_by_step(self):
         energies = np.random.default_rng(4).random((LABELS, HEIGHT * WIDTH), dtype=np.float32)
         energies[0, 60] = np.nan

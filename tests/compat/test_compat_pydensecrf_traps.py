@@ -10,6 +10,7 @@ import pytest
 from crfrnn import memory, reference
 from crfrnn.compat.pydensecrf import densecrf as densecrf_module
 from crfrnn.compat.pydensecrf import utils as utils_module
+from crfrnn.plausibility import InputWarning
 from errors import raises_saying
 from tolerances import GOLDEN
 
@@ -46,7 +47,7 @@ def without_a_class(dcrf, logits):
         u = -np.log(probabilities).reshape(LABELS, -1)
     crf = dcrf.DenseCRF2D(WIDTH, HEIGHT, LABELS)
     if dcrf is densecrf_module:
-        with pytest.warns(RuntimeWarning, match="u holds 2880 infinite energies, -log 0") as caught:
+        with pytest.warns(InputWarning, match="u holds 2880 infinite energies, -log 0") as caught:
             crf.setUnaryEnergy(u)
         assert caught[0].filename == __file__
     else:
@@ -106,7 +107,7 @@ class TestTraps:
         for given in (u, np.where(np.isinf(u), 0, u)):
             crf = densecrf_module.DenseCRF2D(3, 1, 2)
             if given is u:
-                with pytest.warns(RuntimeWarning, match="2 infinite"):
+                with pytest.warns(InputWarning, match="2 infinite"):
                     crf.setUnaryEnergy(given)
             else:
                 crf.setUnaryEnergy(given)
@@ -121,7 +122,7 @@ class TestTraps:
         assert utils_module.unary_from_softmax(zero_one).max() == pytest.approx(-np.log(1e-5))
 
     def test_scores_that_are_no_probabilities(self, rng):
-        with pytest.warns(UserWarning, match=r"sm ranges from -3 to 7, outside 0 to 1.*logits"):
+        with pytest.warns(InputWarning, match=r"sm ranges from -3 to 7, outside 0 to 1.*logits"):
             u = utils_module.unary_from_softmax(np.array([[-3.0], [7.0]]))
         np.testing.assert_allclose(u, [[-np.log(1e-5)], [0]], rtol=1e-6)
 

@@ -5,14 +5,13 @@ is an error.
 """
 
 import operator
-import sys
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Shape, check_classes, class_weights, float_array, num_points
+from crfrnn.plausibility import unseen, warn_of_input
 
 SMALLEST_DEVIATION = float(np.finfo(np.float32).tiny)
 LARGEST_DEVIATION = float(np.finfo(np.float32).max)
@@ -26,7 +25,7 @@ def count(value: Any, name: str) -> int:
     """
     number = _whole(value, name)
     if number < 0:
-        warn(f"{name}={value} is below 0 and counts as 0, as in pydensecrf")
+        warn_of_input(f"{name}={value} is below 0 and counts as 0, as in pydensecrf")
     return max(number, 0)
 
 
@@ -51,7 +50,9 @@ def first_deviations(value: Any, number: int, name: str, what: str) -> tuple[flo
     """`deviations`, of which surplus ones are left out, with a warning."""
     given = _numbers(value, number, name, what)
     if given.ndim and len(given) > number:
-        warn(f"{name}={value!r} has {len(given)} values for {number} {what}: the last {len(given) - number} count not")
+        warn_of_input(
+            f"{name}={value!r} has {len(given)} values for {number} {what}: the last {len(given) - number} count not"
+        )
         given = given[:number]
     return _deviations(given, number, name, what)
 
@@ -60,7 +61,7 @@ def padded_deviations(value: Any, number: int, name: str, what: str, hint: str =
     """`deviations`, of which missing ones are 1, with a warning: axes and channels without one are not divided."""
     given = _numbers(value, number, name, what)
     if given.ndim and len(given) < number:
-        warn(
+        warn_of_input(
             f"{name}={value!r} has {len(given)} of {number} values: the last {number - len(given)} {what} are not "
             f"divided, which is a deviation of 1, as in pydensecrf{hint or '; give one number for all, or all of them'}"
         )
@@ -92,18 +93,21 @@ def layout(rows: Any) -> Shape | None:
     return owner.shape if rows.flags.c_contiguous else None
 
 
+def check_levels(image: NDArray[Any], thetas: tuple[float, ...], name: str) -> None:
+    """Warn if the levels of an image (*grid, K) are far from their deviations."""
+    how = unseen(image, thetas)
+    if how is not None:
+        low, high = image.min(), image.max()
+        warn_of_input(
+            f"the image's levels are from {low:.4g} to {high:.4g}, which is far from {name}={thetas[0]:g}: {how}. "
+            f"{name} is in the image's own levels: give an image of 0-255, or {name} in these levels"
+        )
+
+
 def copied_bytes(value: Any, shape: Shape) -> int:
     """Bytes of the float32 copy that `float_array` makes of values of this shape; 0 if it makes none."""
     as_it_is = isinstance(value, np.ndarray) and value.dtype == np.float32 and value.flags.c_contiguous
     return 0 if as_it_is else 4 * num_points(shape)
-
-
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the program that called this package."""
-    depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("crfrnn."):
-        depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=depth)
 
 
 def _whole(value: Any, name: str) -> int:
@@ -118,7 +122,7 @@ def _whole(value: Any, name: str) -> int:
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}={value!r} must be a whole number") from None
     if number != value:
-        warn(f"{name}={value} is no whole number and counts as {number}, as in pydensecrf")
+        warn_of_input(f"{name}={value} is no whole number and counts as {number}, as in pydensecrf")
     return number
 
 
@@ -135,5 +139,7 @@ def _deviations(given: NDArray[np.float64], number: int, name: str, what: str) -
             f"{name}={tuple(given.tolist())} does not fit {number} {what}: give one number for all of them, or {number}"
         )
     if (given < 0).any():
-        warn(f"{name}={given.tolist()} holds negative deviations, which count without their sign, as in pydensecrf")
+        warn_of_input(
+            f"{name}={given.tolist()} holds negative deviations, which count without their sign, as in pydensecrf"
+        )
     return tuple(np.broadcast_to(np.minimum(np.abs(given), LARGEST_DEVIATION), number).tolist())

@@ -3,8 +3,8 @@
 import operator
 from enum import IntEnum
 
-from crfrnn.compat.pydensecrf.arguments import warn
 from crfrnn.crf import Normalization
+from crfrnn.plausibility import warn_of_input
 
 
 class KernelType(IntEnum):
@@ -44,10 +44,10 @@ def checked_normalization(kernel: int, normalization: int) -> Normalization:
         (normalization, "normalization", KernelType, "whose number counts"),
     ):
         if isinstance(value, other):
-            warn(f"{name}={value.name} is a {other.__name__}, {effect}, as in pydensecrf")
+            warn_of_input(f"{name}={value.name} is a {other.__name__}, {effect}, as in pydensecrf")
     operator.index(kernel)
     if operator.index(normalization) not in NORMALIZATIONS:
-        warn(
+        warn_of_input(
             f"normalization={normalization!r} is unknown and counts as NO_NORMALIZATION, as in pydensecrf; use "
             f"{', '.join(NormalizationType.__members__)}"
         )

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Shape, float_array, image_array, num_points, real_shape
 from crfrnn.compat.pydensecrf.arguments import (
     agreement,
+    check_levels,
     copied_bytes,
     count,
     first_deviations,
     layout,
     positive_count,
-    warn,
 )
 from crfrnn.compat.pydensecrf.constants import (
     CONST_KERNEL,
@@ -43,6 +43,7 @@ from crfrnn.inference.regularization import logarithm
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings
 from crfrnn.kernels.features import bilateral_features, spatial_features
 from crfrnn.memory import lattice_bytes, require_memory
+from crfrnn.plausibility import warn_of_input
 
 __all__ = [
     "CONST_KERNEL",
@@ -343,6 +344,7 @@ class DenseCRF2D(DenseCRF):
         weight = agreement(compat, self._num_labels)
         self._require_memory(2 + channels)
         image = image_array(rgbim, self._shape)
+        check_levels(image, levels, "srgb")
         if image.dtype.kind in "biu" and image.dtype.itemsize == 1:
             levels = tuple(max(level, SMALLEST_SRGB) for level in levels)
         features = bilateral_features(image, theta, levels, shape=self._shape, dtype=np.float32)
@@ -360,7 +362,7 @@ class DenseCRF2D(DenseCRF):
             self._swapped = self._swapped_in_words(name)
             if self._needs_shape:
                 raise ValueError(self._swapped)
-            warn(
+            warn_of_input(
                 f"{self._swapped}. Kernels of your own do not depend on it; addPairwiseGaussian and "
                 "addPairwiseBilateral do"
             )

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from crfrnn import reference
 from crfrnn.arrays import check_finite
-from crfrnn.compat.pydensecrf.arguments import warn
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
+from crfrnn.plausibility import warn_of_input
 
 TOGETHER = 4096
 """Points whose vertices are looked for together, which bounds the memory for their coordinates."""
@@ -20,7 +20,7 @@ def lattice(rows: NDArray[Any]) -> PointKernel:
     features = rows.shape[1]
     if features <= MAX_FEATURES:
         return PermutohedralLattice(rows)
-    warn(
+    warn_of_input(
         f"{features} features are more than the {MAX_FEATURES} of the native lattice: this kernel is worked out in "
         "NumPy, many times slower. A lattice over so many features hardly joins any points; reduce them, for example "
         "by PCA"

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Shape, float_array, num_points, real_shape
-from crfrnn.compat.pydensecrf.arguments import copied_bytes, layout, warn
+from crfrnn.compat.pydensecrf.arguments import copied_bytes, layout
 from crfrnn.memory import require_memory
+from crfrnn.plausibility import warn_of_input
 
 Float32 = NDArray[np.float32]
 IMPOSSIBLE = 1e6
@@ -79,10 +80,9 @@ def _scores(energies: NDArray[np.floating], name: str) -> _Scores:
     wrong = np.isnan(given) | (given == np.inf)
     impossible = ~finite & ~wrong
     if impossible.any():
-        warn(
+        warn_of_input(
             f"{name} holds {impossible.sum()} infinite energies, -log 0, among {given.size}; they count as "
-            f"{IMPOSSIBLE:g}: clip probabilities, or use unary_from_softmax(..., clip=1e-5)",
-            RuntimeWarning,
+            f"{IMPOSSIBLE:g}: clip probabilities, or use unary_from_softmax(..., clip=1e-5)"
         )
         given[impossible] = -IMPOSSIBLE
         given[:, impossible.all(axis=0)] = 0
@@ -90,7 +90,7 @@ def _scores(energies: NDArray[np.floating], name: str) -> _Scores:
         return _Scores(given, None)
     nans = int(np.isnan(given).sum())
     counted = [(nans, "NaN"), (int(wrong.sum()) - nans, "-inf")]
-    warn(
+    warn_of_input(
         f"{name} holds {' and '.join(f'{number} {kind}' for number, kind in counted if number)} among {given.size} "
         "energies. As in pydensecrf, all probabilities of such a point are NaN, and so are those of points that hear "
         "of it, in the end all of them; argmax then gives 0"

@@ -5,6 +5,7 @@ another orientation, so results differ a little.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import unary
 from crfrnn.arrays import Shape, float_array, image_array, label_array, real_shape, spatial_shape
-from crfrnn.compat.pydensecrf.arguments import deviations, padded_deviations, positive_count, warn
+from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_deviations, positive_count
 from crfrnn.memory import require_memory
+from crfrnn.plausibility import warn_of_input
 
 Float32 = NDArray[np.float32]
 OUTSIDE = 1e-2
@@ -48,7 +50,7 @@ def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_uns
         )
     if lowest < 0:
         negative = given < 0
-        warn(
+        warn_of_input(
             f"{negative.sum()} labels are negative, down to {lowest}: as in pydensecrf they count back from the end, "
             f"so that {lowest} means class {lowest + number - first} of 0 to {number - 1}. If they are unknown, "
             f"{'make them 0' if zero_unsure else 'give labels + 1 with zero_unsure=True, where 0 is unknown'}"
@@ -86,7 +88,7 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
     given = float_array(sm, "sm")
     lowest, highest = given.min(), given.max()
     if lowest < -OUTSIDE or highest > 1 + OUTSIDE:
-        warn(
+        warn_of_input(
             f"sm ranges from {lowest:.4g} to {highest:.4g}, outside 0 to 1: unary_from_softmax takes probabilities, "
             "and the scores of a network before its softmax are logits"
         )
@@ -147,6 +149,7 @@ def create_pairwise_bilateral(
     divisors = padded_deviations(schan, channels, "schan", "channels")
     _require_memory(grid, channels, channels if image.dtype.kind == "f" else 0)
     levels = image_array(np.moveaxis(planes, 0, -1), grid)
+    check_levels(levels, divisors, "schan")
     features = _coordinates(grid, thetas, channels)
     with np.errstate(over="ignore"):
         for channel, divisor in enumerate(divisors):
@@ -172,4 +175,4 @@ def _require_memory(grid: Shape, channels: int, beside: int = 0) -> None:
 
 
 def _deprecated(old: str, new: str) -> None:
-    warn(f"{old} is deprecated, use {new} instead", DeprecationWarning)
+    warnings.warn(f"{old} is deprecated, use {new} instead", DeprecationWarning, stacklevel=3)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.compat.simplecrf.labelling import labels
+from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
 
 CLIP = (0.01, 0.99)
 """What SimpleCRF brings probabilities into, so that a mask of 0 and 1 can change."""
@@ -25,4 +25,5 @@ def densecrf(I: ArrayLike, P: ArrayLike, param: Sequence[float]) -> NDArray[np.i
     if len(param) != 6:
         raise ValueError(f"param has {len(param)} values; expected six: (w1, alpha, beta, w2, gamma, it)")
     w1, alpha, beta, w2, gamma, it = param
-    return labels(I, P, 2, (w2, gamma), (w1, alpha, beta), it, CLIP)
+    kernels = Kernels(Deviations("gamma", gamma), Deviations("alpha", alpha), Deviations("beta", beta), (w2, w1))
+    return labels(I, P, kernels, it, CLIP)

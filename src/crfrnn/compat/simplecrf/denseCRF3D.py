@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.compat.simplecrf.labelling import labels
+from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
 
 NAMES = (
     "MaxIterations",
@@ -39,8 +39,17 @@ def densecrf3d(I: ArrayLike, P: ArrayLike, param: Mapping[str, Any]) -> NDArray[
     if not channels == divisors == (param["ModalityNum"],):
         raise ValueError(
             f"I has shape {np.shape(I)}, ModalityNum is {param['ModalityNum']} and BilateralModsStds is "
-            f"{param['BilateralModsStds']!r}; expected as many channels, on the last axis, as ModalityNum and deviations"
+            f"{param['BilateralModsStds']!r}; expected as many channels, the last axis, as deviations and ModalityNum"
         )
-    spatial = param["PosW"], [param[f"Pos{axis}Std"] for axis in "RCZ"]
-    bilateral = param["BilateralW"], [param[f"Bilateral{axis}Std"] for axis in "RCZ"], param["BilateralModsStds"]
-    return labels(I, P, 3, spatial, bilateral, param["MaxIterations"], None)
+    position, both = (tuple(f"{kernel}{axis}Std" for axis in "RCZ") for kernel in ("Pos", "Bilateral"))
+    return labels(
+        I,
+        P,
+        Kernels(
+            position=Deviations(", ".join(position), [param[name] for name in position]),
+            both=Deviations(", ".join(both), [param[name] for name in both]),
+            levels=Deviations("BilateralModsStds", param["BilateralModsStds"]),
+            weights=(param["PosW"], param["BilateralW"]),
+        ),
+        param["MaxIterations"],
+    )
