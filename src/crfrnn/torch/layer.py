@@ -156,9 +156,9 @@ class CrfRnn(CrfAttributes, nn.Module):
             errors: list[str] = others[-1]
             errors.append(
                 f"{prefix}compatibility_matrix has a diagonal of mean {float(matrix.diagonal().mean()):.3g}, above 0 "
-                "as in weights of the official PyTorch port (crfasrnn_pytorch): it adds the compatibility, and this layer "
-                "subtracts it. Give -compatibility_matrix, convert the file with `crfrnn convert`, or load it into "
-                "crfrnn.compat.crfasrnn.crfrnn.CrfRnn"
+                "as in weights of the official PyTorch port (crfasrnn_pytorch): it adds the compatibility, and this "
+                "layer subtracts it. Give -compatibility_matrix, convert the file with `crfrnn convert`, or load it "
+                "into crfrnn.compat.crfasrnn.crfrnn.CrfRnn"
             )
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)

@@ -22,9 +22,7 @@ def main(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     if not first or (first.startswith("-") and (first not in ("-m", "-c") or not rest)):
-        raise SystemExit(
-            f"{USAGE}\nexpected a script, -m and a module or -c and a program, not {' '.join(arguments)!r}"
-        )
+        raise SystemExit(f"{USAGE}\nexpected a script, -m MODULE or -c PROGRAM, not {' '.join(arguments)!r}")
     if first not in ("-m", "-c") and not Path(first).exists():
         raise SystemExit(f"cannot run {first}: there is no such file")
     install()
