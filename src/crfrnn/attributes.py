@@ -3,9 +3,10 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from crfrnn.crf import CRF, MeanField, Normalization, Spatial
+from crfrnn.crf import CRF, Bilateral, MeanField, Normalization, Spatial
 from crfrnn.numbers import Deviation
 from crfrnn.parameters import CRFParameters
+from crfrnn.plausibility import Doubts
 
 
 def alone(crf: Any, short: CRFParameters, default: CRFParameters) -> CRF:
@@ -79,6 +80,7 @@ class CrfAttributes:
     """
 
     _crf: CRF
+    _doubts: Doubts
 
     theta_alpha = _theta("theta_alpha")
     theta_beta = _theta("theta_beta")
@@ -101,6 +103,7 @@ class CrfAttributes:
                 f"{', '.join(given.names) or 'none'}: make a new layer"
             )
         self._crf = given
+        self._doubts = Doubts()
         self._set_learned_thetas()
 
     def _learned_thetas(self) -> dict[str, Any]:
@@ -109,6 +112,16 @@ class CrfAttributes:
 
     def _set_learned_thetas(self) -> None:
         """Set those to the specification's."""
+
+    @property
+    def image_range(self) -> tuple[float, float] | None:
+        """(low, high) of the image's levels, of the first kernel that has it; setting it sets that of all."""
+        found = (kernel.features for kernel in self._crf.kernels)
+        return next((each.image_range for each in found if isinstance(each, Bilateral)), None)  # type: ignore[return-value]
+
+    @image_range.setter
+    def image_range(self, image_range: Any) -> None:
+        self.crf = self.crf.with_image_range(image_range)
 
     @property
     def normalization(self) -> Normalization:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import Shape, is_tensor, plain_array
+from crfrnn.arrays import Shape, is_tensor, label_array, plain_array
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -23,6 +23,8 @@ from crfrnn.plausibility import likeness, warn_of_input
 
 FEWEST_SLICES = 5
 """Scores and image of one shape (n, H, W) may be classes and channels first below this, and are a volume from it on."""
+MOST_AXES = 3
+"""Spatial axes of a map of the foreground; with more, it may as well be a batch."""
 
 
 class Taken(NamedTuple):
@@ -67,7 +69,8 @@ def taken(scores: Any, image: Any, input: str) -> Taken:
 def _opened_scores(scores: Any, input: str) -> NDArray[Any]:
     name = "scores" if input == "logits" else input
     if not isinstance(scores, str | Path):
-        return plain_array(_detached("scores", scores), name)
+        hiding = input == "labels" and isinstance(scores, np.ma.MaskedArray)
+        return label_array(scores) if hiding else plain_array(_detached("scores", scores), name)
     path = Path(scores)
     suffix = suffix_of(path)
     if suffix in ARRAY_SUFFIXES:
@@ -123,8 +126,10 @@ def _channels_last(picture: NDArray[Any] | None, given: Any, grid: Shape) -> NDA
 
 def _is_foreground(scores: Shape, image: Shape, channels_first: bool) -> bool:
     """Whether scores of this shape are one number for each pixel: (H, W) or (H, W, 1)."""
+    if channels_first and scores == image and len(image) == 3 and image[0] < FEWEST_SLICES:
+        return False  # classes and channels
     for grid in (image, image[:-1], *((image[1:],) if channels_first else ())):
-        if len(grid) > 1 and scores in (grid, (*grid, 1)):
+        if 1 < len(grid) <= MOST_AXES and scores in (grid, (*grid, 1)):
             return True
     return False
 

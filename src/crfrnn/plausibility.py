@@ -7,7 +7,7 @@ pixels are looked at, so they cost next to nothing.
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ SAMPLED = 1024
 """About how many pixels are looked at."""
 FEWEST = 16
 """Fewer pixels than this may fulfil anything by chance."""
+SURE = -0.01
+"""Log-probability from which a pixel is of one class for sure."""
+FEWEST_UNSURE = 0.02
+"""Share of pixels that are not, from which log-probabilities are told from other scores."""
 SUM_TOLERANCE = 1e-2
 """How far from 1 the probabilities of a pixel may sum to: those of half precision do not sum to 1 exactly."""
 DARK = 20.0
@@ -39,6 +43,9 @@ FRAMEWORKS = ("crfrnn", "torch", "keras", "tensorflow", "jax")
 Kind: TypeAlias = Literal["probabilities", "log-probabilities", "energies"]
 
 
+_shown: set[tuple[object, ...]] = set()
+
+
 class InputWarning(UserWarning):
     """Input that most probably means something else than what it is taken for; the message says what to change."""
 
@@ -56,11 +63,27 @@ class Likeness(NamedTuple):
 
 
 def warn_of_input(message: str) -> None:
-    """Warn with an `InputWarning` at the line of the user, so that Python shows it once for each."""
-    depth, frame = 2, sys._getframe(1)
+    """Warn with an `InputWarning` at the line of the user: once for each line, unless filters ask for all.
+
+    Python would show it again for other numbers, so at every image of a loop.
+    """
+    doubt = frame = sys._getframe(1)
+    depth = 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in FRAMEWORKS:
         depth, frame = depth + 1, frame.f_back
+    key = (doubt.f_code, doubt.f_lineno, frame.f_code.co_filename, frame.f_lineno)
+    if key in _shown and _action() in ("default", "module", "once"):
+        return
+    _shown.add(key)
     warnings.warn(message, InputWarning, stacklevel=depth)
+
+
+def _action() -> str:
+    """What Python does with an `InputWarning`."""
+    for action, text, category, module, _ in warnings.filters:
+        if issubclass(InputWarning, category) and text is None and module is None:
+            return action
+    return "default"
 
 
 def likeness(scores: NDArray[Any]) -> Likeness | None:
@@ -116,12 +139,15 @@ def unseen(image: NDArray[Any], thetas: Sequence[float]) -> str | None:
 
 
 def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
-    """Warn if logits hold levels of an image, and the image what no image holds; both (B, C, *spatial) or sampled.
+    """Warn if logits hold levels of an image, and the image what no image holds; both (B, C, *spatial).
 
     Args:
         call: How it should be called.
     """
-    if logits.shape != image.shape or logits.size < FEWEST or image.min() >= 0 or logits.min() < 0:
+    if logits.shape != image.shape or logits.size < FEWEST:
+        return
+    logits, image = (each[(slice(None, 1), slice(None), *_steps(each[0, 0]))] for each in (logits, image))
+    if image.min() >= 0 or logits.min() < 0:
         return
     low, high = float(logits.min()), float(logits.max())
     levels = high <= 255 and high > 1 and bool((logits == np.rint(logits)).all())
@@ -134,11 +160,10 @@ def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
 
 
 def check_logits(scores: NDArray[Any], advice: str) -> None:
-    """Warn if logits (C, *spatial) are probabilities or energies; raise if their classes are on the wrong axis.
+    """Warn if logits (C, *spatial) are probabilities or energies, or their classes were last.
 
     Args:
         advice: What to do with probabilities.
-    Raises: ValueError: if numbers sum to 1 over groups of neighbours, as classes do that come last.
     """
     alike = likeness(scores)
     if alike is None:
@@ -150,8 +175,8 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
             )
         return
     if alike.classes_last:
-        raise ValueError(classes_last(scores.shape, alike.kind))
-    if alike.kind == "probabilities":
+        warn_of_input(classes_last(scores.shape, alike.kind))
+    elif alike.kind == "probabilities":
         warn_of_input(
             f"logits are from {scores.min():.4g} to {scores.max():.4g} and sum to 1 over the {len(scores)} classes, as "
             f"probabilities do. Taken as logits they say almost nothing: {advice}"
@@ -174,6 +199,28 @@ def classes_last(shape: tuple[int, ...], kind: Kind) -> str:
     )
 
 
+class Doubts:
+    """What a layer looks at until there was something to judge, so that it warns once.
+
+    Attributes:
+        pending: Whether it has not judged yet.
+    """
+
+    def __init__(self) -> None:
+        self.pending = True
+
+    def look(self, crf: CRF, logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
+        """Warn of logits (B, C, *spatial) and an image (B, K, *spatial).
+
+        Args:
+            call: How it is called, for messages.
+        """
+        if self.pending and logits.size:
+            check_logits(logits[0], "leave out the softmax or sigmoid before it, or give the logarithm")
+            check_swapped(logits, image, call)
+            self.pending = not check_levels(crf, np.moveaxis(image, 1, -1))
+
+
 def _kind(sample: NDArray[Any]) -> Kind | None:
     """What scores (C, n) look like."""
     low, high = float(sample.min()), float(sample.max())
@@ -182,10 +229,11 @@ def _kind(sample: NDArray[Any]) -> Kind | None:
     values = sample.astype(np.float64)
     if low >= 0 and high <= 1 + SUM_TOLERANCE and _sums_to_1(values):
         return None if bool(((values == 0) | (values == 1)).all()) else "probabilities"
-    if high <= SUM_TOLERANCE and _sums_to_1(np.exp(values)):
-        return "log-probabilities"
-    if low >= -SUM_TOLERANCE and _sums_to_1(np.exp(-values)):
-        return "energies"
+    for kind, end, logs in (("log-probabilities", high, values), ("energies", -low, -values)):
+        if end <= SUM_TOLERANCE and _sums_to_1(np.exp(logs)):
+            # Scores such as 0 and 20 for a single class do so too: some pixels must be less sure.
+            unsure = (logs.max(axis=0) < SURE).mean() > FEWEST_UNSURE
+            return cast(Kind, kind) if unsure else None
     return None
 
 
@@ -222,7 +270,7 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
     if said == PHOTO:
         fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
     return (
-        f"image levels are from {low:.4g} to {high:.4g}, with a standard deviation of "
+        f"image levels are from {low:.5g} to {high:.5g}, with a standard deviation of "
         f"{sample.std(axis=tuple(range(sample.ndim - 1))).max():.3g}, which is far from "
         f"theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own levels, 0-255 for the presets. "
         f"{fix}, or take crfrnn.contrast_theta_beta(image)"

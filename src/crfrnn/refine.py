@@ -38,7 +38,6 @@ from crfrnn.threads import thread_count
 from crfrnn.unary import (
     UNKNOWN_LABEL,
     mask_labels,
-    num_classes_of,
     unary_from_labels,
     unary_from_probabilities,
     unknown_labels,
@@ -125,8 +124,9 @@ def refine(
         num_classes: C, needed if the last class does not occur in the labels.
         mask: (*spatial,) weights ≥ 0; pixels of weight 0 are not changed and do not affect others.
         given: For kernels over `Given(name)`, by name: features (*spatial, d), divided by their deviations, or a
-            kernel, an object with `filter(values, transpose)` for values (N, C). For regions, by name: integer ids
-            (*spatial), where a negative id is in no segment, or memberships (S, *spatial) from 0 to 1.
+            kernel: a matrix (N, N), dense or sparse as SciPy has them, or an object with `filter(values, transpose)`
+            for values (N, C). For regions, by name: integer ids (*spatial), where a negative id is in no segment, or
+            memberships (S, *spatial) from 0 to 1.
         spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
@@ -317,7 +317,7 @@ def unary_of(
         check_logits(given, "give input='probabilities'")
     given = at_size(given)
     unary = unary_from_probabilities(given) if input == "probabilities" else given
-    if num_classes not in (None, len(unary), num_classes_of(len(unary))):
+    if num_classes not in (None, len(unary)):
         raise ValueError(f"scores have shape {unary.shape}, {len(unary)} classes first, but num_classes={num_classes}")
     return unary, len(unary) == 1
 

@@ -264,13 +264,19 @@ def _classes(scores: Any, input: Input, num_classes: int | None) -> tuple[int, A
         return int(scores.shape[0]), None
     if num_classes not in (None, 2):
         return whole_number(num_classes, "num_classes"), None
-    present: NDArray[Any] = np.empty(0, np.dtype(scores.dtype))
-    for block in tile_grid(tuple(scores.shape), (0,) * len(scores.shape), BLOCK):
-        present = np.union1d(present, plain_array(scores[block.core], "labels"))
-        release_pages(scores)
+    present = levels_present(scores)
     if len(present) == 2 and mask_labels(present) is not None:
         return 2, present.max()
     return num_classes or label_count(label_array(present)), None
+
+
+def levels_present(labels: Any) -> NDArray[Any]:
+    """The labels that occur, in ascending order; all are read, a block at a time."""
+    present: NDArray[Any] = np.empty(0, np.dtype(labels.dtype))
+    for block in tile_grid(tuple(labels.shape), (0,) * len(labels.shape), BLOCK):
+        present = np.union1d(present, np.unique(plain_array(labels[block.core], "labels")))
+        release_pages(labels)
+    return present
 
 
 def _check_middle(crf: CRF, unary: Array, guide: Guide, input: Input) -> None:

@@ -16,8 +16,8 @@ GROUND_TRUTH_PROBABILITY = 0.7
 SUM_TOLERANCE = 1e-2
 LEAST_WHITE = 128
 """The larger of a mask's two levels is at least this, if it is not 1: lower ones are ids of classes."""
-MOST_OCCURRING = 100
-"""No picture holds more classes than this at once."""
+MOST_OCCURRING = 40
+"""Hardly any picture holds more classes than this at once."""
 
 
 def unary_from_labels(
@@ -102,7 +102,7 @@ def _refuse_soft_mask(given: NDArray[Any], name: str) -> None:
         raise ValueError(
             f"{name} hold {len(levels)} levels from {levels[0]} to {levels[-1]}, as a grey mask with soft edges does. "
             "If it is the probability of the foreground, give input='probabilities'; for a mask of two classes, "
-            f"mask > {levels[-1] // 2}; if these are ids of classes, num_classes={levels[-1] + 1}"
+            f"mask > {levels[-1] // 2}; if these are ids of classes, num_classes={int(levels[-1]) + 1}"
         )
 
 

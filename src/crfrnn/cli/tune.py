@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
+from crfrnn.cli.parser import add_command
 from crfrnn.cli.usage import UsageError, counted
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
@@ -19,16 +21,16 @@ of the photos. `--method gradient` goes uphill in a soft form of it instead, whi
 Their gain is then measured on the other part. OUT holds the parameters, for `--parameters` of the other
 commands, and all measurements. Ctrl-C ends the search with the best parameters found so far.
 """
+EXAMPLES = """\
+  crfrnn tune data/ --scores scores/ -o parameters.json
+  crfrnn tune data/ --input probabilities --preset deeplab --trials 100 -o parameters.json
+"""
 
 
-def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_tune(commands: Any) -> None:
     """Add the command `tune`."""
-    parser = commands.add_parser(
-        "tune",
-        help="search the CRF's parameters on photos with scores and labels",
-        description=TUNE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    help = "search the CRF's parameters on photos with scores and labels"
+    parser = add_command(commands, "tune", help, TUNE_HELP, EXAMPLES, "DATA -o OUT [OPTION ...]")
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="parameters file to write")
     parser.add_argument(
