@@ -147,6 +147,9 @@ def test_a_soft_mask():
         refine(soft, PHOTO, SHORT, input="labels")
     expected = refine(soft[np.newaxis] / np.float32(255), PHOTO, SHORT, input="probabilities")[0]
     np.testing.assert_array_equal(refine(soft, PHOTO, SHORT, input="probabilities"), expected)
+    np.testing.assert_array_equal(refine(soft.astype(np.uint16), PHOTO, SHORT, input="probabilities"), expected)
+    with raises_saying(ValueError, "probabilities", "0 to 2"):
+        refine(RANDOM.integers(0, 3, (H, W)), PHOTO, SHORT, input="probabilities")
     assert refine(soft, PHOTO, SHORT, input="labels", num_classes=256).shape == (256, H, W)
     with raises_saying(ValueError, "uint8", "input='labels'", "input='probabilities'"):
         refine(soft, PHOTO, SHORT)

@@ -167,6 +167,8 @@ def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
                 f"{name} is {given.dtype} of shape {given.shape}, the shape of a map of segments, which holds integer "
                 f"ids; memberships have the segments first: (segments, {', '.join(map(str, grid))})"
             )
+        if given.dtype == np.uint64:  # ids may be beyond int64, but there are never as many
+            return np.unique(given, return_inverse=True)[1].reshape(grid).astype(np.int64)
         return given.astype(np.int64)
     if given.shape[1:] != grid:
         swapped = "; did you swap height and width?" if grid[::-1] in (given.shape, given.shape[1:]) else ""

@@ -1,7 +1,10 @@
 """What a layer's attributes say of its CRF: `layer.theta_beta`, read from its specification and set in it."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
+
+import numpy as np
 
 from crfrnn.crf import CRF, Bilateral, MeanField, Normalization, Spatial
 from crfrnn.numbers import Deviation
@@ -46,6 +49,20 @@ def trained_thetas(crf: CRF) -> dict[str, Deviation]:
     if crf.with_thetas(**crf.thetas) != crf:
         raise ValueError("learn_theta=True trains one θ of each name for all kernels; they begin with different ones")
     return crf.thetas
+
+
+def _require_numbers_of(learned: Mapping[str, Any], thetas: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless θ that are trained can take these values."""
+    if thetas.keys() != learned.keys():
+        raise ValueError(
+            f"this layer trains {', '.join(learned)}, and the new CRF has {', '.join(thetas)}: make a new layer"
+        )
+    for name, numbers in learned.items():
+        if np.shape(numbers) != np.shape(thetas[name]):
+            raise ValueError(
+                f"{name} is trained as {np.size(numbers)} numbers, and the new CRF has {np.size(thetas[name])}: make a "
+                "new layer"
+            )
 
 
 def _theta(name: str) -> Any:
@@ -102,6 +119,9 @@ class CrfAttributes:
                 f"this layer has weights for the kernels {', '.join(before.names)}, and the new CRF has "
                 f"{', '.join(given.names) or 'none'}: make a new layer"
             )
+        learned = self._learned_thetas()
+        if learned:
+            _require_numbers_of(learned, trained_thetas(given))
         self._crf = given
         self._doubts = Doubts()
         self._set_learned_thetas()

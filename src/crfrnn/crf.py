@@ -36,6 +36,7 @@ Step: TypeAlias = Literal["line-search", "open-loop"]
 MOST_NEIGHBOUR_ROUNDS = 3  # each multiplies the vertices; the second already adds no accuracy
 CUTOFF = 4  # deviations from the centre at which a `Grid` cuts its Gaussian: 6e-5 of an axis's mass lie beyond
 PHOTO_LEVELS = 255  # from black to white in 8 bits, in which published θ_β are given
+WEAKEST = 1e-20  # regularisation, for scores divided by it to be numbers in float32
 EPSILON = 1e-20  # added to norms, which masks can make 0, so that 1 / norm stays finite
 
 
@@ -253,8 +254,8 @@ class FrankWolfe:
         iterations: The most; 0 returns the marginals of what was given.
         regularization: "entropic", λ Σ q log q, or "euclidean", ½ λ Σ q². With the first and λ = 1, a step of 1 is an
             iteration of mean field.
-        strength: λ, above 0. The smaller, the harder are the marginals, and the nearer is what it descends on to the
-            energy; gradients vanish where marginals are hard.
+        strength: λ, from 1e-20 to 1e20. The smaller, the harder are the marginals, and the nearer is what it descends
+            on to the energy; gradients vanish where marginals are hard.
         step: "line-search" goes as far as the regularised energy falls, or for the entropic one as an upper bound of
             it falls: it never rises. "open-loop" takes 2/(t + 2).
         tolerance: The iterations end after one whose step aimed at marginals nowhere further than this from those it
@@ -274,6 +275,8 @@ class FrankWolfe:
         _set(self, "iterations", whole_number(self.iterations, "iterations"))
         one_of(self.regularization, get_args(Regularization), "regularization")
         _set(self, "strength", positive_number(self.strength, "strength"))
+        if not WEAKEST <= self.strength <= 1 / WEAKEST:
+            raise ValueError(f"strength={self.strength} must be from {WEAKEST} to {1 / WEAKEST}")
         one_of(self.step, get_args(Step), "step")
         _set(self, "tolerance", proper_fraction(self.tolerance, "tolerance"))
         one_of(self.gradient, get_args(Gradient), "gradient")

@@ -20,6 +20,7 @@ from crfrnn.files.photos import (
     suffix_of,
 )
 from crfrnn.plausibility import likeness, warn_of_input
+from crfrnn.unary import LEAST_WHITE
 
 FEWEST_SLICES = 5
 """Scores and image of one shape (n, H, W) may be classes and channels first below this, and are a volume from it on."""
@@ -181,8 +182,11 @@ def _is_batch(scores: NDArray[Any], picture: NDArray[Any], image: Any, input: st
 
 
 def map_of_probability(scores: NDArray[Any]) -> NDArray[Any]:
-    """The probability of the foreground (1, *spatial): levels of integers, such as 0 to 255, count from 0 to 1."""
-    if len(scores) != 1 or scores.dtype.kind not in "iu" or scores.max() <= 1:
+    """The probability of the foreground (1, *spatial): integers up to 255, or 65535, count from 0 to 1.
+
+    Those of which none is at least 128 are left as they are: they seem to be labels.
+    """
+    if len(scores) != 1 or scores.dtype.kind not in "iu" or scores.size == 0 or scores.max() < LEAST_WHITE:
         return scores
-    most = np.iinfo(scores.dtype).max if scores.dtype.kind == "u" else 255
-    return scores / np.float32(most)
+    white = next((white for white in (255, 65535) if scores.max() <= white), 1)
+    return scores / np.float32(white)

@@ -64,7 +64,7 @@ class CRFParameters:
             `tolerance` are those of the solver; what it does not have stays at its default.
         gradient: "unrolled", or "implicit" at the fixed point, whose memory does not grow with the iterations.
         regularization: Of Frank-Wolfe: "entropic" or "euclidean".
-        strength: Of Frank-Wolfe's regulariser, λ above 0.
+        strength: Of Frank-Wolfe's regulariser, λ from 1e-20 to 1e20.
         step: Of Frank-Wolfe: "line-search" or "open-loop".
         image_range: (low, high) of the image's levels, such as (0, 1) or (0, 65535): θ_β is then in 255ths of
             high - low, as for a photo of 8 bits. None: θ_β is in the image's own levels.

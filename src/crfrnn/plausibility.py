@@ -38,6 +38,9 @@ BEYOND_ALL = 2000.0
 RANGES_OUTSIDE = 20.0
 """How many ranges beyond the range that was said levels may lie: windows of a CT leave out up to 8."""
 PHOTO = (0, 255)
+NO_EDGE, NO_CONNECTION = "hardly any edge is seen", "hardly any pixels are connected"
+USUAL_RANGES = {NO_EDGE: [(0, 1), (-1, 1)], NO_CONNECTION: [PHOTO, (0, 1023), (0, 4095), (0, 65535)]}
+"""Ranges that levels may have, by what a kernel fails to see."""
 FRAMEWORKS = ("crfrnn", "torch", "keras", "tensorflow", "jax")
 
 Kind: TypeAlias = Literal["probabilities", "log-probabilities", "energies"]
@@ -243,13 +246,12 @@ def _sums_to_1(values: NDArray[np.float64]) -> bool:
 
 def _doubt_of_range(features: Bilateral, sample: NDArray[np.float64]) -> str:
     """What to say of levels beyond the range that was said; empty if they may be."""
-    assert features.image_range is not None
-    low, high = features.image_range
+    low, high = features.image_range or PHOTO
     beyond = max(low - sample.min(), sample.max() - high)
     if beyond <= RANGES_OUTSIDE * (high - low):
         return ""
     return (
-        f"image levels are from {sample.min():.4g} to {sample.max():.4g}, far outside "
+        f"image levels are from {sample.min():.5g} to {sample.max():.5g}, far outside "
         f"image_range=({low:g}, {high:g}), of which theta_beta={_written(features.theta_beta)} takes 1/255 as a level: "
         "give the range that the levels have"
     )
@@ -265,7 +267,7 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
     if how is None:
         return ""
     low, high = float(sample.min()), float(sample.max())
-    said = _range_of(image, low, high)
+    said = _range_of(low, high, USUAL_RANGES[how])
     fix = f"Say their range, image_range={said}, and θ_β is in 255ths of it; or give theta_beta in these levels"
     if said == PHOTO:
         fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
@@ -279,8 +281,8 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
 
 def _unseen(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> str | None:
     if _is_small(thetas, image, sample):
-        return "hardly any edge is seen"
-    return "hardly any pixels are connected" if _is_large(thetas, image, sample) else None
+        return NO_EDGE
+    return NO_CONNECTION if _is_large(thetas, image, sample) else None
 
 
 def _is_small(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> bool:
@@ -317,11 +319,11 @@ def _is_large(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.floa
     return bool(distances.size >= FEWEST and np.median(distances) > ISOLATED)
 
 
-def _range_of(image: NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """The range that such levels probably have."""
-    usual = [PHOTO, (0, 1023), (0, 4095), (0, 65535)]
-    for least, most in usual if image.dtype.kind in "iu" else [(0, 1), (-1, 1), *usual]:
-        if least <= low and high <= most:
+def _range_of(low: float, high: float, usual: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The range that such levels probably have: a usual one, or their own."""
+    for least, most in usual:
+        slack = 0.02 * (most - least)  # resizing may leave a range by a little
+        if least - slack <= low and high <= most + slack:
             return least, most
     return float(f"{low:.3g}"), float(f"{high:.3g}")
 

@@ -122,7 +122,7 @@ def test_a_compiled_layer_looks_at_nothing():
 def test_other_devices_are_not_read():
     """A tensor without numbers stands for a device that would wait."""
     logits, image = (each.to("meta") for each in scene())
-    assert said(lambda: CrfRnn(3, 1)(logits, image / 255)) == []
+    assert said(lambda: CrfRnn(3, 1).to("meta")(logits, image / 255)) == []
 
 
 def test_refine_on_a_device_warns_once():

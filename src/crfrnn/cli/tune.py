@@ -17,9 +17,11 @@ Search the parameters of a CRF on labelled photos that have a network's scores.
 
 DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
 both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one part
-of the photos. `--method gradient` goes uphill in a soft form of it instead, which takes the time of fewer trials.
+of the photos: the mean of that over all pixels and of that near edges. No CRF at all is a candidate, too.
+`--method gradient` goes uphill in a soft form of it instead, which takes the time of fewer trials.
 Their gain is then measured on the other part. OUT holds the parameters, for `--parameters` of the other
-commands, and all measurements. Ctrl-C ends the search with the best parameters found so far.
+commands, and all measurements. Ctrl-C ends the search with the best parameters found so far. OUT.trials keeps what was
+tried until the search is done: run the same command again to go on, after Ctrl-C or after the process was killed.
 """
 EXAMPLES = """\
   crfrnn tune data/ --scores scores/ -o parameters.json
@@ -107,7 +109,8 @@ def run_tune(options: argparse.Namespace) -> int:
         )
     trials = TRIALS if options.trials is None else options.trials
     settings = {"holdout": options.holdout, "seed": options.seed, "threads": options.threads}
-    found = tune(photos, start, method=options.method, trials=trials, **settings)
+    keep = output.with_name(f"{output.name}.trials")
+    found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
     notes = {
         **found.notes(),
         "data": options.data.resolve().name,
@@ -121,7 +124,10 @@ def run_tune(options: argparse.Namespace) -> int:
     }
     save_parameters(output, found.parameters, notes)
     print(found.table())
-    given_up = f", {found.given_up} of them given up early" if found.given_up else ""
     tried = f"{counted(found.trials, 'trial')} on {counted(found.tuned_on, 'photo')}"
-    print(f"\n{tried}{given_up}\n{found.verdict()}\n{output}")
+    tried += f", {found.given_up} of them given up early" if found.given_up else ""
+    tried += f", {found.continued} of them by an earlier run" if found.continued else ""
+    print(f"\n{tried}\n{found.verdict()}\n{output}")
+    if keep.exists():
+        print(f"{keep} has the trials; the same command goes on with them")
     return 0

@@ -177,16 +177,16 @@ class PHLFilter:
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input, features, "input", "features")
-        scaled = features
+        scaled = _readable(features)
         if sigmas is not None:
             count = features.shape[1]
-            divisors = torch.as_tensor(sigmas, dtype=features.dtype, device=features.device)
+            divisors = torch.as_tensor(sigmas, dtype=scaled.dtype, device=features.device)
             if divisors.ndim == 1 and len(divisors) > count:
                 warn_of_input(f"sigmas={sigmas!r} are {len(divisors)} for {count} features: the last ones count not")
                 divisors = divisors[:count]
             if divisors.shape != (count,) or not (divisors > 0).all():
                 raise ValueError(f"sigmas={sigmas!r} must be {count} numbers above 0, one for each feature")
-            scaled = features / divisors.reshape(-1, *[1] * (features.ndim - 2))
+            scaled = scaled / divisors.reshape(-1, *[1] * (features.ndim - 2))
         return gaussian_filter(input, scaled.to(input.device))
 
 
@@ -332,6 +332,7 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
 
 def _bilateral(values: Tensor, guide: Tensor, spatial: Sequence[Any], color: Any, filter: Filter) -> Tensor:
     """Weighted means of values by position and guide; deviations, one for each axis in their order, may be tensors."""
+    guide = _readable(guide)
     images, _, *shape = values.shape
     axes = range(len(shape))
     columns = []
@@ -339,6 +340,11 @@ def _bilateral(values: Tensor, guide: Tensor, spatial: Sequence[Any], color: Any
         places = torch.arange(length, dtype=guide.dtype, device=guide.device) / sigma
         columns.append(places.reshape(-1, *(1 for _ in axes[axis + 1 :])).expand(images, 1, *shape))
     return gaussian_filter(values, torch.cat([*columns, guide / color], dim=1), filter=filter)
+
+
+def _readable(features: Tensor) -> Tensor:
+    """Features in a precision that can hold positions and be divided: 16 bits and whole numbers become float32."""
+    return features if features.dtype == torch.float64 else features.float()
 
 
 def _turned(tensor: Tensor) -> Tensor:

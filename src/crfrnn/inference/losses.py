@@ -48,7 +48,7 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
             raise ValueError(f"{name}_weight={kernel.weight!r} must be a number of at least 0 in a loss")
     if not crf.active.kernels:
         raise ValueError("no kernel has a weight above 0, so that the loss would be 0: give bilateral_weight=1")
-    return crf.active
+    return replace(crf.active, solver=CRF.solver)
 
 
 def not_probabilities(low: float, high: float) -> str:

@@ -272,7 +272,7 @@ class FilterPass(Crossing):
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
         scene = self._scene(inputs)
-        check_complement(scene.logits)
+        check_complement(scene.logits, not self.own_pairs)
         records = batch.pairwise(self.crf, scene, Execution())
         if scene.image is not None:
             check_levels(self.crf, np.moveaxis(scene.image, 1, -1))
@@ -284,9 +284,13 @@ class FilterPass(Crossing):
         return Gradients(batch.pairwise_filtered(cotangent, records, self.own_pairs, True, Execution()), [])
 
 
-def check_complement(values: Array) -> None:
-    """Raise a ValueError if some of the probabilities that these values complete to 1 are above 1."""
-    if values.min() < -SLACK:
+def check_complement(values: Array, gated: bool) -> None:
+    """Raise a ValueError if some of what these values complete to 1 are no probabilities.
+
+    Args:
+        gated: Whether the values are multiplied by weights, so that large ones say nothing.
+    """
+    if values.min() < -SLACK or (not gated and values.max() > 1 + SLACK):
         raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
 
 
@@ -301,7 +305,7 @@ def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> An
 
     values = planes(scene.logits)
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_complement(values.detach().numpy())
+        check_complement(values.detach().numpy(), not own_pairs)
     given = {name: planes(features) for name, features in scene.given.items()}
     inputs = torch_scene.Scene(values, planes(scene.image), scene.mask, given, None)
     return losses.pair_filter(crf, inputs, own_pairs, None)(values).movedim(1, layout.channel_axis)

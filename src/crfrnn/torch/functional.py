@@ -224,17 +224,18 @@ def gaussian_filter(
     dtype = compute_dtype(values)
     weights = _readable(mask)
     one_of(normalization, get_args(Normalization), "normalization")
-    if filter == "exact" and neighbour_rounds:
+    lattice = Lattice(neighbour_rounds)
+    if filter == "exact" and lattice.neighbour_rounds:
         raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
     if filter == "exact" or any(tensor is not None and _trained(tensor) for tensor in (features, mask)):
-        kernel = Exact() if filter == "exact" else Lattice(neighbour_rounds)
+        kernel = Exact() if filter == "exact" else lattice
         execution = Execution(threads, deterministic)
         points = features.to(dtype)
         differentiably = differentiable.gaussian_filter(
             values.to(dtype), points, weights, normalization, kernel, execution
         )
         return differentiably.to(values.dtype)
-    arguments = (features.to(dtype), weights, normalization, neighbour_rounds, deterministic, threads)
+    arguments = (features.to(dtype), weights, normalization, lattice.neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)

@@ -250,12 +250,7 @@ class CrfRnn(CrfAttributes, nn.Module):
 
     def _set_learned_thetas(self) -> None:
         for name, log in self.log_thetas.items():
-            theta = torch.tensor(self._crf.thetas[name])
-            if log.shape != theta.shape:
-                raise ValueError(
-                    f"{name} is trained as {log.numel()} numbers, and the new CRF has {theta.numel()}: make a new layer"
-                )
-            log.data.copy_(theta.log())
+            log.data.copy_(torch.tensor(self._crf.thetas[name]).log())
 
     def extra_repr(self) -> str:
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
