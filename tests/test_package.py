@@ -124,6 +124,9 @@ def test_public_names_exist() -> None:
         assert hasattr(crfrnn, name)
     with pytest.raises(AttributeError, match="no attribute 'detach'"):
         crfrnn.detach  # noqa: B018
+    program = "import crfrnn; crfrnn.training"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "no attribute 'training'; it is a module of its own: import crfrnn.training" in process.stderr
 
 
 @pytest.mark.torch
