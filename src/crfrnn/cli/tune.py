@@ -15,9 +15,10 @@ Search the parameters of a CRF on labelled photos that have a network's scores.
 
 DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
 both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one part
-of the photos. `--method gradient` goes uphill in a soft form of it instead, which takes the time of fewer trials.
-Their gain is then measured on the other part. OUT holds the parameters, for `--parameters` of the other
-commands, and all measurements. Ctrl-C ends the search with the best parameters found so far.
+of the photos. `--method gradient` follows the gradient of a soft mean IoU instead, for 200 steps of one photo each: it
+has no bounds, and learns numbers for each class, axis and channel one by one. The gain is then measured on the other
+part of the photos. OUT holds the parameters, for `--parameters` of the other commands, and all measurements. Ctrl-C
+ends either with the best parameters found so far.
 """
 
 
@@ -58,7 +59,10 @@ def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--holdout", type=float, metavar="SHARE", default=0.5, help="share of them to measure on; %(default)s"
     )
     parser.add_argument(
-        "--method", choices=("search", "gradient"), default="search", help="how to find them; %(default)s"
+        "--method",
+        choices=("search", "gradient"),
+        default="search",
+        help="how to find the parameters, by a search or by their gradients; %(default)s",
     )
     parser.add_argument("--trials", type=int, metavar="N", help="sets of parameters to try; 40")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of split and search; %(default)s")
@@ -120,6 +124,7 @@ def run_tune(options: argparse.Namespace) -> int:
     save_parameters(output, found.parameters, notes)
     print(found.table())
     given_up = f", {found.given_up} of them given up early" if found.given_up else ""
-    tried = f"{counted(found.trials, 'trial')} on {counted(found.tuned_on, 'photo')}"
+    searched = {"search": counted(found.trials, "trial"), "gradient": f"the best of {counted(found.trials, 'place')}"}
+    tried = f"{searched[options.method]} on {counted(found.tuned_on, 'photo')}"
     print(f"\n{tried}{given_up}\n{found.verdict()}\n{output}")
     return 0
