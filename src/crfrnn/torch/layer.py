@@ -85,7 +85,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             for filter="exact".
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
-        crf: The specification; it may be replaced at any time by one whose kernels have the same names.
+        crf: The specification; it may be replaced at any time by one whose kernels have the same names. Its θ are the
+            present ones, its weights those at the start (docs/tuning.md makes parameters of a trained layer).
         theta_alpha, theta_beta, theta_gamma, image_range, normalization, damping, tolerance: The specification's
             values; setting one replaces the specification. Reading a θ that is trained makes a GPU wait.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
