@@ -84,7 +84,7 @@ def test_commands_of_the_readme(readme_files: Path, rng: np.random.Generator) ->
     np.save("huge.npy", np.load("scores.npy"))
     tifffile.imwrite("huge.tif", np.asarray(Image.open("photo.jpg")))
     crfrnn.save_parameters(Path("parameters.json"), crfrnn.CRFParameters(iterations=3))
-    assert len(COMMANDS) == 18
+    assert len(COMMANDS) == 19
     for command in COMMANDS:
         arguments = shlex.split(command, comments=True)[1:]
         if arguments[0] in ("refine", "info", "accuracy"):
@@ -139,6 +139,9 @@ def test_public_names_exist() -> None:
         assert hasattr(crfrnn, name)
     with pytest.raises(AttributeError, match="no attribute 'detach'"):
         crfrnn.detach  # noqa: B018
+    program = "import crfrnn; crfrnn.training"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "no attribute 'training'; it is a module of its own: import crfrnn.training" in process.stderr
 
 
 @pytest.mark.torch

@@ -206,7 +206,7 @@ def test_the_gradient_at_the_command_line(noisy: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(descent, "STEPS", 4)
     command = ["tune", str(noisy), "--classes", "2", "-o", str(tmp_path / "found.json"), "--method", "gradient"]
     assert main(command) == 0
-    assert "5 trials on 4 photos" in capsys.readouterr().out
+    assert "the best of 5 places on 4 photos" in capsys.readouterr().out
     assert json.loads((tmp_path / "found.json").read_text())["notes"]["method"] == "gradient"
     with pytest.raises(SystemExit):
         main([*command, "--trials", "3"])

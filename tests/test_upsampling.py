@@ -124,6 +124,7 @@ GOOD = np.zeros((2, 3, 4)), np.zeros((6, 8, 3))
     ("arguments", "options", "error", "words"),
     [
         ((np.zeros((2, 9, 4)), GOOD[1]), {}, ValueError, ("(2, 9, 4)", "more than (6, 8) pixels", "make them smaller")),
+        ((GOOD[0][0], GOOD[1]), {}, ValueError, ("(3, 4)", "1 spatial axes", "[None] makes it (1, 3, 4)")),
         ((GOOD[0], np.zeros((6, 8, 3, 1))), {}, ValueError, ("(6, 8, 3, 1)", "2 spatial axes", "(2, 3, 4)")),
         ((GOOD[0], GOOD[1] + np.nan), {}, ValueError, ("image holds 144 NaN",)),
         ((GOOD[0] + np.nan, GOOD[1]), {}, ValueError, ("scores holds 24 NaN",)),

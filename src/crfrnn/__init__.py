@@ -103,13 +103,17 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
     __version__ = "0+unknown"
 
 
+_ON_DEMAND = ("compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning")
+
+
 def __getattr__(name: str) -> Any:
     """`attach`, which needs PyTorch: imported when it is used, and not by `import *`."""
     if name == "attach":
         from crfrnn.models import attach
 
         return attach
-    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}")
+    hint = f"; it is a module of its own: import crfrnn.{name}" if name in _ON_DEMAND else ""
+    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}{hint}")
 
 
 def native_info() -> dict[str, str | int]:

@@ -47,7 +47,11 @@ def trained_thetas(crf: CRF) -> dict[str, Deviation]:
     if not crf.thetas:
         raise ValueError(f"learn_theta=True finds no θ in the kernels {', '.join(crf.names) or '(none)'}: leave it out")
     if crf.with_thetas(**crf.thetas) != crf:
-        raise ValueError("learn_theta=True trains one θ of each name for all kernels; they begin with different ones")
+        raise ValueError(
+            "learn_theta=True trains one θ of each name for all kernels, but these begin with different ones: "
+            f"{', '.join(str(kernel.features) for kernel in crf.kernels)}; give them the same, or fixed features "
+            "under Given(…)"
+        )
     return crf.thetas
 
 

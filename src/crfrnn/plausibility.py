@@ -38,6 +38,9 @@ BEYOND_ALL = 2000.0
 RANGES_OUTSIDE = 20.0
 """How many ranges beyond the range that was said levels may lie: windows of a CT leave out up to 8."""
 PHOTO = (0, 255)
+NO_EDGE, NO_CONNECTION = "hardly any edge is seen", "hardly any pixels are connected"
+USUAL_RANGES = {NO_EDGE: [(0, 1), (-1, 1)], NO_CONNECTION: [PHOTO, (0, 1023), (0, 4095), (0, 65535)]}
+"""Ranges that levels may have, by what a kernel fails to see."""
 FRAMEWORKS = ("crfrnn", "torch", "keras", "tensorflow", "jax")
 
 Kind: TypeAlias = Literal["probabilities", "log-probabilities", "energies"]
@@ -130,6 +133,12 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
             warn_of_input(doubt)
             break
     return True
+
+
+def unseen(image: NDArray[Any], thetas: Sequence[float]) -> str | None:
+    """What a kernel fails to see in an image (*grid, K), with a θ_β for each channel; None if they may be meant."""
+    sample = image[_steps(image[..., 0])].astype(np.float64)
+    return None if sample.min() == sample.max() else _unseen(np.asarray(thetas), image, sample)
 
 
 def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
@@ -254,14 +263,11 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
         thetas = np.array(per_axis(features.theta_beta, sample.shape[-1], "theta_beta", "image channels"))
     except ValueError:  # said where the kernel is built
         return ""
-    if _is_small(thetas, image, sample):
-        how, usual = "hardly any edge is seen", [(0, 1), (-1, 1)]
-    elif _is_large(thetas, image, sample):
-        how, usual = "hardly any pixels are connected", [PHOTO, (0, 1023), (0, 4095), (0, 65535)]
-    else:
+    how = _unseen(thetas, image, sample)
+    if how is None:
         return ""
     low, high = float(sample.min()), float(sample.max())
-    said = _range_of(low, high, usual)
+    said = _range_of(low, high, USUAL_RANGES[how])
     fix = f"Say their range, image_range={said}, and θ_β is in 255ths of it; or give theta_beta in these levels"
     if said == PHOTO:
         fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
@@ -271,6 +277,12 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
         f"theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own levels, 0-255 for the presets. "
         f"{fix}, or take crfrnn.contrast_theta_beta(image)"
     )
+
+
+def _unseen(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> str | None:
+    if _is_small(thetas, image, sample):
+        return NO_EDGE
+    return NO_CONNECTION if _is_large(thetas, image, sample) else None
 
 
 def _is_small(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> bool:

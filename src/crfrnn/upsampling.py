@@ -94,9 +94,10 @@ def image_guide(image: ArrayLike, scores: Shape) -> Guide:
     """
     axes, shape = len(scores) - 1, np.shape(image)
     if len(shape) not in (axes, axes + 1):
+        one_channel = f"; values of one channel need an axis for it: [None] makes it {(1, *scores)}"
         raise ValueError(
             f"image has shape {shape}; expected {axes} spatial axes, with or without channels last, for scores of "
-            f"shape {scores}"
+            f"shape {scores}{one_channel if len(shape) == axes + 2 else ''}"
         )
     return Guide(shape[:axes], image_array(image, shape[:axes]))
 
@@ -126,15 +127,18 @@ def low_steps(scores: Sequence[int], grid: Sequence[int], covers: Sequence[float
     return tuple(length / few for length, few in zip(covered, low, strict=True))
 
 
-def hint_for(low: Sequence[Any], grid: Sequence[Any]) -> str:
+def hint_for(low: Sequence[Any], grid: Sequence[Any], scores: str = "scores") -> str:
     """What to add to an error where scores and image differ in size, if the scores are the smaller ones.
 
     Args:
         grid: Spatial shape of the image; channels may follow.
+        scores: What the scores are called. Losses call theirs "probabilities", and bring nothing to another size.
     """
     pairs = list(zip(low, grid, strict=False))
     known = len(low) <= len(grid) and all(isinstance(each, int) for pair in pairs for each in pair)
     if known and all(few <= length for few, length in pairs) and any(few < length for few, length in pairs):
+        if scores == "probabilities":
+            return "; a loss takes both at one size: interpolate the logits, or make the image smaller"
         return "; upsampling='joint-bilateral' or 'bilinear' brings scores to the size of the image"
     return ""
 

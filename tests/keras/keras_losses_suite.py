@@ -166,6 +166,7 @@ Q, IMAGE, MASK = np.full((2, 5, 6, 4), 0.25, np.float32), np.zeros((2, 5, 6, 3),
     [
         ((Q, IMAGE[:, :4]), {}, ["image has shape (2, 4, 6, 3)", "probabilities of shape (2, 5, 6, 4)"]),
         ((Q[0, 0], IMAGE), {}, ["probabilities have shape (6, 4)"]),
+        ((Q[:, :3], IMAGE), {}, ["image has shape", "interpolate the logits"]),
         ((Q, IMAGE, MASK[:, :4]), {}, ["mask has shape (2, 4, 6)", "(2, 5, 6)"]),
         ((Q, IMAGE), {"parameters": "deeplap"}, ["deeplap"]),
         ((Q, IMAGE), {"parameters": CRF([])}, ["no kernel has a weight above 0"]),

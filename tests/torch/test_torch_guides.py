@@ -213,7 +213,7 @@ def test_second_derivatives_are_refused(rng):
 
 def test_what_cannot_be_trained():
     different = CRF([Kernel(Bilateral(80, 13)), Kernel(Bilateral(80, 20))])
-    with raises_saying(ValueError, "one θ of each name", "different ones"):
+    with raises_saying(ValueError, "one θ of each name", "different ones", "theta_beta=13.0", "theta_beta=20.0"):
         CrfRnn(3, crf=different, learn_theta=True)
     with raises_saying(ValueError, "finds no θ", "depth"):
         CrfRnn(3, crf=CRF([Kernel(Given("depth"))]), learn_theta=True)

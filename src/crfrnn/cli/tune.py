@@ -18,10 +18,11 @@ Search the parameters of a CRF on labelled photos that have a network's scores.
 DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
 both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one part
 of the photos: the mean of that over all pixels and of that near edges. No CRF at all is a candidate, too.
-`--method gradient` goes uphill in a soft form of it instead, which takes the time of fewer trials.
-Their gain is then measured on the other part. OUT holds the parameters, for `--parameters` of the other
-commands, and all measurements. Ctrl-C ends the search with the best parameters found so far. OUT.trials keeps what was
-tried until the search is done: run the same command again to go on, after Ctrl-C or after the process was killed.
+`--method gradient` follows the gradient of a soft mean IoU instead, for 200 steps of one photo each: it has no bounds,
+and learns numbers for each class, axis and channel one by one. The gain is then measured on the other part of the
+photos. OUT holds the parameters, for `--parameters` of the other commands, and all measurements. Ctrl-C ends either
+with the best parameters found so far. OUT.trials keeps what the search tried until it is done: run the same command
+again to go on, after Ctrl-C or after the process was killed.
 """
 EXAMPLES = """\
   crfrnn tune data/ --scores scores/ -o parameters.json
@@ -62,7 +63,10 @@ def add_tune(commands: Any) -> None:
         "--holdout", type=float, metavar="SHARE", default=0.5, help="share of them to measure on; %(default)s"
     )
     parser.add_argument(
-        "--method", choices=("search", "gradient"), default="search", help="how to find them; %(default)s"
+        "--method",
+        choices=("search", "gradient"),
+        default="search",
+        help="how to find the parameters, by a search or by their gradients; %(default)s",
     )
     parser.add_argument("--trials", type=int, metavar="N", help="sets of parameters to try; 40")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of split and search; %(default)s")
@@ -124,7 +128,8 @@ def run_tune(options: argparse.Namespace) -> int:
     }
     save_parameters(output, found.parameters, notes)
     print(found.table())
-    tried = f"{counted(found.trials, 'trial')} on {counted(found.tuned_on, 'photo')}"
+    searched = {"search": counted(found.trials, "trial"), "gradient": f"the best of {counted(found.trials, 'place')}"}
+    tried = f"{searched[options.method]} on {counted(found.tuned_on, 'photo')}"
     tried += f", {found.given_up} of them given up early" if found.given_up else ""
     tried += f", {found.continued} of them by an earlier run" if found.continued else ""
     print(f"\n{tried}\n{found.verdict()}\n{output}")

@@ -85,7 +85,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             for filter="exact".
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
-        crf: The specification; it may be replaced at any time by one whose kernels have the same names.
+        crf: The specification; it may be replaced at any time by one whose kernels have the same names. Its θ are the
+            present ones, its weights those at the start (docs/tuning.md makes parameters of a trained layer).
         theta_alpha, theta_beta, theta_gamma, image_range, normalization, damping, tolerance: The specification's
             values; setting one replaces the specification. Reading a θ that is trained makes a GPU wait.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
@@ -96,6 +97,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         log_thetas: With learn_theta, the logarithm of each θ by its name, trainable; else empty.
     References: Zheng et al. 2015, algorithm 1.
     """
+
+    _version = 2
 
     def __init__(
         self,
@@ -163,6 +166,23 @@ class CrfRnn(CrfAttributes, nn.Module):
         if learn_theta:
             for name, theta in trained_thetas(crf).items():
                 self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
+        """Refuse weights of the official PyTorch port, which have the same names and the opposite compatibility.
+
+        A state of this layer says so by its version, unless it went through a format that keeps tensors only.
+        """
+        matrix = state_dict.get(f"{prefix}compatibility_matrix")
+        if local_metadata.get("version", 1) < self._version and matrix is not None and _rewards_agreement(matrix):
+            errors: list[str] = others[-1]
+            errors.append(
+                f"{prefix}compatibility_matrix has a diagonal of mean {float(matrix.diagonal().mean()):.3g}, above 0 "
+                "as in weights of the official PyTorch port (crfasrnn_pytorch): it adds the compatibility, and this "
+                "layer subtracts it. Give -compatibility_matrix, convert the file with `crfrnn convert`, or load it "
+                "into crfrnn.compat.crfasrnn.crfrnn.CrfRnn"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load a layer that an earlier version saved whole, with its CRF in single attributes or without upsampling."""
@@ -241,6 +261,11 @@ class CrfRnn(CrfAttributes, nn.Module):
         if self.upsampling is not None:
             described.append(f"upsampling={self.upsampling!r}")
         return ", ".join(described)
+
+
+def _rewards_agreement(matrix: Tensor) -> bool:
+    """Whether a full compatibility looks like one that is added to the logits."""
+    return matrix.ndim == 2 and matrix.device.type != "meta" and float(matrix.diagonal().mean()) > 0
 
 
 def _identity(num_classes: int, trained: str) -> Tensor:
