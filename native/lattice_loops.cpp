@@ -83,7 +83,8 @@ void slice_with_products(const T* received, const T* sent, int64_t count, const 
         if (to_point.beyond(1 << 20) && i + ahead < n)
           for (int k = 0; k < corners; ++k)
             to_point.fetch(vertex[ahead * corners + k]), from_point.fetch(vertex[ahead * corners + k]);
-        R to = R::read(g + at), from = R::read(v + at), row = R::zero(), message = R::zero();
+        R from = R::read(v + at), row = R::zero(), message = R::zero();
+        const R to = R::read(g + at);
         const T post_factor = post ? post[i] : T(1), pre_factor = pre ? pre[i] : T(1);
         R scaled_to = to;
         scaled_to.scale(post_factor), from.scale(pre_factor);
@@ -95,7 +96,9 @@ void slice_with_products(const T* received, const T* sent, int64_t count, const 
             if (k + j >= corners) continue;
             const R arriving = to_point.read(vertex[k + j]), leaving = from_point.read(vertex[k + j]);
             message.add(arriving, weight[k + j]), row.add(leaving, weight[k + j]);
-            products[j] = arriving.template folded_products<S>(scaled_to) + leaving.template folded_products<S>(from);
+            R both = R::zero();
+            both.add_product(arriving, scaled_to), both.add_product(leaving, from);
+            products[j] = both.template folded_lanes<S>();
           }
           T* const sum = sums + i * padded + k;
           const Vec<T, S> total = load<Vec<T, S>>(sum) + lane_sums<T, S>(products);

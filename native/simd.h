@@ -310,6 +310,16 @@ struct Row {
       return sums + tail.template folded_products<S>(r.tail);
     }
   }
+  // The sums of lanes that lie S apart.
+  template <int S>
+  CRFRNN_INLINE Vec<T, S> folded_lanes() const {
+    const Vec<T, S> sums = folded<S, T, P>(head);
+    if constexpr (W == P) {
+      return sums;
+    } else {
+      return sums + tail.template folded_lanes<S>();
+    }
+  }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }
   CRFRNN_INLINE void subtract(T number) { head = head - (Vec<T, P>{} + number), tail.subtract(number); }
   CRFRNN_INLINE void keep_larger(const Row& r) { head = Max{}(head, r.head), tail.keep_larger(r.tail); }
