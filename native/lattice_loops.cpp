@@ -90,7 +90,7 @@ void slice_with_products(const T* received, const T* sent, int64_t count, const 
         scaled_to.scale(post_factor), from.scale(pre_factor);
         for (int k = 0; k <= corners; k += S) {
           Vec<T, S> products[S];
-          for (int j = 0; j < S; ++j) {
+          CRFRNN_UNROLL for (int j = 0; j < S; ++j) {
             products[j] = Vec<T, S>{};
             if (k + j == corners) products[j] = message.template folded_products<S>(to);
             if (k + j >= corners) continue;

@@ -26,6 +26,7 @@ constexpr int vector_bytes = 16;
 #define CRFRNN_INLINE inline __attribute__((always_inline))
 // For a lambda that is called with several widths. If it were not inlined, its loop would read what it captures from memory.
 #define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
+#define CRFRNN_UNROLL _Pragma("GCC unroll 8")  // loops whose bodies keep vectors in registers
 template <class T, int W>
 struct VecOf {
   typedef T type __attribute__((vector_size(W * sizeof(T))));
@@ -105,6 +106,7 @@ CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(a
 #else
 #define CRFRNN_INLINE inline
 #define CRFRNN_INLINE_LAMBDA
+#define CRFRNN_UNROLL
 template <class T, int W>
 struct Vec {
   T lane[W];
