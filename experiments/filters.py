@@ -236,7 +236,8 @@ def table(upsampling: Tallies, photo: Photo) -> str:
     larger = WAYS['`"bilinear"`'](photo.logits, photo.image, photo.square)
     works = {way: partial(bring, photo.logits, photo.image, photo.square) for way, bring in WAYS.items()}
     seconds = fastest({**works, refined: partial(crfrnn.refine, larger, photo.image, CRF, threads=1)})
-    lines = [f"| | before a CRF | near edges |{' after | near edges |' * len(CRFS)} time |"]
+    after = "".join(f" after, {weights} | near edges |" for weights in CRFS)
+    lines = [f"| | before a CRF | near edges |{after} time |"]
     lines.append("| --- " * (lines[0].count("|") - 1) + "|")
     for way in WAYS:
         after = " | ".join(upsampling.iou(f"{way}, {weights}") for weights in CRFS)

@@ -41,6 +41,7 @@ from crfrnn.kernels.features import bilateral_features, spatial_features
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.parameters import PRESETS, CRFParameters, preset
+from crfrnn.plausibility import InputWarning
 from crfrnn.refine import refine
 from crfrnn.threads import default_threads
 from crfrnn.tiles import refine_tiled
@@ -60,6 +61,7 @@ __all__ = [
     "Given",
     "Grid",
     "GridGaussian",
+    "InputWarning",
     "Kernel",
     "Lattice",
     "MeanField",
@@ -101,13 +103,17 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
     __version__ = "0+unknown"
 
 
+_ON_DEMAND = ("compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning")
+
+
 def __getattr__(name: str) -> Any:
     """`attach`, which needs PyTorch: imported when it is used, and not by `import *`."""
     if name == "attach":
         from crfrnn.models import attach
 
         return attach
-    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}")
+    hint = f"; it is a module of its own: import crfrnn.{name}" if name in _ON_DEMAND else ""
+    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}{hint}")
 
 
 def native_info() -> dict[str, str | int]:

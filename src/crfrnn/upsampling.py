@@ -3,6 +3,7 @@
 Both are linear maps of the values, so each has a transpose. docs/algorithm.md, eq. 33.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -93,9 +94,10 @@ def image_guide(image: ArrayLike, scores: Shape) -> Guide:
     """
     axes, shape = len(scores) - 1, np.shape(image)
     if len(shape) not in (axes, axes + 1):
+        one_channel = f"; values of one channel need an axis for it: [None] makes it {(1, *scores)}"
         raise ValueError(
             f"image has shape {shape}; expected {axes} spatial axes, with or without channels last, for scores of "
-            f"shape {scores}"
+            f"shape {scores}{one_channel if len(shape) == axes + 2 else ''}"
         )
     return Guide(shape[:axes], image_array(image, shape[:axes]))
 
@@ -109,8 +111,13 @@ def low_steps(scores: Sequence[int], grid: Sequence[int], covers: Sequence[float
     Raises: ValueError: if scores do not fit the image, or what they cover does not.
     """
     low = scores[-len(grid) :]
-    covered = tuple(grid) if covers is None else tuple(float(length) for length in covers)
-    if len(covered) != len(grid) or not all(length >= least for length, least in zip(covered, grid, strict=True)):
+    try:
+        covered = tuple(grid) if covers is None else tuple(float(length) for length in covers)
+    except (TypeError, ValueError):
+        raise TypeError(f"covers={covers!r} must be numbers of pixels, one for each axis of {tuple(grid)}") from None
+    if len(covered) != len(grid) or not all(
+        least <= length < math.inf for length, least in zip(covered, grid, strict=True)
+    ):
         raise ValueError(f"covers={covers!r} must be at least {tuple(grid)}, the size of the image, along each axis")
     if any(few > length for few, length in zip(low, covered, strict=True)):
         raise ValueError(
@@ -120,15 +127,18 @@ def low_steps(scores: Sequence[int], grid: Sequence[int], covers: Sequence[float
     return tuple(length / few for length, few in zip(covered, low, strict=True))
 
 
-def hint_for(low: Sequence[Any], grid: Sequence[Any]) -> str:
+def hint_for(low: Sequence[Any], grid: Sequence[Any], scores: str = "scores") -> str:
     """What to add to an error where scores and image differ in size, if the scores are the smaller ones.
 
     Args:
         grid: Spatial shape of the image; channels may follow.
+        scores: What the scores are called. Losses call theirs "probabilities", and bring nothing to another size.
     """
     pairs = list(zip(low, grid, strict=False))
     known = len(low) <= len(grid) and all(isinstance(each, int) for pair in pairs for each in pair)
     if known and all(few <= length for few, length in pairs) and any(few < length for few, length in pairs):
+        if scores == "probabilities":
+            return "; a loss takes both at one size: interpolate the logits, or make the image smaller"
         return "; upsampling='joint-bilateral' or 'bilinear' brings scores to the size of the image"
     return ""
 
@@ -235,7 +245,7 @@ class JointBilateral:
             lows = taps.along(lows, axis)
         self._sending = (slice(None), *(slice(length) for length in lows.shape[:-1]))
         self._count = lows[..., 0].size
-        points = np.concatenate([lows.reshape(self._count, -1), rows])
+        points = np.concatenate([lows.reshape(self._count, rows.shape[1]), rows])
         self._kernel = kernel_of_rows(points, filter, threads)
         self._norm = self._received(np.ones((1, *lows.shape[:-1]), dtype)) + dtype.type(LINEAR_SHARE)
 

@@ -20,7 +20,7 @@ from crfrnn import (
 from crfrnn.crf import CRF, Bilateral, Exact, FrankWolfe, Given, Grid, Kernel, Lattice, MeanField, Spatial
 from crfrnn.inference import batch
 from crfrnn.inference.adjoint import ConvergenceWarning
-from crfrnn.inference.backend import Execution, Inputs, UnsupportedError
+from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.inference.regularization import REGULARIZERS
 from crfrnn.memory import array_bytes
 from errors import raises_saying
@@ -368,16 +368,6 @@ def test_wrong_input(rng):
         crfrnn.energy(np.ones((4, 5, 6), int), unary, terms)
     with raises_saying(ValueError, "the bilateral kernel needs an image"):
         crfrnn.refine(unary, None, CRF((*CRFS["spatial"].kernels, Kernel(Bilateral())), solver=FrankWolfe()))
-
-
-def test_no_gradients_to_what_kernels_are_built_from(rng):
-    """The backend says so; whoever calls it anyway is told."""
-    given, crf = scene(rng), solved_by(FrankWolfe(2))
-    inputs, couplings = Inputs(*given), couplings_of(crf)
-    _, record = batch.forward(crf, inputs, couplings, True, Execution(1))
-    assert not batch.learns_guide(crf)
-    with raises_saying(UnsupportedError, "image", "not available with FrankWolfe"):
-        batch.vjp(crf, inputs, given.logits, record, couplings, Execution(1), True)
 
 
 def test_regions_are_refused():

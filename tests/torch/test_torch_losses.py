@@ -231,6 +231,13 @@ def test_a_lattice_is_built_once_for_all_classes(rng, monkeypatch):
     assert (len(built), len(lattices), len(filters)) == (1, 1, 2)
 
 
+def test_the_solver_has_no_use(rng):
+    """Not even what leaves out classes, which has no gradient."""
+    q, image, *_ = inputs(rng)
+    parameters = replace(losses.DENSE_CRF, class_threshold=0.1, damping=0.5)
+    assert torch.equal(dense_crf_loss(q, image, parameters=parameters), dense_crf_loss(q, image))
+
+
 Q, IMAGE, MASK = torch.full((2, 4, 5, 6), 0.25), torch.zeros(2, 3, 5, 6), torch.ones(2, 5, 6)
 
 
@@ -243,6 +250,7 @@ Q, IMAGE, MASK = torch.full((2, 4, 5, 6), 0.25), torch.zeros(2, 3, 5, 6), torch.
         ((Q.long(), IMAGE), {}, TypeError, ["probabilities are torch.int64"]),
         ((Q[0], IMAGE), {}, ValueError, ["image has shape (2, 3, 5, 6)", "(4, channels, 6)"]),
         ((Q, IMAGE[..., :4]), {}, ValueError, ["image has shape (2, 3, 5, 4)", "to go with probabilities"]),
+        ((Q[..., :3], IMAGE), {}, ValueError, ["to go with probabilities", "interpolate the logits"]),
         ((Q, None), {}, TypeError, ["image is a NoneType"]),
         ((Q, IMAGE / 0), {}, ValueError, ["image[0] holds", "NaN"]),
         ((Q, IMAGE, MASK[:, :4]), {}, ValueError, ["mask has shape (2, 4, 6)", "probabilities"]),
@@ -275,7 +283,8 @@ def test_bad_gates_are_named(name):
 def test_bad_settings_are_named():
     with raises_saying(ValueError, "a loss with theta_alpha", "a list of kernels"):
         losses.DenseCrfLoss(kernels(), theta_alpha=3)
-    with raises_saying(TypeError, "theta_delta"):
-        losses.DenseCrfLoss(theta_delta=3)
+    for name in ("theta_delta", "sigma_xy", "iterations"):
+        with raises_saying(TypeError, f"a loss has no {name}", "theta_alpha", "normalization"):
+            losses.DenseCrfLoss(**{name: 3})
     with raises_saying(ValueError, "theta_beta=0"):
         losses.GatedCrfLoss(theta_beta=0)

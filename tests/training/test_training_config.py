@@ -104,6 +104,8 @@ def test_help_tells_every_setting_and_default(capsys):
         ({"crf_loss": "potts"}, ValueError, ["crf_loss='potts'", "'dense'", "'gated'", "'normalized-cut'"]),
         ({"crf_loss_weight": -1}, ValueError, ["crf_loss_weight=-1", "at least 0"]),
         ({"crf_loss_theta_beta": 0}, ValueError, ["crf_loss_theta_beta=0", "above 0"]),
+        ({"crf_loss_weight": 0.1}, ValueError, ["crf_loss_weight=0.1", "no effect without crf_loss"]),
+        ({"theta_rate": 0.1}, ValueError, ["theta_rate=0.1", "no effect without learn_theta"]),
         ({"patience": 0}, ValueError, ["patience=0", "at least 1"]),
     ],
 )

@@ -134,12 +134,17 @@ def test_both_stages(config, data, capsys):
         assert "train_loss" in table
 
 
-def test_learned_thetas_are_those_of_the_finished_model(config, tmp_path):
+def test_learned_thetas_are_those_of_the_finished_model(config, tmp_path, capsys):
     result = train(replace(config, learn_theta=True, network_epochs=1, crf_epochs=1, theta_rate=0.1))
     crf = load_model(result.model).segmenter.crf
     assert crf.theta_beta > 0
     assert crf.theta_beta != pytest.approx(50, rel=1e-3)
     assert crf.crf.thetas["theta_beta"] == crf.theta_beta
+    network, refined = capsys.readouterr().out.splitlines()
+    assert "theta" not in network
+    assert f"theta_alpha {crf.theta_alpha:.4g}, theta_beta {crf.theta_beta:.4g}, theta_gamma" in refined
+    table = (result.model.parent / "logs" / "crf" / "version_0" / "metrics.csv").read_text()
+    assert "theta_beta" in table.splitlines()[0]
     again = load_model(save_again(result.model, tmp_path)).segmenter.crf
     assert again.crf == crf.crf
 
@@ -419,6 +424,8 @@ def test_sparse_labels(config, data, tmp_path, supervision):
         path.unlink()
     (root / "clicks.json").write_text(json.dumps(clicks))
     sparse = {"supervision": supervision, "crf_loss": "gated", "crf_loss_weight": 0.1, "click_radius": 1}
+    if supervision == "scribbles":  # by name, inside the data
+        sparse["annotations"] = (root / "scribbles").rename(root / "strokes").name
     result = train(replace(config, data=str(root), network_epochs=6, **sparse))
     assert result.stages["crf"].val_miou > 0.4
     with raises_saying(ValueError, "without a label image"):

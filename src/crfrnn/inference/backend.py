@@ -90,7 +90,7 @@ class Backend(Protocol):
     """A module. Tensors and arrays have been checked for shape and type."""
 
     OFFERS: frozenset[Ability]
-    SOLVERS: dict[type, Any]  # by class of specifications: what computes it, and may lack abilities: LACKS
+    SOLVERS: dict[type, Any]  # by class of specifications: what computes it
 
     def forward(
         self, crf: CRF, inputs: Inputs, couplings: Sequence[Any], keep: bool, execution: Execution
@@ -149,9 +149,8 @@ def able(backends: Sequence[_Backend], asked: Mapping[Asked, str], where: str) -
     """
     lacking = []
     for backend in backends:
-        solvers = [backend.SOLVERS[each] for each in asked if each in backend.SOLVERS]
-        offered = backend.OFFERS.difference(*(getattr(solver, "LACKS", ()) for solver in solvers))
-        lacking.append([text for each, text in asked.items() if each not in offered and each not in backend.SOLVERS])
+        offered = {*backend.OFFERS, *backend.SOLVERS}
+        lacking.append([text for each, text in asked.items() if each not in offered])
     for backend, lacks in zip(backends, lacking, strict=True):
         if not lacks:
             return backend

@@ -108,7 +108,7 @@ def vjp(
 
 def learns_guide(crf: CRF) -> bool:
     """Whether `vjp` has gradients to what the terms of this CRF are built from."""
-    return not crf.regions and Ability.GRADIENT_TO_GUIDE not in getattr(solver_for(crf.solver), "LACKS", ())
+    return not crf.regions
 
 
 def lattices(

@@ -14,14 +14,13 @@ from crfrnn.arrays import Array
 from crfrnn.crf import FrankWolfe
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.adjoint import array_arithmetic, check_converged, conjugate_gradients
-from crfrnn.inference.backend import Ability, UnsupportedError
 from crfrnn.inference.coupling import couple
 from crfrnn.inference.meanfield import softmax
 from crfrnn.inference.regularization import SMALLEST_PROBABILITY, Regularizer, logarithm, regularizer_of, total
+from crfrnn.inference.term_gradients import no_gradient, summed, term_gradient
 from crfrnn.kernels.native import Output, Storage, TermGradient
 
 Coupling = NDArray[np.floating[Any]]
-LACKS = frozenset({Ability.GRADIENT_TO_GUIDE})
 
 
 class State(NamedTuple):
@@ -117,20 +116,24 @@ def vjp(
     threads: int | None,
     guide: bool = False,
 ) -> tuple[Array, list[Array], list[TermGradient | None]]:
-    """As in `solver.Solver`, without gradients to terms."""
-    if guide:
-        raise UnsupportedError("gradients to image, mask, given features and θ are not available with FrankWolfe(…)")
+    """As in `solver.Solver`."""
     q = kept.marginals
     to_marginals = np.where(q > SMALLEST_PROBABILITY, cotangent.T / np.maximum(q, SMALLEST_PROBABILITY), 0).astype(
         q.dtype, copy=False
     )
-    symmetric = Symmetric(pairwise, couplings, threads, [np.zeros(matrix.shape, q.dtype) for matrix in couplings])
+    symmetric = Symmetric(
+        pairwise,
+        couplings,
+        threads,
+        gradients=[np.zeros(matrix.shape, q.dtype) for matrix in couplings],
+        to_terms=[no_gradient(term) for term in pairwise] if guide else [],
+    )
     regularizer = regularizer_of(solver)
     if isinstance(kept, FixedPoint):
         to_unary = _implicit(kept, to_marginals, symmetric, regularizer)
     else:
         to_unary = _unrolled(kept, to_marginals, symmetric, regularizer)
-    return np.array(to_unary.T, order="C"), symmetric.gradients, []
+    return np.array(to_unary.T, order="C"), symmetric.gradients, symmetric.to_terms
 
 
 def kept_rows(solver: FrankWolfe) -> int:
@@ -175,6 +178,7 @@ class Symmetric:
 
     Attributes:
         gradients: To the couplings, in their shapes, so far; empty where they are not wanted.
+        to_terms: Those to the terms, likewise.
     """
 
     def __init__(
@@ -183,17 +187,19 @@ class Symmetric:
         couplings: Sequence[Coupling],
         threads: int | None = None,
         gradients: Sequence[Array] = (),
+        to_terms: Sequence[TermGradient | None] = (),
     ) -> None:
         self.terms = list(zip(pairwise, couplings, strict=True))
         self.threads = threads
         self.gradients = list(gradients)
+        self.to_terms = list(to_terms)
 
     def message(self, values: Array) -> Array:
         """S values."""
         return self._message(values, None)
 
     def adjoint(self, cotangent: Array, values: Array) -> Array:
-        """S cotangent, and the gradients of ⟨cotangent, S values⟩ to the couplings added to those so far."""
+        """S cotangent, and the gradients of ⟨cotangent, S values⟩ to couplings and terms added to those so far."""
         return self._message(cotangent, values)
 
     def _message(self, values: Array, beside: Array | None) -> Array:
@@ -210,6 +216,10 @@ class Symmetric:
             if beside is not None:
                 both = _outer(returned, beside, E.ndim) + _outer(beside, received, E.ndim)
                 self.gradients[index] += 0.5 * both
+                if self.to_terms:
+                    for sent, back in ((beside, couple(values, E.T)), (couple(values, E), beside)):
+                        found = term_gradient(term, 0.5 * sent, back)
+                        self.to_terms[index] = summed(self.to_terms[index], found)
         return result
 
 

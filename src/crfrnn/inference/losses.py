@@ -13,6 +13,11 @@ DENSE_CRF = CRFParameters(theta_alpha=100, theta_beta=15, spatial_weight=0, bila
 """The kernel that the dense CRF loss was published with."""
 GATED_CRF = replace(DENSE_CRF, theta_alpha=6, theta_beta=25.5)
 """The kernel that the gated CRF loss was published with: colours there are from 0 to 1, and θ_β is 0.1."""
+SETTINGS = (
+    *("theta_alpha", "theta_beta", "theta_gamma", "spatial_weight", "bilateral_weight"),
+    *("normalization", "spatial", "neighbour_rounds", "filter"),
+)
+"""The fields of `CRFParameters` that say something of kernels."""
 SLACK = 1e-3
 """How far rounding may take a probability beyond 0 or 1."""
 LEAST_CONNECTION = 1e-18
@@ -26,11 +31,14 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
 
     Args:
         parameters: In any form that users give. Its solver has no use here.
-        settings: Fields of `CRFParameters` that replace its own.
+        settings: Those of `SETTINGS` that replace its own.
     Raises: TypeError or ValueError: if there is no kernel, a weight is not a number of at least 0, there are
-        regions or a compatibility, or settings are for a CRF of any kernels.
+        regions or a compatibility, or settings are others or for a CRF of any kernels.
     """
     if settings:
+        unknown = [name for name in settings if name not in SETTINGS]
+        if unknown:
+            raise TypeError(f"a loss has no {', '.join(unknown)}; its kernels have {', '.join(SETTINGS)}")
         parameters = replace(short_form(parameters_of(parameters), f"a loss with {', '.join(settings)}"), **settings)
     crf = crf_of(parameters)
     if crf.regions:
@@ -48,7 +56,7 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
             raise ValueError(f"{name}_weight={kernel.weight!r} must be a number of at least 0 in a loss")
     if not crf.active.kernels:
         raise ValueError("no kernel has a weight above 0, so that the loss would be 0: give bilateral_weight=1")
-    return crf.active
+    return replace(crf.active, solver=CRF.solver)
 
 
 def not_probabilities(low: float, high: float) -> str:

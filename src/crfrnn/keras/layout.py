@@ -49,7 +49,7 @@ class Layout(NamedTuple):
             wanted = self._shape(*map(str, (batch, *spatial)), "channels")
             raise ValueError(
                 f"{name} has shape {tuple(image)}; expected {wanted} to go with {self.scores} of shape {tuple(logits)}"
-                f"{hint_for(spatial, self.spatial(image)) if name == 'image' else ''}"
+                f"{hint_for(spatial, self.spatial(image), self.scores) if name == 'image' else ''}"
             )
         if isinstance(image[self.channel_axis], int) and image[self.channel_axis] == 0:
             raise ValueError(f"{name} has shape {tuple(image)}; expected at least one channel")

@@ -58,7 +58,7 @@ def check_beside(name: str, tensor: Any, beside: str, scores: Tensor) -> None:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; expected ({', '.join(map(str, expected))}) "
             f"to go with {beside} of shape {tuple(scores.shape)}"
-            f"{hint_for(scores.shape[2:], tensor.shape[2:]) if name == 'image' else ''}"
+            f"{hint_for(scores.shape[2:], tensor.shape[2:], beside) if name == 'image' else ''}"
         )
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected at least one channel")

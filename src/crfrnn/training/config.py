@@ -40,8 +40,8 @@ class TrainingConfig:
     ] = "labels"
     annotations: Annotated[
         str | None,
-        "file of the clicks, or folder of the label images with scribbles, 255 elsewhere; null: clicks.json or "
-        "scribbles/ in data",
+        "file of the clicks, or folder of the label images with scribbles, 255 elsewhere; may be inside data; null: "
+        "clicks.json or scribbles/",
     ] = None
     click_radius: Annotated[int, "pixels that a click labels in each direction"] = CLICK_RADIUS
     seed: Annotated[int, "seed of the weights, the order of the photos and their augmentation"] = 0
@@ -58,8 +58,12 @@ class TrainingConfig:
         str | None, "loss for pixels without a label, of the network's scores: null, dense, gated or normalized-cut"
     ] = None
     crf_loss_weight: Annotated[float, "weight of the CRF loss beside the cross-entropy"] = 1.0
-    crf_loss_theta_alpha: Annotated[float | None, "deviation of the CRF loss in pixels; null: as published"] = None
-    crf_loss_theta_beta: Annotated[float | None, "deviation of the CRF loss in levels; null: as published"] = None
+    crf_loss_theta_alpha: Annotated[
+        float | None, "deviation of the CRF loss in pixels of the photos; null: as published, 100, or 6 of gated"
+    ] = None
+    crf_loss_theta_beta: Annotated[
+        float | None, "deviation of the CRF loss in levels 0-255; null: as published, 15, or 25.5 of gated"
+    ] = None
 
     batch_size: Annotated[int, "photos in a step, in each process"] = 8
     network_epochs: Annotated[int, "epochs of stage 1, the network alone; 0 leaves the stage out"] = 30
@@ -84,8 +88,8 @@ class TrainingConfig:
     )
     crf_weights: Annotated[str, "what is learned of the kernels' weights: full matrices, per-class or scalar"] = "full"
     learn_compatibility: Annotated[bool, "learn a full compatibility matrix, else keep the Potts model"] = True
-    learn_theta: Annotated[bool, "learn the deviations as well"] = False
-    theta_rate: Annotated[float, "learning rate of their logarithms"] = 5e-2
+    learn_theta: Annotated[bool, "learn the deviations theta_... as well, in stage 2"] = False
+    theta_rate: Annotated[float, "learning rate of the logarithms of learned deviations"] = 5e-2
     train_iterations: Annotated[int, "mean-field iterations in training"] = 5
     test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
 
@@ -104,6 +108,9 @@ class TrainingConfig:
             raise ValueError(
                 f"annotations={self.annotations!r} are clicks or scribbles, but supervision='labels': say which"
             )
+        for name, needed in _NEEDED.items():
+            if getattr(self, name) != _DEFAULTS[name] and not getattr(self, needed):
+                raise ValueError(f"{name}={getattr(self, name)!r} has no effect without {needed}: give that too")
         if not self.network_epochs and not self.crf_epochs:
             raise ValueError("network_epochs=0 and crf_epochs=0 leave nothing to train: raise one of them")
         if not self.network_epochs and self.init in (None, IMAGENET):
@@ -307,6 +314,13 @@ def _class_weights(value: Any, name: str) -> ClassWeights:
 _MEANINGS: dict[str, str] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(TrainingConfig, include_extras=True).items()
 }
+
+_DEFAULTS: dict[str, Any] = {setting.name: setting.default for setting in fields(TrainingConfig)}
+_NEEDED = {
+    **dict.fromkeys(("crf_loss_weight", "crf_loss_theta_alpha", "crf_loss_theta_beta"), "crf_loss"),
+    "theta_rate": "learn_theta",
+}
+"""Settings that say how something is done, and the one that says whether."""
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("data", "output", "classes", "train_split", "val_split", "network"), _text),

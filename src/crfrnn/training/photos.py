@@ -25,7 +25,9 @@ def annotations_of(config: TrainingConfig) -> Annotations | None:
     if config.supervision == "labels":
         return None
     default = {"clicks": "clicks.json", "scribbles": "scribbles"}[config.supervision]
-    path = Path(config.data) / default if config.annotations is None else Path(config.annotations)
+    path = Path(default if config.annotations is None else config.annotations)
+    if config.annotations is None or not path.exists():
+        path = Path(config.data) / path
     return Clicks(path, config.click_radius) if config.supervision == "clicks" else Scribbles(path)
 
 

@@ -99,6 +99,11 @@ class SegmentationTask(LightningModule):
         loss = cross_entropy(logits, batch.labels, self.class_weights)
         self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
 
+    def on_validation_epoch_end(self) -> None:
+        if self.segmenter.crf is not None:
+            for name, log in self.segmenter.crf.log_thetas.items():
+                self.log(name, log.detach().exp(), sync_dist=True)
+
     def configure_optimizers(self) -> Any:
         config = self.config
         groups = parameter_groups(self.segmenter, config)

@@ -165,9 +165,10 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found = trainer.callback_metrics
         if trainer.is_global_zero and METRIC in found:
+            thetas = "".join(f"{name} {found[name]:.4g}, " for name in sorted(found) if name.startswith("theta_"))
             print(
                 f"{self.stage} {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {found['train_loss_epoch']:.4f}, "
-                f"validation loss {found['val_loss']:.4f}, mean IoU {found[METRIC]:.4f}, "
+                f"validation loss {found['val_loss']:.4f}, mean IoU {found[METRIC]:.4f}, {thetas}"
                 f"{time.monotonic() - self.start:.1f} s",
                 flush=True,
             )
