@@ -147,7 +147,8 @@ def test_factors_that_are_none_are_ones(rng):
     model.terms = [term._replace(pre=None, post=None) for term in model.terms]
     for mine, theirs in zip(model.backward()[2], given[2], strict=True):
         assert_close(mine.kernel, theirs.kernel, 1e-12)
-        assert mine.pre is None and mine.post is None
+        assert mine.pre is None
+        assert mine.post is None
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
