@@ -58,8 +58,8 @@ def written(experiment: Experiment, seeds: list[int]) -> str:
     lines = [
         LEARNED,
         f"CRF-RNNs, end to end as above, {CRF_EPOCHS} epochs, {len(seeds)} seeds. The first has the θ that suit the "
-        "network alone best on the validation split, with a CRF as post-processing. The others start with wrong ones and "
-        "learn them (`learn_theta`). Written by `python -m experiments.learned_theta`.",
+        "network alone best on the validation split, with a CRF as post-processing. The others start with wrong ones "
+        "and learn them (`learn_theta`). Written by `python -m experiments.learned_theta`.",
         "",
         *table(rows),
         "",

@@ -3,6 +3,7 @@
 import io
 import shlex
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -213,12 +214,12 @@ def test_deep_grey_images_keep_their_levels(files: Path, photo: np.ndarray, logi
     deep = photo[..., 0].astype(np.uint16) * 200
     Image.fromarray(deep).save("deep.png")
     assert status("refine scores.npy deep.png -o out.npy --theta-beta 600") == 0
-    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, deep, CRFParameters(theta_beta=600)))
+    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, deep, theta_beta=600))
 
 
 def test_contrast_of_the_photo(files: Path, photo: np.ndarray, logits: np.ndarray) -> None:
     assert status("refine scores.npy photo.png -o out.npy --theta-beta contrast") == 0
-    parameters = CRFParameters(theta_beta=crfrnn.contrast_theta_beta(photo))
+    parameters = replace(crfrnn.preset("photos"), theta_beta=crfrnn.contrast_theta_beta(photo))
     np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, photo, parameters))
 
 
@@ -242,10 +243,8 @@ def test_the_solver_reaches_the_refinement(
 ) -> None:
     frank_wolfe = "--solver frank-wolfe --regularization euclidean --strength 3 --iterations 40 --tolerance 0.1"
     assert status(f"refine scores.npy photo.png -o out.npy {frank_wolfe} --threads 1") == 0
-    parameters = CRFParameters(
-        solver="frank-wolfe", regularization="euclidean", strength=3, iterations=40, tolerance=0.1
-    )
-    refined, activity = crfrnn.refine(logits, photo, parameters, threads=1, return_activity=True)
+    values = {"solver": "frank-wolfe", "regularization": "euclidean", "strength": 3, "iterations": 40, "tolerance": 0.1}
+    refined, activity = crfrnn.refine(logits, photo, **values, threads=1, return_activity=True)
     np.testing.assert_array_equal(np.load("out.npy"), refined)
     assert activity.iterations < 40
     assert f"{activity.iterations} of 40 iterations" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Frames refined together in time, from folders and videos."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from crfrnn.cli import main
 from crfrnn.files.frames import read_video, write_video
 
 FRAMES, HEIGHT, WIDTH, CLASSES = 5, 16, 24, 3
-THROUGH_TIME = crfrnn.CRFParameters(theta_alpha=(20, 20, 2), theta_gamma=(3, 3, 2), tolerance=0)
+THROUGH_TIME = replace(crfrnn.preset("photos"), theta_alpha=(20, 20, 2), theta_gamma=(3, 3, 2), tolerance=0)
 OPTIONS = "--time-theta 2 --theta-alpha 20 --tolerance 0"
 
 
@@ -58,7 +59,7 @@ def test_frames_are_a_volume_in_time(folder, clip, logits, scores, capsys):
     assert sorted(path.name for path in Path("out").iterdir()) == [f"f{number}.png" for number in range(FRAMES)]
     found = np.stack([np.asarray(Image.open(f"out/f{number}.png")) for number in range(FRAMES)])
     np.testing.assert_array_equal(found, expected)
-    alone = crfrnn.refine(logits[:, 0], clip[0], crfrnn.CRFParameters(theta_alpha=20, tolerance=0), return_labels=True)
+    alone = crfrnn.refine(logits[:, 0], clip[0], theta_alpha=20, tolerance=0, return_labels=True)
     assert (found[0] != alone).any()
 
 

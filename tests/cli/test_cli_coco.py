@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_masks_of_a_data_set_are_refined_and_all_else_stays(folder, photo, mask,
     assert status("refine given.json photos -o refined.json --tolerance 0") == 0
     assert "2 masks of 2 photos refined, 1 left as they are" in capsys.readouterr().out
     written = json.loads(Path("refined.json").read_text())
-    everything = crfrnn.CRFParameters(tolerance=0)
+    everything = replace(crfrnn.preset("photos"), tolerance=0)
     expected = crfrnn.refine(mask.astype(np.uint8), photo, everything, input="labels", return_labels=True)
     assert mask.sum() < expected.sum()
     for number in (0, 1):

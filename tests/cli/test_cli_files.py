@@ -1,6 +1,7 @@
 """Files as other programs write them: tensors, nnU-Net's arrays, names with endings, turned photos, GeoTIFF."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from crfrnn.cli import main
 from crfrnn.cli.pairing import paired
 
 CLASSES, HEIGHT, WIDTH = 3, 24, 36
-EVERYTHING = crfrnn.CRFParameters(tolerance=0)
+EVERYTHING = replace(crfrnn.preset("photos"), tolerance=0)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_probabilities_of_nnunet_beside_channels_in_files_of_their_own(tmp_path,
     for number, channel in enumerate(channels):
         nibabel.save(nibabel.Nifti1Image(channel.T, np.diag([1, 2, 3, 1])), f"images/case_{number:04}.nii.gz")
     options = "--theta-beta 40 --theta-alpha 5"
-    parameters = crfrnn.CRFParameters(theta_beta=40, theta_alpha=5)
+    parameters = replace(crfrnn.preset("photos"), theta_beta=40, theta_alpha=5)
     expected = crfrnn.refine(
         probabilities.astype(np.float32),
         np.moveaxis(channels, 0, -1),

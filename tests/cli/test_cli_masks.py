@@ -1,6 +1,7 @@
 """Masks in the shell, and classes that a refinement takes away."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import crfrnn
 from crfrnn.cli import main
 
 HEIGHT, WIDTH = 40, 56
-EVERYTHING = crfrnn.CRFParameters(tolerance=0)
+EVERYTHING = replace(crfrnn.preset("photos"), tolerance=0)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import main
 from crfrnn.contrast import contrast_theta_beta
-from crfrnn.parameters import CRFParameters
 from crfrnn.tiles import refine_tiled
 from tile_cases import SHORT, coarse_logits, patches, tiled_probabilities
 
@@ -127,7 +126,7 @@ def test_contrast_is_that_of_the_image(files, logits, image, capsys):
     )
     levels = contrast_theta_beta(image)
     assert f"(θ_β {levels[0]:.3g}, {levels[1]:.3g}, {levels[2]:.3g})" in capsys.readouterr().out
-    expected = crfrnn.refine(logits, image, CRFParameters(theta_beta=levels))
+    expected = crfrnn.refine(logits, image, theta_beta=levels)
     np.testing.assert_array_equal(np.load("out.npy"), expected)
 
 

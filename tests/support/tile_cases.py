@@ -1,12 +1,16 @@
 """An image of patches with scores, for the tests of tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from crfrnn.parameters import CRFParameters
+from crfrnn.parameters import DEFAULT_PRESET, preset
 from crfrnn.tiles import refine_tiled
 
 HEIGHT, WIDTH, CLASSES = 90, 130, 3
-SHORT = CRFParameters(theta_alpha=8, theta_beta=20, theta_gamma=2, normalization="symmetric", iterations=4)
+SHORT = replace(
+    preset(DEFAULT_PRESET), theta_alpha=8, theta_beta=20, theta_gamma=2, normalization="symmetric", iterations=4
+)
 
 
 def patches(rng):
