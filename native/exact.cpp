@@ -190,8 +190,8 @@ class ExactGradient final : public KernelGradient<T> {
       std::copy(received.begin(), received.end(), &values_->received_[to * rows]);
     });
     for (int64_t i = 0; i < kernel_.n_; ++i)
-      loops<T>().row_products(&values_->received_[int64_t(kernel_.place_[i]) * channels_], cotangents + i * channels_, &post_[i],
-                              channels_, 1);
+      loops<T>().row_products(&values_->received_[int64_t(kernel_.place_[i]) * channels_], cotangents + i * channels_,
+                              &post_[i], channels_, 1);
   }
 
   void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {

@@ -17,9 +17,8 @@ class GridGradient final : public KernelGradient<T> {
  public:
   GridGradient(const GridGaussian<T>& grid, Message<T>& transposed, int channels, PointFactors<T> factors)
       : grid_(grid), factors_(factors), last_(grid.last_axis()), totals_(grid.shape_.size(), 0.0),
-        post_(factors.post ? grid.points_ : 0),
-        divides_(last_ > 0 && grid.radii_[last_ - 1] > 0 && factors.post &&
-                 *std::min_element(factors.post, factors.post + grid.points_) > 0) {
+        post_(factors.post ? grid.points_ : 0), divides_(last_ > 0 && grid.radii_[last_ - 1] > 0 && factors.post &&
+                                                         *std::min_element(factors.post, factors.post + grid.points_) > 0) {
     std::fill(post_.begin(), post_.end(), T(0));
     for (int axis = 0; axis <= last_; ++axis) slopes_.push_back(slopes_of(axis));
     use(transposed, channels);
@@ -152,9 +151,9 @@ class GridGradient final : public KernelGradient<T> {
   int channels_;
   std::vector<std::vector<T>> slopes_;  // ∂tap/∂σ of each axis, from the one in the middle on
   std::vector<double> totals_;          // of each axis
-  Buffer<T> post_;       // of each point: the products of its cotangents with the message
-  const bool divides_;   // whether these have the factor `post`, as what was sent has, which is at hand
-  Buffer<T> convolved_;  // lines, if there are more than two axes
+  Buffer<T> post_;                      // of each point: the products of its cotangents with the message
+  const bool divides_;                  // whether these have the factor `post`, as what was sent has, which is at hand
+  Buffer<T> convolved_;                 // lines, if there are more than two axes
 };
 
 template <class T>

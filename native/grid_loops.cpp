@@ -148,11 +148,11 @@ T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t afte
   return rest + first_lane<T, L>(reduce_groups<L, T, L>(total, Sum{}));
 }
 
-#define CRFRNN_INSTANTIATE(T)                                                                                            \
-  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int);                                 \
-  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);               \
-  template T convolve_with_slopes<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, const T*, T*, int64_t,     \
-                                     const T*, const T*);
+#define CRFRNN_INSTANTIATE(T)                                                                                                  \
+  template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int);                                       \
+  template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);                     \
+  template T convolve_with_slopes<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, const T*, T*, int64_t, const T*, \
+                                     const T*);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)
 #undef CRFRNN_INSTANTIATE

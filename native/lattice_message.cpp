@@ -180,7 +180,8 @@ class LatticeGradient final : public KernelGradient<T> {
       Buffer<T> memory(values.memory_size);
       for_each_tile(lattice_.chunks, chunk, [&](const Tile& tile) {
         if (tile.opens_chunk) transposed_->open(chunk);
-        transposed_->send(tile.begin, tile.n, values.rows(tile.begin, tile.n, memory.get()), of_points(factors_.pre, tile.begin));
+        transposed_->send(tile.begin, tile.n, values.rows(tile.begin, tile.n, memory.get()),
+                          of_points(factors_.pre, tile.begin));
       });
     });
     transposed_->propagate_to(values_, points.team, false);

@@ -91,8 +91,9 @@ class MeanFieldVjp {
       : layout_(settings.scores), marginals_(marginals), pairwise_(pairwise), unary_gradient_(unary_gradient),
         damping_(T(settings.damping)), undamped_(1 - damping_), tolerance_(settings.tolerance),
         points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
-        channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)),
-        keeps_rows_(damping_ > 0 || with_terms), gradient_rows_(rows_of(*exchange_)), unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks, undamped_) {
+        channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)), keeps_rows_(damping_ > 0 || with_terms),
+        gradient_rows_(rows_of(*exchange_)), unary_rows_((layout_.points + tile_size) * channels_),
+        couplings_(pairwise, layout_, points_.chunks, undamped_) {
     for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
     if (with_terms) terms_.emplace(pairwise, layout_.classes, points_.chunks, undamped_, *exchange_);
     if (tolerance_ == 0 || damping_ > 0 || channels_ == 1) return;

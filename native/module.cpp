@@ -248,8 +248,8 @@ std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, cons
 
 // Gradients to the unary and to the couplings; and, if asked, of each term to the kernel, and to pre and post if it has them.
 template <class T>
-using Gradients = std::tuple<Out<T>, std::vector<Out<T>>,
-                             std::vector<std::tuple<Out<T>, std::optional<Out<T>>, std::optional<Out<T>>>>>;
+using Gradients =
+    std::tuple<Out<T>, std::vector<Out<T>>, std::vector<std::tuple<Out<T>, std::optional<Out<T>>, std::optional<Out<T>>>>>;
 
 template <class T>
 Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,

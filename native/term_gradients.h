@@ -17,8 +17,9 @@ struct TermGradient {
   T *kernel, *pre, *post;
 };
 
-// Sums them up over the iterations. In each, cotangents g = ∂L/∂a go through a transposed exchange between some classes, and the
-// values −E q of these go through kernels of their own: so ⟨g, N (−E q)⟩ is what the messages of the iteration add to the loss.
+// Sums them up over the iterations. In each, cotangents g = ∂L/∂a go through a transposed exchange between some classes, and
+// the values −E q of these go through kernels of their own: so ⟨g, N (−E q)⟩ is what the messages of the iteration add to the
+// loss.
 template <class T>
 class TermGradients {
  public:

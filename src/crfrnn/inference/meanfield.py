@@ -126,7 +126,7 @@ def mean_field_vjp(
     Args:
         cotangent: (C, *spatial), the gradient of a loss to the logits of `mean_field_with_marginals`.
         marginals: As returned there, with the same pairwise terms, compatibility and damping.
-        guide: Whether to compute those to features, deviations and masks of kernels too, in up to twice the time.
+        guide: Whether to compute those to features, deviations and masks of kernels too, in about twice the time.
     """
     given = score_array(cotangent, "cotangent", precision(pairwise))
     couplings, compatible = checked_couplings(given.shape, pairwise, compatibility)

@@ -63,7 +63,7 @@ def mean_field(
 
     Computed in float64 for float64 logits, else in float32, also under autocast; the result has the logits' dtype.
     Gradients go to logits, weights and compatibility, and where they are asked for to image, mask, given features and
-    θ, in up to twice the time of the backward pass; first derivatives only. Those through a lattice are the exact
+    θ, in about twice the time of the backward pass; first derivatives only. Those through a lattice are the exact
     derivative of what it computes (docs/algorithm.md, eq. 22-24).
 
     Args:
