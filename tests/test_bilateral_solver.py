@@ -50,6 +50,27 @@ def test_single_precision(rng):
     assert_close(found, dense(target, confidence, image), 2e-3)
 
 
+@pytest.mark.parametrize("share", [1e-2, 1e-4])
+def test_single_precision_where_little_is_certain(rng, share):
+    """What all values share hangs on the confidence alone, beside which λ times rounding is not small."""
+    target, confidence, image = case(rng, (16, 18), targets=())
+    options = {"features": FEATURES, "iterations": 500}
+    found = bilateral_solver(target.astype(np.float32), share * confidence, image, **options)
+    expected = dense(target, share * confidence, image, lattice=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("share", [1e-4, 1e-8, 1e-30])
+def test_stays_within_the_range_of_what_is_certain(rng, share, dtype):
+    """As the exact solution does, which is a mean of it with weights of at least 0."""
+    target, confidence, image = case(rng)
+    solved = bilateral_solver(target.astype(dtype), share * confidence, image, FEATURES, iterations=200)
+    certain = target.astype(dtype)[:, confidence > 0]
+    assert (solved >= certain.min(axis=1)[:, None, None]).all()
+    assert (solved <= certain.max(axis=1)[:, None, None]).all()
+
+
 def test_every_iteration_lowers_the_energy(rng):
     """That which is minimised, by its definition, of the dense matrix."""
     target, confidence, image = case(rng, targets=())
@@ -113,6 +134,7 @@ GOOD = np.zeros((2, 4, 5)), np.ones((4, 5)), np.zeros((4, 5, 3))
         (GOOD, {"features": 8.0}, TypeError, ("a float", "expected Bilateral")),
         (GOOD, {"filter": "exact"}, TypeError, ("a str", "Exact")),
         (GOOD, {"smoothness": 0}, ValueError, ("smoothness=0",)),
+        ((GOOD[0].astype(np.float32), *GOOD[1:]), {"smoothness": 1e39}, ValueError, ("smoothness=1e+39", "float32")),
         (GOOD, {"iterations": -1}, ValueError, ("iterations=-1",)),
         (GOOD, {"tolerance": 1}, ValueError, ("tolerance=1",)),
         (GOOD, {"threads": 0}, ValueError, ("threads=0",)),

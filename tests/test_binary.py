@@ -142,7 +142,7 @@ def test_labels_are_as_before(rng):
             {"parameters": CRFParameters(spatial_weight=(1.0, 2.0, 3.0))},
             ["spatial_weight", "(3,)", "2 classes"],
         ),
-        (np.zeros(SHAPE), {}, ["image", "(9, 11, 3)", "class axis first"]),
+        (np.zeros(SHAPE, int), {}, ["int64", "(9, 11)", "input='labels'", "input='probabilities'"]),
     ],
 )
 def test_bad_input_is_named(given, options, facts):

@@ -194,6 +194,8 @@ KERNEL = '{"type": "Kernel", "features": {"type": "Spatial"}'
         (lambda: FrankWolfe(-1), ValueError, ["iterations=-1", "at least 0"]),
         (lambda: FrankWolfe(regularization="l2"), ValueError, ["regularization='l2'", "'euclidean'"]),
         (lambda: FrankWolfe(strength=0), ValueError, ["strength=0.0", "above 0"]),
+        (lambda: FrankWolfe(strength=1e-40), ValueError, ["strength=1e-40", "1e-20"]),
+        (lambda: FrankWolfe(strength=1e39), ValueError, ["strength=1e+39", "1e+20"]),
         (lambda: FrankWolfe(strength=np.inf), ValueError, ["strength is inf", "finite"]),
         (lambda: FrankWolfe(strength=[1, 2]), ValueError, ["strength has shape (2,)", "a number"]),
         (lambda: FrankWolfe(strength="1"), TypeError, ["strength", "real numbers"]),

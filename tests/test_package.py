@@ -1,5 +1,6 @@
 """The package as a whole: what importing costs, what is shipped, and that the README's lines work."""
 
+import json
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import main
 from crfrnn.cli.main import command_parser
+from crfrnn.files.frames import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,19 +68,32 @@ def test_commands_of_the_readme(readme_files: Path, rng: np.random.Generator) ->
     nibabel, tifffile = (
         pytest.importorskip(name, reason="needs the volumes extra") for name in ("nibabel", "tifffile")
     )
-    for name, values in (("labels", rng.integers(0, 2, (6, 5, 4))), ("scan", rng.integers(0, 256, (6, 5, 4)))):
+    for name, extra in (("pycocotools", "coco"), ("av", "video")):
+        pytest.importorskip(name, reason=f"needs the {extra} extra")
+    volumes = ("labels", 2), ("scan", 256), ("case_0000", 256), ("case_0001", 256)
+    for name, values in ((name, rng.integers(0, high, (6, 5, 4))) for name, high in volumes):
         nibabel.save(nibabel.Nifti1Image(values.astype(np.uint8), np.diag([1, 1, 2, 1])), f"{name}.nii.gz")
+    np.savez("case.npz", probabilities=np.full((2, 4, 5, 6), 0.5))
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 5:25] = 255
+    Image.fromarray(mask).save("mask.png")
+    Image.fromarray(mask // 2).save("soft.png")
+    polygon = [[5, 5, 25, 5, 25, 15, 5, 15]]
+    Path("annotations.json").write_text(json.dumps([{"image_id": "a", "category_id": 1, "segmentation": polygon}]))
+    write_video(Path("clip.mp4"), rng.integers(0, 256, (1, 20, 30, 3), np.uint8), 25)
     np.save("huge.npy", np.load("scores.npy"))
     tifffile.imwrite("huge.tif", np.asarray(Image.open("photo.jpg")))
     crfrnn.save_parameters(Path("parameters.json"), crfrnn.CRFParameters(iterations=3))
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 20
     for command in COMMANDS:
         arguments = shlex.split(command, comments=True)[1:]
         if arguments[0] in ("refine", "info", "accuracy"):
             assert main(arguments) == 0
         else:  # minutes and larger data: that they are understood must do
             assert command_parser().parse_args(arguments).command == arguments[0]
-    assert {"labels.png", "overlay.jpg"} <= {path.name for path in readme_files.iterdir()}
+    assert {"labels.png", "overlay.png", "refined.png", "refined.json", "refined.mp4"} <= {
+        path.name for path in readme_files.iterdir()
+    }
     assert (readme_files / "refined" / "a.npz").exists()
     assert nibabel.load("refined.nii.gz").shape == (6, 5, 4)
     assert tifffile.imread("labels.tif").shape == (20, 30)

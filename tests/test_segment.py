@@ -294,6 +294,36 @@ def test_a_folder_and_a_photo(folder: Path, model, photo, capsys):
         assert overlay.height >= 20 + LINE_HEIGHT
 
 
+def test_without_an_output_it_says_where(folder: Path, model, photo, capsys):
+    assert status("photos/b.jpg") == 0
+    said = capsys.readouterr().out
+    assert said == "segmented/b.png, segmented/b_overlay.jpg: 1 segmented, 0 already there, 0 failed\n"
+    assert sorted(path.name for path in (folder / "segmented").iterdir()) == ["b.png", "b_overlay.jpg"]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("labels.png", "P"), ("overlay.png", "RGB"), ("new/b_overlay.jpg", "RGB")])
+def test_one_file_of_one_photo(folder: Path, model, name, mode, capsys):
+    assert status(f"photos/b.jpg -o {name}") == 0
+    assert capsys.readouterr().out == f"{name}: 1 segmented, 0 already there, 0 failed\n"
+    with Image.open(name) as image:
+        assert image.mode == mode
+    Path(name).write_bytes(b"old")
+    assert status(f"photos/b.jpg -o {name}") == 0
+    assert Path(name).read_bytes() != b"old"
+
+
+def test_iterations_and_device_are_those_of_the_command(folder: Path, model, photo):
+    iterations, before = model.segmenter.crf.num_iterations, segment(photo, model).labels
+    assert status("other.png -o labels.png --iterations 0 --device cpu") == 0
+    with Image.open("labels.png") as labels:
+        np.testing.assert_array_equal(np.asarray(labels), segment(photo, model, crf=False).labels)
+    assert status(f"other.png -o labels.png --iterations {iterations}") == 0
+    with Image.open("labels.png") as labels:
+        np.testing.assert_array_equal(np.asarray(labels), before)
+    with pytest.raises(ValueError, match="device='nowhere' is not available"):
+        status("other.png -o labels.png --device nowhere")
+
+
 def test_the_network_alone_and_its_probabilities(folder: Path, model, photo):
     assert status("other.png -o out --no-crf --probabilities --longest-side 15") == 0
     assert model.segmenter.network.size == (10, 15)
@@ -354,14 +384,17 @@ def test_photos_are_never_replaced(folder: Path, photo, capsys):
     ("command", "words"),
     [
         ("-o out", "required: PHOTO"),
-        ("photos", "required: -o"),
-        ("photos -o other.png", "other.png is a file"),
+        ("photos -o other.png", "other.png is one file for 2 photos"),
+        ("photos/a.png -o other.txt", "other.txt is a file"),
+        ("photos/a.png -o out --iterations=-1", "--iterations must be at least 0"),
+        ("photos/a.png -o out --no-crf --iterations 1", "--no-crf leaves out"),
         ("empty -o out", "empty holds no photos (.png"),
         ("photos -o out --longest-side 0", "--longest-side must be at least 1"),
     ],
 )
 def test_usage(folder: Path, command: str, words: str, capsys):
     (folder / "empty").mkdir()
+    (folder / "other.txt").touch()
     with pytest.raises(SystemExit) as end:
         status(command)
     assert end.value.code == 2

@@ -246,5 +246,13 @@ def test_values_are_checked_tile_by_tile(logits, image):
 def test_labels_of_which_none_is_known(image):
     with raises_saying(ValueError, "labels hold no known label"):
         refine_tiled(np.full((HEIGHT, WIDTH), -1), image, SHORT, input="labels", tile=45)
-    with raises_saying(ValueError, "labels hold only 0 and 255"):
-        refine_tiled(np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255, image, SHORT, input="labels", tile=45)
+
+
+@pytest.mark.parametrize("white", [255, 65535])
+def test_a_mask_of_two_levels(image, white):
+    """Also where a tile holds one of them alone."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint16)
+    mask[:, WIDTH // 2 :] = white
+    expected = refine_tiled((mask > 0).astype(np.uint8), image, SHORT, input="labels", tile=45)
+    np.testing.assert_array_equal(refine_tiled(mask, image, SHORT, input="labels", tile=45), expected)
+    assert set(np.unique(expected)) == {0, 1}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from errors import raises_saying
 torch = pytest.importorskip("torch", reason="needs the tune extra")
 pytest.importorskip("torchmetrics", reason="needs the tune extra")
 pytest.importorskip("optuna", reason="needs the tune extra")
-from crfrnn import descent, tuning  # noqa: E402
+from crfrnn import tuning  # noqa: E402
 from crfrnn.cli import main  # noqa: E402
-from crfrnn.tuning import Gain, Tuning, scaled, searched_fields, split_photos, tune  # noqa: E402
+from crfrnn.tuning import Gain, Tuning, descent, measure, searched_fields, split_photos, tune  # noqa: E402
+from crfrnn.tuning.search import scaled  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -62,13 +64,16 @@ def noisy(tmp_path: Path, rng) -> Path:
     return write_data(tmp_path / "noisy", rng, noise=2.0)
 
 
-def mean_iou(photos: ScoredPhotos, indices: list[int], parameters: CRFParameters | None) -> float:
+def mean_iou(photos: ScoredPhotos, indices: list[int], parameters: CRFParameters | None, edges: bool = False) -> float:
     """In plain NumPy, class by class."""
     truth, found = [], []
     for index in indices:
         sample, logits = photos[index]
         refined = logits if parameters is None else crfrnn.refine(logits, sample.image, parameters)
         known = sample.labels != 255
+        if edges:
+            around = np.lib.stride_tricks.sliding_window_view(np.pad(sample.labels, 5, mode="edge"), (11, 11))
+            known &= (around != sample.labels[..., None, None]).any(axis=(2, 3))
         truth.append(sample.labels[known])
         found.append(refined.argmax(axis=0)[known])
     truth, found = np.concatenate(truth), np.concatenate(found)
@@ -78,32 +83,50 @@ def mean_iou(photos: ScoredPhotos, indices: list[int], parameters: CRFParameters
 # The search.
 
 
+def worth(photos: ScoredPhotos, indices: list[int], parameters: CRFParameters | None) -> float:
+    return sum(mean_iou(photos, indices, parameters, edges) for edges in (False, True)) / 2
+
+
 def test_a_crf_that_helps(noisy: Path):
     photos = scored(noisy)
     found = tune(photos, START, trials=12, seed=3)
     tuned_on, held_out = split_photos(COUNT, 0.5, 3)
     assert (found.tuned_on, found.held_out, found.trials) == (len(tuned_on), len(held_out), 12)
-    assert found.helps
-    assert found.verdict().startswith("The CRF helps on this data: +")
+    assert found.finding == "helps"
+    assert found.verdict().startswith("The CRF helps on this data. Points of mean IoU on 4 photos held out: +")
     assert found.mean_iou.interval[0] <= found.mean_iou.tuned - found.mean_iou.scores <= found.mean_iou.interval[1]
-    assert found.searched[1] >= found.searched[0]
-    for measured, parameters in zip(
-        (found.mean_iou.scores, found.mean_iou.start, found.mean_iou.tuned),
-        (None, START, found.parameters),
-        strict=True,
-    ):
-        assert measured == pytest.approx(mean_iou(photos, held_out, parameters), abs=1e-12)
-    for measured, parameters in zip(found.searched, (START, found.parameters), strict=True):
-        fast = replace(parameters, class_threshold=0.01)
-        assert measured == pytest.approx(mean_iou(photos, tuned_on, fast), abs=1e-12)
+    assert found.searched[2] >= found.searched[1]
+    candidates = None, START, found.parameters
+    for edges, gain in ((False, found.mean_iou), (True, found.edge_mean_iou)):
+        for measured, parameters in zip((gain.scores, gain.start, gain.tuned), candidates, strict=True):
+            assert measured == pytest.approx(mean_iou(photos, held_out, parameters, edges), abs=1e-12)
+    for measured, parameters in zip(found.searched, candidates, strict=True):
+        fast = None if parameters is None else replace(parameters, class_threshold=0.01)
+        assert measured == pytest.approx(worth(photos, tuned_on, fast), abs=1e-12)
 
 
-def test_perfect_scores(tmp_path: Path, rng):
-    found = tune(scored(write_data(tmp_path, rng, noise=0.0)), START, trials=6)
-    assert found.mean_iou.scores == 1
-    assert not found.helps
-    assert found.verdict().startswith("The CRF does not help on this data")
-    assert not found.notes()["helps"]
+@pytest.mark.parametrize("method", ["search", "gradient"])
+def test_perfect_scores(tmp_path: Path, rng, method: str, monkeypatch):
+    """No CRF is the best one, and refining with what was found changes nothing, and says why."""
+    monkeypatch.setattr(descent, "STEPS", 4)
+    photos = scored(write_data(tmp_path, rng, noise=0.0))
+    found = tune(photos, START, method=method, trials=6)
+    assert found.mean_iou.scores == found.mean_iou.tuned == 1
+    assert found.finding == found.notes()["finding"] == "no CRF"
+    assert found.verdict().startswith("No CRF: on the 4 photos tuned on, nothing that was tried was better")
+    assert found.parameters == replace(START, spatial_weight=0, bilateral_weight=0)
+    crfrnn.save_parameters(tmp_path / "found.json", found.parameters, found.notes())
+    sample, logits = photos[0]
+    with pytest.warns(crfrnn.InputWarning, match=r"found\.json: crfrnn tune did not find that this CRF helps\. No CRF"):
+        refined = crfrnn.refine(logits, sample.image, tmp_path / "found.json")
+    np.testing.assert_allclose(refined, np.exp(logits) / np.exp(logits).sum(axis=0), rtol=1e-6)
+
+
+def test_a_file_that_helps_is_no_warning(tmp_path: Path, recwarn):
+    for notes in ({"finding": "helps", "verdict": "…"}, {"source": "tried by hand"}, None):
+        crfrnn.save_parameters(tmp_path / "found.json", START, notes)
+        assert crfrnn.load_parameters(tmp_path / "found.json") == START
+    assert not recwarn.list
 
 
 def test_only_values_of_kernels_in_use_change(noisy: Path):
@@ -155,11 +178,11 @@ def test_the_gradient_leads_from_a_wrong_start(noisy: Path):
     photos = scored(noisy)
     found = tune(photos, start, method="gradient")
     tuned_on, held_out = split_photos(COUNT, 0.5, 0)
-    assert found.searched[1] > found.searched[0] + 0.05
+    assert found.searched[2] > found.searched[1] + 0.05
     assert found.parameters.bilateral_weight > 0.6
     assert (found.trials, found.given_up) == (5, 0)
-    for measured, parameters in zip(found.searched, (start, found.parameters), strict=True):
-        assert measured == pytest.approx(mean_iou(photos, tuned_on, parameters), abs=1e-12)
+    for measured, parameters in zip(found.searched, (None, start, found.parameters), strict=True):
+        assert measured == pytest.approx(worth(photos, tuned_on, parameters), abs=1e-12)
     assert found.mean_iou.tuned == pytest.approx(mean_iou(photos, held_out, found.parameters), abs=1e-12)
 
 
@@ -221,14 +244,32 @@ def test_the_parts(count: int, share: float, held_out: int):
     assert parts == split_photos(count, share, 5) != split_photos(count, share, 6)
 
 
-@pytest.mark.parametrize("gain", [0.02, -0.02])
-def test_the_verdict(gain: float):
-    """Beyond chance on either side of 0."""
-    measured = Gain(scores=0.5, start=0.5, tuned=0.5 + gain, interval=(gain - 0.01, gain + 0.01))
-    verdict = Tuning(START, START, 4, 6, 3, 0, (0.5, 0.5), measured, measured).verdict()
-    assert ("helps" if gain > 0 else "does not help on this data, the scores are better without it") in verdict
-    assert f"{100 * gain:+.2f} points of mean IoU on 6 photos held out" in verdict
-    assert f"{100 * gain - 1:+.2f} to {100 * gain + 1:+.2f}" in verdict
+@pytest.mark.parametrize(
+    ("everywhere", "edges", "finding", "words"),
+    [
+        (2, 3, "helps", "The CRF helps on this data. Points of mean IoU on 6 photos held out: +2.00"),
+        (2, 0, "helps", "The CRF helps on this data."),
+        (0, 3, "helps", "The CRF helps on this data, near edges."),
+        (-2, -3, "harms", "The CRF harms on this data: leave it out."),
+        (0, -3, "harms", "The CRF harms on this data, near edges: leave it out."),
+        (-2, 3, "mixed", "The CRF is better near edges and worse overall."),
+        (2, -3, "mixed", "The CRF is better overall and worse near edges."),
+        (0, 0, "inconclusive", "Inconclusive: 6 photos held out do not tell whether the CRF helps on this data"),
+    ],
+)
+def test_the_verdict(everywhere: int, edges: int, finding: str, words: str):
+    """Gains in points, with an interval of one point on each side."""
+
+    def measured(points: int) -> Gain:
+        return Gain(0.5, 0.5, 0.5 + points / 100, ((points - 1) / 100, (points + 1) / 100))
+
+    found = Tuning(START, START, 4, 6, 3, 0, 0, (0.5, 0.5, 0.5), measured(everywhere), measured(edges))
+    assert found.finding == finding
+    assert words in found.verdict()
+    numbers = (
+        f"{everywhere:+.2f} (95 % interval {everywhere - 1:+.2f} to {everywhere + 1:+.2f}), near edges {edges:+.2f}"
+    )
+    assert numbers in found.verdict()
 
 
 # Scores.
@@ -342,15 +383,64 @@ def test_ctrl_c(noisy: Path, calls: int, monkeypatch, capsys):
             raise KeyboardInterrupt
         return crfrnn.refine(*given, **options)
 
-    monkeypatch.setattr(tuning, "refine", interrupted)
+    monkeypatch.setattr(measure, "refine", interrupted)
     monkeypatch.chdir(noisy)
     done = status(f". -o out.json --classes 2 --trials 50 --threads 1 {STARTING}")
     assert (done, Path("out.json").exists()) == ((130, False) if calls < 4 else (0, True))
     if done == 0:
         notes = json.loads(Path("out.json").read_text(encoding="utf-8"))["notes"]
         assert notes["trials"] == 3
+        assert "out.json.trials has the trials" in capsys.readouterr().out
         monkeypatch.undo()
         assert crfrnn.load_parameters(noisy / "out.json") == tune(scored(noisy), START, trials=3).parameters
+
+
+@pytest.mark.parametrize("cut", [0, 7])
+def test_a_search_that_was_cut_off_goes_on(noisy: Path, tmp_path: Path, cut: int, monkeypatch):
+    """After any trial, and with a line that was not written to its end; another search begins anew."""
+    photos, keep = scored(noisy), tmp_path / "trials"
+    whole = tune(photos, START, trials=12, keep=keep)
+    assert not keep.exists()
+    refined = crfrnn.refine
+    count = [0]
+
+    def killed(*given, **options):
+        count[0] += 1
+        if count[0] > 28:
+            raise SystemExit
+        return refined(*given, **options)
+
+    monkeypatch.setattr(measure, "refine", killed)
+    with pytest.raises(SystemExit):
+        tune(photos, START, trials=12, keep=keep, threads=1)
+    monkeypatch.undo()
+    written = keep.read_bytes()
+    keep.write_bytes(written[: len(written) - cut])
+    found = tune(photos, START, trials=12, keep=keep)
+    assert 3 < found.continued < 12
+    assert replace(found, continued=0) == whole
+    assert not keep.exists()
+    keep.write_bytes(written)
+    assert tune(photos, START, trials=5, seed=1, keep=keep).continued == 0
+
+
+def test_two_interrupts_in_a_row_are_one(noisy: Path):
+    """As `timeout -s INT` sends them, to the process and to its group: what was found is written."""
+    program = (
+        "import os, signal, sys\nfrom crfrnn.tuning import measure\nfrom crfrnn.cli import main\n"
+        "calls, refine = [0], measure.refine\n"
+        "def interrupted(*given, **options):\n"
+        "    calls[0] += 1\n"
+        "    if calls[0] in (20, 21):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return refine(*given, **options)\n"
+        "measure.refine = interrupted\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["tune", ".", "--classes", "2", "-o", "out.json", "--threads", "1", *shlex.split(STARTING)]
+    done = subprocess.run([sys.executable, "-c", program, *command], cwd=noisy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0 < json.loads((noisy / "out.json").read_text())["notes"]["trials"] < 40
 
 
 @pytest.mark.parametrize(
@@ -433,7 +523,8 @@ def test_photos_to_tune_on_that_are_void(noisy: Path):
 
 @pytest.mark.parametrize("package", ["optuna", "torchmetrics"])
 def test_missing_packages(package: str, monkeypatch):
-    monkeypatch.delitem(sys.modules, "crfrnn.tuning")
+    for name in [name for name in sys.modules if name.startswith("crfrnn.tuning")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with raises_saying(ImportError, package, "pip install 'crfrnn[tune]'"):
         import crfrnn.tuning  # noqa: F401

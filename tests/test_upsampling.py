@@ -17,6 +17,7 @@ CASES = {  # low, grid, covers, channels of the image
     "signal": ((4,), (11,), None, 2),
     "photo": ((3, 4), (8, 13), None, 3),
     "padded photo": ((5, 5), (7, 13), (13, 13), 3),
+    "centres beyond": ((2, 3), (5, 6), (40, 9), 1),
     "volume": ((2, 2, 3), (4, 4, 5), None, 1),
     "same size": ((6, 5), (6, 5), None, 4),
 }
@@ -134,6 +135,8 @@ GOOD = np.zeros((2, 3, 4)), np.zeros((6, 8, 3))
         (GOOD, {"filter": Grid()}, TypeError, ("Grid", "expected Lattice", "Exact")),
         (GOOD, {"covers": (6, 7)}, ValueError, ("covers=(6, 7)", "at least (6, 8)")),
         (GOOD, {"covers": (9,)}, ValueError, ("covers=(9,)", "along each axis")),
+        (GOOD, {"covers": (np.inf, 9)}, ValueError, ("covers=(inf, 9)",)),
+        (GOOD, {"covers": 20}, TypeError, ("covers=20", "one for each axis")),
         (GOOD, {"threads": 0}, ValueError, ("threads=0",)),
         ((GOOD[0], np.zeros((6, 8, 15))), {}, ValueError, ("17 dimensions", "at most 16")),
     ],

@@ -41,6 +41,7 @@ from crfrnn.kernels.features import bilateral_features, spatial_features
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.parameters import PRESETS, CRFParameters, preset
+from crfrnn.plausibility import InputWarning
 from crfrnn.refine import refine
 from crfrnn.threads import default_threads
 from crfrnn.tiles import refine_tiled
@@ -60,6 +61,7 @@ __all__ = [
     "Given",
     "Grid",
     "GridGaussian",
+    "InputWarning",
     "Kernel",
     "Lattice",
     "MeanField",

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from PIL import Image, ImageOps
 
 Array = NDArray[np.floating[Any]]
 Shape = tuple[int, ...]
+LARGEST_LABEL = np.iinfo(np.int64).max
 
 
 def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
@@ -81,19 +83,25 @@ def points_first(scores: NDArray[Any]) -> bool:
 
 
 def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
-    """Class ids as int64, in the shape given.
+    """Class ids as int64, in the shape given; -1, which is unknown, where a masked array hides them.
 
     Raises:
         TypeError: if they are not integers.
-        ValueError: if there are none.
+        ValueError: if there are none, or one does not fit.
     """
-    labels = np.asarray(value)
+    given = _readable(value)
+    labels = given.astype(np.int64).filled(-1) if _hides(given) and given.dtype.kind in "iu" else _array(given, name)
     if labels.dtype.kind not in "biu":
         raise TypeError(
             f"{name} must be integer class ids, got dtype {labels.dtype}; for scores, give another input than labels"
         )
     if labels.size == 0 or labels.ndim == 0:
         raise ValueError(f"{name} has shape {labels.shape} and is empty; give at least one pixel")
+    if labels.dtype == np.uint64 and labels.max() > LARGEST_LABEL:
+        raise ValueError(
+            f"{name} hold {labels.max()}, which no class id is: -1 in an unsigned type, perhaps? Give signed integers, "
+            f"or 255 where the class is unknown"
+        )
     return labels.astype(np.int64, copy=False)
 
 
@@ -159,6 +167,8 @@ def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
                 f"{name} is {given.dtype} of shape {given.shape}, the shape of a map of segments, which holds integer "
                 f"ids; memberships have the segments first: (segments, {', '.join(map(str, grid))})"
             )
+        if given.dtype == np.uint64:  # ids may be beyond int64, but there are never as many
+            return np.unique(given, return_inverse=True)[1].reshape(grid).astype(np.int64)
         return given.astype(np.int64)
     if given.shape[1:] != grid:
         swapped = "; did you swap height and width?" if grid[::-1] in (given.shape, given.shape[1:]) else ""
@@ -231,11 +241,54 @@ def real_shape(value: ArrayLike, name: str) -> Shape:
     return _real_array(value, name).shape
 
 
-def _real_array(value: ArrayLike, name: str) -> NDArray[Any]:
+def plain_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    """A NumPy array of what users hold: arrays, lists, pictures of Pillow, tensors of any framework and device.
+
+    Numbers of 16 bits that NumPy lacks become float32. A picture is turned as its EXIF tag says.
+
+    Raises:
+        TypeError: if it cannot be read as an array, or is a tensor that requires a gradient, which would be lost.
+        ValueError: if it is a masked array that hides something.
+    """
+    return _array(_readable(value), name)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a tensor of torch, which need not be installed."""
+    return all(hasattr(value, name) for name in ("detach", "cpu", "requires_grad"))
+
+
+def _array(given: Any, name: str) -> NDArray[Any]:
+    if _hides(given):
+        raise ValueError(
+            f"{name} is a masked array that hides {int(np.ma.getmaskarray(given).sum())} of {given.size} values, and "
+            "what is hidden would count: fill it, such as array.filled(0), and leave pixels out by mask=, weights of "
+            "0 there and 1 elsewhere"
+        )
     try:
-        array = np.asarray(value)
+        array = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} cannot be read as an array of numbers: {error}") from error
+    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2") else array
+
+
+def _hides(given: Any) -> bool:
+    """Whether this is a masked array with something masked."""
+    return isinstance(given, np.ma.MaskedArray) and bool(np.ma.getmaskarray(given).any())
+
+
+def _readable(value: Any) -> Any:
+    """A tensor of torch that NumPy can read, and a picture of Pillow upright."""
+    if isinstance(value, Image.Image):
+        return ImageOps.exif_transpose(value)
+    if not is_tensor(value) or value.requires_grad:
+        return value
+    tensor = value.cpu()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+
+
+def _real_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    array = plain_array(value, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array

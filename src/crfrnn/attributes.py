@@ -1,11 +1,15 @@
 """What a layer's attributes say of its CRF: `layer.theta_beta`, read from its specification and set in it."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from crfrnn.crf import CRF, MeanField, Normalization, Spatial
+import numpy as np
+
+from crfrnn.crf import CRF, Bilateral, MeanField, Normalization, Spatial
 from crfrnn.numbers import Deviation
 from crfrnn.parameters import CRFParameters
+from crfrnn.plausibility import Doubts
 
 
 def alone(crf: Any, short: CRFParameters, default: CRFParameters) -> CRF:
@@ -51,6 +55,20 @@ def trained_thetas(crf: CRF) -> dict[str, Deviation]:
     return crf.thetas
 
 
+def _require_numbers_of(learned: Mapping[str, Any], thetas: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless θ that are trained can take these values."""
+    if thetas.keys() != learned.keys():
+        raise ValueError(
+            f"this layer trains {', '.join(learned)}, and the new CRF has {', '.join(thetas)}: make a new layer"
+        )
+    for name, numbers in learned.items():
+        if np.shape(numbers) != np.shape(thetas[name]):
+            raise ValueError(
+                f"{name} is trained as {np.size(numbers)} numbers, and the new CRF has {np.size(thetas[name])}: make a "
+                "new layer"
+            )
+
+
 def _theta(name: str) -> Any:
     def read(layer: "CrfAttributes") -> Deviation:
         thetas = layer.crf.thetas
@@ -83,6 +101,7 @@ class CrfAttributes:
     """
 
     _crf: CRF
+    _doubts: Doubts
 
     theta_alpha = _theta("theta_alpha")
     theta_beta = _theta("theta_beta")
@@ -104,7 +123,11 @@ class CrfAttributes:
                 f"this layer has weights for the kernels {', '.join(before.names)}, and the new CRF has "
                 f"{', '.join(given.names) or 'none'}: make a new layer"
             )
+        learned = self._learned_thetas()
+        if learned:
+            _require_numbers_of(learned, trained_thetas(given))
         self._crf = given
+        self._doubts = Doubts()
         self._set_learned_thetas()
 
     def _learned_thetas(self) -> dict[str, Any]:
@@ -113,6 +136,16 @@ class CrfAttributes:
 
     def _set_learned_thetas(self) -> None:
         """Set those to the specification's."""
+
+    @property
+    def image_range(self) -> tuple[float, float] | None:
+        """(low, high) of the image's levels, of the first kernel that has it; setting it sets that of all."""
+        found = (kernel.features for kernel in self._crf.kernels)
+        return next((each.image_range for each in found if isinstance(each, Bilateral)), None)  # type: ignore[return-value]
+
+    @image_range.setter
+    def image_range(self, image_range: Any) -> None:
+        self.crf = self.crf.with_image_range(image_range)
 
     @property
     def normalization(self) -> Normalization:

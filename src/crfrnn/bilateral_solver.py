@@ -46,7 +46,8 @@ def bilateral_solver(
         iterations: Most iterations.
         tolerance: End where the residual is below this share of the right-hand side.
         threads: None is `default_threads()`.
-    Returns: x, in the shape of the target; float64 if it is, otherwise float32.
+    Returns: x, in the shape of the target and within the range of its values with confidence; float64 if the target
+        is, otherwise float32, whose rounding can show where λ is more than about 10⁶ times the mean confidence around.
     Raises:
         TypeError: if an array holds anything but real numbers, or features or filter are none of the above.
         ValueError: if shapes do not fit, values are not finite, or there is no confidence.
@@ -58,8 +59,8 @@ def bilateral_solver(
     weights = _confidence(confidence, given)
     levels = image_array(image, weights.shape)
     strength = finite_number(smoothness, "smoothness")
-    if strength <= 0:
-        raise ValueError(f"smoothness={smoothness!r} must be above 0")
+    if not 0 < strength <= float(np.finfo(given.dtype).max):
+        raise ValueError(f"smoothness={smoothness!r} must be above 0, and a number that {given.dtype} can hold")
     most, error = whole_number(iterations, "iterations"), proper_fraction(tolerance, "tolerance")
     check_specification(features, filter)
     rows = feature_rows(features, Guide(weights.shape, levels), given.dtype)
@@ -68,7 +69,8 @@ def bilateral_solver(
     t = given.reshape(-1, len(c)).T
     start = _mean_around(kernel, t, c)
     x = _solved(_system(kernel, strength, c), c * t, start, strength + c, most, error)
-    solved: Array = np.array(x.T, order="C").reshape(given.shape)
+    certain = t[c[:, 0] > 0]  # the minimum lies between what is certain; rounding, or too few iterations, may not
+    solved: Array = np.array(x.clip(certain.min(axis=0), certain.max(axis=0)).T, order="C").reshape(given.shape)
     return solved
 
 
@@ -112,20 +114,43 @@ def _system(kernel: NativeKernel, smoothness: float, confidence: Array) -> Calla
         scale = np.sqrt(scale / _symmetric(kernel, scale))
     rows = scale * _symmetric(kernel, scale)
     strength = confidence.dtype.type(smoothness)
-    return lambda x: (strength * rows + confidence) * x - strength * scale * _symmetric(kernel, scale * x)
+
+    def system(x: Array) -> Array:
+        # What all values share is smooth and stays so. Rounding would add to it, and little confidence not correct it.
+        apart = x - _mean(x)
+        roughness = rows * apart - scale * _symmetric(kernel, scale * apart)
+        return strength * (roughness - _mean(roughness)) + confidence * x
+
+    return system
 
 
 def _solved(
     system: Callable[[Array], Array], right: Array, x: Array, diagonal: Array, iterations: int, tolerance: float
 ) -> Array:
-    """A x = b for each column by conjugate gradients, preconditioned by about the diagonal of A."""
-    residual = right - system(x)
+    """A x = b for each column by conjugate gradients.
+
+    The residual that they carry along leaves the true one behind by roundings. Where only the true one is still large,
+    they begin again from it, as long as that halves it.
+    """
+    enough = tolerance**2 * _products(right, right)
+    before = np.full_like(enough, np.inf)
+    while iterations:
+        residual = right - system(x)
+        size = _products(residual, residual)
+        if (size <= enough).all() or not (size < before / 4).any():
+            break
+        before = size
+        x, iterations = _descended(system, residual, x, diagonal, iterations, enough)
+    return x
+
+
+def _descended(
+    system: Callable[[Array], Array], residual: Array, x: Array, diagonal: Array, iterations: int, enough: Array
+) -> tuple[Array, int]:
+    """x after conjugate gradients preconditioned by about the diagonal of A, and the iterations that are left."""
     direction = scaled = residual / diagonal
     before = _products(residual, scaled)
-    enough = tolerance**2 * _products(right, right)
-    for _ in range(iterations):
-        if (_products(residual, residual) <= enough).all():
-            break
+    while iterations and not (_products(residual, residual) <= enough).all():
         image = system(direction)
         step = _quotient(before, _products(direction, image)).astype(x.dtype)
         x = x + step * direction
@@ -134,7 +159,13 @@ def _solved(
         after = _products(residual, scaled)
         direction = scaled + _quotient(after, before).astype(x.dtype) * direction
         before = after
-    return x
+        iterations -= 1
+    return x, iterations
+
+
+def _mean(values: Array) -> Array:
+    mean: Array = values.mean(axis=0, dtype=np.float64).astype(values.dtype)
+    return mean
 
 
 def _products(a: Array, b: Array) -> Array:

@@ -21,6 +21,7 @@ from crfrnn.numbers import (
     Deviation,
     deviations,
     in_pixels,
+    increasing_pair,
     one_of,
     positive_number,
     proper_fraction,
@@ -34,6 +35,8 @@ Regularization: TypeAlias = Literal["entropic", "euclidean"]
 Step: TypeAlias = Literal["line-search", "open-loop"]
 MOST_NEIGHBOUR_ROUNDS = 3  # each multiplies the vertices; the second already adds no accuracy
 CUTOFF = 4  # deviations from the centre at which a `Grid` cuts its Gaussian: 6e-5 of an axis's mass lie beyond
+PHOTO_LEVELS = 255  # from black to white in 8 bits, in which published θ_β are given
+WEAKEST = 1e-20  # regularisation, for scores divided by it to be numbers in float32
 EPSILON = 1e-20  # added to norms, which masks can make 0, so that 1 / norm stays finite
 
 
@@ -82,14 +85,31 @@ class Bilateral(Features):
 
     Attributes:
         theta_alpha: Deviation in pixels, or in the unit of the spacing: a number, or one for each axis as (x, y[, z]).
-        theta_beta: Deviation in the image's own levels: a number, or one for each channel.
+        theta_beta: Deviation in the image's own levels, or with an `image_range` in those of a photo: a number, or one
+            for each channel.
+        image_range: (low, high) of the image's levels, such as (0, 1): θ_β is then in 255ths of high - low, whatever
+            the levels are. Levels beyond it count as they are. None: θ_β is in the image's own levels.
     """
 
     theta_alpha: Deviation | Sequence[float] = 160.0
     theta_beta: Deviation | Sequence[float] = 3.0
+    image_range: Sequence[float] | None = None
     positions: ClassVar[tuple[str, ...]] = ("theta_alpha",)
     reads_image: ClassVar[bool] = True
     name: ClassVar[str] = "bilateral"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_range is not None:
+            _set(self, "image_range", increasing_pair(self.image_range, "image_range"))
+
+    @property
+    def level(self) -> float:
+        """What θ_β is in units of, in the image's own levels: 1, or a 255th of the range."""
+        if self.image_range is None:
+            return 1.0
+        low, high = self.image_range
+        return (high - low) / PHOTO_LEVELS
 
 
 @dataclass(frozen=True)
@@ -234,8 +254,8 @@ class FrankWolfe:
         iterations: The most; 0 returns the marginals of what was given.
         regularization: "entropic", λ Σ q log q, or "euclidean", ½ λ Σ q². With the first and λ = 1, a step of 1 is an
             iteration of mean field.
-        strength: λ, above 0. The smaller, the harder are the marginals, and the nearer is what it descends on to the
-            energy; gradients vanish where marginals are hard.
+        strength: λ, from 1e-20 to 1e20. The smaller, the harder are the marginals, and the nearer is what it descends
+            on to the energy; gradients vanish where marginals are hard.
         step: "line-search" goes as far as the regularised energy falls, or for the entropic one as an upper bound of
             it falls: it never rises. "open-loop" takes 2/(t + 2).
         tolerance: The iterations end after one whose step aimed at marginals nowhere further than this from those it
@@ -255,6 +275,8 @@ class FrankWolfe:
         _set(self, "iterations", whole_number(self.iterations, "iterations"))
         one_of(self.regularization, get_args(Regularization), "regularization")
         _set(self, "strength", positive_number(self.strength, "strength"))
+        if not WEAKEST <= self.strength <= 1 / WEAKEST:
+            raise ValueError(f"strength={self.strength} must be from {WEAKEST} to {1 / WEAKEST}")
         one_of(self.step, get_args(Step), "step")
         _set(self, "tolerance", proper_fraction(self.tolerance, "tolerance"))
         one_of(self.gradient, get_args(Gradient), "gradient")
@@ -363,6 +385,21 @@ class CRF:
         for kernel in self.kernels:
             changes = {name: thetas[name] for name in thetas_of(kernel.features) if name in thetas}
             kernels.append(replace(kernel, features=replace(kernel.features, **changes)))
+        return replace(self, kernels=kernels)
+
+    def with_image_range(self, image_range: Sequence[float] | None) -> "CRF":
+        """The same with the range of the image's levels, or none, in all bilateral kernels.
+
+        Raises: TypeError or ValueError: if there is no such kernel for a range, or for a wrong one.
+        """
+        kernels = [
+            replace(kernel, features=replace(kernel.features, image_range=image_range))
+            if isinstance(kernel.features, Bilateral)
+            else kernel
+            for kernel in self.kernels
+        ]
+        if image_range is not None and not any(isinstance(kernel.features, Bilateral) for kernel in kernels):
+            raise ValueError(f"image_range={image_range!r} is for bilateral kernels: {', '.join(self.names) or 'none'}")
         return replace(self, kernels=kernels)
 
     def require_thetas(self, names: Iterable[str]) -> None:

@@ -99,6 +99,15 @@ def positive_number(value: Any, name: str) -> float:
     return number
 
 
+def increasing_pair(value: Any, name: str) -> tuple[float, float]:
+    """Two finite numbers, the second above the first."""
+    given = float_array(value, name, np.float64)
+    if given.shape != (2,) or not np.isfinite(given).all() or not given[0] < given[1]:
+        raise ValueError(f"{name}={value!r} must be two finite numbers, (low, high), such as (0, 1)")
+    low, high = given.tolist()
+    return low, high
+
+
 def proper_fraction(value: Any, name: str) -> float:
     """A number of at least 0 and below 1; neither True nor False is one."""
     try:

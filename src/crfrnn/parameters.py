@@ -1,7 +1,8 @@
 """The usual dense CRF, of a spatial and a bilateral kernel, by its numbers; and the presets that people use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 from numpy.typing import ArrayLike
@@ -39,7 +40,8 @@ class CRFParameters:
     Attributes:
         theta_alpha: Deviation of the bilateral kernel in pixels, or in the unit of the `spacing` of those calls that
             take one: a number, or one for each axis as (x, y[, z]).
-        theta_beta: Deviation of the bilateral kernel in the image's own levels: a number, or one for each channel.
+        theta_beta: Deviation of the bilateral kernel in the image's own levels, or with an `image_range` in those of a
+            photo: a number, or one for each channel.
         theta_gamma: Deviation of the spatial kernel, in the unit of theta_alpha: a number, or one for each axis.
         spatial_weight: Weight W of the spatial kernel: a number, (C,) or (C, C). With 0 the kernel is not computed.
         bilateral_weight: The same for the bilateral kernel.
@@ -62,8 +64,10 @@ class CRFParameters:
             `tolerance` are those of the solver; what it does not have stays at its default.
         gradient: "unrolled", or "implicit" at the fixed point, whose memory does not grow with the iterations.
         regularization: Of Frank-Wolfe: "entropic" or "euclidean".
-        strength: Of Frank-Wolfe's regulariser, λ above 0.
+        strength: Of Frank-Wolfe's regulariser, λ from 1e-20 to 1e20.
         step: Of Frank-Wolfe: "line-search" or "open-loop".
+        image_range: (low, high) of the image's levels, such as (0, 1) or (0, 65535): θ_β is then in 255ths of
+            high - low, as for a photo of 8 bits. None: θ_β is in the image's own levels.
     Raises: TypeError or ValueError: on construction, naming the field.
     """
 
@@ -86,6 +90,7 @@ class CRFParameters:
     regularization: Regularization = FrankWolfe.regularization
     strength: float = FrankWolfe.strength
     step: Step = FrankWolfe.step
+    image_range: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         one_of(self.spatial, get_args(SpatialKernel), "spatial")
@@ -141,7 +146,12 @@ class CRFParameters:
         bilateral = lattice if self.filter == "lattice" else Exact()
         kernels = [
             Kernel(Spatial(self.theta_gamma), self.spatial_weight, spatial, self.normalization),
-            Kernel(Bilateral(self.theta_alpha, self.theta_beta), self.bilateral_weight, bilateral, self.normalization),
+            Kernel(
+                Bilateral(self.theta_alpha, self.theta_beta, self.image_range),
+                self.bilateral_weight,
+                bilateral,
+                self.normalization,
+            ),
         ]
         return CRF(kernels, self.compatibility, self._as_solver()), lattice
 
@@ -166,6 +176,48 @@ def solver_named(name: str) -> type[MeanField] | type[FrankWolfe]:
     """The class of a solver by its word in the short form."""
     one_of(name, tuple(SOLVERS), "solver")
     return SOLVERS[name]
+
+
+def with_values(
+    parameters: CRFParameters | CRF, values: Mapping[str, Any], written: Callable[[str], str] = str
+) -> CRFParameters | CRF:
+    """Parameters with some fields of `CRFParameters` replaced.
+
+    Args:
+        values: By name. A CRF of any kernels takes those of its solver, another solver, `compatibility` and
+            `image_range`.
+        written: How the user writes the name of a field, for messages.
+    Raises:
+        TypeError: if there is no field of that name.
+        ValueError: if a value is wrong, or a CRF of any kernels does not take it.
+    """
+    known = [each.name for each in fields(CRFParameters)]
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"there is no parameter {name}: {meant}")
+    if isinstance(parameters, CRFParameters):
+        return replace(parameters, **values)
+    rest = dict(values)
+    kind = solver_named(rest.pop("solver")) if "solver" in rest else type(parameters.solver)
+    names = [each.name for each in fields(kind)]
+    before = parameters.solver
+    numbers = {each.name: getattr(before, each.name) for each in fields(before) if each.name in names}
+    numbers |= {name: rest.pop(name) for name in names if name in rest}
+    changed = replace(
+        parameters, compatibility=rest.pop("compatibility", parameters.compatibility), solver=kind(**numbers)
+    )
+    if "image_range" in rest:
+        changed = changed.with_image_range(rest.pop("image_range"))
+    for name in rest:
+        if any(name == each.name for other in SOLVERS.values() for each in fields(other)):
+            raise ValueError(f"{written(name)}: this solver has no {name}")
+        raise ValueError(
+            f"{written(name)} is for a spatial and a bilateral kernel; change the kernels in the parameters file "
+            "or the CRF"
+        )
+    return changed
 
 
 # Numbers in common use, named after where. All but crfrnn were written for pydensecrf, hence

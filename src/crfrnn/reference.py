@@ -126,14 +126,14 @@ class Lattice(Kernel):
         if rows.ndim != 2 or rows.shape[1] < 1:
             raise ValueError(f"features have shape {rows.shape}; expected (N, d) with d at least 1")
         self.num_points, self.num_features = rows.shape
-        coordinates, self.weights = _simplices(rows)
+        coordinates, self.weights = simplices(rows)
         ids = np.zeros(len(rows), np.int64) if batch is None else np.asarray(batch, np.int64)
         labelled = np.concatenate(
             [np.broadcast_to(ids[:, None, None], (*coordinates.shape[:2], 1)), coordinates], axis=-1
         )
         keys, inverse = np.unique(labelled.reshape(-1, labelled.shape[-1]), axis=0, return_inverse=True)
         self.vertices = inverse.reshape(self.weights.shape)
-        self._steps = _blur_steps(self.num_features)
+        self._steps = blur_steps(self.num_features)
         for _ in range(neighbour_rounds):
             around = np.concatenate([keys + sign * step for step in self._steps for sign in (-1, 1)])
             missing = set(map(tuple, around.tolist())) - set(map(tuple, keys.tolist()))
@@ -167,13 +167,13 @@ class Lattice(Kernel):
         return lattice[:-1]
 
 
-def _blur_steps(d: int) -> NDArray[np.int64]:
+def blur_steps(d: int) -> NDArray[np.int64]:
     """(d+1, 1+d+1) steps between neighbours: batch id unchanged, -1 in every coordinate but +d in the direction's."""
     steps = (d + 1) * np.eye(d + 1, dtype=np.int64) - 1
     return np.concatenate([np.zeros((d + 1, 1), np.int64), -steps], axis=1)
 
 
-def _simplices(features: NDArray[Any]) -> tuple[NDArray[np.int64], Array]:
+def simplices(features: NDArray[Any]) -> tuple[NDArray[np.int64], Array]:
     """Coordinates (N, d+1, d+1) of the vertices around each point, by remainder, and their weights (N, d+1)."""
     n, d = features.shape
     position = elevate(features)

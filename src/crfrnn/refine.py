@@ -9,21 +9,39 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, check_classes, class_weights, image_array, label_array, mask_array, score_array
+from crfrnn.arrays import (
+    Array,
+    Shape,
+    check_classes,
+    class_weights,
+    image_array,
+    label_array,
+    mask_array,
+    real_shape,
+    score_array,
+)
 from crfrnn.crf import CRF
-from crfrnn.files.parameter_files import crf_of
+from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.inference.activity import Activity
 from crfrnn.inference.coupling import fewest_axes
 from crfrnn.inference.solver import observed, solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
+from crfrnn.intake import map_of_probability, taken
 from crfrnn.kernels.build import given_mapping
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import one_of, whole_number
-from crfrnn.parameters import CRFParameters
+from crfrnn.parameters import CRFParameters, with_values
+from crfrnn.plausibility import check_levels, check_logits
 from crfrnn.threads import thread_count
-from crfrnn.unary import UNKNOWN_LABEL, unary_from_labels, unary_from_probabilities, unknown_labels
+from crfrnn.unary import (
+    UNKNOWN_LABEL,
+    mask_labels,
+    unary_from_labels,
+    unary_from_probabilities,
+    unknown_labels,
+)
 from crfrnn.upsampling import Method, at_image_size, hint_for
 
 Input = Literal["logits", "probabilities", "labels"]
@@ -31,8 +49,8 @@ Input = Literal["logits", "probabilities", "labels"]
 
 @overload
 def refine(
-    scores: ArrayLike,
-    image: ArrayLike | None,
+    scores: Any,
+    image: Any,
     parameters: CRFParameters | CRF | str | Path = ...,
     *,
     input: Input = ...,
@@ -46,11 +64,12 @@ def refine(
     return_activity: Literal[False] = ...,
     device: str | None = ...,
     threads: int | None = ...,
+    **values: Any,
 ) -> NDArray[Any]: ...
 @overload
 def refine(
-    scores: ArrayLike,
-    image: ArrayLike | None,
+    scores: Any,
+    image: Any,
     parameters: CRFParameters | CRF | str | Path = ...,
     *,
     input: Input = ...,
@@ -64,10 +83,11 @@ def refine(
     return_activity: Literal[True],
     device: str | None = ...,
     threads: int | None = ...,
+    **values: Any,
 ) -> tuple[NDArray[Any], Activity]: ...
 def refine(
-    scores: ArrayLike,
-    image: ArrayLike | None,
+    scores: Any,
+    image: Any,
     parameters: CRFParameters | CRF | str | Path = "crfrnn",
     *,
     input: Input = "logits",
@@ -81,24 +101,32 @@ def refine(
     return_activity: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    **values: Any,
 ) -> NDArray[Any] | tuple[NDArray[Any], Activity]:
     """Refine class scores of an image, a volume or a signal with a dense CRF.
+
+    Scores and image may be arrays, lists, tensors of any framework and device, pictures of Pillow, which an EXIF tag
+    turns, or paths: of pictures, and of .npy and .npz files. Photos become RGB, grey ones too.
 
     Args:
         scores: Logits or probabilities (C, *spatial), or labels (*spatial). Labels are 0 to C - 1; negative ones are
             unknown, and so is 255 if it is not a class. They count as right with probability 0.7; for another
-            probability, refine `unary_from_labels(...)` as logits. Probabilities below 1e-5 are raised to 1e-5. One
-            channel is the foreground of two classes: the input of a sigmoid, or its output. Values for each class in
-            `parameters` are then for two classes, background first.
-        image: (*spatial, K) with any number of channels, or (*spatial,) if grey. The deviations in `parameters` are in
-            its levels, which are 0-255 for the presets. None if no kernel reads the image.
+            probability, refine `unary_from_labels(...)` as logits. A mask of two levels, such as 0 and 255, is labels 0
+            and 1. Probabilities below 1e-5 are raised to 1e-5. One channel, (1, *spatial), (*spatial) or
+            (*spatial, 1), is the foreground of two classes: the input of a sigmoid, or its output, for which levels of
+            integers count from 0 to 1. Values for each class in `parameters` are then for two classes, background
+            first. (B, C, *spatial) with as many images is a batch, refined one after the other.
+        image: (*spatial, K) with any number of channels, or (*spatial,) if grey; tensors of torch may have the channels
+            first. The deviations in `parameters` are in its levels, 0-255 for the presets, unless `image_range` says
+            what range it has. None if no kernel reads the image.
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         input: What the scores are: "logits", "probabilities" or "labels".
         num_classes: C, needed if the last class does not occur in the labels.
         mask: (*spatial,) weights ≥ 0; pixels of weight 0 are not changed and do not affect others.
         given: For kernels over `Given(name)`, by name: features (*spatial, d), divided by their deviations, or a
-            kernel, an object with `filter(values, transpose)` for values (N, C). For regions, by name: integer ids
-            (*spatial), where a negative id is in no segment, or memberships (S, *spatial) from 0 to 1.
+            kernel: a matrix (N, N), dense or sparse as SciPy has them, or an object with `filter(values, transpose)`
+            for values (N, C). For regions, by name: integer ids (*spatial), where a negative id is in no segment, or
+            memberships (S, *spatial) from 0 to 1.
         spacing: Distance between neighbouring pixels, such as millimetres: a number, or one for each axis as
             (x, y[, z]), the last axis first. θ_α and θ_γ are then in its unit. None: they are in pixels.
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
@@ -110,35 +138,104 @@ def refine(
             known of a device.
         device: A device of torch to compute on, such as "cuda"; None is the native core, for the CPU.
         threads: None is `default_threads()`. The result is the same, bit for bit, for any number.
-    Returns: Probabilities (C, *spatial), summing to 1 over classes; for one channel, (1, *spatial) of the foreground.
+        **values: Fields of `CRFParameters` that replace those of the parameters, such as `theta_beta=10`,
+            `iterations=5` or `image_range=(0, 1)`; of a `CRF`, those of its solver, `compatibility` and `image_range`.
+    Returns: Probabilities in the shape of the scores, summing to 1 over classes; for one channel, of the foreground.
         They are float64 if the scores are, otherwise float32. Or labels (*spatial), uint8 for up to 256 classes; for
-        one channel, 1 is the foreground. With `return_activity`, a tuple of that and the activity.
+        one channel or a mask, 1 is the foreground. They are arrays of NumPy for tensors too, and carry no gradient: to
+        train, take `crfrnn.torch.CrfRnn` or `crfrnn.torch.mean_field`. With `return_activity`, a tuple of that and the
+        activity.
+    Warns: InputWarning: if levels of the image are far from θ_β, scores look like something else than what they are
+        taken for, or tensors require a gradient.
     Raises:
-        TypeError: if an array holds anything but real numbers, or labels are not integers.
+        TypeError: if an array holds anything but real numbers, labels are not integers, or there is no such value.
         ValueError: if shapes do not match, values are not finite, parameters do not fit classes or channels, or the
             device does not exist.
         MemoryError: if there is not enough memory.
     """
-    whole = crf_of(parameters)
-    crf = whole.active
+    whole = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
-    unary = _unary(scores, input, num_classes, partial(at_image_size, image=image, method=upsampling, threads=count))
-    binary = len(unary) == 1 and input != "labels"
-    if binary:
-        unary = np.concatenate([np.zeros_like(unary), unary])
-    classes, *spatial = unary.shape
-    _check_weights(whole, classes)
-    grid = tuple(spatial)
-    guide = Guide(
+    held = taken(scores, image, input)
+    if held.batched:
+        if return_activity or given is not None:
+            raise ValueError("return_activity and given are for one image: refine those of a batch one at a time")
+        masks = None if mask is None else real_shape(mask, "mask")
+        results = [
+            refine(
+                held.scores[index],
+                held.image[index],  # type: ignore[index]
+                whole,
+                input=input,
+                num_classes=num_classes,
+                mask=None if masks is None else np.asarray(mask)[index] if len(masks) == held.scores.ndim - 1 else mask,
+                spacing=spacing,
+                origin=origin,
+                upsampling=upsampling,
+                return_labels=return_labels,
+                device=device,
+                threads=threads,
+            )
+            for index in range(len(held.scores))
+        ]
+        return np.stack(results)
+    read = partial(at_image_size, image=held.image, method=upsampling, threads=count)
+    unary, binary = unary_of(held.scores, input, num_classes, read, doubtful=True)
+    guide = guide_of(unary, held.image, held.scores.shape, mask, given, origin)
+    if guide.image is not None:
+        check_levels(whole, guide.image)
+    result, activity = refine_unary(
+        unary,
+        guide,
+        whole,
+        spacing,
+        "labels" if return_labels else "probabilities",
+        binary=binary,
+        return_activity=return_activity,
+        device=device,
+        threads=count,
+    )
+    if binary and not return_labels:
+        result = result[0] if held.foreground is None else np.moveaxis(result, 0, held.foreground)
+    return result if activity is None else (result, activity)
+
+
+def guide_of(
+    unary: Array,
+    image: ArrayLike | None,
+    scores: Shape,
+    mask: ArrayLike | None = None,
+    given: Mapping[str, Any] | None = None,
+    origin: Sequence[int] | None = None,
+) -> Guide:
+    """What kernels are built from, checked beside a unary (C, *spatial) of scores of this shape."""
+    grid = unary.shape[1:]
+    return Guide(
         grid,
-        None if image is None else image_array(image, grid, np.shape(scores), hint_for(grid, np.shape(image))),
+        None if image is None else image_array(image, grid, scores, hint_for(grid, np.shape(image))),
         None if mask is None else mask_array(mask, grid),
         given_mapping(given),
         origin,
     )
-    output: Output = "labels" if return_labels else "probabilities"
-    activity: Activity | None = None
+
+
+def refine_unary(
+    unary: Array,
+    guide: Guide,
+    whole: CRF,
+    spacing: float | Sequence[float] | None,
+    output: Output,
+    *,
+    binary: bool,
+    threads: int,
+    return_activity: bool = False,
+    device: str | None = None,
+) -> tuple[NDArray[Any], Activity | None]:
+    """Labels (*spatial), or probabilities (C, *spatial), of a unary; of a `binary` one (1, *spatial)."""
+    crf, activity = whole.active, None
+    if binary:
+        unary = np.concatenate([np.zeros_like(unary), unary])
+    _check_weights(whole, len(unary))
     if device is not None:
         if return_activity:
             raise ValueError(f"return_activity=True does not go with device={device!r}: leave one of them out")
@@ -146,14 +243,14 @@ def refine(
 
         result = refine_on(device, unary, crf, guide, spacing, output)
     else:
-        result, activity = _refined(unary, crf, guide, spacing, output, return_activity, count)
-    if return_labels:
-        result = result.astype(label_dtype(classes))
+        result, activity = _refined(unary, crf, guide, spacing, output, return_activity, threads)
+    if output == "labels":
+        result = result.astype(label_dtype(len(unary)))
     elif binary:
         result = result[1:]
-    if activity is None:
-        return result
-    return result, replace(activity, evaluated=activity.evaluated.reshape(activity.iterations, *grid))
+    if activity is not None:
+        activity = replace(activity, evaluated=activity.evaluated.reshape(activity.iterations, *guide.grid))
+    return result, activity
 
 
 def _refined(
@@ -194,18 +291,35 @@ def label_dtype(num_classes: int) -> np.dtype[Any]:
     return np.min_scalar_type(max(1, num_classes - 1))
 
 
-def _unary(scores: ArrayLike, input: Input, num_classes: int | None, at_size: Callable[[Array], Array]) -> Array:
-    """Logits at the size of the image."""
+def unary_of(
+    scores: ArrayLike,
+    input: Input,
+    num_classes: int | None,
+    at_size: Callable[[Array], Array],
+    doubtful: bool = False,
+) -> tuple[Array, bool]:
+    """Logits at the size of the image, and whether they are the foreground of two classes.
+
+    Args:
+        doubtful: Whether masks of two levels may be among the labels, and numbers may be something else than they seem.
+    """
     if num_classes is not None and whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
     if input == "labels":
-        labels = label_array(scores)
-        return at_size(unary_from_labels(labels, num_classes or label_count(labels), zero_unsure=False))
-    given = at_size(score_array(scores, "scores" if input == "logits" else input))
+        mask = mask_labels(scores) if doubtful and num_classes in (None, 2) else None
+        labels = label_array(scores if mask is None else mask)
+        count = num_classes or (label_count(labels) if mask is None else 2)
+        return at_size(unary_from_labels(labels, count, zero_unsure=False)), False
+    if input == "probabilities" and doubtful:
+        scores = map_of_probability(np.asarray(scores))
+    given = score_array(scores, "scores" if input == "logits" else input)
+    if doubtful and input == "logits":
+        check_logits(given, "give input='probabilities'")
+    given = at_size(given)
     unary = unary_from_probabilities(given) if input == "probabilities" else given
     if num_classes not in (None, len(unary)):
         raise ValueError(f"scores have shape {unary.shape}, {len(unary)} classes first, but num_classes={num_classes}")
-    return unary
+    return unary, len(unary) == 1
 
 
 def label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
@@ -217,6 +331,6 @@ def label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
     if known.max() == 0 and (labels[unknown] == UNKNOWN_LABEL).any():
         raise ValueError(
             f"labels hold only 0 and {UNKNOWN_LABEL}, which stands for unknown; for a mask of two classes give "
-            f"mask // {UNKNOWN_LABEL}, otherwise num_classes="
+            f"mask == {UNKNOWN_LABEL}, otherwise num_classes="
         )
     return int(known.max()) + 1

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
+from crfrnn.arrays import plain_array
 from crfrnn.files.classes import ClassSet
 from crfrnn.memory import require_memory
 from crfrnn.numbers import whole_number
@@ -59,7 +60,8 @@ def segment(
 
     Args:
         image: (H, W), (H, W, 1) grey, (H, W, 2) grey and opacity, (H, W, 3) RGB or (H, W, 4) RGB and opacity: uint8,
-            uint16 (0-65535), or floating point 0-255. Opacity has the same range; transparent parts become white.
+            uint16 (0-65535), or floating point 0-255. Opacity has the same range; transparent parts become white. Or a
+            picture of Pillow, which an EXIF tag turns.
         model: What `load_model` returns; the model in the package when not given.
         crf: Whether to refine the network's scores by the model's CRF.
         longest_side: Longest side of the photo that the network sees, in pixels.
@@ -139,7 +141,7 @@ def load_photo(path: Path) -> NDArray[np.uint8]:
 
 def rgb_photo(image: ArrayLike) -> NDArray[np.uint8]:
     """Convert an image that `segment` accepts to 8-bit RGB (H, W, 3)."""
-    given = np.asarray(image)
+    given = _pixels(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else plain_array(image, "image")
     if given.ndim == 2:
         given = given[..., None]
     if given.ndim != 3 or given.shape[2] not in CHANNELS or 0 in given.shape:

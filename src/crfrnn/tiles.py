@@ -13,13 +13,18 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import Shape, label_array
+from crfrnn.arrays import Array, Shape, label_array, plain_array
 from crfrnn.crf import CRF, Lattice, Spatial
-from crfrnn.files.parameter_files import crf_of
+from crfrnn.files.parameter_files import crf_of, parameters_of
+from crfrnn.kernels.features import Guide
+from crfrnn.kernels.native import Output
 from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import one_of, whole_number
-from crfrnn.parameters import CRFParameters
-from crfrnn.refine import Input, label_count, label_dtype, refine
+from crfrnn.parameters import CRFParameters, with_values
+from crfrnn.plausibility import check_levels, check_logits
+from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
+from crfrnn.threads import thread_count
+from crfrnn.unary import mask_labels
 
 REACH = 3
 """Margin around a tile, in deviations θ_α; docs/large-images.md gives the error for other margins."""
@@ -76,6 +81,7 @@ def refine_tiled(
     spacing: float | Sequence[float] | None = None,
     threads: int | None = None,
     progress: Callable[[Sequence[Tile]], Iterable[Tile]] = iter,
+    **values: Any,
 ) -> Any:
     """Refine an image that need not fit into memory, tile by tile; arguments not named here are those of `refine`.
 
@@ -96,12 +102,13 @@ def refine_tiled(
         memory: Bytes that the work on a tile may take, for images as rough as photos; noise takes up to twice as
             much. None: half of what is available.
         progress: Wraps the tiles as they are worked on, such as `tqdm.tqdm`.
+        **values: As for `refine`, such as `theta_beta=10` or `image_range=(0, 65535)`.
     Returns: The output.
     Raises:
         TypeError, ValueError: as `refine`, with the place of the tile; or if sizes do not match.
         MemoryError: if `memory` is too little for a tile.
     """
-    crf = crf_of(parameters)
+    crf = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
     grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
     _check_shapes(scores, image, grid)
@@ -110,7 +117,7 @@ def refine_tiled(
         margins = margins_of(crf, len(grid), spacing)
     else:
         margins = (whole_number(overlap, "overlap"),) * len(grid)
-    classes = class_count(scores, input, num_classes)
+    classes, white = _classes(scores, input, num_classes)
     features = len(grid) + (0 if image is None else math.prod(image.shape[len(grid) :]))
     itemsize = 8 if getattr(scores, "dtype", None) == np.float64 else 4
     bytes_per_point = tile_bytes(1, max(2, classes), features, itemsize, image_lattices(crf))
@@ -119,21 +126,19 @@ def refine_tiled(
         output = np.empty(grid, label_dtype(classes))
     labelled = _is_labels(output, grid, classes)
 
-    every = (slice(None),)
+    every, count = (slice(None),), thread_count(threads)
     for part in progress(tiles):
         read = part.context if input == "labels" else every + part.context
         try:
-            refined = refine(
-                np.asarray(scores[read]),
-                None if image is None else np.asarray(image[part.context]),
-                crf,
-                input=input,
-                num_classes=classes if input == "labels" else num_classes,
-                spacing=spacing,
-                origin=part.origin,
-                return_labels=labelled,
-                threads=threads,
-            )
+            held = np.asarray(scores[read])
+            held = held if white is None else np.asarray(held == white, np.uint8)
+            unary, binary = unary_of(held, input, classes if input == "labels" else num_classes, lambda given: given)
+            guide_image = None if image is None else np.asarray(image[part.context])
+            guide = guide_of(unary, guide_image, held.shape, origin=part.origin)
+            if part is tiles[len(tiles) // 2]:
+                _check_middle(crf, unary, guide, input)
+            output_kind: Output = "labels" if labelled else "probabilities"
+            refined, _ = refine_unary(unary, guide, crf, spacing, output_kind, binary=binary, threads=count)
         except (ValueError, TypeError, MemoryError) as error:
             error.args = (f"in the part {_place(part.context)} of the image: {error}",)
             raise
@@ -250,15 +255,36 @@ def _shares(length: int, count: int) -> list[slice]:
 
 def class_count(scores: Any, input: Input, num_classes: int | None) -> int:
     """C of scores as `refine_tiled` takes them. Without `num_classes`, all labels are read to find it."""
+    return _classes(scores, input, num_classes)[0]
+
+
+def _classes(scores: Any, input: Input, num_classes: int | None) -> tuple[int, Any]:
+    """C of scores, and the larger of the two levels if they are a mask of two levels, else None."""
     if input != "labels":
-        return int(scores.shape[0])
-    if num_classes is not None:
-        return whole_number(num_classes, "num_classes")
-    present: NDArray[Any] = np.empty(0, np.int64)
-    for block in tile_grid(tuple(scores.shape), (0,) * len(scores.shape), BLOCK):
-        present = np.union1d(present, label_array(scores[block.core]))
-        release_pages(scores)
-    return label_count(present)
+        return int(scores.shape[0]), None
+    if num_classes not in (None, 2):
+        return whole_number(num_classes, "num_classes"), None
+    present = levels_present(scores)
+    if len(present) == 2 and mask_labels(present) is not None:
+        return 2, present.max()
+    return num_classes or label_count(label_array(present)), None
+
+
+def levels_present(labels: Any) -> NDArray[Any]:
+    """The labels that occur, in ascending order; all are read, a block at a time."""
+    present: NDArray[Any] = np.empty(0, np.dtype(labels.dtype))
+    for block in tile_grid(tuple(labels.shape), (0,) * len(labels.shape), BLOCK):
+        present = np.union1d(present, np.unique(plain_array(labels[block.core], "labels")))
+        release_pages(labels)
+    return present
+
+
+def _check_middle(crf: CRF, unary: Array, guide: Guide, input: Input) -> None:
+    """The doubts that `refine` has, of one tile in the place of all."""
+    if input == "logits":
+        check_logits(unary, "give input='probabilities'")
+    if guide.image is not None:
+        check_levels(crf, guide.image)
 
 
 def _check_reach(crf: CRF) -> None:

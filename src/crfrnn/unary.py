@@ -1,17 +1,23 @@
 """Class scores (logits, higher is likelier) from labels and from probabilities: docs/algorithm.md, section 5."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, label_array, score_array
+from crfrnn.arrays import Array, label_array, plain_array, score_array
 from crfrnn.memory import require_memory
 from crfrnn.numbers import whole_number
+from crfrnn.plausibility import classes_last, likeness, warn_of_input
 
 UNKNOWN_LABEL = 255
 GROUND_TRUTH_PROBABILITY = 0.7
 SUM_TOLERANCE = 1e-2
+LEAST_WHITE = 128
+"""The larger of a mask's two levels is at least this, if it is not 1: lower ones are ids of classes."""
+MOST_OCCURRING = 40
+"""Hardly any picture holds more classes than this at once."""
 
 
 def unary_from_labels(
@@ -32,6 +38,7 @@ def unary_from_labels(
     Raises:
         TypeError: if labels are not integers.
         ValueError: if a label is above the last class, or the probability is out of range.
+    Warns: InputWarning: if `zero_unsure` is on and 0 seems to be a class, because the last label never occurs.
         MemoryError: if there is not enough memory for this many classes.
     """
     if whole_number(num_classes, "num_classes") < 1:
@@ -48,6 +55,11 @@ def unary_from_labels(
             f"labels hold {given[position]} at {[int(i) for i in position]}, but {num_classes} classes have labels "
             f"{first} to {first + num_classes - 1} (negative labels and {UNKNOWN_LABEL} are unknown): raise num_classes"
         )
+    if zero_unsure and num_classes > 1 and np.where(unknown, 0, given).max() == num_classes - 1 and (given == 0).any():
+        warn_of_input(
+            f"labels are from 0 to {num_classes - 1}; with zero_unsure=True the {num_classes} classes have labels 1 to "
+            f"{num_classes}, and 0 is unknown, but {num_classes} never occurs: if 0 is a class, give zero_unsure=False"
+        )
     require_memory(4 * num_classes * given.size, f"scores of {num_classes} classes on {given.size} pixels")
     wrong = (1 - ground_truth_probability) / max(num_classes - 1, 1)
     logits = np.full((num_classes, given.size), math.log(wrong), np.float32)
@@ -55,6 +67,43 @@ def unary_from_labels(
     logits[given.reshape(-1)[known] - first, known] = math.log(ground_truth_probability)
     logits[:, unknown.reshape(-1)] = -math.log(num_classes)
     return logits.reshape(num_classes, *given.shape)
+
+
+def mask_labels(values: ArrayLike, name: str = "labels") -> NDArray[np.uint8] | None:
+    """A mask of two levels, such as 0 and 255, as labels 0 and 1; None for what is no mask.
+
+    A mask holds 0 and 1, or two values of which the larger is at least 128, in any type of numbers. Label images hold
+    255 for unknown beside other values, and ids of classes such as 0 and 15.
+
+    Raises: ValueError: for a grey mask with soft edges, which is neither labels nor a mask of two levels.
+    """
+    given = plain_array(values, name)
+    if given.dtype == bool:
+        return given.astype(np.uint8)
+    if given.dtype.kind not in "iuf" or given.size == 0:
+        return None
+    low, high = given.min(), given.max()
+    if low < high and (high >= LEAST_WHITE or (low == 0 and high == 1)):
+        white = given == high
+        if bool((white | (given == low)).all()):
+            return np.asarray(white, np.uint8)
+    if given.dtype.kind in "iu" and low == 0 and high >= LEAST_WHITE:
+        _refuse_soft_mask(given, name)
+    return None
+
+
+def _refuse_soft_mask(given: NDArray[Any], name: str) -> None:
+    """Raise a ValueError for levels from 0 to about 255 that are shades of grey, not ids of classes."""
+    levels, counts = np.unique(given, return_counts=True)
+    classes = levels[levels != UNKNOWN_LABEL]
+    between = classes[-1] >= LEAST_WHITE if len(classes) else False
+    ends = counts[[0, -1]].sum() >= given.size / 2
+    if between and (len(classes) > MOST_OCCURRING or (ends and levels[-1] >= UNKNOWN_LABEL - 1)):
+        raise ValueError(
+            f"{name} hold {len(levels)} levels from {levels[0]} to {levels[-1]}, as a grey mask with soft edges does. "
+            "If it is the probability of the foreground, give input='probabilities'; for a mask of two classes, "
+            f"mask > {levels[-1] // 2}; if these are ids of classes, num_classes={int(levels[-1]) + 1}"
+        )
 
 
 def unknown_labels(labels: NDArray[np.int64], num_classes: int, first: int = 0) -> NDArray[np.bool_]:
@@ -106,6 +155,9 @@ def _check_probabilities(given: Array) -> None:
     total = given.sum(axis=0)
     error = np.abs(total - 1)
     if error.max() > SUM_TOLERANCE:
+        alike = likeness(given)
+        if alike is not None and alike.classes_last:
+            raise ValueError(classes_last(given.shape, alike.kind))
         position = np.unravel_index(int(error.argmax()), total.shape)
         raise ValueError(
             f"probabilities of the {len(given)} classes sum to {total[position]:.4g} at pixel "

@@ -3,6 +3,7 @@
 Both are linear maps of the values, so each has a transpose. docs/algorithm.md, eq. 33.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -110,8 +111,13 @@ def low_steps(scores: Sequence[int], grid: Sequence[int], covers: Sequence[float
     Raises: ValueError: if scores do not fit the image, or what they cover does not.
     """
     low = scores[-len(grid) :]
-    covered = tuple(grid) if covers is None else tuple(float(length) for length in covers)
-    if len(covered) != len(grid) or not all(length >= least for length, least in zip(covered, grid, strict=True)):
+    try:
+        covered = tuple(grid) if covers is None else tuple(float(length) for length in covers)
+    except (TypeError, ValueError):
+        raise TypeError(f"covers={covers!r} must be numbers of pixels, one for each axis of {tuple(grid)}") from None
+    if len(covered) != len(grid) or not all(
+        least <= length < math.inf for length, least in zip(covered, grid, strict=True)
+    ):
         raise ValueError(f"covers={covers!r} must be at least {tuple(grid)}, the size of the image, along each axis")
     if any(few > length for few, length in zip(low, covered, strict=True)):
         raise ValueError(
@@ -239,7 +245,7 @@ class JointBilateral:
             lows = taps.along(lows, axis)
         self._sending = (slice(None), *(slice(length) for length in lows.shape[:-1]))
         self._count = lows[..., 0].size
-        points = np.concatenate([lows.reshape(self._count, -1), rows])
+        points = np.concatenate([lows.reshape(self._count, rows.shape[1]), rows])
         self._kernel = kernel_of_rows(points, filter, threads)
         self._norm = self._received(np.ones((1, *lows.shape[:-1]), dtype)) + dtype.type(LINEAR_SHARE)
 

@@ -388,7 +388,7 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
         ("refine photo.png photo.png -o out.png", "photo.png holds colours (RGB), not class ids"),
         (
             "refine photo.png photo.png --input logits -o out.png",
-            "is an image, which can only hold labels; logits come",
+            "is an image, which can only hold labels, a mask",
         ),
         ("refine vector.npy photo.png -o out.png", "(7,)"),
         ("refine last.npy photo.png -o out.png", "scores have shape (18, 26, 4); expected classes first"),

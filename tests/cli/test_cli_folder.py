@@ -12,7 +12,7 @@ import crfrnn
 from crfrnn.cli import folder as folder_module
 from crfrnn.cli import main
 from crfrnn.cli.folder import Memory
-from crfrnn.cli.refine import Refinement
+from crfrnn.cli.refinement import Refinement
 from errors import raises_saying
 
 CLASSES, SHAPES = 3, [(18, 26), (21, 17), (30, 22), (9, 40), (25, 25), (18, 26), (40, 9)]

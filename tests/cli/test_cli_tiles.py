@@ -169,16 +169,16 @@ def test_an_interrupted_run_leaves_the_old_file(files, monkeypatch, name):
         pytest.importorskip("tifffile")
     (files / name).write_bytes(b"old")
     before = sorted(path.name for path in files.iterdir())
-    refine = crfrnn.tiles.refine
+    refine = crfrnn.tiles.refine_unary
     calls = []
 
     def interrupted(*arguments, **options):
-        calls.append(options["origin"])
+        calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return refine(*arguments, **options)
 
-    monkeypatch.setattr("crfrnn.tiles.refine", interrupted)
+    monkeypatch.setattr("crfrnn.tiles.refine_unary", interrupted)
     assert run(f"scores.npy image.npy --tile 45 -o {name}") == 130
     assert len(calls) == 3
     assert (files / name).read_bytes() == b"old"

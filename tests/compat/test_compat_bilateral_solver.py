@@ -93,6 +93,8 @@ FLOATS = np.zeros((12, 16), np.float32)
         ({"src": np.zeros((16, 12), np.float32)}, ValueError, ("(16, 12)",)),
         ({"dst": np.zeros((12, 16))}, ValueError, ("dst", "float32")),
         ({"sigma_luma": 0}, ValueError, ("sigma_luma=0",)),
+        ({"sigma_spatial": (8, 8)}, ValueError, ("sigma_spatial has shape (2,)", "a number")),
+        ({"src": np.zeros((12, 16, 0), np.float32)}, ValueError, ("(12, 16, 0)", "at least one value")),
         ({"confidence": FLOATS}, ValueError, ("confidence ranges from 0.0 to 0.0",)),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from crfrnn import reference
+from crfrnn.plausibility import InputWarning
 from errors import raises_saying
 from tolerances import GOLDEN
 
@@ -142,11 +143,14 @@ class TestGradients:
         compatibility = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         inputs = [tensor.requires_grad_() for tensor in (logits.contiguous(), *trained, compatibility)]
 
-        def refined(logits, bilateral, gaussian, factor, compatibility):
+        def refined(logits, bilateral, gaussian, factor, compatibility, levels=levels):
             crf = CRF(2, bilateral, gaussian, 2.0, 0.7, 3.0, factor, compatibility)
             return crf(logits, levels)
 
         assert torch.autograd.gradcheck(refined, inputs, eps=1e-6, atol=1e-5)
+        if axes < 3:  # voxels of the small cube lie on borders of simplices, where the lattice has no derivative
+            image = [levels.contiguous().requires_grad_()]
+            assert torch.autograd.gradcheck(lambda levels: refined(*inputs, levels), image, eps=1e-6, atol=1e-5)
 
     def test_training_lowers_the_loss(self):
         logits, levels = example(2)
@@ -190,9 +194,23 @@ class TestPHLFilter:
     def test_gradients(self, axes):
         values, features = example(axes, torch.float64)
         assert torch.autograd.gradcheck(
-            lambda values: PHLFilter.apply(values, features[:1], torch.tensor([0.5, 0.5])),
-            [values[:1].requires_grad_()],
+            lambda values, features, sigmas: PHLFilter.apply(values, features, sigmas),
+            [
+                values[:1].requires_grad_(),
+                features[:1].contiguous().requires_grad_(),
+                torch.tensor([0.5, 0.7], dtype=torch.float64, requires_grad=True),
+            ],
+            eps=1e-7,
+            atol=1e-5,
         )
+
+    @pytest.mark.parametrize("sigmas", [[5, 3, 3], (5.0, 3.0), torch.tensor([5.0, 3.0, 3.0])])
+    def test_surplus_sigmas_are_left_out(self, sigmas):
+        """As MONAI does, whose tests give three of them for one feature."""
+        values, features = example(1)
+        expected = PHLFilter.apply(values, features[:, :1], [5.0])
+        with pytest.warns(InputWarning, match=f"{len(sigmas)} for 1 features: the last ones count not"):
+            assert torch.equal(PHLFilter.apply(values, features[:, :1], sigmas), expected)
 
 
 class TestCRFd:
@@ -210,6 +228,25 @@ class TestCRFd:
         arrays = CRFd("pred", "image", iterations=2)({name: np.asarray(data[name]) for name in ("pred", "image")})
         assert isinstance(arrays["pred"], np.ndarray)
         np.testing.assert_array_equal(arrays["pred"], refined["pred"])
+
+    def test_output_keys_missing_keys_and_devices(self):
+        logits, levels = example(2)
+        data = {"pred": logits[0], "image": levels[0]}
+        expected = CRF(2)(logits[:1], levels[:1])[0]
+        refined = CRFd("pred", "image", output_key="refined", iterations=2)(data)
+        assert refined["pred"] is data["pred"]
+        torch.testing.assert_close(refined["refined"], expected)
+        lenient = CRFd(["pred", "aux"], "image", ["a", "b"], allow_missing_keys=True, device="cpu", iterations=2)(data)
+        torch.testing.assert_close(lenient["a"], expected)
+        assert "b" not in lenient
+        assert CRFd("pred", "image", allow_missing_keys=True)({}) == {}
+        given = {name: np.asarray(each) for name, each in data.items()}
+        arrays = CRFd("pred", "image", device="cpu", iterations=2)(given)
+        np.testing.assert_array_equal(arrays["pred"], expected)
+        with raises_saying(KeyError, "aux"):
+            CRFd(["pred", "aux"], "image")(data)
+        with raises_saying(ValueError, "output_key=['a']", "as many as keys=['pred', 'aux']"):
+            CRFd(["pred", "aux"], "image", output_key=["a"])
 
     def test_meta_tensors(self):
         data = pytest.importorskip("monai.data", reason="needs MONAI")
@@ -253,11 +290,9 @@ class TestBadInput:
             crf(logits.numpy(), levels)
         with raises_saying(TypeError, "input_tensor is torch.int64", ".float()"):
             crf(logits.long(), levels)
-        with raises_saying(ValueError, "reference_tensor requires a gradient", "reference_tensor.detach()"):
-            crf(logits, levels.requires_grad_())
         crf.compatibility_matrix = torch.eye(4)
         with raises_saying(ValueError, "compatibility_matrix", "(4, 4)", "(3, 3)"):
-            crf(logits, levels.detach())
+            crf(logits, levels)
 
     def test_filters(self):
         values, features = example(2)
@@ -277,6 +312,55 @@ class TestBadInput:
         assert process.returncode == 1
         assert "crfrnn.compat.monai needs PyTorch" in process.stderr
         assert "pip install 'crfrnn[torch]'" in process.stderr
+
+
+INSTALLED = """
+import crfrnn.compat.monai as ours
+ours.install()
+from monai.networks.blocks import CRF
+from monai.networks.layers import PHLFilter
+import monai.networks.blocks.crf, monai.networks.layers.filtering as filtering
+print(CRF is ours.CRF, monai.networks.blocks.crf.PHLFilter is PHLFilter is ours.PHLFilter, filtering.Other)
+"""
+
+
+def run(program, folder):
+    """A program in a process of its own, with a folder to import from."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{program}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class TestInstall:
+    def test_takes_the_place_of_two_names(self, tmp_path):
+        """In a package laid out as MONAI's is."""
+        files = {
+            "monai/__init__.py": "",
+            "monai/networks/__init__.py": "",
+            "monai/networks/layers/__init__.py": "from .filtering import PHLFilter",
+            "monai/networks/layers/filtering.py": "class PHLFilter: pass\nOther = 'theirs'",
+            "monai/networks/blocks/__init__.py": "from .crf import CRF",
+            "monai/networks/blocks/crf.py": "from monai.networks.layers.filtering import PHLFilter\nclass CRF: pass",
+        }
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        ended = run(INSTALLED, tmp_path)
+        assert ended.stdout == "True True theirs\n", ended.stderr
+
+    def test_in_monai(self):
+        pytest.importorskip("monai", reason="needs MONAI")
+        ended = run(INSTALLED.replace("filtering.Other", "filtering.BilateralFilter.__module__"), "")
+        assert ended.stdout.endswith("True True monai.networks.layers.filtering\n"), ended.stderr
+
+    def test_without_monai(self, tmp_path):
+        ended = run("sys.modules['monai'] = None; import crfrnn.compat.monai as ours; ours.install()", tmp_path)
+        assert (
+            "ImportError: crfrnn.compat.monai.install() puts names into MONAI, which is not installed" in ended.stderr
+        )
 
 
 def test_one_lattice_a_kernel_and_item(monkeypatch):

@@ -10,6 +10,7 @@ from tolerances import assert_close
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from crfrnn.compat.monai import (  # noqa: E402
     BilateralFilter,
+    PHLFilter,
     TrainableBilateralFilter,
     TrainableJointBilateralFilter,
 )
@@ -41,6 +42,30 @@ def test_bilateral_filter_is_the_sum_over_all_pairs(axes, channels):
     values = example(axes, channels)
     expected = dense(values, values, torch.full((axes,), 2.0).double(), 0.4)
     assert_close(BilateralFilter.apply(values, 2.0, 0.4, False), expected, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
+def test_positions_are_not_rounded_to_the_levels_precision(dtype):
+    """Of 300 pixels in a row, bfloat16 tells only half apart beyond 256, and uint8 counts to 255."""
+    generator = torch.Generator().manual_seed(0)
+    values, guide = torch.rand(2, 1, 1, 1, 300, generator=generator, dtype=torch.float64)
+    guide = (4 * guide).round().to(dtype)
+    expected = dense(values, guide.double(), torch.tensor([1.0, 1.5]).double(), 2.0)
+    with torch.no_grad():
+        found = TrainableJointBilateralFilter([1.0, 1.5], 2.0, filter="exact").double()(values, guide)
+        assert_close(found, expected, 1e-5)
+        if dtype.is_floating_point:
+            found = BilateralFilter.apply(guide, 1.5, 2.0, False)
+            assert_close(found.double(), dense(*[guide.double()] * 2, torch.full((2,), 1.5).double(), 2.0), 2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int64])
+def test_features_of_any_type_are_divided_in_full(dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(1, 2, 40, generator=generator)
+    features = torch.randint(0, 2000, (1, 2, 40), generator=generator).to(dtype)
+    expected = PHLFilter.apply(values, features.float() / torch.tensor([300.0, 0.5])[:, None])
+    assert_close(PHLFilter.apply(values, features, [300.0, 0.5]), expected, 1e-6)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -41,6 +41,16 @@ def test_levels_of_any_range_give_the_same():
     torch.testing.assert_close(PAMR(2, [4])(255 * image, mask), PAMR(2, [4])(image, mask), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mask_in_16_bits_leaves_the_image_in_its_precision(dtype):
+    """Squares of levels up to 255 are beyond float16, and the image counted for nothing."""
+    image, mask = example()
+    found = PAMR(2, [4])(255 * image, mask.to(dtype))
+    assert found.dtype == dtype
+    expected = PAMR(2, [4])(255 * image, mask.to(dtype).float())
+    torch.testing.assert_close(found, expected.to(dtype), atol=1e-2, rtol=0)
+
+
 def test_gradients_to_the_mask():
     image, mask = example(low=(3, 3), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda mask: PAMR(2, [4])(image[:1], mask), mask[:1].clone().requires_grad_())

@@ -331,8 +331,8 @@ class TestSteps:
 class TestWhatIsBuilt:
     def test_lattices_once_and_inference_in_one_native_call(self, pydensecrf, monkeypatch):
         built, called = [], []
-        lattice, native = densecrf_module.PermutohedralLattice, native_module._native.mean_field32
-        monkeypatch.setattr(densecrf_module, "PermutohedralLattice", lambda rows: built.append(1) or lattice(rows))
+        lattice, native = densecrf_module.lattice, native_module._native.mean_field32
+        monkeypatch.setattr(densecrf_module, "lattice", lambda rows: built.append(1) or lattice(rows))
         monkeypatch.setattr(native_module._native, "mean_field32", lambda *a: called.append(a[6]) or native(*a))
         crf = two_kernels(pydensecrf, 1, 2)
         assert len(built) == 2

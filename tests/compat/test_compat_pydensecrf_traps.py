@@ -10,6 +10,7 @@ import pytest
 from crfrnn import memory, reference
 from crfrnn.compat.pydensecrf import densecrf as densecrf_module
 from crfrnn.compat.pydensecrf import utils as utils_module
+from crfrnn.plausibility import InputWarning
 from errors import raises_saying
 from tolerances import GOLDEN
 
@@ -46,7 +47,7 @@ def without_a_class(dcrf, logits):
         u = -np.log(probabilities).reshape(LABELS, -1)
     crf = dcrf.DenseCRF2D(WIDTH, HEIGHT, LABELS)
     if dcrf is densecrf_module:
-        with pytest.warns(RuntimeWarning, match="u holds 2880 infinite energies, -log 0") as caught:
+        with pytest.warns(InputWarning, match="u holds 2880 infinite energies, -log 0") as caught:
             crf.setUnaryEnergy(u)
         assert caught[0].filename == __file__
     else:
@@ -106,7 +107,7 @@ class TestTraps:
         for given in (u, np.where(np.isinf(u), 0, u)):
             crf = densecrf_module.DenseCRF2D(3, 1, 2)
             if given is u:
-                with pytest.warns(RuntimeWarning, match="2 infinite"):
+                with pytest.warns(InputWarning, match="2 infinite"):
                     crf.setUnaryEnergy(given)
             else:
                 crf.setUnaryEnergy(given)
@@ -121,26 +122,17 @@ class TestTraps:
         assert utils_module.unary_from_softmax(zero_one).max() == pytest.approx(-np.log(1e-5))
 
     def test_scores_that_are_no_probabilities(self, rng):
-        with pytest.warns(UserWarning, match=r"sm ranges from -3 to 7, outside 0 to 1.*logits"):
+        with pytest.warns(InputWarning, match=r"sm ranges from -3 to 7, outside 0 to 1.*logits"):
             u = utils_module.unary_from_softmax(np.array([[-3.0], [7.0]]))
         np.testing.assert_allclose(u, [[-np.log(1e-5)], [0]], rtol=1e-6)
 
-    @pytest.mark.parametrize(
-        ("value", "facts"), [(np.nan, ["u holds 1 NaN"]), (-np.inf, ["1 times -inf", "-log p", "minus"])]
-    )
-    def test_other_energies_that_are_not_finite(self, value, facts):
-        u = np.zeros((2, 12))
-        u[1, 3] = value
-        with raises_saying(ValueError, *facts):
-            densecrf_module.DenseCRF2D(4, 3, 2).setUnaryEnergy(u)
-
     def test_width_and_height_swapped(self, rng):
-        """Detected from the image, and from whatever was flattened into unaries or features."""
-        swapped = densecrf_module.DenseCRF2D(9, 13, 3)
+        """Seen from what was flattened into unaries or features, and an error as soon as a method uses the width."""
         facts = ["9 high and 13 wide", "width comes first", "DenseCRF2D(13, 9, 3)"]
         image = rng.integers(0, 256, (9, 13, 3), dtype=np.uint8)
         labels, scores = rng.integers(0, 3, (9, 13)), rng.random((3, 9, 13), dtype=np.float32)
         last = np.ascontiguousarray(scores.transpose(1, 2, 0))
+        features = utils_module.create_pairwise_gaussian((3, 3), (9, 13))
         for u in (
             scores,
             scores.reshape(3, -1),
@@ -148,17 +140,28 @@ class TestTraps:
             utils_module.unary_from_softmax(scores),
             utils_module.unary_from_labels(labels, 3, 0.7, zero_unsure=False),
         ):
+            for give in ("setUnaryEnergy", "addPairwiseEnergy"):
+                swapped = densecrf_module.DenseCRF2D(9, 13, 3)
+                with pytest.warns(
+                    UserWarning, match="9 high and 13 wide.*Kernels of your own do not depend on it"
+                ) as seen:
+                    swapped.setUnaryEnergy(u) if give == "setUnaryEnergy" else swapped.addPairwiseEnergy(features, 3)
+                assert seen[0].filename == __file__
+                with raises_saying(ValueError, *facts):
+                    swapped.addPairwiseGaussian(3, 3)
+                with raises_saying(ValueError, *facts):
+                    swapped.addPairwiseBilateral(5, 5, np.swapaxes(image, 0, 1), 3)
+            before = densecrf_module.DenseCRF2D(9, 13, 3)
+            before.addPairwiseGaussian(3, 3)
             with raises_saying(ValueError, "the unary", *facts):
-                swapped.setUnaryEnergy(u)
+                before.setUnaryEnergy(u)
             with raises_saying(ValueError, "the unary", *facts):
-                swapped.setUnary(densecrf_module.ConstUnary(u))
+                before.setUnary(densecrf_module.ConstUnary(u))
             densecrf_module.DenseCRF2D(13, 9, 3).setUnaryEnergy(u)
         with raises_saying(ValueError, "rgbim", *facts):
-            swapped.addPairwiseBilateral(5, 5, image, 3)
-        with raises_saying(ValueError, "features", *facts):
-            swapped.addPairwiseEnergy(utils_module.create_pairwise_gaussian((3, 3), (9, 13)), 3)
+            densecrf_module.DenseCRF2D(9, 13, 3).addPairwiseBilateral(5, 5, image, 3)
         # What has no shape left, or another meaning, is taken as it is.
-        swapped.setUnaryEnergy(scores.reshape(3, -1).copy())
+        densecrf_module.DenseCRF2D(9, 13, 3).setUnaryEnergy(scores.reshape(3, -1).copy())
         densecrf_module.DenseCRF(117, 3).setUnaryEnergy(scores.reshape(3, -1))
 
     def test_classes_last(self, rng):
@@ -197,6 +200,16 @@ class TestTraps:
             crf.addPairwiseGaussian(3, 3)
         with raises_saying(MemoryError, *facts):
             crf.addPairwiseBilateral(80, 13, np.broadcast_to(np.uint8(0), (side, side, 3)), 10)
+        with raises_saying(MemoryError, *facts, "5 features"):
+            crf.addPairwiseEnergy(np.broadcast_to(np.float32(0), (5, side * side)), 10)
+        with raises_saying(MemoryError, *facts, "5 features"):
+            crf.addPairwiseEnergy(np.broadcast_to(0.0, (5, side * side)), 10)
+        with raises_saying(MemoryError, "a copy of energies of shape (2, 1000000000000)"):
+            crf.setUnaryEnergy(np.broadcast_to(0.0, (2, side * side)))
+        with raises_saying(MemoryError, "a copy of energies of shape (2, 1000000000000)"):
+            crf.setUnary(densecrf_module.LogisticUnary(np.ones((2, 1)), np.broadcast_to(0.0, (1, side * side))))
+        with raises_saying(MemoryError, "energies of probabilities of shape (2, 1000000, 1000000)"):
+            utils_module.unary_from_softmax(np.broadcast_to(0.5, (2, side, side)))
         with raises_saying(MemoryError, "energies of 2 labels at 1000000000000 points"):
             crf.inference(5)
         with raises_saying(MemoryError, "2 features of 1000000 × 1000000 points"):
@@ -208,8 +221,10 @@ class TestTraps:
         u = rng.random((3, 117), dtype=np.float32)
         crf = densecrf_module.DenseCRF(117, 3)
         monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-        with raises_saying(MemoryError, "a copy of u of shape (3, 117)"):
+        with raises_saying(MemoryError, "a copy of energies of shape (3, 117)"):
             crf.setUnaryEnergy(u)
+        with raises_saying(MemoryError, "2 features of 117 points"):
+            crf.addPairwiseEnergy(rng.random((2, 117)), 3)
 
     @pytest.mark.parametrize("channels", [1, 4, 7])
     def test_images_that_are_not_rgb(self, rng, channels):
@@ -291,8 +306,8 @@ class TestBadInput:
             ((0, 4, 2), ValueError, ["w=0", "at least 1"]),
             ((5, -4, 2), ValueError, ["h=-4"]),
             ((5, 4, 0), ValueError, ["nlabels=0"]),
-            ((5.5, 4, 2), TypeError, ["w=5.5", "whole number"]),
-            (("5", 4, 2), TypeError, ["w='5'"]),
+            (("5", 4, 2), TypeError, ["w='5'", "whole number"]),
+            ((5, np.nan, 2), TypeError, ["h=nan"]),
         ],
     )
     def test_sizes(self, arguments, error, facts):
@@ -303,26 +318,22 @@ class TestBadInput:
         crf = densecrf_module.DenseCRF2D(6 / 2, 4.0, 2)
         assert crf.inference(np.int64(2)).shape == crf.inference(2.0).shape == (2, 12)
 
-    @pytest.mark.parametrize(("niter", "error"), [(-1, ValueError), (2.5, TypeError), (None, TypeError)])
-    def test_iterations(self, niter, error):
-        with raises_saying(error, f"niter={niter}"):
+    @pytest.mark.parametrize("niter", [None, "5", np.nan, np.inf])
+    def test_iterations(self, niter):
+        with raises_saying(TypeError, f"niter={niter!r}", "whole number"):
             densecrf_module.DenseCRF(3, 2).inference(niter)
 
     @pytest.mark.parametrize(
         ("arguments", "facts"),
         [
             ({"sxy": 0}, ["sxy=0", "above 0", "axes, x and y"]),
-            ({"sxy": -3}, ["sxy=-3"]),
-            ({"sxy": (3, np.inf)}, ["inf", "finite"]),
-            ({"sxy": (3, 3, 3)}, ["sxy=(3, 3, 3)", "2 axes, x and y"]),
             ({"sxy": 1e-320}, ["sxy=1e-320"]),
-            ({"srgb": (13, 13)}, ["srgb=(13, 13)", "3 channels of rgbim"]),
-            ({"srgb": (13,)}, ["srgb=(13,)", "3 channels of rgbim", "undivided"]),
+            ({"sxy": (3, np.nan)}, ["sxy=(3, nan)"]),
+            ({"srgb": (13, 13)}, ["srgb=(13.0, 13.0)", "3 channels of rgbim"]),
+            ({"srgb": (13,)}, ["srgb=(13.0,)", "3 channels of rgbim", "one number"]),
             ({"compat": np.ones(4)}, ["compat has shape (4,)", "3 classes"]),
             ({"compat": np.ones((3, 2))}, ["compat has shape (3, 2)"]),
             ({"compat": np.nan}, ["compat is nan"]),
-            ({"kernel": -1}, ["kernel=-1"]),
-            ({"normalization": 4}, ["normalization=4", "NORMALIZE_SYMMETRIC"]),
             ({"rgbim": np.zeros((3, 9, 13), np.uint8)}, ["(3, 9, 13)", "(9, 13, channels)", "first axis to the end"]),
             ({"rgbim": np.zeros((9, 12, 3), np.uint8)}, ["rgbim has shape (9, 12, 3)", "(9, 13)"]),
             ({"rgbim": np.zeros((9, 13, 1, 3), np.uint8)}, ["(9, 13, 1, 3)"]),
@@ -354,8 +365,6 @@ class TestBadInput:
         crf = densecrf_module.DenseCRF(40, 3)
         with raises_saying(ValueError, "(40, 2)", "(d, 40)", "transpose"):
             crf.addPairwiseEnergy(np.zeros((40, 2)), 3)
-        with raises_saying(ValueError, "17 dimensions", "16"):
-            crf.addPairwiseEnergy(np.zeros((17, 40)), 3)
         with raises_saying(ValueError, "features", "NaN"):
             crf.addPairwiseEnergy(np.full((2, 40), np.nan), 3)
 
@@ -364,7 +373,6 @@ class TestBadInput:
         [
             ([0, 3], {}, ValueError, ["0 to 3", "n_labels=2", "0 to 2", "unsure", "zero_unsure=False"]),
             ([0, 255], {"zero_unsure": False}, ValueError, ["255", "0 to 1", "zero_unsure=True"]),
-            ([-1, 1], {}, ValueError, ["-1 to 1"]),
             ([0.0, 1.0], {}, TypeError, ["integer"]),
             ([0, 1], {"gt_prob": 1}, ValueError, ["gt_prob=1"]),
             ([0, 1], {"n_labels": 0}, ValueError, ["n_labels=0"]),
@@ -380,13 +388,18 @@ class TestBadInput:
         with raises_saying(ValueError, "sm has shape (0, 3)"):
             utils_module.unary_from_softmax(np.ones((0, 3)))
 
+    def test_labels_below_the_lowest_class(self):
+        for zero_unsure, lowest in ((True, -2), (False, -3)):
+            with raises_saying(ValueError, f"{lowest} to 1", "n_labels=2"):
+                utils_module.unary_from_labels(np.array([lowest, 1]), 2, 0.7, zero_unsure)
+
     def test_deviations_that_do_not_fit_the_axes(self):
         image = np.zeros((4, 5, 3))
-        with raises_saying(ValueError, "sdims=(3, 3)", "chdim=-1", "give chdim=2"):
-            utils_module.create_pairwise_bilateral((3, 3), 13, image)
-        with raises_saying(ValueError, "schan=(13, 13)", "3 channels"):
-            utils_module.create_pairwise_bilateral((3, 3), (13, 13), image, chdim=2)
-        with raises_saying(ValueError, "sdims=(3,)", "2 axes"):
+        with raises_saying(ValueError, "schan=(13.0, 13.0, 13.0, 13.0)", "3 channels"):
+            utils_module.create_pairwise_bilateral((3, 3), (13,) * 4, image, chdim=2)
+        with raises_saying(ValueError, "sdims=(3.0, 3.0, 3.0)", "2 axes"):
+            utils_module.create_pairwise_bilateral((3, 3, 3), 13, image, chdim=2)
+        with raises_saying(ValueError, "sdims=(3.0,)", "2 axes"):
             utils_module.create_pairwise_gaussian((3,), (4, 5))
         with raises_saying(ValueError, "(0, 5)", "no grid"):
             utils_module.create_pairwise_gaussian((3, 3), (0, 5))

@@ -8,7 +8,12 @@ import pytest
 from crfrnn import reference
 from crfrnn.crf import CRF, Bilateral, Exact, Given, Kernel, MeanField, Spatial
 from crfrnn.inference import batch
-from crfrnn.inference.adjoint import ConvergenceWarning
+from crfrnn.inference.adjoint import (
+    ConvergenceWarning,
+    array_arithmetic,
+    biconjugate_gradients,
+    conjugate_gradients,
+)
 from crfrnn.inference.backend import Execution, Inputs
 from kernel_lists import scene, smooth
 from solver_cases import solved_by
@@ -102,3 +107,15 @@ def test_work_is_left_out_up_to_the_tolerance(rng):
     alone, _ = batch.forward(crf, Inputs(*given), couplings, False, ONE)
     kept, _ = batch.forward(crf, Inputs(*given), couplings, True, ONE)
     np.testing.assert_array_equal(kept, alone)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1.0, 1e-20, 1e-40, 1e-45, 0.0])
+def test_right_hand_sides_of_any_size(rng, size):
+    """Gradients through hard marginals are as small as float32 has numbers, and their inverses are infinite there."""
+    S, right = 0.1 * np.ones((5, 5), np.float32), (rng.normal(size=(5, 2)) * size).astype(np.float32)
+    arithmetic = array_arithmetic(right.dtype)
+    solved = conjugate_gradients(lambda v: S @ v, lambda v: v, right, arithmetic)
+    np.testing.assert_allclose(solved, np.linalg.solve(np.eye(5) + S, right), rtol=1e-3, atol=1e-30)
+    solved = biconjugate_gradients(lambda v: v - S @ v, right, arithmetic)
+    np.testing.assert_allclose(solved, np.linalg.solve(np.eye(5) - S, right), rtol=1e-3, atol=1e-30)

@@ -337,6 +337,14 @@ def test_parameter_files(tmp_path, rng):
     assert crfrnn.load_parameters(tmp_path / "regions.json") == crf_of(None)
 
 
+def test_ids_beyond_int64(rng):
+    """As hashes give: none of them is negative."""
+    ids = rng.integers(0, 3, size=(4, 5))
+    term, far = (RegionTerm(each) for each in (ids, ids.astype(np.uint64) + np.uint64(2**64 - 3)))
+    q = rng.dirichlet(np.ones(3), size=20)
+    np.testing.assert_array_equal(far.message(q, np.array(1.0)), term.message(q, np.array(1.0)))
+
+
 def test_all_in_no_segment(rng):
     unary = rng.normal(size=(CLASSES, *GRID))
     crf = CRF([], regions=[Regions("ids")])

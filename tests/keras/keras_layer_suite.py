@@ -3,11 +3,13 @@
 `test_keras_backends.py` runs this file on every backend.
 """
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 
-from crfrnn import MeanField, _native, upsample
+from crfrnn import InputWarning, MeanField, _native, upsample
 from crfrnn.keras import CrfRnnLayer
 from crfrnn.upsampling import interpolate
 from keras_calls import (
@@ -410,3 +412,38 @@ def test_upsampling_in_models_of_any_size(rng):
 def test_errors_of_upsampling(shapes, options, words):
     with pytest.raises(Exception, match=words):  # of TensorFlow and JAX, where arrays are looked at in a callback
         CrfRnnLayer(None, 4, **options)([np.zeros(shape, np.float32) for shape in shapes])
+
+
+def test_levels_far_from_theta_beta_are_said_once():
+    """In every way of running, compiled programs included; and not where the range was said."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (2, 12, 14, 3)).astype(np.float32)
+    image = random.random((2, 12, 14, 3)).astype(np.float32)
+
+    def said(crf, levels, run):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(crf, levels)
+        return [str(each.message) for each in caught if each.category is InputWarning]
+
+    def eagerly(crf, levels):
+        for _ in range(2):
+            numpy(crf([logits, levels]))
+
+    def predicted(crf, levels):
+        inputs = keras.Input((12, 14, 3)), keras.Input((12, 14, 3))
+        whole = keras.Model(inputs, crf(inputs))
+        for _ in range(2):
+            whole.predict([logits, levels], verbose=0)
+
+    for iterations, run in ((2, eagerly), (3, predicted)):
+        (message,) = said(CrfRnnLayer(None, 3, num_iterations=iterations), image, run)
+        assert "theta_beta=3" in message
+        assert "image_range=(0, 1)" in message
+        told = CrfRnnLayer(None, 3, num_iterations=iterations, image_range=(0, 1))
+        assert said(told, image, run) == []
+        assert said(CrfRnnLayer(None, 3, num_iterations=iterations + 2), 255 * image, run) == []
+        other = CrfRnnLayer.from_config(told.get_config())
+        assert other.image_range == (0, 1)
+        plain = CrfRnnLayer(None, 3, num_iterations=iterations)
+        assert_close(numpy(other([logits, image])), numpy(plain([logits, 255 * image])), 1e-3)

@@ -186,6 +186,28 @@ def test_logits_are_refused(name):
         numpy(LOSSES[name](np.stack([Q[..., 0] - 0.75, Q[..., 0] + 3.25], -1), IMAGE, data_format="channels_last"))
 
 
+@pytest.mark.parametrize("name", ["dense", "cut"])
+def test_values_below_0_are_refused(name):
+    with pytest.raises(Exception, match=r"probabilities are from -0\.25 to 0\.25; expected 0 to 1"):
+        numpy(LOSSES[name](np.stack([Q[..., 0] - 0.5, Q[..., 0]], -1), IMAGE, data_format="channels_last"))
+
+
+def test_the_gradient_of_gates_where_all_is_certain(rng):
+    """The energy Σ q_i K_ij (1 - q_j) is smooth in the probabilities, and 0 where all are of one class."""
+    q, image, mask, *gates = inputs(rng)
+    q[:] = np.eye(4)[0][:, None, None]
+    crf = kernels("exact")
+
+    def loss(q, image, *weights):
+        return losses.gated_crf_loss(q, image, *weights, parameters=crf, data_format="channels_last")
+
+    value, gradient = value_and_gradient(loss, last(q), last(image), mask, *gates)
+    _, slope = truth("gated", crf, np.float64(q), image, mask, *gates)
+    assert value == 0
+    assert abs(slope[:, 0]).max() > 1e-3
+    assert_close(gradient, last(slope), 1e-4)
+
+
 def test_bad_gates_and_calls_are_named():
     with raises_saying(ValueError, "source has shape (2, 5)", "(2, 5, 6)"):
         losses.gated_crf_loss(Q, IMAGE, source=MASK[..., 0], data_format="channels_last")

@@ -194,21 +194,22 @@ def test_bad_number_of_classes():
 
 
 def test_photos_become_input(rng, tmp_path):
-    photo = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    """Those with a side of 500 pixels as they are, others scaled to it."""
+    photo = rng.integers(0, 256, (500, 300, 3), np.uint8)
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
-    data, height, width = get_preprocessed_image(str(path))
-    assert (data.shape, data.dtype, height, width) == ((1, 500, 500, 3), np.float32, 20, 30)
-    np.testing.assert_allclose(data[0, :20, :30], preprocessed(photo)[0], atol=1e-4)
-    assert not data[0, 20:].any()
-    assert not data[0, :, 30:].any()
-
-
-def test_photos_that_do_not_fit(tmp_path):
-    path = tmp_path / "large.png"
-    Image.new("RGB", (501, 20)).save(path)
-    with raises_saying(ValueError, "large.png", "20 pixels high and 501 wide", "at most 500 × 500", "fcn8s()"):
-        get_preprocessed_image(path)
+    data, height, width, size = get_preprocessed_image(str(path))
+    assert (data.shape, data.dtype, height, width, size) == ((1, 500, 500, 3), np.float32, 500, 300, (300, 500))
+    np.testing.assert_allclose(data[0, :, :300], preprocessed(photo)[0], atol=1e-4)
+    assert not data[0, :, 300:].any()
+    for size, expected in (((30, 20), (333, 500)), ((1200, 600), (250, 500))):
+        Image.new("RGB", size, (200, 100, 50)).save(path)
+        data, *found = get_preprocessed_image(path)
+        assert found == [*expected, size]
+        np.testing.assert_allclose(
+            data[0, 10, 10], preprocessed(np.full((1, 1, 3), (200, 100, 50)))[0, 0, 0], atol=1e-4
+        )
+        assert not data[0, expected[0] :].any()
     with raises_saying(ValueError, "missing.png", "there is no such file"):
         get_preprocessed_image(tmp_path / "missing.png")
 
@@ -220,6 +221,8 @@ def test_output_becomes_a_label_image(rng):
         assert (image.mode, image.size) == ("P", (30, 20))
         np.testing.assert_array_equal(np.asarray(image), probs[:20, :30].argmax(axis=2))
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), voc_palette()[np.asarray(image)])
+        scaled = get_label_image(given, 20, 30, (60, 40))
+        np.testing.assert_array_equal(np.asarray(scaled), np.asarray(image).repeat(2, 0).repeat(2, 1))
 
 
 def test_output_that_is_no_label_image():

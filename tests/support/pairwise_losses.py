@@ -59,7 +59,7 @@ def truth(name, crf, q, image, mask, source=None, destination=None):
 
 def _potts(N, p, s, d):
     received = N @ (s * (1 - p))
-    heard = received > 0  # less a pixel's pair with itself, a lattice may leave less than nothing
+    heard = received >= 0  # less a pixel's pair with itself, a lattice may leave less than nothing
     return (d * p) @ (heard * received), d * heard * received - s * (N.T @ (heard * d * p))
 
 

@@ -111,6 +111,7 @@ GOOD = torch.zeros(2, 4, 5, 6), torch.zeros(2, 3, 5, 6)
         ((GOOD[0], torch.zeros(2, 17, 5, 6)), {}, ValueError, "features have 17 dimensions, .* at most 16"),
         ((GOOD[0] / 0, GOOD[1]), {}, ValueError, r"values\[0\] holds 120 NaN"),
         ((GOOD[0], GOOD[1] / 0), {}, ValueError, "features holds 90 NaN"),
+        (GOOD, {"neighbour_rounds": 1.5}, TypeError, "neighbour_rounds=1.5 must be an integer"),
         (GOOD, {"normalization": "both"}, ValueError, "normalization='both' is unknown"),
         (GOOD, {"threads": 0}, ValueError, "threads=0 must be at least 1"),
     ],

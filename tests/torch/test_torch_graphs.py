@@ -1,11 +1,14 @@
 """The operators in torch's own machinery: opcheck, compile, export, checkpoints, hooks; what they keep in memory."""
 
 import gc
+import io
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import crfrnn
 from crfrnn.inference import batch
 from specified import specified
 
@@ -233,3 +236,33 @@ def test_an_exported_layer_trains(rng, crf):
     exported = torch.export.export(crf, (logits, image)).module()
     expected = gradients(crf, logits, lambda given: crf(given, image))
     assert_same(gradients(exported, logits, lambda given: exported(given, image)), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("gradients", [False, True])
+def test_traces_take_any_size(tmp_path: Path, gradients) -> None:
+    layer = CrfRnn(3)
+
+    def inputs(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn(size[0], 3, *size[1:]), 255 * torch.rand(size[0], 3, *size[1:])
+
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(layer, inputs(1, 12, 9), check_trace=not gradients)
+    torch.jit.save(traced, tmp_path / "layer.pt")
+    loaded = torch.jit.load(tmp_path / "layer.pt")
+    with torch.set_grad_enabled(gradients):
+        for size in ((1, 12, 9), (2, 7, 15)):
+            logits, images = inputs(*size)
+            assert torch.equal(loaded(logits, images), layer(logits, images))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("behind_a_network", [False, True])
+def test_script_and_onnx_say_what_can_be_done(behind_a_network) -> None:
+    network = crfrnn.attach(torch.nn.Conv2d(3, 3, 1), 3) if behind_a_network else CrfRnn(3)
+    images = 255 * torch.rand(1, 3, 8, 9)
+    given = (images,) if behind_a_network else (torch.randn(1, 3, 8, 9), images)
+    with pytest.raises(TypeError, match=r"CrfRnn cannot be scripted.*torch\.export"):
+        torch.jit.script(network)
+    with pytest.raises(ValueError, match="cannot be exported to ONNX"):
+        torch.onnx.export(network, given, io.BytesIO(), dynamo=False)

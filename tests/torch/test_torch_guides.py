@@ -194,6 +194,21 @@ def test_attributes_follow_what_is_trained():
     assert layer.theta_beta == pytest.approx(5, rel=1e-6)
     with raises_saying(ValueError, "theta_beta is trained as 1 numbers", "has 3", "new layer"):
         layer.theta_beta = (1, 2, 3)
+    before = layer._crf, layer.theta_gamma
+    with raises_saying(ValueError, "theta_beta is trained as 1 numbers", "has 3", "new layer"):
+        layer.crf = CRFParameters(theta_gamma=7, theta_beta=(1, 2, 3))
+    with raises_saying(ValueError, "begin with different ones"):
+        pair = CrfRnn(3, crf=CRF([Kernel(Bilateral(80, 13)), Kernel(Bilateral(80, 13))]), learn_theta=True)
+        pair.crf = CRF([Kernel(Bilateral(80, 13)), Kernel(Bilateral(80, 20))])
+    assert (layer._crf, layer.theta_gamma) == before
+
+
+def test_second_derivatives_are_refused(rng):
+    logits = torch.from_numpy(rng.normal(size=(1, 3, 4, 5))).requires_grad_()
+    refined = mean_field(logits, torch.zeros(1, 3, 4, 5)).square().sum()
+    (gradient,) = torch.autograd.grad(refined, logits, create_graph=True)
+    with raises_saying(NotImplementedError, "cannot be differentiated again", "create_graph"):
+        gradient.sum().backward()
 
 
 def test_what_cannot_be_trained():

@@ -231,6 +231,13 @@ def test_a_lattice_is_built_once_for_all_classes(rng, monkeypatch):
     assert (len(built), len(lattices), len(filters)) == (1, 1, 2)
 
 
+def test_the_solver_has_no_use(rng):
+    """Not even what leaves out classes, which has no gradient."""
+    q, image, *_ = inputs(rng)
+    parameters = replace(losses.DENSE_CRF, class_threshold=0.1, damping=0.5)
+    assert torch.equal(dense_crf_loss(q, image, parameters=parameters), dense_crf_loss(q, image))
+
+
 Q, IMAGE, MASK = torch.full((2, 4, 5, 6), 0.25), torch.zeros(2, 3, 5, 6), torch.ones(2, 5, 6)
 
 

@@ -48,6 +48,16 @@ def test_values_are_those_of_numpy(rng, place, order, dtype):
         assert_close(refined[index], expected, tolerance(dtype).mean_field)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_ids_of_any_integer_type(rng, place, dtype):
+    """An id of -1, which stands for no segment, is 255 in uint8."""
+    logits, _, given = scene(rng)
+    ids = given["ids"].clamp(min=0)
+    crf = CRF([], regions=[Regions("ids", 2.0)])
+    expected = mean_field(logits, None, parameters=crf, given={"ids": ids})
+    assert_close(mean_field(logits, None, parameters=crf, given={"ids": ids.to(dtype)}), expected, 1e-12)
+
+
 @EVERY_ORDER
 def test_on_a_device(rng, order):
     logits, mask, given = scene(rng)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import crfrnn
 from crfrnn.crf import CRF, Bilateral, Exact, FrankWolfe, Given, Kernel, Lattice, MeanField, Spatial
 from crfrnn.inference import batch
 from crfrnn.inference.adjoint import ConvergenceWarning
@@ -14,7 +15,7 @@ from solver_cases import CONVERGING, FRANK_WOLFES, KERNELS, marginals_of, softma
 from tolerances import assert_close, tolerance
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
-from crfrnn.torch import CrfRnn, differentiable, functional, gpu, mean_field, ops  # noqa: E402
+from crfrnn.torch import CrfRnn, differentiable, frankwolfe, functional, gpu, mean_field, ops  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -259,3 +260,34 @@ def test_layers_are_copied_with_their_solver(rng):
     assert layer.crf.solver == FrankWolfe(7, "euclidean", 2.0)
     assert not hasattr(layer, "damping")
     assert CRFS["bilateral"] == replace(crf, solver=CRFS["bilateral"].solver)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e8])
+def test_euclidean_marginals_of_large_scores(rng, scale):
+    """The nearest point of the simplex, beside which float32 would round 1 away."""
+    solver = FrankWolfe(regularization="euclidean", strength=0.01)
+    scores = (scale * rng.normal(size=(1, 4, 5, 6))).astype(np.float32)
+    p, above = frankwolfe._nearest(solver, torch.from_numpy(scores))
+    largest = scores.max(axis=1, keepdims=True)
+    exact = (scores.astype(np.float64) - largest) / solver.strength
+    for place in np.ndindex(scores.shape[2:]):
+        column = exact[(0, slice(None), *place)]
+        low, high = column.min() - 1, column.max()
+        for _ in range(200):  # bisection of Σ max(s - τ, 0) = 1
+            threshold = (low + high) / 2
+            low, high = (threshold, high) if np.maximum(column - threshold, 0).sum() > 1 else (low, threshold)
+        assert_close(p[(0, slice(None), *place)], np.maximum(column - threshold, 0), 1e-5)
+    assert torch.isfinite(above).all()
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1e-2, 1.0])
+@pytest.mark.parametrize("regularization", ["entropic", "euclidean"])
+def test_hard_marginals_stay_marginals(rng, place, regularization, strength):
+    """Where an iteration moves by less than float32 can square, rounding made a step of -∞."""
+    solver = FrankWolfe(20, regularization, strength, tolerance=0)
+    crf = CRF([Kernel(Spatial(2), weight=1.0)], solver=solver)
+    for size in (1, 10, 1000):
+        logits = (size * rng.normal(size=(3, 4, 5, 5))).astype(np.float32)
+        found = mean_field(torch.from_numpy(logits), None, parameters=crf, return_probabilities=True)
+        expected = [crfrnn.refine(each.astype(np.float64), None, crf) for each in logits]
+        assert_close(found, expected, 1e-3)

@@ -6,9 +6,11 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from crfrnn.cli.inputs import read_pair
+from crfrnn.cli.inputs import Reading
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
+from crfrnn.cli.parser import add_command
 from crfrnn.cli.usage import UsageError, counted, distances
 from crfrnn.files.parameter_files import content_of, crf_of
 from crfrnn.files.photos import replacing
@@ -21,16 +23,16 @@ and the share of labels changed after all iterations, and the time of the whole 
 for `crfrnn refine`. The exact filter takes seconds to minutes an iteration for a photo of 500×366, and 16 times as long
 at twice its width and height: --longest-side makes the photo smaller.
 """
+EXAMPLES = """\
+  crfrnn accuracy photo.jpg scores.npy --longest-side 200
+  crfrnn accuracy photo.jpg mask.png --preset irn -o accuracy.json
+"""
 
 
-def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_accuracy(commands: Any) -> None:
     """Add the command `accuracy`."""
-    parser = commands.add_parser(
-        "accuracy",
-        help="what approximate filters change on a photo, against the exact one",
-        description=ACCURACY_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    help = "what approximate filters change on a photo, against the exact one"
+    parser = add_command(commands, "accuracy", help, ACCURACY_HELP, EXAMPLES, "IMAGE SCORES [OPTION ...]")
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the photo or volume")
     parser.add_argument("scores", type=Path, metavar="SCORES", help="its scores, or labels")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the numbers as JSON")
@@ -80,7 +82,8 @@ def run_accuracy(options: argparse.Namespace) -> int:
         parameters = chosen_parameters(options)
     except UsageError as error:
         parser.error(str(error))
-    pair = read_pair(options.scores, options.image, options.input, options.array, options.square_scores)
+    reading = Reading(options.input, options.array, options.num_classes, options.square_scores)
+    pair = reading.pair(options.scores, [options.image])
     scores, image, spacing = pair.scores, pair.image, options.spacing
     if spacing is None and pair.geometry is not None:
         spacing = pair.geometry.spacing

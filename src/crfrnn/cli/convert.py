@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from crfrnn.cli.parser import add_command
 
 if TYPE_CHECKING:
     from crfrnn.files.classes import ClassSet
@@ -16,18 +18,17 @@ Convert published weights to a model file for `crfrnn train`, `evaluate` and `se
 SOURCE is crfrnn_keras_model.h5 or crfasrnn_weights.pth, the weights of FCN-8s with CRF-RNN that were published with
 the paper, or "imagenet": FcnLite with the ImageNet weights of its encoder and an untrained decoder, to train from.
 """
+EXAMPLES = """\
+  crfrnn convert crfasrnn_weights.pth -o model.safetensors
+  crfrnn convert imagenet --classes msrc21 -o start.safetensors
+"""
 IMAGENET = "imagenet"
 OFFICIAL_CLASSES = 21
 
 
-def add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_convert(commands: Any) -> None:
     """Add the command `convert`."""
-    parser = commands.add_parser(
-        "convert",
-        help="convert published weights to a model file",
-        description=CONVERT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "convert", "convert published weights to a model file", CONVERT_HELP, EXAMPLES)
     parser.add_argument("source", metavar="SOURCE", help=f'the file with the weights, or "{IMAGENET}"')
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="model file to write")
     parser.add_argument(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
+from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
+from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import counted
 from crfrnn.files.photos import replacing, write_picture
 
@@ -16,17 +18,17 @@ MODEL is a file that `crfrnn train` or `crfrnn convert` wrote, or "builtin" for 
 folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. Prints a table in per cent, and
 writes evaluation.json, evaluation.txt and contact_sheet.png, the photos segmented best and worst, to DIR.
 """
+EXAMPLES = """\
+  crfrnn evaluate builtin data/ -o evaluation/
+  crfrnn evaluate run/model.safetensors data/ --split test -o evaluation/ --parameters parameters.json
+"""
 BUILT_IN = "builtin"
 
 
-def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_evaluate(commands: Any) -> None:
     """Add the command `evaluate`."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure a model on labelled photos, with and without its CRF",
-        description=EVALUATE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    help = "measure a model on labelled photos, with and without its CRF"
+    parser = add_command(commands, "evaluate", help, EVALUATE_HELP, EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help=f'a model file, or "{BUILT_IN}"')
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="folder to write to")
@@ -47,6 +49,8 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=5,
         help="mean IoU near edges counts pixels within R pixels of label edges; %(default)s by default",
     )
+    add_device(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run_evaluate, parser=parser)
 
 
@@ -63,7 +67,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from crfrnn.evaluation import contact_sheet, evaluate
     from crfrnn.files.classes import class_set
 
-    model = chosen_model(None if options.model == BUILT_IN else Path(options.model), options.parameters)
+    path = None if options.model == BUILT_IN else Path(options.model)
+    model = chosen_model(path, options.parameters, options.device)
     classes = model.classes if options.classes is None else class_set(options.classes)
     if classes.num_classes != model.classes.num_classes:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -10,20 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Condition
 
-from crfrnn.cli.inputs import INPUT_SUFFIXES
 from crfrnn.cli.outputs import folder_suffix, folder_suffixes
-from crfrnn.cli.refine import Refinement, iterations_run
-from crfrnn.cli.usage import UsageError
-from crfrnn.files.photos import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
+from crfrnn.cli.pairing import paired
+from crfrnn.cli.refinement import Refinement, Written, iterations_run
+from crfrnn.cli.usage import UsageError, counted, one_line
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
 
-Files = dict[str, tuple[list[Path], list[Path]]]
+COMPARED = 4
+"""Labels before and after are compared at every so many pixels along each axis, to tell which classes are gone."""
+WARNINGS_SHOWN = 5
 
 
 def refine_folder(
-    refinement: Refinement, scores: Path, images: Path, output: Path, output_format: str | None, overwrite: bool
+    refinement: Refinement,
+    scores: Path,
+    images: Path,
+    output: Path,
+    output_format: str | None,
+    overwrite: bool,
+    quiet: bool = False,
 ) -> int:
     """Refine the photos or volumes of a folder that have scores. Returns the exit status.
 
@@ -36,44 +44,64 @@ def refine_folder(
         raise UsageError(f"{output} is a file; with folders of scores and photos, name a folder to write to")
     chosen_format = output_format or "labels"
     suffixes = folder_suffixes(chosen_format)
-    files = paired(scores, images)
-    todo = [stem for stem in files if overwrite or not any((output / (stem + end)).exists() for end in suffixes)]
+    cases = paired(scores, images)
+    todo = [stem for stem in cases if overwrite or not any((output / (stem + end)).exists() for end in suffixes)]
     alone = refinement.tiling is not None or refinement.device is not None
     threads = 1 if alone else thread_count(refinement.threads)
     memory = Memory(half_of_memory())
+    sampled = replace(refinement, compared=COMPARED)
 
-    def work(stem: str) -> int | None:
-        scores_paths, image_paths = files[stem]
-        pair = refinement.read(single(scores_paths, stem, scores), single(image_paths, stem, images))
+    def work(stem: str) -> tuple[Written, tuple[str, ...]]:
+        case = cases[stem]
+        if case.problem:
+            raise ValueError(case.problem)
+        pair = refinement.reading.pair(case.scores[0], case.images)
         path = output / (stem + folder_suffix(chosen_format, pair))
         if alone:
-            return refinement.write(pair, path, chosen_format).iterations
+            return sampled.write(pair, path, chosen_format), pair.notes
         needed = refinement.bytes_needed(pair)
         with memory.taken(needed):
             at_a_time = max(1, min(threads, memory.total // needed))
-            fewer = replace(refinement, threads=threads // at_a_time)
-            return fewer.write(pair, path, chosen_format).iterations
+            fewer = replace(sampled, threads=threads // at_a_time)
+            return fewer.write(pair, path, chosen_format), pair.notes
 
-    failures, ran = {}, []
+    failures, ran, gone, notes = {}, [], {}, Counter[str]()
     with ThreadPoolExecutor(threads) as pool:
-        futures: dict[Future[int | None], str] = {pool.submit(work, stem): stem for stem in todo}
+        futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {pool.submit(work, stem): stem for stem in todo}
         try:
-            for _, future in zip(progress(todo, "refine"), as_completed(futures), strict=True):
+            for _, future in zip(progress(todo, "refine", quiet), as_completed(futures), strict=True):
                 try:
-                    if (iterations := future.result()) is not None:
-                        ran.append(iterations)
+                    written, said = future.result()
                 except (ValueError, TypeError, OSError, MemoryError) as error:
-                    failures[futures[future]] = " ".join(str(error).split())
+                    failures[futures[future]] = one_line(error)
+                    continue
+                notes.update(said)
+                if written.iterations is not None:
+                    ran.append(written.iterations)
+                if written.warning is not None:
+                    gone[futures[future]] = written.warning
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    _print_warnings(gone, notes)
     for stem in sorted(failures):
         print(f"failed: {stem}: {failures[stem]}", file=sys.stderr)
     print(
-        f"{output}: {len(todo) - len(failures)} refined, {len(files) - len(todo)} already there, {len(failures)} failed"
+        f"{output}: {len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
         + (f"; {iterations_run(ran, refinement.crf)}" if ran else "")
     )
     return 1 if failures else 0
+
+
+def _print_warnings(gone: dict[str, str], notes: Counter[str]) -> None:
+    """Print what is worth knowing of some photos, and how many there are."""
+    for stem in sorted(gone)[:WARNINGS_SHOWN]:
+        print(f"crfrnn refine: warning: {stem}: {gone[stem]}", file=sys.stderr)
+    if len(gone) > WARNINGS_SHOWN:
+        more = counted(len(gone) - WARNINGS_SHOWN, "more image")
+        print(f"crfrnn refine: warning: classes are gone in {more}", file=sys.stderr)
+    for note, count in sorted(notes.items()):
+        print(f"crfrnn refine: {counted(count, 'image')}: {note}", file=sys.stderr)
 
 
 class Memory:
@@ -95,30 +123,3 @@ class Memory:
             with self._changed:
                 self._free += needed
                 self._changed.notify_all()
-
-
-def paired(scores: Path, images: Path) -> Files:
-    """Scores and images by file name without suffix, for every file of scores."""
-    by_stem = files_by_stem(scores)
-    if not by_stem:
-        raise ValueError(f"{scores} holds no scores ({', '.join(ARRAY_SUFFIXES + NIFTI_SUFFIXES)}) and no label images")
-    images_by_stem = files_by_stem(images)
-    return {stem: (files, images_by_stem.get(stem, [])) for stem, files in by_stem.items()}
-
-
-def files_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """The visible files of a folder that can be read, by name without suffix."""
-    by_stem: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if suffix_of(path) in INPUT_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
-            by_stem.setdefault(stem_of(path), []).append(path)
-    return by_stem
-
-
-def single(paths: list[Path], stem: str, folder: Path) -> Path:
-    """The only file of that name."""
-    if not paths:
-        raise ValueError(f"there is no photo named {stem} in {folder}")
-    if len(paths) > 1:
-        raise ValueError(f"{' and '.join(path.name for path in paths)} in {folder} share a name; keep one")
-    return paths[0]

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape, score_array
+from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
+from crfrnn.files.frames import Clip
+from crfrnn.files.masks import Mask
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
-    IMAGE_SUFFIXES,
+    AS_STORED,
     NIFTI_SUFFIXES,
     TIFF_SUFFIXES,
+    UPRIGHT,
     is_picture,
+    oriented_picture,
     read_array,
-    read_labels,
-    read_picture,
+    stem_of,
     suffix_of,
 )
 from crfrnn.files.resize import resize_scores, seem_square
 from crfrnn.files.volumes import Geometry, check_same_grid, read_nifti
 from crfrnn.upsampling import Method, upsample
 
-ScoresInput = Literal["logits", "probabilities", "labels"]
-
-INPUT_SUFFIXES = ARRAY_SUFFIXES + NIFTI_SUFFIXES + IMAGE_SUFFIXES
+SQUARE_HINT = "; if they cover a square, give --square-scores"
+NOTES = {
+    SQUARE_HINT: "the scores are square and the photo is not; if they cover photos padded to a square, give "
+    "--square-scores",
+    UPRIGHT: "turned upright by the EXIF orientation; --as-stored leaves photos as they are",
+    AS_STORED: "left as stored, without the EXIF orientation, since that has the proportions of the scores",
+}
+"""What remarks of single pairs mean for a folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +50,24 @@ class Pair:
         kind: What the scores are.
         image: (*spatial, K) or (*spatial,).
         geometry: Geometry of the image or, if it has none, of the scores.
+        tags: Tags of the image's TIFF or, if it has none, of the scores', that say where it lies.
+        mask: The mask that the scores were read from.
+        name: What the image is called.
+        clip: The frames, if they are a clip.
         remark: What was done to them, printed after the sizes.
+        notes: What of it is worth telling of a folder.
     """
 
     scores: Any
     kind: ScoresInput
     image: Any
-    geometry: Geometry | None
+    geometry: Geometry | None = None
+    tags: tiff.Tags = ()
+    mask: Mask | None = None
+    name: str = ""
+    clip: Clip | None = None
     remark: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Shape:
@@ -56,84 +76,115 @@ class Pair:
 
     @property
     def least_classes(self) -> int:
-        """2 if the scores are those of the foreground alone."""
-        return 2 if self.kind != "labels" and len(self.scores) == 1 else 1
+        """2 if the scores are those of the foreground alone, or of a mask."""
+        return 2 if self.mask is not None or (self.kind != "labels" and len(self.scores) == 1) else 1
 
 
-def read_pair(
-    scores_path: Path,
-    image_path: Path,
-    input: ScoresInput | None,
-    array: str | None,
-    square: bool = False,
-    mapped: bool = False,
-    upsampling: Method = "bilinear",
-) -> Pair:
-    """Scores and image of two files.
+@dataclass(frozen=True)
+class Reading:
+    """How scores and images are read.
 
-    Args:
-        input: What the user says the scores are.
-        array: The array of an .npz file.
+    Attributes:
+        input: What the user says the scores are; None means what their file suggests.
+        array: The array of a file that holds several.
+        num_classes: Classes of labels, if the user says so.
         square: Whether scores cover a square with the photo at its top left, its longer side filling it.
         mapped: Open .npy and TIFF files as memory maps or windows without reading them, and do not resize scores.
         upsampling: How scores smaller than a photo are brought to its size.
-    Raises:
-        ValueError: if a file cannot be read, or they do not belong together.
-        ImportError: if the library for a format is missing.
+        as_stored: Leave photos as their files store them, without their EXIF orientation.
     """
-    scores, kind, scores_geometry = read_scores(scores_path, input, array, mapped)
-    grid = tuple(scores.shape if kind == "labels" else scores.shape[1:])
-    image, image_geometry = read_image(image_path, grid, mapped)
-    geometries = (scores_geometry, image_geometry)
-    check_same_grid(scores_path, image_path, (grid, tuple(image.shape[: len(grid)])), geometries)
-    remark = ""
-    if kind != "labels" and scores.ndim == 3 and not mapped:
-        scores, remark = stretch(score_array(scores, "scores"), image, square, upsampling)
-    return Pair(scores, kind, image, image_geometry or scores_geometry, remark)
 
+    input: ScoresInput | None = None
+    array: str | None = None
+    num_classes: int | None = None
+    square: bool = False
+    mapped: bool = False
+    upsampling: Method = "bilinear"
+    as_stored: bool = False
 
-def read_scores(
-    path: Path, input: ScoresInput | None, array: str | None, mapped: bool
-) -> tuple[Any, ScoresInput, Geometry | None]:
-    """The scores of a file, what they are, and where its voxels lie."""
-    suffix = suffix_of(path)
-    if suffix in NIFTI_SUFFIXES:
-        values, geometry = read_nifti(path)
-        return *_volume_scores(values, input), geometry
-    if suffix in TIFF_SUFFIXES and (mapped or not is_picture(path)):
-        values, axes = tiff.map_tiff(path, axes=2) if mapped else tiff.read_tiff(path)
-        return *_tiff_scores(path, values, axes, input), None
-    if suffix in IMAGE_SUFFIXES:
-        if input not in (None, "labels"):
-            raise ValueError(f"{path} is an image, which can only hold labels; {input} come in .npy or .npz")
-        return read_labels(path), "labels", None
-    if suffix not in ARRAY_SUFFIXES:
-        raise ValueError(f"cannot read {path}: scores come in {', '.join(INPUT_SUFFIXES)}")
-    return read_array(path, array, mapped), input or "logits", None
+    def pair(self, scores_path: Path, image_paths: Sequence[Path]) -> Pair:
+        """Scores and image of two files, or of more if channels of the image lie in several.
 
+        Raises:
+            ValueError: if a file cannot be read, or they do not belong together.
+            ImportError: if the library for a format is missing.
+        """
+        scores = self.scores(scores_path)
+        image, geometry, tags, remark = self._image(image_paths, scores)
+        scores = scores.beside(image)
+        grids = scores.grid, tuple(image.shape[: len(scores.grid)])
+        check_same_grid(scores_path, image_paths[0], grids, (scores.geometry, geometry))
+        if not self.mapped:
+            scores = self.stretched(scores, image)
+        return Pair(
+            scores.values,
+            scores.kind,
+            image,
+            geometry or scores.geometry,
+            tags or scores.tags,
+            scores.mask,
+            stem_of(image_paths[0]),
+            remark=remark + scores.remark,
+            notes=tuple(note for hint, note in NOTES.items() if hint in remark + scores.remark),
+        )
 
-def read_image(path: Path, grid: Shape, mapped: bool) -> tuple[Any, Geometry | None]:
-    """The image of a file, channels last, and where its voxels lie.
+    def scores(self, path: Path) -> Scores:
+        """The scores of a file alone."""
+        return read_scores(path, self.input, self.array, self.num_classes, self.mapped)
 
-    Args:
-        grid: The spatial shape of its scores.
-    """
-    suffix = suffix_of(path)
-    if suffix in NIFTI_SUFFIXES:
-        values, geometry = read_nifti(path)
-        return (np.moveaxis(values, 0, -1) if values.ndim == 4 else values), geometry
-    if suffix in ARRAY_SUFFIXES:
-        return read_array(path, None, mapped), None
-    if suffix in TIFF_SUFFIXES and mapped:
-        values, axes = tiff.map_tiff(path, len(grid))
-        photo = tiff.is_photo(path)
-        if isinstance(values, tiff.TiffWindows):
-            return replace(values, photo=photo), None
-        values = tiff.channels_last(values, axes, grid)
-        return tiff.rgb(values) if photo else values, None
-    if suffix in TIFF_SUFFIXES and not is_picture(path):
-        return tiff.channels_last(*tiff.read_tiff(path), grid), None
-    return read_picture(path), None
+    def stretched(self, scores: Scores, image: Any) -> Scores:
+        """Scores of a picture at its size."""
+        if scores.kind == "labels" or len(scores.grid) != 2:
+            return scores
+        values, remark = stretch(score_array(scores.values, "scores"), image, self.square, self.upsampling)
+        return replace(scores, values=values, remark=scores.remark + remark)
+
+    def _image(self, paths: Sequence[Path], scores: Scores) -> tuple[Any, Geometry | None, tiff.Tags, str]:
+        """The image of one file, or of several as its channels; see `_image_of`."""
+        if len(paths) == 1:
+            return self._image_of(paths[0], scores)
+        axes = len(scores.grid)
+        parts = [self._image_of(path, scores, grey=True) for path in paths]
+        images = [image if image.ndim > axes else np.asarray(image)[..., np.newaxis] for image, *_ in parts]
+        for path, image, (_, geometry, _, _) in zip(paths, images, parts, strict=True):
+            if image.shape[:-1] != images[0].shape[:-1]:
+                raise ValueError(
+                    f"{paths[0]} has shape {images[0].shape[:-1]} and {path} {image.shape[:-1]}; the channels of an "
+                    "image have the same size"
+                )
+            check_same_grid(path, paths[0], (image.shape[:-1], images[0].shape[:-1]), (geometry, parts[0][1]))
+        return np.concatenate(images, axis=-1), *parts[0][1:]
+
+    def _image_of(self, path: Path, scores: Scores, grey: bool = False) -> tuple[Any, Geometry | None, tiff.Tags, str]:
+        """The image of a file, channels last; where its voxels or its pixels lie; and what was done to it.
+
+        Args:
+            grey: Leave grey photos as they are, (H, W), instead of RGB.
+        """
+        suffix = suffix_of(path)
+        if suffix in NIFTI_SUFFIXES:
+            values, geometry = read_nifti(path)
+            return (np.moveaxis(values, 0, -1) if values.ndim == 4 else values), geometry, (), ""
+        if suffix in ARRAY_SUFFIXES:
+            return tiff.channels_last(read_array(path, None, self.mapped), "", scores.grid, last=True), None, (), ""
+        if suffix in TIFF_SUFFIXES:
+            tags = tiff.georeference(path) if path.is_file() else ()
+            return self._tiff(path, scores.grid, grey), None, tags, ""
+        size = None if self.square or len(scores.plane) != 2 else scores.plane
+        photo, remark = oriented_picture(path, "as stored" if self.as_stored else size, grey)
+        return photo, None, (), remark
+
+    def _tiff(self, path: Path, grid: Shape, grey: bool) -> Any:
+        if self.mapped:
+            values, axes = tiff.map_tiff(path, len(grid))
+            photo = tiff.is_photo(path)
+            if isinstance(values, tiff.TiffWindows):
+                return replace(values, photo=photo)
+            values = tiff.channels_last(values, axes, grid)
+            return tiff.rgb(values) if photo else values
+        if not is_picture(path):
+            return tiff.channels_last(*tiff.read_tiff(path), grid)
+        return oriented_picture(path, grey=grey)[0]
 
 
 def stretch(
@@ -146,39 +197,10 @@ def stretch(
     covered = (max(size), max(size)) if square else size
     if (height, width) == size or height > covered[0] or width > covered[1]:
         return scores, ""
-    hint = "; if they cover a square, give --square-scores" if not square and seem_square(scores.shape, size) else ""
+    hint = SQUARE_HINT if not square and seem_square(scores.shape, size) else ""
     if upsampling == "bilinear":
         return resize_scores(scores, size, square), f" (scores stretched from {width}×{height}{hint})"
     if square and height != width:
         raise ValueError(f"scores have shape {scores.shape}, which covers no square; expected (classes, side, side)")
     remark = f" (scores upsampled from {width}×{height} along the photo's edges{hint})"
     return upsample(scores, image, covers=covered), remark
-
-
-def _volume_scores(values: NDArray[Any], input: ScoresInput | None) -> tuple[NDArray[Any], ScoresInput]:
-    """Voxels of a NIfTI file as scores (C, Z, Y, X). With fewer axes, whole numbers are labels and others one channel.
-
-    Labels are saved in floating point as often as in integers.
-    """
-    if values.ndim == 4 and input != "labels":
-        return values, input or "logits"
-    whole = values.dtype.kind != "f" or bool((values == np.rint(values)).all())
-    if input == "labels" or (input is None and whole):
-        return (values.astype(np.int64) if whole and values.dtype.kind == "f" else values), "labels"
-    return values[np.newaxis], input or "logits"
-
-
-def _tiff_scores(path: Path, values: Any, axes: str, input: ScoresInput | None) -> tuple[Any, ScoresInput]:
-    """A TIFF of many pages or channels as scores: labels if integers, else scores with the classes first."""
-    floating = np.dtype(values.dtype).kind == "f"
-    if input == "labels" or (input is None and not floating):
-        if "S" in axes:
-            raise ValueError(f"{path} has {values.shape[axes.index('S')]} channels; class ids come in one")
-        return values, "labels"
-    if isinstance(values, tiff.TiffWindows):
-        raise ValueError(f"{path} is a compressed TIFF of scores: save them in .npy to read them in parts")
-    if "S" in axes or "C" in axes:
-        values = np.moveaxis(values, max(axes.find("S"), axes.find("C")), 0)
-    elif values.ndim == 2 or "Z" in axes:
-        values = values[np.newaxis]
-    return values, input or "logits"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from crfrnn.cli.usage import UsageError
 from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
-from crfrnn.parameters import PRESETS, SOLVERS, CRFParameters, preset, solver_named
+from crfrnn.parameters import PRESETS, CRFParameters, preset, with_values
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -24,6 +24,30 @@ CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
 
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
+PRESET_PURPOSES = {
+    "crfrnn": "logits of a network; the defaults of this package, as CRF-RNN was trained",
+    "deeplab": "probabilities of a network for photos, as DeepLab v1 and v2 were refined",
+    "stego": "the same numbers as deeplab, in unsupervised segmentation",
+    "maskcut": "a rough mask of one object",
+    "irn": "labels that are right with probability 0.7, as from pseudo-labels",
+    "seam": "activation maps of weakly supervised networks",
+    "afa": "the same numbers as seam",
+    "toco": "activation maps; a weaker spatial kernel than seam",
+    "text-mask": "a soft mask from text prompts; sums without normalisation, the strongest pull to edges",
+    "pydensecrf": "the example of pydensecrf, 5 iterations",
+}
+"""What each preset is for."""
+COMMON = (
+    "theta_alpha",
+    "theta_beta",
+    "theta_gamma",
+    "spatial_weight",
+    "bilateral_weight",
+    "iterations",
+    "image_range",
+)
+"""The parameters that are changed most."""
+
 HELP = {
     "theta_alpha": "deviation of the bilateral kernel in pixels, or in millimetres where voxels have a size: a number "
     "or x,y[,z]",
@@ -48,29 +72,44 @@ HELP = {
     "regularization": "of frank-wolfe: entropic or euclidean",
     "strength": "of frank-wolfe's regulariser: the smaller, the surer are the probabilities",
     "step": "of frank-wolfe: line-search or open-loop",
+    "image_range": "low,high of the image's levels, such as 0,1 or 0,65535: --theta-beta is then in 255ths of it",
 }
 
 
-def add_parameter_options(parser: argparse.ArgumentParser, contrast: bool = False) -> None:
-    """Add `--preset`, `--parameters` and one option for each parameter.
+def add_parameter_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--preset`, `--parameters` and one option for each parameter."""
+    add_common_parameters(parser)
+    add_rarer_parameters(parser)
+
+
+def add_common_parameters(parser: argparse.ArgumentParser, contrast: bool = False) -> None:
+    """Add `--preset`, `--parameters` and the options for the parameters in `COMMON`.
 
     Args:
         contrast: Whether to accept `--theta-beta contrast`, which `chosen_parameters` leaves to the caller.
     """
+    presets = "\n".join(f"  {name:11} {purpose}" for name, purpose in PRESET_PURPOSES.items())
     group = parser.add_argument_group(
         "parameters of the CRF",
-        "Each option replaces one value of the preset, or of the parameters file. With a list of kernels it takes only "
-        "the options of the file's solver and --compatibility.",
+        "Each option replaces one value of the preset, or of the parameters file. With a list of\n"
+        "  kernels it takes only the options of the file's solver, --compatibility and --image-range.\n"
+        f"  Presets, and what they are for:\n{presets}",
     )
     source = group.add_mutually_exclusive_group()
-    source.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        metavar="NAME",
-        help=f"%(choices)s; {DEFAULT_PRESET} when not given",
-    )
+    preset_help = f"one of the list above; {DEFAULT_PRESET} when not given"
+    source.add_argument("--preset", choices=tuple(PRESETS), metavar="NAME", help=preset_help)
     source.add_argument("--parameters", type=Path, metavar="FILE", help=PARAMETERS_HELP)
-    for field in fields(CRFParameters):
+    _add_fields(group, [field for field in fields(CRFParameters) if field.name in COMMON], contrast)
+
+
+def add_rarer_parameters(parser: argparse.ArgumentParser) -> None:
+    """Add the options for all other parameters."""
+    group = parser.add_argument_group("more parameters of the CRF")
+    _add_fields(group, [field for field in fields(CRFParameters) if field.name not in COMMON])
+
+
+def _add_fields(group: argparse._ActionsContainer, chosen: list[Field[Any]], contrast: bool = False) -> None:
+    for field in chosen:
         parse: Callable[[str], object] = numbers
         if isinstance(field.default, int | str):
             parse = type(field.default)
@@ -93,25 +132,9 @@ def chosen_parameters(options: argparse.Namespace) -> CRFParameters | CRF:
     given = {field.name: getattr(options, field.name) for field in fields(CRFParameters)}
     chosen = {name: value for name, value in given.items() if value is not None and not is_contrast(value)}
     try:
-        return replace(start, **chosen) if isinstance(start, CRFParameters) else _with_options(start, chosen)
+        return with_values(start, chosen, lambda name: "--" + name.replace("_", "-"))
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
-
-
-def _with_options(crf: CRF, chosen: dict[str, Any]) -> CRF:
-    """A CRF of any kernels, with the options for its solver and its compatibility applied."""
-    kind = solver_named(chosen.pop("solver")) if "solver" in chosen else type(crf.solver)
-    names = [each.name for each in fields(kind)]
-    solver = {each.name: getattr(crf.solver, each.name) for each in fields(crf.solver) if each.name in names}
-    solver |= {name: chosen.pop(name) for name in names if name in chosen}
-    compatibility = chosen.pop("compatibility", crf.compatibility)
-    if chosen:
-        name = next(iter(chosen))
-        option = "--" + name.replace("_", "-")
-        if any(name == each.name for other in SOLVERS.values() for each in fields(other)):
-            raise ValueError(f"{option}: this solver has no {name}")
-        raise ValueError(f"{option} is for a spatial and a bilateral kernel; change the kernels in the parameters file")
-    return replace(crf, compatibility=compatibility, solver=kind(**solver))
 
 
 def add_parameters_file(parser: argparse._ActionsContainer) -> None:
@@ -121,18 +144,41 @@ def add_parameters_file(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def chosen_model(path: Path | None, parameters: Path | None) -> Model:
-    """The model of a file, or that of the package, with the CRF of a parameters file if there is one."""
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add `--device`."""
+    parser.add_argument(
+        "--device", metavar="NAME", help="compute on this device of PyTorch, such as cuda; on the CPU when not given"
+    )
+
+
+def chosen_model(
+    path: Path | None, parameters: Path | None, device: str | None = None, iterations: int | None = None
+) -> Model:
+    """The model of a file, or that of the package.
+
+    Args:
+        parameters: A file with the CRF to use instead of its own.
+        device: The device to move it to.
+        iterations: Of the CRF; None leaves them.
+    Raises: ValueError: if a file is wrong, there is no such device, or the model has no CRF to iterate.
+    """
     from crfrnn.models import load_model, with_crf
+    from crfrnn.torch.arrays import device_named
 
     model = load_model(path)
-    if parameters is None:
-        return model
-    given = load_parameters(parameters)
-    try:
-        return with_crf(model, given)
-    except ValueError as error:
-        raise ValueError(f"{parameters}: {error}") from error
+    if parameters is not None:
+        given = load_parameters(parameters)
+        try:
+            model = with_crf(model, given)
+        except ValueError as error:
+            raise ValueError(f"{parameters}: {error}") from error
+    if iterations is not None:
+        if model.segmenter.crf is None:
+            raise ValueError(f"--iterations {iterations}, but the model has no CRF; --parameters gives it one")
+        model.segmenter.crf.num_iterations = iterations
+    if device is not None:
+        model.segmenter.to(device_named(device))
+    return model
 
 
 def is_contrast(value: object) -> bool:

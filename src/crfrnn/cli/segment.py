@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from crfrnn.cli.parameter_options import add_parameters_file, chosen_model
+from crfrnn.cli.outputs import format_of
+from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
+from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import UsageError
 from crfrnn.files.legend import full_palette, labelled_overlay
-from crfrnn.files.photos import IMAGE_SUFFIXES, write_labels, write_picture, write_probabilities
+from crfrnn.files.photos import IMAGE_SUFFIXES, PICTURE_SUFFIXES, write_labels, write_picture, write_probabilities
 from crfrnn.files.progress import progress
 
 if TYPE_CHECKING:
@@ -19,25 +22,42 @@ if TYPE_CHECKING:
 SEGMENT_HELP = """\
 Segment photos with the network in the package, or that of --model, and its CRF.
 
-For each PHOTO, DIR receives NAME.png, the class ids as an indexed PNG in the colours of the classes, and
+For each PHOTO, the folder OUT receives NAME.png, the class ids as an indexed PNG in the colours of the classes, and
 NAME_overlay.jpg, the photo tinted by class with a legend. An EXIF orientation is applied to both. A folder stands for
 the photos in it. Photos whose results exist are skipped. A photo that fails does not stop the others.
+
+Of a single photo, OUT may be one file instead: labels.png, or overlay.jpg, overlay.png and NAME_overlay.png.
 """
+EXAMPLES = """\
+  crfrnn segment photo.jpg                        # to the folder segmented/
+  crfrnn segment photo.jpg -o overlay.png
+  crfrnn segment photos/ -o results/ --model run/model.safetensors --device cuda
+"""
+DEFAULT_FOLDER = Path("segmented")
 LABELS_END = ".png"
 OVERLAY_END = "_overlay.jpg"
 PROBABILITIES_END = "_probabilities.npz"
 
 
-def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_segment(commands: Any) -> None:
     """Add the command `segment`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "segment",
-        help="segment photos with a network and its CRF",
-        description=SEGMENT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "segment photos with a network and its CRF",
+        SEGMENT_HELP,
+        EXAMPLES,
+        "PHOTO ... [OPTION ...]",
     )
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="a photo, or a folder of photos")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="folder to write to")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        default=DEFAULT_FOLDER,
+        help="folder, or file of a single photo, to write to; %(default)s/ in the current folder when not given",
+    )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a trained model; that of the package if not given")
     parser.add_argument(
         "--probabilities",
@@ -55,42 +75,92 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "500 when not given",
     )
     parser.add_argument("--overwrite", action="store_true", help="redo what is already there")
+    parser.add_argument("--iterations", type=int, metavar="T", help="iterations of the CRF; its own if not given")
+    add_device(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run_segment, parser=parser)
 
 
 def run_segment(options: argparse.Namespace) -> int:
     """Segment the photos, each on its own. Returns the exit status."""
     parser: argparse.ArgumentParser = options.parser
-    output: Path = options.output
-    if output.exists() and not output.is_dir():
-        parser.error(f"{output} is a file; name a folder to write to")
-    if options.longest_side is not None and options.longest_side < 1:
-        parser.error(f"--longest-side must be at least 1, not {options.longest_side}")
     try:
+        for option, least in (("longest_side", 1), ("iterations", 0)):
+            number = getattr(options, option)
+            if number is not None and number < least:
+                raise UsageError(f"--{option.replace('_', '-')} must be at least {least}, not {number}")
+        if options.no_crf and options.iterations is not None:
+            raise UsageError("--iterations are those of the CRF, which --no-crf leaves out")
         photos = photo_files(options.photos)
+        results = Results.of(options, photos)
     except UsageError as error:
         parser.error(str(error))
-    ends = [LABELS_END, OVERLAY_END] + ([PROBABILITIES_END] if options.probabilities else [])
-    todo = [
-        photo
-        for photo in photos
-        if options.overwrite or not all((output / (photo.stem + end)).exists() for end in ends)
-    ]
+    todo = [photo for photo in photos if options.overwrite or not results.exist(photo)]
     failures = []
     if todo:
-        model = chosen_model(options.model, options.parameters)
+        model = chosen_model(options.model, options.parameters, options.device, options.iterations)
         inputs = {photo.resolve() for photo in photos}
-        for photo in progress(todo, "segment"):
+        for photo in progress(todo, "segment", options.quiet):
             try:
-                refuse_collisions(photo, photos, inputs, output, ends)
-                write_segmentation(photo, model, options)
+                results.refuse_collisions(photo, photos, inputs)
+                write_segmentation(photo, model, options, results)
             except (ValueError, TypeError, OSError, MemoryError) as error:
                 failures.append(" ".join(str(error).split()))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     done = len(todo) - len(failures)
-    print(f"{output}: {done} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed")
+    where = results.output if len(photos) > 1 else ", ".join(map(str, results.paths(photos[0]).values()))
+    print(f"{where}: {done} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed")
     return 1 if failures else 0
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is written of each photo.
+
+    Attributes:
+        output: A folder, or the only file.
+        ends: What is written, and what file names in the folder end in; {"labels": ""} for the only file.
+    """
+
+    output: Path
+    ends: dict[str, str]
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, photos: list[Path]) -> Results:
+        """The results that the options ask for. Raises UsageError if the output does not suit them."""
+        output: Path = options.output
+        if output.is_dir() or not output.suffix:
+            if output.exists() and not output.is_dir():
+                raise UsageError(f"{output} is a file; name a folder to write to")
+            more = {"probabilities": PROBABILITIES_END} if options.probabilities else {}
+            return cls(output, {"labels": LABELS_END, "overlay": OVERLAY_END} | more)
+        if output.suffix.lower() not in PICTURE_SUFFIXES:
+            if output.exists():
+                raise UsageError(f"{output} is a file; name a folder to write to")
+            return cls(output, {"labels": LABELS_END, "overlay": OVERLAY_END})
+        if len(photos) > 1:
+            raise UsageError(f"{output} is one file for {len(photos)} photos; name a folder to write to")
+        if options.probabilities:
+            raise UsageError("--probabilities go into a folder beside the labels; name a folder to write to")
+        return cls(output, {format_of(output, None): ""})
+
+    def paths(self, photo: Path) -> dict[str, Path]:
+        """The files of a photo."""
+        return {what: self.output / (photo.stem + end) if end else self.output for what, end in self.ends.items()}
+
+    def exist(self, photo: Path) -> bool:
+        """Whether a photo in a folder is done; a single file is written anew."""
+        return all(self.ends.values()) and all(path.exists() for path in self.paths(photo).values())
+
+    def refuse_collisions(self, photo: Path, photos: list[Path], inputs: set[Path]) -> None:
+        """Raise a ValueError if results of this photo would replace a photo, or those of another one."""
+        namesakes = [str(each) for each in photos if each.stem == photo.stem]
+        if len(namesakes) > 1:
+            raise ValueError(f"{' and '.join(namesakes)} share a name; segment them into different folders")
+        for path in self.paths(photo).values():
+            if path.resolve() in inputs:
+                raise ValueError(f"{photo}: {path} is one of the photos; name another folder")
 
 
 def photo_files(given: list[Path]) -> list[Path]:
@@ -111,17 +181,7 @@ def photo_files(given: list[Path]) -> list[Path]:
     return list(dict.fromkeys(photos))
 
 
-def refuse_collisions(photo: Path, photos: list[Path], inputs: set[Path], output: Path, ends: list[str]) -> None:
-    """Raise a ValueError if results of this photo would replace a photo, or those of another one."""
-    namesakes = [str(each) for each in photos if each.stem == photo.stem]
-    if len(namesakes) > 1:
-        raise ValueError(f"{' and '.join(namesakes)} share a name; segment them into different folders")
-    for end in ends:
-        if (output / (photo.stem + end)).resolve() in inputs:
-            raise ValueError(f"{photo}: {output / (photo.stem + end)} is one of the photos; name another folder")
-
-
-def write_segmentation(photo: Path, model: Model, options: argparse.Namespace) -> None:
+def write_segmentation(photo: Path, model: Model, options: argparse.Namespace, results: Results) -> None:
     """Segment one photo and write what was asked for."""
     from crfrnn.segment import LONGEST_SIDE, load_photo, segment
 
@@ -131,8 +191,10 @@ def write_segmentation(photo: Path, model: Model, options: argparse.Namespace) -
         found = segment(image, model, crf=not options.no_crf, longest_side=side)
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{photo}: {error}") from error
-    stem = options.output / photo.stem
-    write_labels(Path(f"{stem}{LABELS_END}"), found.labels, full_palette(found.classes))
-    write_picture(Path(f"{stem}{OVERLAY_END}"), labelled_overlay(image, found.labels, found.classes))
-    if options.probabilities:
-        write_probabilities(Path(f"{stem}{PROBABILITIES_END}"), found.probabilities)
+    paths = results.paths(photo)
+    if "labels" in paths:
+        write_labels(paths["labels"], found.labels, full_palette(found.classes))
+    if "overlay" in paths:
+        write_picture(paths["overlay"], labelled_overlay(image, found.labels, found.classes))
+    if "probabilities" in paths:
+        write_probabilities(paths["probabilities"], found.probabilities)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.cli.parameter_options import PARAMETERS_HELP
+from crfrnn.cli.parser import add_command
 from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings, settings_of
 
 TRAIN_HELP = """\
@@ -20,17 +21,16 @@ data and the folder for the results. The model is written there as model.safeten
 TensorBoard and as CSV, and checkpoints. After Ctrl-C or any other interruption, the same command continues where it
 stopped.
 """
+EXAMPLES = """\
+  crfrnn train --data data/ --classes msrc21 --output run/
+  crfrnn train config.yaml --batch-size 4 --output other/
+"""
 
 
-def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_train(commands: Any) -> None:
     """Add the command `train`."""
-    parser = commands.add_parser(
-        "train",
-        help="train a network and its CRF on your data",
-        description=TRAIN_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [-h] [CONFIG.yaml] [--data DIR] [--output DIR] [--parameters FILE] [--SETTING VALUE ...]",
-    )
+    usage = "[-h] [CONFIG.yaml] [--data DIR] [--output DIR] [--parameters FILE] [--SETTING VALUE ...]"
+    parser = add_command(commands, "train", "train a network and its CRF on your data", TRAIN_HELP, EXAMPLES, usage)
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="a file with settings")
     parser.add_argument("--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF starts with them")
     group = parser.add_argument_group("settings")

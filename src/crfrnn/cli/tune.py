@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
+from crfrnn.cli.parser import add_command
 from crfrnn.cli.usage import UsageError, counted
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
@@ -15,21 +17,23 @@ Search the parameters of a CRF on labelled photos that have a network's scores.
 
 DATA is a folder with images/, labels/ and SPLIT.txt, or one laid out like PASCAL VOC or CamVid. θ and the weights of
 both kernels are searched, each from a fifth to five times its value at the start, for the highest mean IoU on one part
-of the photos. `--method gradient` follows the gradient of a soft mean IoU instead, for 200 steps of one photo each: it
-has no bounds, and learns numbers for each class, axis and channel one by one. The gain is then measured on the other
-part of the photos. OUT holds the parameters, for `--parameters` of the other commands, and all measurements. Ctrl-C
-ends either with the best parameters found so far.
+of the photos: the mean of that over all pixels and of that near edges. No CRF at all is a candidate, too.
+`--method gradient` follows the gradient of a soft mean IoU instead, for 200 steps of one photo each: it has no bounds,
+and learns numbers for each class, axis and channel one by one. The gain is then measured on the other part of the
+photos. OUT holds the parameters, for `--parameters` of the other commands, and all measurements. Ctrl-C ends either
+with the best parameters found so far. OUT.trials keeps what the search has tried until it is done: run the same command
+again to go on, after Ctrl-C or after the process was killed.
+"""
+EXAMPLES = """\
+  crfrnn tune data/ --scores scores/ -o parameters.json
+  crfrnn tune data/ --input probabilities --preset deeplab --trials 100 -o parameters.json
 """
 
 
-def add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_tune(commands: Any) -> None:
     """Add the command `tune`."""
-    parser = commands.add_parser(
-        "tune",
-        help="search the CRF's parameters on photos with scores and labels",
-        description=TUNE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    help = "search the CRF's parameters on photos with scores and labels"
+    parser = add_command(commands, "tune", help, TUNE_HELP, EXAMPLES, "DATA -o OUT [OPTION ...]")
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="parameters file to write")
     parser.add_argument(
@@ -109,7 +113,8 @@ def run_tune(options: argparse.Namespace) -> int:
         )
     trials = TRIALS if options.trials is None else options.trials
     settings = {"holdout": options.holdout, "seed": options.seed, "threads": options.threads}
-    found = tune(photos, start, method=options.method, trials=trials, **settings)
+    keep = output.with_name(f"{output.name}.trials")
+    found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
     notes = {
         **found.notes(),
         "data": options.data.resolve().name,
@@ -123,8 +128,11 @@ def run_tune(options: argparse.Namespace) -> int:
     }
     save_parameters(output, found.parameters, notes)
     print(found.table())
-    given_up = f", {found.given_up} of them given up early" if found.given_up else ""
     searched = {"search": counted(found.trials, "trial"), "gradient": f"the best of {counted(found.trials, 'place')}"}
     tried = f"{searched[options.method]} on {counted(found.tuned_on, 'photo')}"
-    print(f"\n{tried}{given_up}\n{found.verdict()}\n{output}")
+    tried += f", {found.given_up} of them given up early" if found.given_up else ""
+    tried += f", {found.continued} of them by an earlier run" if found.continued else ""
+    print(f"\n{tried}\n{found.verdict()}\n{output}")
+    if keep.exists():
+        print(f"{keep} has the trials; the same command goes on with them")
     return 0

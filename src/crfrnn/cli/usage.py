@@ -7,6 +7,15 @@ import re
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
+AS_OPTIONS = (
+    (r"\binput='(\w+)'", r"--input \1"),
+    (r"\bnum_classes=(\d*)", r"--num-classes \1"),
+    (r"\bimage_range=\(([^,()]+), ([^,()]+)\)", r"--image-range \1,\2"),
+    (r"\bcrfrnn\.contrast_theta_beta\(image\)", "--theta-beta contrast"),
+)
+"""How advice for Python is typed in a shell."""
+
+
 class UsageError(ValueError):
     """The arguments do not fit together, regardless of what the files hold."""
 
@@ -16,12 +25,31 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
+def one_line(message: object) -> str:
+    """A message of the package on one line, with arguments of functions as options."""
+    text = " ".join(str(message).split())
+    for pattern, option in AS_OPTIONS:
+        text = re.sub(pattern, option, text)
+    return text
+
+
 def byte_count(text: str) -> int:
     """Bytes in words such as 4GB, 500MB or 1.5 TB."""
     given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
     if given is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected one such as 4GB or 500MB")
     return int(float(given[1]) * UNITS[given[2]])
+
+
+def frames(text: str) -> float:
+    """A deviation along time, above 0."""
+    try:
+        given = float(text)
+    except ValueError:
+        given = math.nan
+    if not 0 < given < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames above 0, such as 2")
+    return given
 
 
 def distances(text: str) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.crf import Bilateral
-from crfrnn.numbers import deviations
+from crfrnn.numbers import positive_number
 
 # ruff: noqa: N802
 
@@ -61,10 +61,11 @@ def fastBilateralSolverFilter(
             f"guide is {photo.dtype}, src {values.dtype} and confidence {trust.dtype}; expected uint8, then uint8, "
             "uint16, int16 or float32, then uint8 or float32"
         )
-    if photo.shape not in (trust.shape, (*trust.shape, 3)) or trust.ndim != 2 or values.shape[:2] != trust.shape:
+    fits = trust.ndim == 2 and values.size and photo.shape in (trust.shape, (*trust.shape, 3))
+    if not fits or values.shape[:2] != trust.shape:
         raise ValueError(
             f"guide has shape {photo.shape}, src {values.shape} and confidence {trust.shape}; expected (H, W) or "
-            "(H, W, 3), then (H, W) or (H, W, channels), then (H, W)"
+            "(H, W, 3), then (H, W) or (H, W, channels), then (H, W), and at least one value"
         )
     if dst is not None and (not isinstance(dst, np.ndarray) or (dst.shape, dst.dtype) != (values.shape, values.dtype)):
         raise ValueError(f"dst must be an array of shape {values.shape} and dtype {values.dtype}, as src is")
@@ -126,11 +127,10 @@ def bilateral_solver_output(
 
 def cells(spatial: float, luma: float, chroma: float, grey: bool = False) -> Bilateral:
     """What pixels are compared by in the place of grid cells with these sides."""
-    sides = [deviations(side, f"sigma_{name}") for name, side in (("spatial", spatial), ("luma", luma))]
+    colours = [positive_number(luma, "sigma_luma")]
     if not grey:
-        sides += [deviations(chroma, "sigma_chroma")] * 2
-    numbers = [REACH * float(np.asarray(side)) for side in sides]
-    return Bilateral(numbers[0], numbers[1:])
+        colours += [positive_number(chroma, "sigma_chroma")] * 2
+    return Bilateral(REACH * positive_number(spatial, "sigma_spatial"), [REACH * side for side in colours])
 
 
 def luma_and_chroma(rgb: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,11 +1,13 @@
-"""MONAI's CRF and bilateral filters, trainable: gradients reach the logits, and weights and matrices that are tensors.
+"""MONAI's CRF and bilateral filters, trainable: gradients reach all tensors, and weights and matrices that are tensors.
 
 Results of `CRF` and `PHLFilter` are MONAI's; the other filters are not cut off at a window as MONAI's are. Lattices are
 built once per call, not once per iteration. There may be any number of classes, and up to 16 features. The computation
-is on the device of the tensors. MetaTensors keep their metadata.
+is on the device of the tensors. MetaTensors keep their metadata. After `install()` code that imports MONAI's `CRF` and
+`PHLFilter` itself runs on these, without MONAI's compiled extensions.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, get_args
 
 try:
@@ -18,6 +20,7 @@ except ImportError as error:
 
 from crfrnn.numbers import deviations, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter
+from crfrnn.plausibility import warn_of_input
 from crfrnn.torch import gaussian_filter, mean_field
 from crfrnn.unary import num_classes_of
 
@@ -69,14 +72,13 @@ class CRF(nn.Module):
         Args:
             input_tensor: (B, C, *spatial) logits, 1 to 3 spatial axes. One channel is the log-odds of the foreground,
                 for which MONAI's CRF returns 1 everywhere; the compatibility is then that of two classes.
-            reference_tensor: (B, channels, *spatial), the image; it gets no gradient.
+            reference_tensor: (B, channels, *spatial), the image, which gets a gradient if it asks for one.
         Returns: (B, C, *spatial) probabilities, in the dtype and on the device of the logits.
         Raises:
             TypeError: if anything but tensors is given.
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
-        _check_constant(reference_tensor, "reference_tensor")
         there = input_tensor.device
         compatibility = _on(there, self.update_factor) * -1
         if self.compatibility_matrix is not None:
@@ -114,26 +116,47 @@ class CRFd:
     """The CRF as a MONAI dictionary transform: takes channel-first arrays without a batch axis and keeps metadata.
 
     Args:
-        keys: Where the dictionary holds logits (C, *spatial); probabilities take their place.
+        keys: Where the dictionary holds logits (C, *spatial).
         reference_key: Where it holds the image (channels, *spatial).
+        output_key: Where probabilities go, one for each key; None puts them in the place of the logits.
+        allow_missing_keys: Leave out keys that the dictionary does not have.
+        device: Where to compute; None is where the logits are. Results go back to there.
         options: Arguments of `CRF`.
+    Raises: ValueError: if there are not as many output keys as keys.
     """
 
-    def __init__(self, keys: Hashable | Sequence[Hashable], reference_key: Hashable, **options: Any) -> None:
-        self.keys = tuple(keys) if isinstance(keys, list | tuple) else (keys,)
+    def __init__(
+        self,
+        keys: Hashable | Sequence[Hashable],
+        reference_key: Hashable,
+        output_key: Hashable | Sequence[Hashable] | None = None,
+        allow_missing_keys: bool = False,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> None:
+        self.keys = _keys(keys)
         self.reference_key = reference_key
+        self.output_keys = self.keys if output_key is None else _keys(output_key)
+        if len(self.output_keys) != len(self.keys):
+            raise ValueError(f"output_key={output_key!r} must be as many as keys={keys!r}")
+        self.allow_missing_keys = allow_missing_keys
+        self.device = None if device is None else torch.device(device)
         self.crf = CRF(**options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """A shallow copy with probabilities for logits: arrays for arrays, tensors for tensors.
+        """A shallow copy with probabilities: arrays for arrays, tensors for tensors.
 
         Raises: KeyError: if a key is missing.
         """
         refined = dict(data)
-        reference = torch.as_tensor(data[self.reference_key]).unsqueeze(0)
-        for key in self.keys:
-            probabilities = self.crf(torch.as_tensor(data[key]).unsqueeze(0), reference).squeeze(0)
-            refined[key] = probabilities if isinstance(data[key], Tensor) else probabilities.detach().numpy()
+        for key, output_key in zip(self.keys, self.output_keys, strict=True):
+            if key not in data and self.allow_missing_keys:
+                continue
+            logits = torch.as_tensor(data[key])
+            there = logits.device if self.device is None else self.device
+            reference = torch.as_tensor(data[self.reference_key])
+            probabilities = self.crf(logits[None].to(there), reference[None].to(there))[0].to(logits.device)
+            refined[output_key] = probabilities if isinstance(data[key], Tensor) else probabilities.detach().numpy()
         return refined
 
 
@@ -142,25 +165,28 @@ class PHLFilter:
 
     @staticmethod
     def apply(input: Tensor, features: Tensor, sigmas: Sequence[float] | Tensor | None = None) -> Tensor:
-        """The filtered input; gradients reach the input.
+        """The filtered input; gradients reach the input, and features and sigmas that ask for them.
 
         Args:
             input: (B, channels, *spatial), 1 to 3 spatial axes.
-            features: (B, d, *spatial) for d from 1 to 16; they get no gradient and stay as they are.
-            sigmas: Deviations, one for each feature; None is 1.
+            features: (B, d, *spatial) for d from 1 to 16; they stay as they are.
+            sigmas: Deviations, one for each feature; None is 1. Surplus ones are left out, with a warning.
         Returns: In the shape and dtype and on the device of the input.
         Raises:
             TypeError: if anything but tensors is given.
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input, features, "input", "features")
-        _check_constant(features, "features")
-        scaled = features
+        scaled = _readable(features)
         if sigmas is not None:
-            divisors = torch.as_tensor(sigmas, dtype=features.dtype, device=features.device)
-            if divisors.shape != features.shape[1:2] or not (divisors > 0).all():
-                raise ValueError(f"sigmas={sigmas!r} must be {features.shape[1]} numbers above 0, one for each feature")
-            scaled = features / divisors.reshape(-1, *[1] * (features.ndim - 2))
+            count = features.shape[1]
+            divisors = torch.as_tensor(sigmas, dtype=scaled.dtype, device=features.device)
+            if divisors.ndim == 1 and len(divisors) > count:
+                warn_of_input(f"sigmas={sigmas!r} are {len(divisors)} for {count} features: the last ones count not")
+                divisors = divisors[:count]
+            if divisors.shape != (count,) or not (divisors > 0).all():
+                raise ValueError(f"sigmas={sigmas!r} must be {count} numbers above 0, one for each feature")
+            scaled = scaled / divisors.reshape(-1, *[1] * (features.ndim - 2))
         return gaussian_filter(input, scaled.to(input.device))
 
 
@@ -262,6 +288,32 @@ class TrainableBilateralFilter(TrainableJointBilateralFilter):
         return super().forward(input_tensor, input_tensor)
 
 
+def install() -> None:
+    """Put `CRF` and `PHLFilter` in the place of MONAI's, in `monai.networks.blocks` and `monai.networks.layers`.
+
+    Modules that have imported the names before keep MONAI's. The other filters stay: their numbers are not the same.
+
+    Raises: ImportError: if MONAI is not installed.
+    """
+    try:
+        modules = [
+            import_module(f"monai.networks.{name}") for name in ("blocks", "blocks.crf", "layers", "layers.filtering")
+        ]
+    except ImportError as error:
+        raise ImportError(
+            "crfrnn.compat.monai.install() puts names into MONAI, which is not installed: pip install monai, or import "
+            "them from crfrnn.compat.monai"
+        ) from error
+    for module in modules:
+        for ours in (CRF, PHLFilter):
+            if hasattr(module, ours.__name__):
+                setattr(module, ours.__name__, ours)
+
+
+def _keys(keys: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
+    return tuple(keys) if isinstance(keys, list | tuple) else (keys,)
+
+
 def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> None:
     for tensor, called in ((scores, name), (beside, name_beside)):
         if not isinstance(tensor, Tensor):
@@ -278,13 +330,9 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
         )
 
 
-def _check_constant(beside: Tensor, name: str) -> None:
-    if beside.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name} requires a gradient, but it gets none: pass {name}.detach()")
-
-
 def _bilateral(values: Tensor, guide: Tensor, spatial: Sequence[Any], color: Any, filter: Filter) -> Tensor:
     """Weighted means of values by position and guide; deviations, one for each axis in their order, may be tensors."""
+    guide = _readable(guide)
     images, _, *shape = values.shape
     axes = range(len(shape))
     columns = []
@@ -292,6 +340,11 @@ def _bilateral(values: Tensor, guide: Tensor, spatial: Sequence[Any], color: Any
         places = torch.arange(length, dtype=guide.dtype, device=guide.device) / sigma
         columns.append(places.reshape(-1, *(1 for _ in axes[axis + 1 :])).expand(images, 1, *shape))
     return gaussian_filter(values, torch.cat([*columns, guide / color], dim=1), filter=filter)
+
+
+def _readable(features: Tensor) -> Tensor:
+    """Features in a precision that can hold positions and be divided: 16 bits and whole numbers become float32."""
+    return features if features.dtype == torch.float64 else features.float()
 
 
 def _turned(tensor: Tensor) -> Tensor:

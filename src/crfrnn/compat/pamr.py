@@ -8,6 +8,7 @@ to try the CRF in its place; docs/benchmarks.md has both side by side.
 from collections.abc import Sequence
 
 try:
+    import torch
     from torch import Tensor, nn
 except ImportError as error:
     raise ImportError(
@@ -57,7 +58,7 @@ class PAMR(nn.Module):
         check_tensor("x", x)
         check_scores("mask", mask)
         check_pair(mask, x, "mask")
-        image = x.detach().to(mask.dtype)
+        image = x.detach() if x.dtype == torch.float64 else x.detach().float()  # squares of levels overflow 16 bits
         probabilities = mask.clamp(min=FLOOR)
         logits = probabilities.log()
         if mask.shape[1] == 1:

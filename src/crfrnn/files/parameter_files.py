@@ -1,7 +1,7 @@
 """Parameters of a CRF in a JSON file: what `crfrnn tune` writes and commands take as `--parameters`.
 
 The file is one object with the fields of `CRFParameters`, vectors and matrices as lists, and "notes" on where they come
-from, which nothing reads. Fields that are left out have their default. A `CRF` of other kernels is written as the
+from, of which only the finding is read. Fields left out have their default. A `CRF` of other kernels is written as the
 object in its `text`: {"type": "CRF", "kernels": [{"type": "Kernel", "features": {"type": "Spatial", …}, …}], …}.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from crfrnn.crf import CRF, decoded, encoded
 from crfrnn.files.photos import replacing
 from crfrnn.parameters import CRFParameters, preset
+from crfrnn.plausibility import warn_of_input
 
 NOTES = "notes"
 SUFFIX = ".json"
@@ -81,7 +82,7 @@ def short_form(parameters: CRFParameters | CRF, what: str) -> CRFParameters:
 
 
 def load_parameters(path: Path | str) -> CRFParameters | CRF:
-    """Read what `save_parameters` wrote.
+    """Read what `save_parameters` wrote. Warns if `crfrnn tune` found that this CRF does not help, or cannot tell.
 
     Raises: ValueError: if the file is missing, is not such JSON, or holds an unknown key or a wrong value; the message
         names the file and the key.
@@ -95,7 +96,7 @@ def load_parameters(path: Path | str) -> CRFParameters | CRF:
         raise ValueError(f"cannot read parameters from {path}, it is no complete JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds no parameters; expected an object such as {{"theta_alpha": 80}}')
-    content.pop(NOTES, None)
+    _warn_of_finding(path, content.pop(NOTES, None))
     if "kernels" in content:
         return _load_crf(path, content)
     known = {field.name: field.default for field in fields(CRFParameters)}
@@ -113,6 +114,12 @@ def load_parameters(path: Path | str) -> CRFParameters | CRF:
         return CRFParameters(**content)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _warn_of_finding(path: Path, notes: Any) -> None:
+    finding = notes.get("finding", "helps") if isinstance(notes, dict) else "helps"
+    if finding != "helps":
+        warn_of_input(f"{path}: crfrnn tune did not find that this CRF helps. {notes.get('verdict', finding)}")
 
 
 def _load_crf(path: Path, content: Mapping[str, Any]) -> CRF:

@@ -5,26 +5,35 @@ Whatever error a decoder raises for a damaged file, callers see a ValueError tha
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
+from crfrnn.files.tensors import SAFETENSORS, TORCH_SUFFIXES, read_tensors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TIFF_SUFFIXES = (".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-ARRAY_SUFFIXES = (".npy", ".npz")
+TENSOR_SUFFIXES = (*TORCH_SUFFIXES, SAFETENSORS)
+ARRAY_SUFFIXES = (".npy", ".npz", *TENSOR_SUFFIXES)
+SCORE_NAMES = {"logits": "logits", "scores": None, "probabilities": "probabilities", "softmax": "probabilities"}
+"""Names of arrays that hold scores, and what these are; `softmax` and `probabilities` are those of nnU-Net."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+UPRIGHT = " (photo turned upright by its EXIF orientation; --as-stored leaves it)"
+AS_STORED = " (photo as stored, without its EXIF orientation, like the scores)"
 JPEG_QUALITY = 90
+NAMES_SHOWN = 5
 BITS_PER_SAMPLE = 258
-"""The number of the TIFF tag."""
+ORIENTATION = 274
+"""The numbers of the TIFF tags."""
 
 
 def suffix_of(path: Path) -> str:
@@ -48,9 +57,36 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
 
 def read_picture(path: Path) -> NDArray[Any]:
-    """What `read_photo` reads, and grey images of more than 8 bits as (H, W) in their own levels."""
-    photo = _decoded(path)
-    return np.asarray(photo if _is_deep(photo) else photo.convert("RGB"))
+    """A photo turned upright as RGB (H, W, 3), or a grey image of more than 8 bits as (H, W) in its own levels."""
+    return oriented_picture(path)[0]
+
+
+def oriented_picture(
+    path: Path, size: Sequence[int] | Literal["as stored"] | None = None, grey: bool = False
+) -> tuple[NDArray[Any], str]:
+    """What `read_picture` reads, beside something of its size.
+
+    The EXIF orientation is applied, as `crfrnn.segment.load_photo` does.
+
+    Args:
+        size: (H, W) of what belongs to the photo. If that has the proportions of the photo as stored, and not those of
+            the photo turned upright, it is left as stored. "as stored" always leaves it.
+        grey: Leave grey photos of 8 bits as (H, W) too.
+    Returns: The pixels, and what was done about the orientation if there is one, for people.
+    """
+    photo, remark = _decoded(path), ""
+    if size != "as stored" and photo.getexif().get(ORIENTATION, 1) != 1:
+        upright = ImageOps.exif_transpose(photo)
+        if size is None or _proportion_error(upright.size, size) <= _proportion_error(photo.size, size):
+            photo, remark = upright, UPRIGHT
+        else:
+            remark = AS_STORED
+    return (np.asarray(photo) if grey and photo.mode == "L" else _levels(photo)), remark
+
+
+def picture_levels(picture: Image.Image) -> NDArray[Any]:
+    """RGB (H, W, 3) of 8 bits; grey of more than 8 bits as (H, W) in its own levels. An EXIF tag turns the picture."""
+    return _levels(ImageOps.exif_transpose(picture))
 
 
 def is_picture(path: Path) -> bool:
@@ -66,41 +102,102 @@ def is_picture(path: Path) -> bool:
 
 def read_labels(path: Path) -> NDArray[np.integer]:
     """Class ids (H, W) of a label image in a lossless format: palette indices or grey levels."""
+    return read_label_image(path)[0]
+
+
+def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit."""
     image = _decoded(path)
     if image.format == "JPEG":
-        raise ValueError(f"{path} is a JPEG, which changes class ids; save the label image as PNG")
-    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise ValueError(
+            f"{path} is a JPEG, which changes class ids: save the label image as PNG; a JPEG of a mask can be read as "
+            "the probability of the foreground: --input probabilities"
+        )
+    indexed = _is_indexed(image)
+    grey = image if indexed else _grey(image)
+    if grey is None:
         raise ValueError(
             f"{path} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
         )
-    labels = np.asarray(image)
-    return labels.astype(np.uint8) if labels.dtype == bool else labels
+    labels = np.asarray(grey)
+    if labels.dtype == bool:
+        return labels.astype(np.uint8), "two"
+    return labels, "palette" if indexed else "grey"
+
+
+def read_grey(path: Path) -> NDArray[Any]:
+    """Grey levels (H, W) of a picture, from 0 to 1 for black to white; floating-point levels as they are.
+
+    Raises: ValueError: if it cannot be read, or holds colours.
+    """
+    image = _decoded(path)
+    grey = _grey(image)
+    if grey is None:
+        raise ValueError(f"{path} holds colours ({image.mode}), not grey levels")
+    levels = np.asarray(grey)
+    return as_shares(levels if levels.dtype != np.int32 else levels.astype(np.uint16))
+
+
+def as_shares(levels: NDArray[Any]) -> NDArray[Any]:
+    """Unsigned integers as shares of the highest that their type holds; 0 and 1, and other numbers, as they are."""
+    if levels.dtype.kind != "u" or levels.max(initial=0) <= 1:
+        return levels
+    return levels.astype(np.float32) / np.float32(np.iinfo(levels.dtype).max)
 
 
 def read_array(path: Path, name: str | None = None, mapped: bool = False) -> NDArray[Any]:
-    """The array of an .npy file; or that called `name` in an .npz file, or its first one if no name is given.
+    """The array of a file that holds one; or that called `name` of several, or else the one that `named_array` takes.
 
     Args:
         mapped: Leave the array of an .npy file on disk, as a memory map.
     """
+    return named_array(path, name, mapped)[0]
+
+
+def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tuple[NDArray[Any], str]:
+    """What `read_array` reads, and the name of that array in the file, "" if it has none.
+
+    Without a name, that is the first array with one of `SCORE_NAMES`, else the first array of an .npz file, and a
+    single tensor of other files.
+    """
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
+    if path.suffix.lower() in TENSOR_SUFFIXES:
+        tensors = read_tensors(path)
+        chosen = _chosen(list(tensors), name, path)
+        return tensors[chosen], chosen.rpartition(".")[2]
     try:
         if mapped and path.suffix.lower() == ".npy":
             mapping: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return mapping
+            return mapping, ""
         with path.open("rb") as handle:
             content = np.load(handle, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                return content
+                return content, ""
             if not content.files:
                 raise ValueError("it holds no array")
             if name is not None and name not in content.files:
                 raise ValueError(f"it has no array {name!r}, only {', '.join(content.files)}")
-            array: NDArray[Any] = content[name or content.files[0]]
-            return array
+            chosen = name or next((each for each in content.files if each in SCORE_NAMES), content.files[0])
+            array: NDArray[Any] = content[chosen]
+            return array, chosen
     except Exception as error:  # damaged archives raise more kinds than NumPy documents
         raise ValueError(f"cannot read {path} as an {path.suffix} array: {error}") from error
+
+
+def _chosen(names: list[str], name: str | None, path: Path) -> str:
+    """The tensor of that name; without one, the only one, or the first that is named like scores."""
+    listed = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+    if name is not None:
+        if name not in names:
+            raise ValueError(f"cannot read {path}: it has no tensor {name!r}, only {listed or 'one without a name'}")
+        return name
+    if len(names) == 1:
+        return names[0]
+    known = [each for each in names if each.rpartition(".")[2] in SCORE_NAMES]
+    if not known:
+        raise ValueError(f"{path} holds {len(names)} tensors ({listed}): name the one with the scores by --array")
+    return known[0]
 
 
 def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None) -> None:
@@ -113,6 +210,14 @@ def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.ui
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
     with replacing(path) as handle:
         image.save(handle, format="PNG")
+
+
+def write_grey(path: Path, levels: NDArray[np.unsignedinteger]) -> None:
+    """Grey levels (H, W) of 8 or 16 bits as PNG."""
+    if levels.dtype.itemsize > 2:
+        raise ValueError(f"level {levels.max()} does not fit a PNG of 16 bits; write .tif or .npy instead")
+    with replacing(path) as handle:
+        Image.fromarray(levels).save(handle, format="PNG")
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
@@ -151,6 +256,36 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _grey(image: Image.Image) -> Image.Image | None:
+    """An image of one channel, or one in colours that are all grey, whatever its opacity; None if some are not."""
+    if image.mode in ("1", "L") or _is_deep(image):
+        return image
+    if image.mode not in ("LA", "P", "RGB", "RGBA"):
+        return None
+    red, green, blue = image.convert("RGB").split()
+    same = np.array_equal(np.asarray(red), np.asarray(green)) and np.array_equal(np.asarray(red), np.asarray(blue))
+    return red if same else None
+
+
+def _is_indexed(image: Image.Image) -> bool:
+    """Whether an image has a palette that is neither black and white nor the grey levels themselves."""
+    if image.mode != "P":
+        return False
+    used = [int(index) for index in np.unique(np.asarray(image))]
+    palette = image.getpalette("RGB") or []
+    colours = [palette[3 * index : 3 * index + 3] for index in used]
+    return sorted(colours) != [[0] * 3, [255] * 3] and colours != [[index] * 3 for index in used]
+
+
+def _proportion_error(size: tuple[int, int], grid: Sequence[int]) -> float:
+    """How far a picture of `size` (W, H) is from the proportions of a grid (H, W): 0 if they are equal."""
+    return abs(math.log(size[0] * grid[0] / (size[1] * grid[1])))
+
+
+def _levels(photo: Image.Image) -> NDArray[Any]:
+    return np.asarray(photo if _is_deep(photo) else photo.convert("RGB"))
 
 
 def _is_deep(photo: Image.Image) -> bool:

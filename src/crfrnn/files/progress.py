@@ -12,11 +12,13 @@ Item = TypeVar("Item")
 QUIET_SECONDS = 1.0
 
 
-def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
-    """The same items, with a progress bar once they have taken a second; none where stderr is not a terminal.
+def progress(items: Sequence[Item], description: str, quiet: bool = False) -> Iterable[Item]:
+    """The same items, with a progress bar once they have taken a second; none if quiet or stderr is not a terminal.
 
     tqdm draws the bar where it is installed; otherwise a counter does.
     """
+    if quiet:
+        return items
     try:
         from tqdm import tqdm
     except ImportError:

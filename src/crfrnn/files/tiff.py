@@ -16,10 +16,14 @@ from numpy.typing import DTypeLike, NDArray
 from crfrnn.arrays import Shape
 from crfrnn.files.photos import replacing
 
+Tags = tuple[tuple[int, int, int, Any, bool], ...]
+"""Tags of a TIFF as tifffile writes them: number, type, count, value, and that of the first page alone."""
 CHANNEL_AXES = "SC"
 """What tifffile calls an axis that holds channels: samples of a pixel, or channels."""
 BIG_BYTES = 2**32 - 2**25
 """Files of at least this many bytes are written as BigTIFF."""
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+"""The tags of GeoTIFF: scale, tie points, transformation, keys with their numbers and texts; and GDAL's of RPCs."""
 GREY_OR_RGB = (0, 1, 2)
 """The photometric interpretations white is zero, black is zero and RGB."""
 
@@ -68,20 +72,21 @@ def is_photo(path: Path) -> bool:
         return bool(known and len(file.series[0].pages) == 1 and page.dtype == np.uint8)
 
 
-def channels_last(values: NDArray[Any], axes: str, grid: Shape) -> NDArray[Any]:
+def channels_last(values: NDArray[Any], axes: str, grid: Shape, last: bool = False) -> NDArray[Any]:
     """An image (*spatial, K) of pages and samples in any order; one without channels stays as it is.
 
     Args:
         axes: tifffile's letters.
         grid: The spatial shape that it should have. Where several axes or none could be that of the channels, the
             letters decide, and without letters that say so the pages are the channels.
+        last: Where neither decides, the channels are the last axis instead.
     """
     if values.ndim != len(grid) + 1:
         return values
     shape = values.shape
     candidates = [axis for axis in range(values.ndim) if shape[:axis] + shape[axis + 1 :] == grid]
     named = [axis for axis, letter in enumerate(axes) if letter in CHANNEL_AXES]
-    axis = candidates[0] if len(candidates) == 1 else (named or [0])[-1]
+    axis = candidates[0] if len(candidates) == 1 else (named or [values.ndim - 1 if last else 0])[-1]
     return np.moveaxis(values, axis, -1)
 
 
@@ -132,20 +137,61 @@ class TiffWindows:
         return levels[..., 0] if self.ndim == 2 else levels
 
 
-def write_tiff(path: Path, labels: NDArray[np.integer]) -> None:
-    """Class ids (H, W), or (D, H, W) with a page for each z, losslessly compressed."""
+def georeference(path: Path) -> Tags:
+    """The tags that say where on earth the pixels of a TIFF lie, as `write_tiff` takes them; none without tifffile."""
+    try:
+        tifffile_module()
+    except ImportError:
+        return ()
+    with _opened(path) as file:
+        tags = file.pages[0].tags
+        found = (tags.get(code) for code in GEOREFERENCE)
+        return tuple((tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in found if tag is not None)
+
+
+@dataclass(frozen=True)
+class ClassesFirst:
+    """Windows of scores, with the classes first: `scores[classes, rows, columns]`."""
+
+    windows: TiffWindows
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W)."""
+        height, width, *classes = self.windows.shape
+        return (*(classes or [1]), height, width)
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    @property
+    def dtype(self) -> DTypeLike:
+        return self.windows.dtype
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]:
+        levels = self.windows[window[1:]]
+        return np.moveaxis(levels, -1, 0)[window[0]] if levels.ndim == 3 else levels[np.newaxis]
+
+
+def write_tiff(path: Path, labels: NDArray[np.integer], tags: Tags = ()) -> None:
+    """Class ids (H, W), or (D, H, W) with a page for each z, losslessly compressed; and tags of `georeference`."""
     axes = "ZYX"[-labels.ndim :]
     with replacing(path) as handle, tifffile_module().TiffWriter(handle, bigtiff=labels.nbytes > BIG_BYTES) as writer:
-        writer.write(labels, photometric="minisblack", compression="zlib", metadata={"axes": axes})
+        metadata = {"axes": axes}
+        writer.write(labels, photometric="minisblack", compression="zlib", metadata=metadata, extratags=tags)
 
 
-def create_tiff(handle: IO[bytes], shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
-    """A TIFF of zeros in an open file, (H, W) or (D, H, W), as a memory map to write into."""
+def create_tiff(handle: IO[bytes], shape: Shape, dtype: DTypeLike, tags: Tags = ()) -> NDArray[Any]:
+    """A TIFF of zeros in an open file, (H, W) or (D, H, W), as a memory map to write into; see `write_tiff`."""
     nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with tifffile_module().TiffWriter(handle, bigtiff=nbytes > BIG_BYTES) as writer:
         metadata = {"axes": "ZYX"[-len(shape) :]}
         offset, _ = writer.write(
-            shape=shape, dtype=dtype, photometric="minisblack", metadata=metadata, returnoffset=True
+            shape=shape, dtype=dtype, photometric="minisblack", metadata=metadata, extratags=tags, returnoffset=True
         )
     return np.memmap(handle, dtype, "r+", offset, shape)
 
@@ -206,6 +252,11 @@ def _opened(path: Path) -> Iterator[Any]:
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise more kinds than tifffile documents
+        if "imagecodecs" in str(error):
+            raise ImportError(
+                f"{path} is compressed in a way that needs imagecodecs, which is not installed: pip install "
+                "'crfrnn[volumes]'"
+            ) from error
         raise ValueError(f"cannot read {path} as TIFF: {error}") from error
     finally:
         logger.removeHandler(damage)

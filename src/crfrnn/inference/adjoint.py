@@ -13,6 +13,8 @@ ADJOINT_TOLERANCES = {4: 1e-5, 8: 1e-10}
 """The error at which a system counts as solved, relative to its right-hand side, by bytes of a number."""
 ADJOINT_ITERATIONS = 200
 """The most products for a system, each as costly as an iteration."""
+NEGLIGIBLE = 1e-30
+"""A right-hand side without a larger entry stays as it is: float32 does not hold the inverse of the smallest."""
 CONVERGED = 0.01
 """How far marginals may still move by an iteration, at any point, to count as a fixed point."""
 
@@ -64,7 +66,7 @@ def conjugate_gradients(
     """
     dot, largest, where, times, tolerance = arithmetic
     scale = largest(right)  # squares of small gradients would be 0
-    scale = where(scale > 0, scale, 1.0)
+    scale = where(scale > NEGLIGIBLE, scale, 1.0)
     residual = times(right, 1 / scale)
     direction = preconditioned = jacobian(residual)
     tangent, solution = residual, 0 * residual
@@ -99,7 +101,7 @@ def biconjugate_gradients(product: Callable[[Any], Any], right: Any, arithmetic:
     """
     dot, largest, where, times, tolerance = arithmetic
     scale = largest(right)
-    scale = where(scale > 0, scale, 1.0)
+    scale = where(scale > NEGLIGIBLE, scale, 1.0)
     solution = times(right, 1 / scale)
     residual = shadow = direction = solution - product(solution)
     size = dot(shadow, residual)

@@ -23,17 +23,19 @@ from crfrnn.arrays import (
     spatial_shape,
 )
 from crfrnn.crf import CRF, EPSILON, Normalization, Regions
-from crfrnn.files.parameter_files import crf_of
+from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.inference.coupling import Matrix, couple, coupling, coupling_gradient
 from crfrnn.inference.regions import RegionTerm
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.build import build_kernel, given_mapping, kernel_bytes, missing
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.grid import GridGaussian
+from crfrnn.kernels.matrix import MatrixKernel, is_sparse
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import region_bytes, require_memory
 from crfrnn.numbers import one_of
-from crfrnn.parameters import CRFParameters
+from crfrnn.parameters import CRFParameters, with_values
+from crfrnn.plausibility import check_levels
 
 
 class Term(Protocol):
@@ -79,8 +81,8 @@ class PairwiseTerm:
     """A kernel and how it enters the mean field: weight W and normalised filter N (docs/algorithm.md, eq. 5).
 
     Attributes:
-        kernel: `GridGaussian`, `PermutohedralLattice`, `ExactGaussian`, or anything with `num_points` and
-            `filter(values, transpose=False)`.
+        kernel: `GridGaussian`, `PermutohedralLattice`, `ExactGaussian`, anything with `num_points` and
+            `filter(values, transpose=False)`, or a matrix (N, N), dense or sparse as SciPy has them.
         weight: Number, (C,) or (C, C).
         normalization: "after", "before", "symmetric" or "none".
         mask: Weights ≥ 0 of the points, N of them in any shape; points of weight 0 neither send nor receive.
@@ -89,7 +91,7 @@ class PairwiseTerm:
     Raises: TypeError or ValueError: on construction, if one of them does not fit.
     """
 
-    kernel: PointKernel
+    kernel: Any
     weight: ArrayLike = 1.0
     normalization: Normalization = "after"
     mask: ArrayLike | None = None
@@ -97,6 +99,8 @@ class PairwiseTerm:
     post: Array | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.kernel, np.ndarray) or is_sparse(self.kernel):
+            object.__setattr__(self, "kernel", MatrixKernel(self.kernel))
         if not all(hasattr(self.kernel, name) for name in ("num_points", "filter")):
             raise TypeError(
                 f"kernel is a {type(self.kernel).__name__}; expected a GridGaussian, a PermutohedralLattice or another "
@@ -145,7 +149,7 @@ class PairwiseTerm:
     @property
     def num_points(self) -> int:
         """Those of the kernel."""
-        return self.kernel.num_points
+        return int(self.kernel.num_points)
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
@@ -241,6 +245,7 @@ def pairwise_terms(
     origin: Sequence[int] | None = None,
     threads: int | None = None,
     dtype: DTypeLike | None = None,
+    **values: Any,
 ) -> list[Any]:
     """The terms of an image: a `PairwiseTerm` for each kernel, then a `RegionTerm` for each of the CRF's regions.
 
@@ -253,7 +258,8 @@ def pairwise_terms(
             one or two axes for grey and the last axis for channels otherwise.
         mask: (*spatial,) weights ≥ 0 of the pixels; pixels of weight 0 neither send nor receive.
         given: For kernels over `Given(name)`, by name: features (*spatial, d) or (N, d), divided by their deviations,
-            or a kernel, an object with `filter(values, transpose)` for values (N, C). For regions: ids (*spatial) or
+            or a kernel: a matrix (N, N), dense or sparse, or an object with `filter(values, transpose)` for values
+            (N, C). For regions: ids (*spatial) or
             memberships (S, *spatial).
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
@@ -261,12 +267,14 @@ def pairwise_terms(
             depends on the coordinates, so parts of an image share a lattice only if each is given its origin.
         threads: Threads of building and filtering; None is `default_threads()`.
         dtype: float32 or float64; None is float64 for a float64 image and float32 for others.
+        **values: Fields of `CRFParameters` that replace those of the parameters, as for `refine`.
+    Warns: InputWarning: if levels of the image are far from θ_β.
     Raises:
         TypeError: if image or mask do not hold real numbers.
         ValueError: if shapes, deviations or spacing do not fit the image, or it is not finite.
         MemoryError: if a lattice would not fit into memory.
     """
-    crf = crf_of(parameters).active
+    crf = crf_of(with_values(parameters_of(parameters), values) if values else parameters).active
     grid = None if shape is None else spatial_shape(shape)
     channels = None if image is None else image_array(image, grid)
     if channels is not None:
@@ -277,6 +285,8 @@ def pairwise_terms(
         dtype = np.float64 if channels is not None and channels.dtype == np.float64 else np.float32
     weights = None if mask is None else mask_array(mask, grid)
     guide = Guide(grid, channels, weights, given_mapping(given), origin)
+    if channels is not None:
+        check_levels(crf, channels)
     kind = float_dtype(dtype)
     require_memory(terms_bytes(crf, guide, kind.itemsize), f"kernels over {' × '.join(map(str, grid))} points")
     return build_terms(crf, guide, spacing, kind, threads)

@@ -5,7 +5,7 @@ PyTorch that is `crfrnn.torch`. On TensorFlow and JAX it is a `Run`, which their
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -19,9 +19,11 @@ from crfrnn.inference.backend import Execution, Gradients, Inputs, UnsupportedEr
 from crfrnn.inference.losses import SLACK, not_probabilities
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
+from crfrnn.plausibility import Doubts, check_levels
 
 Array = NDArray[Any]
 kept = Kept()
+CALL = "layer([logits, image])"
 
 
 class Scene(NamedTuple):
@@ -49,6 +51,7 @@ def refine(
     thetas: Mapping[str, Any],
     layout: Layout,
     training: bool,
+    doubts: Doubts,
 ) -> Any:
     """Refined logits, in the backend's own tensors; everything gets gradients, or what `Pass.fixed` leaves.
 
@@ -56,11 +59,12 @@ def refine(
         weights: W of each term, (C, C) in the dtype of the logits; compatibility, M, too.
         thetas: θ that are trained, (n,), by name.
         training: Whether gradients will be asked for; needed only where TensorFlow runs eagerly.
+        doubts: Of the layer.
     Returns: As the logits.
     Raises: UnsupportedError: on TensorFlow and JAX, for θ that are trained beside regions.
     """
     if keras.backend.backend() == "torch":
-        return _torch(crf, scene, weights, compatibility, thetas, layout)
+        return _torch(crf, scene, weights, compatibility, thetas, layout, doubts)
     if thetas and not batch.learns_guide(crf):
         raise UnsupportedError(
             "learn_theta beside regions is available on Keras' PyTorch backend only: use that, or leave out learn_theta"
@@ -68,7 +72,7 @@ def refine(
     couplings = [keras.ops.matmul(compatibility, weight) for weight in weights]
     masks = [] if scene.mask is None else [scene.mask]
     inputs = [scene.logits, *couplings, *thetas.values(), scene.image, *scene.given.values(), *masks]
-    return call(Pass(crf, tuple(thetas), tuple(scene.given), layout), inputs, training)
+    return call(Pass(crf, tuple(thetas), tuple(scene.given), layout, doubts), inputs, training)
 
 
 def pair_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, training: bool) -> Any:
@@ -225,7 +229,12 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Pass(Crossing):
-    """The CRF: logits refined, coupled with M W of each term."""
+    """The CRF: logits refined, coupled with M W of each term.
+
+    `doubts` are those of the layer that first made it: JAX calls the same function for all equal layers.
+    """
+
+    doubts: Doubts = field(compare=False)
 
     @property
     def coupled(self) -> int:
@@ -238,7 +247,10 @@ class Pass(Crossing):
         return () if batch.learns_guide(self.crf) else ("image", *self.given, "mask")
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        return batch.forward(self.crf, self._scene(inputs), inputs[1 : self.coupled], keep, Execution())
+        scene = self._scene(inputs)
+        refined = batch.forward(self.crf, scene, inputs[1 : self.coupled], keep, Execution())
+        self.doubts.look(self.crf, scene.logits, scene.image, CALL)
+        return refined
 
     def _vjp(
         self, cotangent: Array, records: Sequence[batch.Record], inputs: Sequence[Array], guide: bool
@@ -260,8 +272,10 @@ class FilterPass(Crossing):
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
         scene = self._scene(inputs)
-        check_complement(scene.logits)
+        check_complement(scene.logits, not self.own_pairs)
         records = batch.pairwise(self.crf, scene, Execution())
+        if scene.image is not None:
+            check_levels(self.crf, np.moveaxis(scene.image, 1, -1))
         return batch.pairwise_filtered(scene.logits, records, self.own_pairs, False, Execution()), records
 
     def _vjp(
@@ -270,9 +284,13 @@ class FilterPass(Crossing):
         return Gradients(batch.pairwise_filtered(cotangent, records, self.own_pairs, True, Execution()), [])
 
 
-def check_complement(values: Array) -> None:
-    """Raise a ValueError if some of the probabilities that these values complete to 1 are above 1."""
-    if values.min() < -SLACK:
+def check_complement(values: Array, gated: bool) -> None:
+    """Raise a ValueError if some of what these values complete to 1 are no probabilities.
+
+    Args:
+        gated: Whether the values are multiplied by weights, so that large ones say nothing.
+    """
+    if values.min() < -SLACK or (not gated and values.max() > 1 + SLACK):
         raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
 
 
@@ -287,17 +305,26 @@ def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> An
 
     values = planes(scene.logits)
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_complement(values.detach().numpy())
+        check_complement(values.detach().numpy(), not own_pairs)
     given = {name: planes(features) for name, features in scene.given.items()}
     inputs = torch_scene.Scene(values, planes(scene.image), scene.mask, given, None)
     return losses.pair_filter(crf, inputs, own_pairs, None)(values).movedim(1, layout.channel_axis)
 
 
 def _torch(
-    crf: CRF, scene: Scene, weights: Sequence[Any], compatibility: Any, thetas: Mapping[str, Any], layout: Layout
+    crf: CRF,
+    scene: Scene,
+    weights: Sequence[Any],
+    compatibility: Any,
+    thetas: Mapping[str, Any],
+    layout: Layout,
+    doubts: Doubts,
 ) -> Any:
     """By the operators of `crfrnn.torch`, where the tensors lie."""
+    import torch
+
     from crfrnn.torch import functional
+    from crfrnn.torch import plausibility as torch_plausibility
     from crfrnn.torch import scene as torch_scene
 
     def planes(tensor: Any) -> Any:
@@ -308,6 +335,8 @@ def _torch(
     }
     inputs = torch_scene.Scene(planes(scene.logits), planes(scene.image), scene.mask, given, None)
     refined = functional.refine(crf, inputs, weights, compatibility, False, Execution(), thetas)
+    if not torch.compiler.is_compiling():
+        torch_plausibility.look(doubts, crf, inputs.logits, inputs.image, {}, CALL)
     return refined.movedim(1, layout.channel_axis)
 
 

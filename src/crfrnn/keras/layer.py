@@ -46,13 +46,15 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         tolerance: How far a marginal may be off in an iteration because of work left out: 0 works everything out, and
             so does the forward pass of a call whose gradients are wanted (docs/algorithm.md, section 8). An attribute
             too.
+        image_range: (low, high) of the levels of images, such as (0, 1): θ_β is then in 255ths of high - low, as for
+            photos of 8 bits. None: θ_β is in the image's own levels. An attribute too.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
             or channel where they are given so. The backward pass then takes up to twice as long.
         crf: Any other kernels and regions, and how they are solved; it takes the place of the θ, `num_iterations`,
-            `spatial`, `filter` and `tolerance`. Its weights and compatibility are ignored: at the start every W is I
-            and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in the order of
-            the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any type, or
-            memberships (B, *spatial, S), which get no gradient.
+            `spatial`, `filter`, `tolerance` and `image_range`. Its weights and compatibility are ignored: at the start
+            every W is I and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in
+            the order of the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any
+            type, or memberships (B, *spatial, S), which get no gradient.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
@@ -79,6 +81,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         spatial: SpatialKernel = "grid",
         filter: Filter = "lattice",
         tolerance: float = MeanField.tolerance,
+        image_range: Sequence[float] | None = None,
         learn_theta: bool = False,
         crf: CRF | dict[str, Any] | None = None,
         upsampling: Method | None = None,
@@ -102,6 +105,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             spatial=spatial,
             filter=filter,
             tolerance=tolerance,
+            image_range=image_range,
         )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
@@ -135,11 +139,13 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
 
         Args:
             inputs: [logits, image]. Logits (B, *spatial, C), higher is likelier; image (B, *spatial, K) in the units
-                of theta_beta. With data_format "channels_first" the channels are on axis 1.
+                of theta_beta, or in the `image_range`. With data_format "channels_first" the channels are on axis 1.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages. A list
                 holds masks that all count; None in it is no mask.
             training: Whether gradients will be asked for. Without it they are right too, but take longer where
                 TensorFlow runs eagerly.
+        Warns: crfrnn.InputWarning: once, if levels are far from θ_β, logits look like probabilities or energies, or
+            both seem swapped.
         Returns: Logits in the shape of those given, or with `upsampling` in the size of the image.
         Raises: ValueError: if shapes do not fit. For scores that are not finite, the error depends on the backend.
         """
@@ -167,6 +173,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             {name: ops.cast(ops.reshape(theta, (-1,)), dtype) for name, theta in thetas.items()},
             layout._replace(num_classes=num_classes_of(self.num_classes)),
             bool(training),
+            self._doubts,
         )
         if self.num_classes == 1:
             background, foreground = ops.split(refined, 2, axis=layout.channel_axis)
@@ -210,7 +217,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
     def _crf_config(self) -> dict[str, Any]:
         """The arguments of the published layer if they are enough, else the CRF."""
         if self.crf.names == CRFParameters().crf.names and isinstance(self.crf.solver, MeanField):
-            names = ("theta_alpha", "theta_beta", "theta_gamma", "spatial", "filter", "tolerance")
+            names = ("theta_alpha", "theta_beta", "theta_gamma", "spatial", "filter", "tolerance", "image_range")
             config = {name: getattr(self, name) for name in names}
             if (config["spatial"], config["filter"]) in product(("grid", "lattice"), ("lattice", "exact")):
                 short = CRFParameters(iterations=self.num_iterations, **config)

@@ -88,7 +88,8 @@ def gated_crf_loss(
     pairs = _Pairs(probabilities, image, mask, parameters, given, data_format, training)
     pairs.check(source, "source")
     pairs.check(destination, "destination")
-    received = ops.relu(pairs.filtered(pairs.gated(1 - pairs.q, source), own_pairs=False))
+    received = pairs.filtered(pairs.gated(1 - pairs.q, source), own_pairs=False)
+    received = ops.where(received < 0, ops.zeros_like(received), received)  # a relu has no gradient at 0
     pixels = pairs.pixels(pairs.mask, source if destination is None else destination)
     return ops.sum(pairs.gated(pairs.q * received, destination)) / pixels
 

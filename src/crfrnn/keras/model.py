@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from crfrnn.keras.images import SIZE
+from crfrnn.files.published import SIZE
 from crfrnn.keras.layer import CrfRnnLayer
 from crfrnn.numbers import whole_number
 

@@ -12,6 +12,7 @@ from crfrnn.kernels.exact import ExactGaussian
 from crfrnn.kernels.features import Guide, feature_rows, given_count
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.lattice import MAX_FEATURES, PermutohedralLattice
+from crfrnn.kernels.matrix import matrix_kernel
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import exact_bytes, lattice_bytes
 from crfrnn.numbers import per_axis
@@ -46,7 +47,7 @@ def build_kernel(kernel: Kernel, guide: Guide, dtype: np.dtype[Any], threads: in
 
     Raises: ValueError: if deviations or features do not fit, or something is missing.
     """
-    features, own = kernel.features, own_kernel(kernel, guide.given)
+    features, own = kernel.features, own_kernel(kernel, guide)
     if own is not None:
         return OwnKernel(own, num_points(guide.grid))
     if isinstance(kernel.filter, Grid):
@@ -89,17 +90,19 @@ def given_mapping(given: Any) -> Mapping[str, Any]:
     return given
 
 
-def own_kernel(kernel: Kernel, given: Mapping[str, Any]) -> Any | None:
-    """What a call gave as the kernel itself; None where it is built from features.
+def own_kernel(kernel: Kernel, guide: Guide) -> Any | None:
+    """What a call gave as the kernel itself, an object or a matrix; None where it is built from features.
 
     Raises: ValueError: if the call gave nothing under that name.
     """
     if not isinstance(kernel.features, Given):
         return None
-    name = kernel.features.name
+    name, given = kernel.features.name, guide.given
     if name not in given:
         raise ValueError(missing(name, given))
-    return given[name] if hasattr(given[name], "filter") else None
+    if hasattr(given[name], "filter"):
+        return given[name]
+    return matrix_kernel(given[name], num_points(guide.grid), f"given[{name!r}]")
 
 
 def missing(name: str, given: Mapping[str, Any], regions: bool = False) -> str:
@@ -107,13 +110,13 @@ def missing(name: str, given: Mapping[str, Any], regions: bool = False) -> str:
     there = f"; there is {', '.join(map(repr, given))}" if given else ""
     if regions:
         return f"regions need given={{{name!r}: …}}, ids of segments or memberships{there}"
-    return f"a kernel needs given={{{name!r}: …}}, features of the points or a kernel{there}"
+    return f"a kernel needs given={{{name!r}: …}}, features of the points, a matrix (N, N) or a kernel{there}"
 
 
 def kernel_bytes(kernel: Kernel, guide: Guide, itemsize: int) -> int:
     """About how many bytes building the kernel takes."""
     points, axes = num_points(guide.grid), len(guide.grid)
-    if own_kernel(kernel, guide.given) is not None or isinstance(kernel.filter, Grid):
+    if own_kernel(kernel, guide) is not None or isinstance(kernel.filter, Grid):
         return 0
     count = axes if kernel.features.positions else 0
     if kernel.features.reads_image and guide.image is not None:

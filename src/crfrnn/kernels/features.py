@@ -104,7 +104,12 @@ def _(features: Bilateral, guide: Guide, dtype: np.dtype[Any]) -> Array:
     with np.errstate(over="ignore"):
         for channel, theta in enumerate(thetas):
             column = rows[..., axes + channel]
-            np.divide(image[..., channel], _divisor(theta, dtype, "theta_beta"), out=column, casting="same_kind")
+            np.divide(
+                image[..., channel],
+                _divisor(theta * features.level, dtype, "theta_beta"),
+                out=column,
+                casting="same_kind",
+            )
     return rows.reshape(-1, axes + num_channels)
 
 
@@ -133,7 +138,7 @@ def _(features: Spatial, guide: Guide, rows: Array, to_rows: Array) -> dict[tupl
 def _(features: Bilateral, guide: Guide, rows: Array, to_rows: Array) -> dict[tuple[str, str], Array]:
     axes = len(guide.grid)
     channels = rows.shape[1] - axes
-    thetas = per_axis(features.theta_beta, channels, "theta_beta", "image channels")
+    thetas = [theta * features.level for theta in per_axis(features.theta_beta, channels, "theta_beta", "channels")]
     return {
         ("thetas", "theta_alpha"): _theta_gradient(features.theta_alpha, rows[:, :axes], to_rows[:, :axes]),
         ("thetas", "theta_beta"): _theta_gradient(features.theta_beta, rows[:, axes:], to_rows[:, axes:]),

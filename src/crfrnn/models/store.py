@@ -139,7 +139,9 @@ def copy_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     for key in state:
         if key not in expected:
             raise ValueError(f"{source} holds {key}, which {type(module).__name__} does not have")
-    module.load_state_dict(state)
+    # In the order and with the versions of the module's own state: nothing has to be guessed from the numbers.
+    expected.update(state)
+    module.load_state_dict(expected)
 
 
 def _stored(key: str, tensor: Tensor, half: bool) -> Tensor:

@@ -8,11 +8,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.arrays import Array, region_array
+from crfrnn.arrays import Array, num_points, region_array
 from crfrnn.crf import CRF
+from crfrnn.inference.backend import Execution
 from crfrnn.kernels.features import Guide, given_count
+from crfrnn.kernels.matrix import matrix_kernel
 from crfrnn.kernels.native import Output
-from crfrnn.torch.functional import mean_field
+from crfrnn.torch.functional import refine
+from crfrnn.torch.scene import Scene
+
+
+def device_named(device: str) -> torch.device:
+    """The device that torch calls so. Raises ValueError if it is not there."""
+    try:
+        return torch.zeros(0).to(device).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ValueError(f"device={device!r} is not available: {error}") from error
 
 
 def refine_on(
@@ -29,10 +40,7 @@ def refine_on(
     """
     if guide.origin is not None and any(guide.origin):
         raise ValueError(f"origin={tuple(guide.origin)} is for the native core: leave out device={device!r}")
-    try:
-        there = torch.zeros(0).to(device).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ValueError(f"device={device!r} is not available: {error}") from error
+    there = device_named(device)
 
     def batch(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(there)[None]
@@ -40,22 +48,22 @@ def refine_on(
     def features(name: str, rows: Any) -> Tensor:
         if name in crf.region_names:
             return batch(region_array(rows, f"given[{name!r}]", guide.grid))
-        if hasattr(rows, "filter"):
+        if hasattr(rows, "filter") or matrix_kernel(rows, num_points(guide.grid)) is not None:
             raise ValueError(f"given[{name!r}] is a kernel in NumPy: leave out device={device!r}, or give its features")
         count = given_count(name, guide.given, guide.grid)
         columns = np.moveaxis(np.asarray(rows, unary.dtype).reshape(*guide.grid, count), -1, 0)
         return batch(columns)
 
     with torch.inference_mode():
-        probabilities = mean_field(
+        scene = Scene(
             batch(unary),
             None if guide.image is None else batch(np.moveaxis(guide.image.astype(unary.dtype), -1, 0)),
             None if guide.mask is None else batch(guide.mask.reshape(guide.grid)),
-            crf,
-            given={name: features(name, guide.given[name]) for name in crf.given_names if name in guide.given},
-            spacing=spacing,
-            return_probabilities=True,
+            {name: features(name, guide.given[name]) for name in crf.given_names if name in guide.given},
+            spacing,
         )
+        weights = [term.weight for term in crf.terms]
+        probabilities = refine(crf, scene, weights, crf.compatibility, True, Execution())
     result = probabilities[0].argmax(dim=0) if output == "labels" else probabilities[0]
     array: NDArray[Any] = result.cpu().numpy()
     return array

@@ -30,7 +30,7 @@ def _(features: Spatial, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> 
 def _(features: Bilateral, inputs: Inputs, thetas: Thetas, dtype: torch.dtype) -> list[Tensor]:
     image = inputs.image
     columns = _coordinates(inputs.logits, axis_thetas(features, "theta_alpha", inputs, thetas), dtype)
-    levels = for_each(_given(features, "theta_beta", thetas), image.shape[1], "theta_beta", "image channels")
+    levels = channel_thetas(features, image, thetas)
     colours = image if image.dtype == torch.float64 else image.to(dtype)
     return columns + [_divided(channel, theta, dtype) for channel, theta in zip(colours.unbind(1), levels, strict=True)]
 
@@ -65,8 +65,8 @@ def _(
 def _(
     features: Bilateral, inputs: Inputs, thetas: Thetas, rows: Tensor, to_rows: Tensor
 ) -> dict[tuple[str, str], Tensor]:
-    axes, channels = inputs.logits.ndim - 2, inputs.image.shape[1]
-    levels = for_each(_given(features, "theta_beta", thetas), channels, "theta_beta", "image channels")
+    axes = inputs.logits.ndim - 2
+    levels = channel_thetas(features, inputs.image, thetas)
     to_image = [gradient / theta for gradient, theta in zip(to_rows[axes:].unbind(), levels, strict=True)]
     return {
         **_theta_gradient("theta_alpha", thetas, rows[:axes], to_rows[:axes]),
@@ -106,6 +106,12 @@ def thetas_in_pixels(crf: CRF, inputs: Inputs) -> dict[str, Tensor]:
 def axis_thetas(features: Features, name: str, inputs: Inputs, thetas: Thetas) -> tuple[Any, ...]:
     """A deviation in pixels for each axis, (x, y[, z])."""
     return for_each(_given(features, name, thetas), inputs.logits.ndim - 2, name, "spatial axes")
+
+
+def channel_thetas(features: Bilateral, image: Tensor, thetas: Thetas) -> list[Any]:
+    """θ_β in the image's own levels, for each channel."""
+    given = for_each(_given(features, "theta_beta", thetas), image.shape[1], "theta_beta", "image channels")
+    return [theta * features.level for theta in given]
 
 
 def _given(features: Features, name: str, thetas: Thetas) -> Sequence[Any]:

@@ -99,7 +99,8 @@ def _line_search(solver: FrankWolfe, q: Tensor, p: Tensor, scores: Tensor, bend:
     direction = p - q
     gap = per_image(_gap(solver, q, p, scores))
     strong = 0.5 * solver.strength * per_image(direction * direction)
-    slope, curvature = gap + strong, per_image(direction * bend) + 2 * strong
+    # Both are at least 0, but rounding can say otherwise where p is q but for the last digits.
+    slope, curvature = (gap + strong).clamp(min=0), per_image(direction * bend) + 2 * strong
     inside = curvature > slope
     return torch.where(inside, slope / torch.where(inside, curvature, 1.0), 1.0)
 
@@ -110,6 +111,7 @@ def _nearest(solver: FrankWolfe, scores: Tensor) -> tuple[Tensor, Tensor]:
     if solver.regularization == "entropic":
         log_p = torch.log_softmax(scaled, dim=1)
         return log_p.exp(), solver.strength * log_p
+    scaled = scaled - scaled.detach().amax(dim=1, keepdim=True)  # else 1 is lost beside large scores
     ordered, _ = scaled.sort(dim=1, descending=True)
     sums = ordered.cumsum(dim=1) - 1
     counts = torch.arange(1, scaled.shape[1] + 1, dtype=scaled.dtype, device=scaled.device)

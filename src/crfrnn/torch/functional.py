@@ -15,10 +15,12 @@ from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, as
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
+from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
 from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.features import thetas_in_pixels
+from crfrnn.torch.plausibility import look
 from crfrnn.torch.scene import (
     Own,
     Scene,
@@ -67,7 +69,8 @@ def mean_field(
     Args:
         logits: (B, C, *spatial) class scores, higher is likelier; 1 to 3 spatial axes. One channel is the log-odds of
             the foreground: weights and compatibility are then of two classes, background first.
-        image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default). None if no kernel needs it.
+        image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default), or in the `image_range` of the
+            parameters. None if no kernel needs it.
         mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
         parameters: `CRFParameters`, a `CRF` of any kernels, the name of a preset, or a parameters file.
         given: For kernels over `Given(name)`, by name: features (B, d, *spatial), divided by their deviations, or the
@@ -95,6 +98,8 @@ def mean_field(
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: (B, C, *spatial) logits, or probabilities that sum to 1 over classes; of one channel, log-odds or
         probabilities of the foreground.
+    Warns: crfrnn.InputWarning: on the CPU and not where it is compiled, if levels are far from θ_β, or logits look like
+        something else.
     Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
     References: Krähenbühl & Koltun 2011, eq. 4; Zheng et al. 2015, algorithm 1.
     """
@@ -107,7 +112,7 @@ def mean_field(
     crf.require_thetas(thetas)
     crf, weights = _weighted(crf, {Spatial: spatial_weight, Bilateral: bilateral_weight})
     scores = at_image_size(logits, image, upsampling, deterministic, threads)
-    return refine(
+    refined = refine(
         crf,
         Scene(scores, image, mask, given_mapping(given), spacing),
         weights,
@@ -116,6 +121,9 @@ def mean_field(
         Execution(threads, deterministic, check_storage(storage, crf)),
         thetas,
     )
+    if not torch.compiler.is_compiling():
+        look(Doubts(), crf, scores, image, thetas, "mean_field(logits, image)")
+    return refined
 
 
 def _weighted(crf: CRF, weights: Mapping[type[Features], Any]) -> tuple[CRF, list[Any]]:
@@ -216,17 +224,18 @@ def gaussian_filter(
     dtype = compute_dtype(values)
     weights = _readable(mask)
     one_of(normalization, get_args(Normalization), "normalization")
-    if filter == "exact" and neighbour_rounds:
+    lattice = Lattice(neighbour_rounds)
+    if filter == "exact" and lattice.neighbour_rounds:
         raise ValueError(f"filter='exact' has no lattice for neighbour_rounds={neighbour_rounds}; leave it at 0")
     if filter == "exact" or any(tensor is not None and _trained(tensor) for tensor in (features, mask)):
-        kernel = Exact() if filter == "exact" else Lattice(neighbour_rounds)
+        kernel = Exact() if filter == "exact" else lattice
         execution = Execution(threads, deterministic)
         points = features.to(dtype)
         differentiably = differentiable.gaussian_filter(
             values.to(dtype), points, weights, normalization, kernel, execution
         )
         return differentiably.to(values.dtype)
-    arguments = (features.to(dtype), weights, normalization, neighbour_rounds, deterministic, threads)
+    arguments = (features.to(dtype), weights, normalization, lattice.neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
     return filtered.to(values.dtype)

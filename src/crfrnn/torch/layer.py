@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
+from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
 from crfrnn.torch.functional import check_storage, refine
+from crfrnn.torch.plausibility import look
 from crfrnn.torch.scene import Own, Scene
 from crfrnn.torch.upsampling import at_image_size
 from crfrnn.unary import num_classes_of
@@ -24,12 +26,26 @@ Trained: TypeAlias = Literal["full", "per-class", "scalar"]
 Deviation: TypeAlias = float | Sequence[float]
 
 
+NO_ONNX = (
+    "CrfRnn cannot be exported to ONNX, which has no permutohedral lattice: export the network alone, and refine what "
+    "it returns by crfrnn.refine"
+)
+NO_SCRIPT = (
+    "CrfRnn cannot be scripted, since its specification is a Python object: use torch.export, or under torch.no_grad() "
+    "torch.jit.trace, which takes images of any size"
+)
+
+
 class CrfRnn(CrfAttributes, nn.Module):
     """Refine the logits of a segmentation network by the colours of the image.
 
     `num_iterations` times a = U - M (W_s s + W_b b), where s and b are the marginals softmax(a) under the spatial and
     the bilateral Gaussian filter. At the start M is -I, and W_s and W_b are the given weights times I. Batch, image
     size, number of image channels and of spatial axes (1 to 3) may change from call to call.
+
+    It runs under `torch.compile` and `torch.export`. `torch.jit.trace` takes it under `torch.no_grad()`, or with
+    `check_trace=False`, and the result takes images of any size, where `crfrnn.torch` is imported. `torch.jit.script`
+    and ONNX cannot have it, and say so.
 
     Args:
         num_classes: Channels of the logits, at least 1. One channel is the log-odds of the foreground: weights and
@@ -51,11 +67,13 @@ class CrfRnn(CrfAttributes, nn.Module):
             (docs/algorithm.md, section 8).
         filter: Bilateral kernel approximated on a "lattice", or "exact" over all pairs of pixels, in O(N²) time
             (docs/accuracy.md).
+        image_range: (low, high) of the levels of images, such as (0, 1): θ_β is then in 255ths of high - low, as for
+            photos of 8 bits. None: θ_β is in the image's own levels.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
             or channel where they are given so. The backward pass then takes up to twice as long.
         crf: Any other kernels and regions, and how they are solved; it takes the place of all arguments from
-            `num_iterations` to `spatial`, of `damping`, `tolerance` and `filter`. Its weights must be numbers; times I,
-            they are the weights at the start.
+            `num_iterations` to `spatial`, of `damping`, `tolerance`, `filter` and `image_range`. Its weights must be
+            numbers; times I, they are the weights at the start.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
@@ -69,8 +87,8 @@ class CrfRnn(CrfAttributes, nn.Module):
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names. Its θ are the
             present ones, its weights those at the start (docs/tuning.md makes parameters of a trained layer).
-        theta_alpha, theta_beta, theta_gamma, normalization, damping, tolerance: The specification's values; setting one
-            replaces the specification. Reading a θ that is trained makes a GPU wait.
+        theta_alpha, theta_beta, theta_gamma, image_range, normalization, damping, tolerance: The specification's
+            values; setting one replaces the specification. Reading a θ that is trained makes a GPU wait.
         num_iterations: That of its solver; setting it replaces the specification. `torch.compile` compiles once for
             each specification and reuses that when it comes back; new values of weights need no compilation.
         spatial_ker_weights: W_s, trainable.
@@ -79,6 +97,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         log_thetas: With learn_theta, the logarithm of each θ by its name, trainable; else empty.
     References: Zheng et al. 2015, algorithm 1.
     """
+
+    _version = 2
 
     def __init__(
         self,
@@ -97,6 +117,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         damping: float = 0.0,
         tolerance: float = MeanField.tolerance,
         filter: Filter = "lattice",
+        image_range: Sequence[float] | None = None,
         learn_theta: bool = False,
         crf: CRF | None = None,
         upsampling: Method | None = None,
@@ -124,6 +145,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             damping=damping,
             tolerance=tolerance,
             filter=filter,
+            image_range=image_range,
         )
         self.num_classes = num_classes
         self.log_thetas = nn.ParameterDict()
@@ -145,6 +167,23 @@ class CrfRnn(CrfAttributes, nn.Module):
             for name, theta in trained_thetas(crf).items():
                 self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
+        """Refuse weights of the official PyTorch port, which have the same names and the opposite compatibility.
+
+        A state of this layer says so by its version, unless it went through a format that keeps tensors only.
+        """
+        matrix = state_dict.get(f"{prefix}compatibility_matrix")
+        if local_metadata.get("version", 1) < self._version and matrix is not None and _rewards_agreement(matrix):
+            errors: list[str] = others[-1]
+            errors.append(
+                f"{prefix}compatibility_matrix has a diagonal of mean {float(matrix.diagonal().mean()):.3g}, above 0 "
+                "as in weights of the official PyTorch port (crfasrnn_pytorch): it adds the compatibility, and this "
+                "layer subtracts it. Give -compatibility_matrix, convert the file with `crfrnn convert`, or load it "
+                "into crfrnn.compat.crfasrnn.crfrnn.CrfRnn"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load a layer that an earlier version saved whole, with its CRF in single attributes or without upsampling."""
         if "_crf" not in state:
@@ -152,6 +191,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             numbers = {name: state.pop(name) for name in names}
             state["_crf"] = CRFParameters(iterations=state.pop("num_iterations"), **numbers).crf
         state.setdefault("upsampling", None)
+        state.setdefault("_doubts", Doubts())
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "log_thetas" not in self._modules:
             self.log_thetas = nn.ParameterDict()
@@ -168,7 +208,7 @@ class CrfRnn(CrfAttributes, nn.Module):
 
         Args:
             logits: (B, C, *spatial), higher is likelier. Computed in float64 if they are, else in float32.
-            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default.
+            image: (B, K, *spatial) in the units of theta_beta, 0 to 255 for the default, or in the `image_range`.
             mask: (B, *spatial) weight of each pixel; those of weight 0 neither send nor receive messages.
             spacing: Distance between neighbouring pixels of all images of the batch, a number or one for each axis as
                 (x, y[, z]); θ_α and θ_γ are then in its unit. None: they are in pixels.
@@ -177,6 +217,8 @@ class CrfRnn(CrfAttributes, nn.Module):
                 norm it is also called with one channel. For regions, by name: integer ids (B, *spatial), where a
                 negative id is in no segment, or memberships (B, S, *spatial) from 0 to 1, which get gradients.
         Returns: (B, C, *spatial) in the logits' dtype.
+        Warns: crfrnn.InputWarning: once, on the CPU and not where it is compiled, if levels are far from θ_β, logits
+            look like probabilities or energies, or both seem swapped.
         Raises: ValueError: if shapes do not fit, scores on the CPU are not finite, or tensors are on several devices.
         """
         if isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] != self.num_classes:
@@ -184,8 +226,10 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
+        if torch.onnx.is_in_onnx_export():
+            raise ValueError(NO_ONNX)
         scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
-        return refine(
+        refined = refine(
             self._crf,
             Scene(scores, image, mask, given_mapping(given), spacing),
             [getattr(self, f"{name}_ker_weights") for name in self._crf.names],
@@ -194,18 +238,20 @@ class CrfRnn(CrfAttributes, nn.Module):
             Execution(self.threads, self.deterministic, self.storage),
             {name: log.exp() for name, log in self.log_thetas.items()},
         )
+        if not torch.compiler.is_compiling():
+            look(self._doubts, self._crf, scores, image, {})
+        return refined
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks for."""
+        raise TypeError(NO_SCRIPT)
 
     def _learned_thetas(self) -> dict[str, Any]:
         return {name: log.detach().exp().tolist() for name, log in self.log_thetas.items()}
 
     def _set_learned_thetas(self) -> None:
         for name, log in self.log_thetas.items():
-            theta = torch.tensor(self._crf.thetas[name])
-            if log.shape != theta.shape:
-                raise ValueError(
-                    f"{name} is trained as {log.numel()} numbers, and the new CRF has {theta.numel()}: make a new layer"
-                )
-            log.data.copy_(theta.log())
+            log.data.copy_(torch.tensor(self._crf.thetas[name]).log())
 
     def extra_repr(self) -> str:
         described = [str(self.num_classes), f"num_iterations={self.num_iterations}"]
@@ -215,6 +261,11 @@ class CrfRnn(CrfAttributes, nn.Module):
         if self.upsampling is not None:
             described.append(f"upsampling={self.upsampling!r}")
         return ", ".join(described)
+
+
+def _rewards_agreement(matrix: Tensor) -> bool:
+    """Whether a full compatibility looks like one that is added to the logits."""
+    return matrix.ndim == 2 and matrix.device.type != "meta" and float(matrix.diagonal().mean()) > 0
 
 
 def _identity(num_classes: int, trained: str) -> Tensor:

@@ -26,6 +26,7 @@ from crfrnn.kernels.build import given_mapping
 from crfrnn.torch.differentiable import Normalised
 from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.functional import compute_dtype, pairwise_filters
+from crfrnn.torch.plausibility import check_levels
 from crfrnn.torch.scene import Own, Scene, check_mask, check_scores
 
 __all__ = [
@@ -60,7 +61,8 @@ def dense_crf_loss(
     Args:
         probabilities: (B, C, *spatial), 0 to 1; 1 to 3 spatial axes. One channel is the probability of the
             foreground, and stands for two classes.
-        image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default). None if no kernel needs it.
+        image: (B, K, *spatial) in the units of theta_beta (0 to 255 for the default), or in the `image_range` of the
+            parameters. None if no kernel needs it.
         mask: (B, *spatial) weight of each pixel; those of weight 0 do not count.
         parameters: Kernels, as `CRFParameters`, a `CRF`, the name of a preset or a parameters file. Their weights are
             numbers of at least 0. There is no compatibility, and the solver has no use. The default is the published
@@ -158,6 +160,8 @@ def pair_filter(crf: CRF, scene: Scene, own_pairs: bool, threads: int | None) ->
         own_pairs: Whether the pair of a pixel with itself counts; it weighs 1 in a Gaussian.
     """
     filters = pairwise_filters(crf, scene, threads)
+    if not torch.compiler.is_compiling():
+        check_levels(crf, scene.image)
     weighted: list[tuple[Any, Normalised]] = [
         (kernel.weight, each) for kernel, each in zip(crf.kernels, filters, strict=True)
     ]

@@ -291,6 +291,13 @@ def _filter_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
 gaussian_filter.register_autograd(_filter_backward, setup_context=_save_filter)
 
 
+def _first_derivatives_only(ctx: Any, *cotangents: Any) -> None:
+    raise NotImplementedError("the gradient of a mean field cannot be differentiated again: leave out create_graph")
+
+
+mean_field_vjp.register_autograd(_first_derivatives_only)
+
+
 def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
     raise NotImplementedError(
         "the gradient of a lattice to its features cannot be differentiated again; for second derivatives to scores "

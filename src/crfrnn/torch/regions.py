@@ -89,7 +89,7 @@ def spread(rows: Tensor, members: Members) -> Tensor:
 
 def _sorted(ids: Tensor) -> Members:
     """The pixels of maps (B, *spatial); images of a batch share no segment. Those in no segment make up one, too."""
-    found, place = torch.unique(ids.flatten(1).clamp(min=-1), return_inverse=True)
+    found, place = torch.unique(ids.flatten(1).long().clamp(min=-1), return_inverse=True)
     images = torch.arange(len(ids), device=ids.device)[:, None]
     segment = (place + images * len(found)).reshape(-1)
     return Members(segment, segment.argsort(stable=True), segment.bincount(minlength=len(ids) * len(found)))

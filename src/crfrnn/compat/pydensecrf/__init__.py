@@ -1,11 +1,12 @@
 """pydensecrf's modules over this package: `import crfrnn.compat.pydensecrf.densecrf as dcrf` is the line to change.
 
 Names, arguments, defaults, signs and results are pydensecrf's. After `install()` code that imports `pydensecrf` itself
-runs on these modules, unmodified.
+runs on these modules, unmodified; `python -m crfrnn.compat.pydensecrf script.py …` runs a whole program so.
 """
 
 import sys
 
+from crfrnn.compat.modules import stand_in
 from crfrnn.compat.pydensecrf import densecrf, eigen, utils
 
 __all__ = ["densecrf", "eigen", "install", "utils"]
@@ -18,14 +19,6 @@ def install() -> None:
 
     Raises: RuntimeError: if pydensecrf itself has been imported already; some code would go on with the old modules.
     """
-    ours = sys.modules[__name__]
-    there = sys.modules.get("pydensecrf", ours)
-    if there is not ours:
-        raise RuntimeError(
-            f"pydensecrf is already imported, from {getattr(there, '__file__', None) or 'elsewhere'}: call "
-            "crfrnn.compat.pydensecrf.install() before anything imports it"
-        )
-    sys.modules["pydensecrf"] = ours
-    sys.modules["pydensecrf.densecrf"] = densecrf
-    sys.modules["pydensecrf.eigen"] = eigen
-    sys.modules["pydensecrf.utils"] = utils
+    ours = {"densecrf": densecrf, "eigen": eigen, "utils": utils}
+    names = {f"pydensecrf.{name}": module for name, module in ours.items()}
+    stand_in({"pydensecrf": sys.modules[__name__]} | names, "crfrnn.compat.pydensecrf.install")

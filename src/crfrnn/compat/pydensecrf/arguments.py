@@ -1,4 +1,8 @@
-"""What callers of pydensecrf give, checked in its words and turned into what this package takes."""
+"""What callers of pydensecrf give, read as pydensecrf reads it and turned into what this package takes.
+
+What is odd there and yet means something is taken, with a warning that says what it means. What can only be a mistake
+is an error.
+"""
 
 import operator
 from typing import Any
@@ -6,44 +10,63 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Shape, check_classes, class_weights, float_array
+from crfrnn.arrays import Shape, check_classes, class_weights, float_array, num_points
+from crfrnn.plausibility import unseen, warn_of_input
 
 SMALLEST_DEVIATION = float(np.finfo(np.float32).tiny)
+LARGEST_DEVIATION = float(np.finfo(np.float32).max)
+"""What an infinite deviation counts as: features divided by it are 0 and tell no points apart."""
 
 
 def count(value: Any, name: str) -> int:
-    """A whole number of at least 0; 5.0 counts as one."""
-    try:
-        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} must be a whole number") from None
+    """A whole number of at least 0: fractions are cut off and what is below 0 counts as 0, with a warning.
+
+    Raises: TypeError: if it is no number.
+    """
+    number = _whole(value, name)
     if number < 0:
-        raise ValueError(f"{name}={number} must be at least 0")
-    return number
+        warn_of_input(f"{name}={value} is below 0 and counts as 0, as in pydensecrf")
+    return max(number, 0)
 
 
 def positive_count(value: Any, name: str) -> int:
-    """A whole number of at least 1."""
-    number = count(value, name)
-    if number == 0:
-        raise ValueError(f"{name}=0 must be at least 1")
+    """A whole number of at least 1; fractions are cut off, with a warning."""
+    number = _whole(value, name)
+    if number < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
     return number
 
 
 def deviations(value: Any, number: int, name: str, what: str) -> tuple[float, ...]:
     """A standard deviation for each of `number` axes or channels, from one number or `number` of them.
 
-    `what` is "axes" or "channels" in messages.
+    Infinite ones leave an axis or channel out of the comparison. Negative ones count without their sign, with a
+    warning. `what` is "axes" or "channels" in messages.
     """
-    given = float_array(value, name, np.float64)
-    if given.ndim > 1 or given.size == 0 or not (np.isfinite(given) & (given >= SMALLEST_DEVIATION)).all():
-        raise ValueError(f"{name}={value!r} must be a finite number above 0, or one for each of the {number} {what}")
-    if given.ndim and len(given) != number:
-        raise ValueError(
-            f"{name}={value!r} does not fit {number} {what}: give one number for all of them, or {number} (pydensecrf "
-            "takes the first, and leaves axes and channels without one undivided; 1 does that here)"
+    return _deviations(_numbers(value, number, name, what), number, name, what)
+
+
+def first_deviations(value: Any, number: int, name: str, what: str) -> tuple[float, ...]:
+    """`deviations`, of which surplus ones are left out, with a warning."""
+    given = _numbers(value, number, name, what)
+    if given.ndim and len(given) > number:
+        warn_of_input(
+            f"{name}={value!r} has {len(given)} values for {number} {what}: the last {len(given) - number} count not"
         )
-    return tuple(np.broadcast_to(given, number).tolist())
+        given = given[:number]
+    return _deviations(given, number, name, what)
+
+
+def padded_deviations(value: Any, number: int, name: str, what: str, hint: str = "") -> tuple[float, ...]:
+    """`deviations`, of which missing ones are 1, with a warning: axes and channels without one are not divided."""
+    given = _numbers(value, number, name, what)
+    if given.ndim and len(given) < number:
+        warn_of_input(
+            f"{name}={value!r} has {len(given)} of {number} values: the last {number - len(given)} {what} are not "
+            f"divided, which is a deviation of 1, as in pydensecrf{hint or '; give one number for all, or all of them'}"
+        )
+        given = np.concatenate([given, np.ones(number - len(given))])
+    return _deviations(given, number, name, what)
 
 
 def agreement(compat: ArrayLike, num_labels: int) -> NDArray[np.float64]:
@@ -68,3 +91,55 @@ def layout(rows: Any) -> Shape | None:
     if rows.flags.f_contiguous and owner.shape[-1] == len(rows):  # array.transpose(2, 0, 1).reshape(len(rows), -1)
         return (owner.shape[-1], *owner.shape[:-1])
     return owner.shape if rows.flags.c_contiguous else None
+
+
+def check_levels(image: NDArray[Any], thetas: tuple[float, ...], name: str) -> None:
+    """Warn if the levels of an image (*grid, K) are far from their deviations."""
+    how = unseen(image, thetas)
+    if how is not None:
+        low, high = image.min(), image.max()
+        warn_of_input(
+            f"the image's levels are from {low:.4g} to {high:.4g}, which is far from {name}={thetas[0]:g}: {how}. "
+            f"{name} is in the image's own levels: give an image of 0-255, or {name} in these levels"
+        )
+
+
+def copied_bytes(value: Any, shape: Shape) -> int:
+    """Bytes of the float32 copy that `float_array` makes of values of this shape; 0 if it makes none."""
+    as_it_is = isinstance(value, np.ndarray) and value.dtype == np.float32 and value.flags.c_contiguous
+    return 0 if as_it_is else 4 * num_points(shape)
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name}={value!r} must be a whole number") from None
+    if number != value:
+        warn_of_input(f"{name}={value} is no whole number and counts as {number}, as in pydensecrf")
+    return number
+
+
+def _numbers(value: Any, number: int, name: str, what: str) -> NDArray[np.float64]:
+    given = float_array(value, name, np.float64).astype(np.float64, copy=False)
+    if given.ndim > 1 or given.size == 0 or np.isnan(given).any() or (np.abs(given) < SMALLEST_DEVIATION).any():
+        raise ValueError(f"{name}={value!r} must be a number above 0, or one for each of the {number} {what}")
+    return given
+
+
+def _deviations(given: NDArray[np.float64], number: int, name: str, what: str) -> tuple[float, ...]:
+    if given.ndim and len(given) != number:
+        raise ValueError(
+            f"{name}={tuple(given.tolist())} does not fit {number} {what}: give one number for all of them, or {number}"
+        )
+    if (given < 0).any():
+        warn_of_input(
+            f"{name}={given.tolist()} holds negative deviations, which count without their sign, as in pydensecrf"
+        )
+    return tuple(np.broadcast_to(np.minimum(np.abs(given), LARGEST_DEVIATION), number).tolist())

@@ -6,54 +6,65 @@ not depend on their number.
 """
 
 # ruff: noqa: N802
-import warnings
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Shape, float_array, image_array, num_points
-from crfrnn.compat.pydensecrf.arguments import agreement, count, deviations, layout, positive_count
+from crfrnn.arrays import Shape, float_array, image_array, num_points, real_shape
+from crfrnn.compat.pydensecrf.arguments import (
+    agreement,
+    check_levels,
+    copied_bytes,
+    count,
+    first_deviations,
+    layout,
+    positive_count,
+)
+from crfrnn.compat.pydensecrf.constants import (
+    CONST_KERNEL,
+    DIAG_KERNEL,
+    FULL_KERNEL,
+    NO_NORMALIZATION,
+    NORMALIZE_AFTER,
+    NORMALIZE_BEFORE,
+    NORMALIZE_SYMMETRIC,
+    KernelType,
+    NormalizationType,
+    checked_normalization,
+)
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
+from crfrnn.compat.pydensecrf.many_features import lattice
 from crfrnn.compat.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
-from crfrnn.crf import MeanField, Normalization
+from crfrnn.crf import MeanField
 from crfrnn.inference.energy import divergence
 from crfrnn.inference.meanfield import mean_field, message
 from crfrnn.inference.regularization import logarithm
 from crfrnn.inference.terms import PairwiseTerm, checked_couplings
 from crfrnn.kernels.features import bilateral_features, spatial_features
-from crfrnn.kernels.lattice import PermutohedralLattice
 from crfrnn.memory import lattice_bytes, require_memory
+from crfrnn.plausibility import warn_of_input
+
+__all__ = [
+    "CONST_KERNEL",
+    "DIAG_KERNEL",
+    "FULL_KERNEL",
+    "NORMALIZE_AFTER",
+    "NORMALIZE_BEFORE",
+    "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION",
+    "ConstUnary",
+    "DenseCRF",
+    "DenseCRF2D",
+    "KernelType",
+    "LogisticUnary",
+    "NormalizationType",
+    "Unary",
+]
 
 Float32 = NDArray[np.float32]
 
 
-class KernelType(IntEnum):
-    """The part of a kernel that learning would have changed; inference does not depend on it."""
-
-    CONST_KERNEL = 0
-    DIAG_KERNEL = 1
-    FULL_KERNEL = 2
-
-
-class NormalizationType(IntEnum):
-    """How kernels are normalised. NO_NORMALIZATION leaves raw sums: pydensecrf finds a mean norm and never uses it."""
-
-    NO_NORMALIZATION = 0
-    NORMALIZE_BEFORE = 1
-    NORMALIZE_AFTER = 2
-    NORMALIZE_SYMMETRIC = 3
-
-
-CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
-NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
-NORMALIZATIONS: dict[int, Normalization] = {
-    NO_NORMALIZATION: "none",
-    NORMALIZE_BEFORE: "before",
-    NORMALIZE_AFTER: "after",
-    NORMALIZE_SYMMETRIC: "symmetric",
-}
 SUM_ERROR = 1e-5
 """How far marginals may be from a sum of 1, for rounding."""
 # pydensecrf takes 8-bit images alone. At 128 deviations from one level to the next no kernel reaches from one to the
@@ -78,6 +89,7 @@ class DenseCRF:
         self._num_points = positive_count(nvar, "nvar")
         self._num_labels = positive_count(nlabels, "nlabels")
         self._scores: Float32 | None = None
+        self._undefined: NDArray[np.bool_] | None = None
         self._terms: list[PairwiseTerm] = []
         # Marginals that klDivergence was last asked about, and their message: the next step is mostly from there.
         self._heard: tuple[Float32, Float32] | None = None
@@ -87,11 +99,12 @@ class DenseCRF:
 
         Args:
             u: (nlabels, nvar) energies, -log p; (nlabels, *spatial) does as well. Infinite ones count as very large,
-                with a warning.
+                with a warning; NaN and -inf make probabilities NaN, with a warning.
             f: None, or features (features, nvar); u then holds their weights (nlabels, features).
         Raises:
             TypeError: if they do not hold real numbers.
-            ValueError: if shapes do not fit, or a value is NaN.
+            ValueError: if shapes do not fit.
+            MemoryError: if a copy would not fit into memory.
         """
         self.setUnary(ConstUnary(u) if f is None else LogisticUnary(u, f))
 
@@ -113,7 +126,7 @@ class DenseCRF:
                 f"{': transpose it' if turned else ': move the last axis to the front' if last else ''}"
             )
         self._check_layout(u.layout, "the unary")
-        self._scores = u.scores.reshape(labels, -1)
+        self._scores, self._undefined = u.scores.reshape(labels, -1), u.undefined
 
     def addPairwiseEnergy(
         self,
@@ -125,7 +138,8 @@ class DenseCRF:
         """Add a Gaussian kernel over features.
 
         Args:
-            features: (d, nvar) for d up to 16, divided by their standard deviations.
+            features: (d, nvar), divided by their standard deviations. More than 16 are worked out slowly, in NumPy,
+                with a warning.
             compat: A number w rewards agreement: w times the kernel's message is added to the logits. A vector
                 (nlabels,) or a matrix (nlabels, nlabels) is a penalty, subtracted from them; only its symmetric part
                 counts.
@@ -136,38 +150,53 @@ class DenseCRF:
             ValueError: if shapes do not fit, or values are not finite.
             MemoryError: if the lattice would not fit into memory.
         """
-        given = float_array(features, "features", np.float32)
-        if given.ndim < 2 or num_points(given.shape[1:]) != self._num_points:
-            turned = given.ndim == 2 and given.shape[0] == self._num_points
+        shape = real_shape(features, "features")
+        if len(shape) < 2 or shape[0] == 0 or num_points(shape[1:]) != self._num_points:
+            turned = len(shape) == 2 and shape[0] == self._num_points
             raise ValueError(
-                f"features have shape {given.shape}; expected (d, {self._num_points}) for {self._num_points} points"
+                f"features have shape {shape}; expected (d, {self._num_points}) for {self._num_points} points"
                 f"{': transpose them' if turned else ''}"
             )
         self._check_layout(layout(features), "features")
-        self._add(given.reshape(len(given), -1).T, agreement(compat, self._num_labels), kernel, normalization)
+        weight = agreement(compat, self._num_labels)
+        self._require_memory(shape[0], copied_bytes(features, shape))
+        rows = float_array(features, "features", np.float32).reshape(shape[0], -1).T
+        self._add(rows, weight, kernel, normalization)
 
-    def inference(self, niter: int) -> MatrixXf:
+    def inference(self, niter: int) -> Float32:
         """Marginals (nlabels, nvar) after this many iterations of mean field.
 
         Raises: MemoryError: if there is not enough memory.
         """
-        return self._solved(self._unary(), self._terms, count(niter, "niter")).view(MatrixXf)
+        iterations = count(niter, "niter")
+        q = self._solved(self._unary(), self._terms, iterations)
+        if self._undefined is not None:
+            q[:, self._reached(self._undefined, iterations)] = np.nan
+        return q
 
-    def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
+    def startInference(self) -> tuple[Float32, Float32, Float32]:
         """Marginals before the first iteration, and two values that `stepInference` takes but does not need."""
         return self.inference(0), MatrixXf(), MatrixXf()
 
-    def stepInference(self, Q: MatrixXf, tmp1: MatrixXf, tmp2: MatrixXf) -> None:
+    def stepInference(self, Q: Float32, tmp1: Any, tmp2: Any) -> None:
         """One iteration of mean field from the marginals Q, into Q."""
         if not isinstance(Q, np.ndarray) or Q.dtype.kind != "f" or not Q.flags.writeable:
             raise TypeError("Q is changed in place: give what startInference returned, or a writable array of floats")
-        received = self._message(self._checked(Q))
+        q = self._checked(Q)
+        undefined = np.asarray(np.isnan(q).any(axis=0))
+        received = self._message(np.where(undefined, np.float32(0), q) if undefined.any() else q)
         self._heard = None
         Q[...] = self._solved(self._unary() - received, [], 0)
+        if undefined.any():
+            Q[:, self._reached(undefined, 1)] = np.nan
+        if self._undefined is not None:
+            Q[:, self._undefined] = np.nan
 
     def klDivergence(self, Q: ArrayLike) -> float:
         """Kullback-Leibler divergence of marginals Q to this CRF, up to a constant (docs/algorithm.md, eq. 7)."""
         q = self._checked(Q)
+        if self._undefined is not None or np.isnan(q).any():
+            return float("nan")
         received = self._message(q)
         self._heard = (q.copy(), received)
         return divergence(q, self._unary(), received)
@@ -183,6 +212,16 @@ class DenseCRF:
             return logits - self._solved(logits, self._terms, 1, return_probabilities=False)
         couplings = [np.asarray(matrix, q.dtype) for matrix in checked_couplings(q.shape, self._terms, None)[0]]
         return message(np.ascontiguousarray(q.T), self._terms, couplings).T
+
+    def _reached(self, undefined: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
+        """Points (nvar,) that have heard of undefined ones after so many iterations."""
+        for _ in range(iterations):
+            sent, undefined = undefined, undefined.copy()
+            for term in self._terms:
+                undefined |= term.kernel.filter(sent.astype(np.float32)) > 0
+            if (undefined == sent).all():
+                break
+        return undefined
 
     def _solved(
         self, logits: Float32, terms: list[PairwiseTerm], iterations: int, return_probabilities: bool = True
@@ -211,19 +250,23 @@ class DenseCRF:
 
     def _add(self, rows: Any, weight: ArrayLike, kernel: int, normalization: int) -> None:
         """Add a kernel over the rows of features of all points."""
-        _warn_of_mix_up(kernel, "kernel", NormalizationType, "which has no effect")
-        _warn_of_mix_up(normalization, "normalization", KernelType, "whose number counts")
-        count(kernel, "kernel")
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"normalization={normalization!r} is unknown; use {', '.join(NormalizationType.__members__)}"
-            )
-        normalized = NORMALIZATIONS[normalization]
+        normalized = checked_normalization(kernel, normalization)
         self._heard = None
-        self._terms.append(PairwiseTerm(PermutohedralLattice(rows), weight, normalized))
+        self._terms.append(PairwiseTerm(lattice(rows), weight, normalized))
 
     def _check_layout(self, layout: Shape | None, name: str) -> None:
-        """Raise a ValueError if an array (rows, points) was flattened from a shape other than (rows, *this grid)."""
+        """Say so if an array (rows, points) was flattened from a shape other than (rows, *this grid)."""
+
+    def _require_memory(self, num_features: int, copies: int = 0) -> None:
+        """Raise a MemoryError if there is no room for the rows of so many features, copies, and their lattice."""
+        points = self._num_points
+        require_memory(
+            copies + 4 * points * num_features + lattice_bytes(points, num_features, 4),
+            f"a pairwise energy over {num_features} features of {self._points_in_words()}",
+        )
+
+    def _points_in_words(self) -> str:
+        return f"{self._num_points} points"
 
 
 class DenseCRF2D(DenseCRF):
@@ -238,6 +281,9 @@ class DenseCRF2D(DenseCRF):
     def __init__(self, w: int, h: int, nlabels: int) -> None:
         self._shape = (positive_count(h, "h"), positive_count(w, "w"))
         super().__init__(num_points(self._shape), nlabels)
+        # What has shown that height and width are swapped, and whether that matters: most methods know points only.
+        self._swapped: str | None = None
+        self._needs_shape = False
 
     def addPairwiseGaussian(
         self,
@@ -255,7 +301,8 @@ class DenseCRF2D(DenseCRF):
             ValueError: if sxy or compat do not fit.
             MemoryError: if the lattice would not fit into memory.
         """
-        theta = deviations(sxy, 2, "sxy", "axes, x and y")
+        self._need_shape()
+        theta = first_deviations(sxy, 2, "sxy", "axes, x and y")
         weight = agreement(compat, self._num_labels)
         self._require_memory(2)
         self._add(spatial_features(self._shape, theta), weight, kernel, normalization)
@@ -281,49 +328,57 @@ class DenseCRF2D(DenseCRF):
             ValueError: if shapes do not fit, or rgbim is not finite.
             MemoryError: if the lattice would not fit into memory.
         """
-        given = np.shape(rgbim)
-        self._check_layout((1, *given[:2]), "rgbim")
+        self._need_shape()
+        given = real_shape(rgbim, "rgbim")
         if given[:2] != self._shape or len(given) > 3:
             first = given[1:] == self._shape
             raise ValueError(
-                f"rgbim has shape {given}; expected {self._shape} or ({self._shape[0]}, {self._shape[1]}, channels)"
-                f"{': move its first axis to the end' if first else ''}"
+                self._swapped_in_words("rgbim")
+                if given[:2] == self._shape[::-1]
+                else f"rgbim has shape {given}; expected {self._shape} or ({self._shape[0]}, {self._shape[1]}, "
+                f"channels){': move its first axis to the end' if first else ''}"
             )
-        image = image_array(rgbim, self._shape)
-        channels = image.shape[-1]
-        theta = deviations(sxy, 2, "sxy", "axes, x and y")
-        levels = deviations(srgb, channels, "srgb", "channels of rgbim")
-        if image.dtype.kind in "biu" and image.dtype.itemsize == 1:
-            levels = tuple(max(level, SMALLEST_SRGB) for level in levels)
+        channels = given[2] if len(given) == 3 else 1
+        theta = first_deviations(sxy, 2, "sxy", "axes, x and y")
+        levels = first_deviations(srgb, channels, "srgb", "channels of rgbim")
         weight = agreement(compat, self._num_labels)
         self._require_memory(2 + channels)
+        image = image_array(rgbim, self._shape)
+        check_levels(image, levels, "srgb")
+        if image.dtype.kind in "biu" and image.dtype.itemsize == 1:
+            levels = tuple(max(level, SMALLEST_SRGB) for level in levels)
         features = bilateral_features(image, theta, levels, shape=self._shape, dtype=np.float32)
         self._add(features, weight, kernel, normalization)
+
+    def _need_shape(self) -> None:
+        self._needs_shape = True
+        if self._swapped is not None:
+            raise ValueError(self._swapped)
 
     def _check_layout(self, layout: Shape | None, name: str) -> None:
         if layout is None or layout[1:] == self._shape:
             return
-        height, width = self._shape
-        if layout[1:] == (width, height):
-            raise ValueError(
-                f"{name} is {width} high and {height} wide, but this DenseCRF2D is {height} high and {width} wide; the "
-                f"width comes first: DenseCRF2D({height}, {width}, {self._num_labels})"
+        if layout[1:] == self._shape[::-1]:
+            self._swapped = self._swapped_in_words(name)
+            if self._needs_shape:
+                raise ValueError(self._swapped)
+            warn_of_input(
+                f"{self._swapped}. Kernels of your own do not depend on it; addPairwiseGaussian and "
+                "addPairwiseBilateral do"
             )
-        if layout[:-1] == self._shape:
+        elif layout[:-1] == self._shape:
             raise ValueError(
                 f"{name} was flattened from shape {layout}, which mixes pixels with what its last axis holds; move "
                 "that to the front before: array.transpose(2, 0, 1).reshape(array.shape[2], -1)"
             )
 
-    def _require_memory(self, num_features: int) -> None:
+    def _swapped_in_words(self, name: str) -> str:
         height, width = self._shape
-        points = height * width
-        require_memory(
-            4 * points * num_features + lattice_bytes(points, num_features, 4),
-            f"a pairwise energy on an image {width} wide and {height} high",
+        return (
+            f"{name} is {width} high and {height} wide, but this DenseCRF2D is {height} high and {width} wide; the "
+            f"width comes first: DenseCRF2D({height}, {width}, {self._num_labels})"
         )
 
-
-def _warn_of_mix_up(value: int, name: str, other: type[IntEnum], effect: str) -> None:
-    if isinstance(value, other):
-        warnings.warn(f"{name}={value.name} is a {other.__name__}, {effect}, as in pydensecrf", stacklevel=4)
+    def _points_in_words(self) -> str:
+        height, width = self._shape
+        return f"an image {width} wide and {height} high"

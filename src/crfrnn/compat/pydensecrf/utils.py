@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import unary
-from crfrnn.arrays import Shape, float_array, image_array, label_array, spatial_shape
-from crfrnn.compat.pydensecrf.arguments import deviations, positive_count
+from crfrnn.arrays import Shape, float_array, image_array, label_array, real_shape, spatial_shape
+from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_deviations, positive_count
 from crfrnn.memory import require_memory
+from crfrnn.plausibility import warn_of_input
 
 Float32 = NDArray[np.float32]
 OUTSIDE = 1e-2
@@ -25,27 +26,36 @@ def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_uns
     """Energies of labels that are each right with the same probability.
 
     Args:
-        labels: Integers of any shape.
+        labels: Integers of any shape. Negative ones count from the last class back, as Python's indices do, with a
+            warning.
         n_labels: Number of classes, without the unknown one.
         gt_prob: Above 0 and below 1; the other classes share the rest.
         zero_unsure: Class c has label c + 1, and points of label 0 may be anything; otherwise class c has label c.
     Returns: (n_labels, points).
     Raises:
         TypeError: if labels are not integers.
-        ValueError: if a label stands for no class, or gt_prob is out of range.
+        ValueError: if there are no labels, one stands for no class, or gt_prob is out of range.
         MemoryError: if there is not enough memory.
     """
     number = positive_count(n_labels, "n_labels")
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob={gt_prob} must be above 0 and below 1")
     given = label_array(labels)
-    lowest, highest = given.min(), given.max()
-    last = number if zero_unsure else number - 1
-    if lowest < 0 or highest > last:
+    lowest, highest = int(given.min()), int(given.max())
+    first, last = (1, number) if zero_unsure else (0, number - 1)
+    if lowest < first - number or highest > last:
         raise ValueError(
             f"labels range from {lowest} to {highest}; with n_labels={number} they are 0 to {last}, and 0 is "
             f"{'unsure (a class, if zero_unsure=False)' if zero_unsure else 'a class (unsure, if zero_unsure=True)'}"
         )
+    if lowest < 0:
+        negative = given < 0
+        warn_of_input(
+            f"{negative.sum()} labels are negative, down to {lowest}: as in pydensecrf they count back from the end, "
+            f"so that {lowest} means class {lowest + number - first} of 0 to {number - 1}. If they are unknown, "
+            f"{'make them 0' if zero_unsure else 'give labels + 1 with zero_unsure=True, where 0 is unknown'}"
+        )
+        given = np.where(negative, given + number, given)
     energies: Float32 = np.negative(unary.unary_from_labels(given, number, gt_prob, zero_unsure))
     return energies.reshape(number, -1)
 
@@ -67,18 +77,20 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
     Raises:
         TypeError: if sm does not hold real numbers.
         ValueError: if it is empty, or scale is out of range.
+        MemoryError: if there is not enough memory.
     """
     if scale is not None and not 0 < scale <= 1:
         raise ValueError(f"scale={scale} must be above 0 and at most 1")
+    shape = real_shape(sm, "sm")
+    if 0 in (len(shape), *shape):
+        raise ValueError(f"sm has shape {shape}; expected (labels, height, width) or (labels, points)")
+    require_memory(8 * math.prod(shape), f"energies of probabilities of shape {shape}")
     given = float_array(sm, "sm")
-    if given.ndim == 0 or given.size == 0:
-        raise ValueError(f"sm has shape {given.shape}; expected (labels, height, width) or (labels, points)")
     lowest, highest = given.min(), given.max()
     if lowest < -OUTSIDE or highest > 1 + OUTSIDE:
-        warnings.warn(
+        warn_of_input(
             f"sm ranges from {lowest:.4g} to {highest:.4g}, outside 0 to 1: unary_from_softmax takes probabilities, "
-            "and the scores of a network before its softmax are logits",
-            stacklevel=2,
+            "and the scores of a network before its softmax are logits"
         )
     mixed = given if scale is None else scale * given + (1 - scale) / len(given)
     probabilities = mixed if clip is None else np.clip(mixed, clip, 1)
@@ -100,9 +112,12 @@ def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int
         sdims: Standard deviation along each axis, or one for all.
         shape: Points along each axis, such as (height, width).
     Returns: (axes, points) coordinates, divided by sdims.
-    Raises: ValueError: if sdims do not fit the shape.
+    Raises:
+        ValueError: if sdims do not fit the shape.
+        MemoryError: if there is not enough memory.
     """
     grid = spatial_shape(shape)
+    _require_memory(grid, 0)
     return _coordinates(grid, deviations(sdims, len(grid), "sdims", "axes"), 0).reshape(len(grid), -1)
 
 
@@ -112,24 +127,29 @@ def create_pairwise_bilateral(
     """Features of a bilateral kernel on an image or a volume, for `addPairwiseEnergy`.
 
     Args:
-        sdims: Standard deviation along each axis of the image, or one for all.
-        schan: Standard deviation of each channel, or one for all.
+        sdims: Standard deviation along each axis of the image, or one for all. Axes beyond those given are not divided,
+            with a warning.
+        schan: Standard deviation of each channel, or one for all, as for sdims.
         img: Of any real dtype.
         chdim: Which axis of img holds the channels. -1, the default, means that there is none, not the last axis.
     Returns: (axes + channels, points) coordinates and levels, divided by sdims and schan.
-    Raises: ValueError: if sdims or schan do not fit the image, or it is not finite.
+    Raises:
+        ValueError: if sdims or schan do not fit the image, or it is not finite.
+        MemoryError: if there is not enough memory.
     """
     image = np.asarray(img)
     planes = image[np.newaxis] if chdim == -1 else np.moveaxis(image, chdim, 0)
     grid, channels = spatial_shape(planes.shape[1:]), len(planes)
-    if chdim == -1 and np.ndim(sdims) and len(np.atleast_1d(sdims)) == len(grid) - 1:
-        raise ValueError(
-            f"sdims={sdims!r} is for {len(grid) - 1} axes, and img has shape {image.shape}: chdim=-1 means that it has "
-            f"no axis of channels; if its last axis holds them, give chdim={len(grid) - 1}"
-        )
-    thetas = deviations(sdims, len(grid), "sdims", "axes")
-    divisors = deviations(schan, channels, "schan", "channels")
+    one_less = chdim == -1 and np.size(sdims) == len(grid) - 1
+    hint = (
+        f". chdim=-1 means that img of shape {image.shape} has no axis of channels: if its last axis holds them, give "
+        f"chdim={len(grid) - 1}"
+    )
+    thetas = padded_deviations(sdims, len(grid), "sdims", "axes", hint if one_less else "")
+    divisors = padded_deviations(schan, channels, "schan", "channels")
+    _require_memory(grid, channels, channels if image.dtype.kind == "f" else 0)
     levels = image_array(np.moveaxis(planes, 0, -1), grid)
+    check_levels(levels, divisors, "schan")
     features = _coordinates(grid, thetas, channels)
     with np.errstate(over="ignore"):
         for channel, divisor in enumerate(divisors):
@@ -140,14 +160,18 @@ def create_pairwise_bilateral(
 
 def _coordinates(grid: Shape, thetas: tuple[float, ...], channels: int) -> Float32:
     """(axes + channels, *grid) features with the coordinates filled in."""
-    rows = len(grid) + channels
-    require_memory(4 * rows * math.prod(grid), f"{rows} features of {' × '.join(map(str, grid))} points")
-    features: Float32 = np.empty((rows, *grid), np.float32)
+    features: Float32 = np.empty((len(grid) + channels, *grid), np.float32)
     with np.errstate(over="ignore"):
         for axis, (length, theta) in enumerate(zip(grid, thetas, strict=True)):
             steps = np.arange(length, dtype=np.float32) / np.float32(theta)
             features[axis] = steps.reshape((length,) + (1,) * (len(grid) - axis - 1))
     return features
+
+
+def _require_memory(grid: Shape, channels: int, beside: int = 0) -> None:
+    """Raise a MemoryError if there is no room for features, and for so many bytes a point beside them."""
+    rows = len(grid) + channels
+    require_memory((4 * rows + beside) * math.prod(grid), f"{rows} features of {' × '.join(map(str, grid))} points")
 
 
 def _deprecated(old: str, new: str) -> None:

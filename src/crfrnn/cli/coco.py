@@ -1,0 +1,79 @@
+"""`crfrnn refine` of masks in the JSON of COCO: each mask by itself, everything else in the file as it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.cli.changes import change_of
+from crfrnn.cli.inputs import Pair
+from crfrnn.cli.refinement import Refinement
+from crfrnn.cli.usage import UsageError, counted, one_line
+from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
+from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, stem_of, suffix_of
+from crfrnn.files.progress import progress
+
+
+def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], output: Path, quiet: bool = False) -> int:
+    """Refine the masks of the photos given, or of a folder of photos, and write the file anew. Returns the exit status.
+
+    Masks of other photos stay as they are.
+    """
+    if suffix_of(output) != SUFFIX:
+        raise UsageError(f"{output} is to hold masks of COCO; end its name in {SUFFIX}")
+    if output.resolve() == scores.resolve():
+        raise UsageError(f"{output} is one of the inputs; name another file to write")
+    if refinement.tiling is not None:
+        raise UsageError("masks of COCO are refined whole: leave out --tile, --memory and --overlap")
+    file = CocoFile.read(scores)
+    masks: dict[int, NDArray[np.bool_]] = {}
+    failures, gone = [], []
+    todo = photos_of(file, images)
+    for photo in progress(todo, "refine", quiet):
+        try:
+            numbers = file.of(photo)
+            image, _ = oriented_picture(
+                photo, "as stored" if refinement.reading.as_stored else file.size_of(numbers[0])
+            )
+            for number in numbers:
+                mask = file.mask(number, (image.shape[0], image.shape[1]))
+                pair = Pair(mask.astype(np.uint8), "labels", image)
+                labels = refinement.labels(pair) if mask.any() else pair.scores
+                masks[number] = labels == 1
+                if 1 in change_of(pair, labels, 2).vanished:
+                    gone.append(number)
+        except (ValueError, TypeError, OSError, MemoryError) as error:
+            failures.append(one_line(f"{photo}: {error}"))
+    if masks:
+        write_coco(output, file.content, masks)
+    if gone:
+        names = ", ".join(str(file.annotations[number].get("id", number)) for number in gone[:5])
+        print(f"crfrnn refine: warning: {counted(len(gone), 'mask')} vanished: {names}", file=sys.stderr)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    kept = len(file.annotations) - len(masks)
+    done = len(todo) - len(failures)
+    print(f"{output}: {counted(len(masks), 'mask')} of {counted(done, 'photo')} refined, {kept} left as they are")
+    return 1 if failures else 0
+
+
+def photos_of(file: CocoFile, images: Sequence[Path]) -> list[Path]:
+    """The photos given, and of folders those that the file has masks of.
+
+    Raises: ValueError: if a folder has none of them.
+    """
+    photos: list[Path] = []
+    for path in images:
+        if not path.is_dir():
+            photos.append(path)
+            continue
+        inside = [each for each in sorted(path.iterdir()) if suffix_of(each) in IMAGE_SUFFIXES]
+        known = [each for each in inside if file.knows(stem_of(each))]
+        if not known:
+            raise ValueError(f"{path} holds none of the photos that {file.path} has masks of")
+        photos += known
+    return photos

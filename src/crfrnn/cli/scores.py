@@ -1,0 +1,214 @@
+"""The scores that `crfrnn refine` reads: logits, probabilities, labels and masks, from files of many formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.arrays import Shape
+from crfrnn.files import tiff
+from crfrnn.files.classes import VOID
+from crfrnn.files.masks import Foreground, Mask, mask_of, refuse_soft_mask
+from crfrnn.files.photos import (
+    ARRAY_SUFFIXES,
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    SCORE_NAMES,
+    TIFF_SUFFIXES,
+    as_shares,
+    is_picture,
+    named_array,
+    read_grey,
+    read_label_image,
+    suffix_of,
+)
+from crfrnn.files.volumes import Geometry, read_nifti
+from crfrnn.tiles import levels_present
+
+ScoresInput = Literal["logits", "probabilities", "labels"]
+
+INPUT_SUFFIXES = ARRAY_SUFFIXES + NIFTI_SUFFIXES + IMAGE_SUFFIXES
+FAINTEST = 32
+"""Levels of probabilities below this everywhere are taken to be class ids."""
+MOST_CHANNELS = 4
+"""An array with more along its last axis is a volume, not a picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Class scores of a file.
+
+    Attributes:
+        values: (C, *spatial), or labels (*spatial).
+        kind: What they are.
+        geometry: Where its voxels lie.
+        tags: Tags of a TIFF that say where its pixels lie.
+        mask: The mask that they were read from.
+        indexed: Whether labels are indices of a palette.
+        remark: How they were read, for people.
+    """
+
+    values: Any
+    kind: ScoresInput
+    geometry: Geometry | None = None
+    tags: tiff.Tags = ()
+    mask: Mask | None = None
+    indexed: bool = False
+    remark: str = ""
+
+    @property
+    def grid(self) -> Shape:
+        """The spatial shape."""
+        return tuple(self.values.shape if self.kind == "labels" else self.values.shape[1:])
+
+    @property
+    def plane(self) -> Shape:
+        """The spatial shape if they belong to a picture: without the axis of a batch of one, or of a single slice."""
+        return self.grid[-2:]
+
+    def beside(self, image: Any) -> Scores:
+        """The same, with the axes that fit an image.
+
+        Scores (1, C, H, W), (C, 1, H, W) and (H, W, 1) of a picture become (C, H, W), foregrounds (*spatial) one class.
+        """
+        values, shape = self.values, tuple(self.values.shape)
+        if self.kind == "labels":
+            return replace(self, values=values[0]) if _has_single_axis(shape, image, 3) else self
+        if _has_single_axis(shape, image, 4):
+            values = values[0] if shape[0] == 1 else values[:, 0]
+        elif shape == image.shape[: len(shape)] and (len(shape) == 2 or not _is_picture(image)):
+            values = values[np.newaxis]
+        elif shape == (*image.shape[:2], 1):
+            values = np.moveaxis(np.asarray(values), -1, 0)
+        return replace(self, values=values)
+
+
+def _is_picture(image: Any) -> bool:
+    """Whether an image is (H, W), or (H, W, K) of few channels."""
+    return bool(image.ndim == 2 or (image.ndim == 3 and image.shape[-1] <= MOST_CHANNELS < image.shape[0]))
+
+
+def _has_single_axis(shape: Shape, image: Any, axes: int) -> bool:
+    """Whether scores of this many axes have one of length 1 that their picture does not have."""
+    single = len(shape) == axes and 1 in shape[: axes - 2] and shape[-3:] != image.shape[:3]
+    return single and _is_picture(image)
+
+
+def read_scores(
+    path: Path, input: ScoresInput | None, array: str | None, num_classes: int | None, mapped: bool
+) -> Scores:
+    """The scores of a file; see `Reading` for the arguments."""
+    suffix = suffix_of(path)
+    if suffix not in INPUT_SUFFIXES:
+        raise ValueError(f"cannot read {path}: scores come in {', '.join(INPUT_SUFFIXES)}")
+    if suffix in NIFTI_SUFFIXES:
+        values, geometry = read_nifti(path)
+        found = replace(_volume(path, values, input), geometry=geometry)
+    elif suffix in TIFF_SUFFIXES and (mapped or not is_picture(path)):
+        values, axes = tiff.map_tiff(path, axes=2) if mapped else tiff.read_tiff(path)
+        found = _tiff(path, values, axes, input)
+    elif suffix in IMAGE_SUFFIXES:
+        found = _picture(path, input)
+    else:
+        found = _array(path, input, array, mapped)
+    if suffix in TIFF_SUFFIXES:
+        found = replace(found, tags=tiff.georeference(path))
+    return _as_mask(path, found, num_classes) if found.kind == "labels" else found
+
+
+def _as_mask(path: Path, labels: Scores, num_classes: int | None) -> Scores:
+    """Labels; as 0 and 1 if they are those of a mask. A ValueError for a soft mask."""
+    if labels.mask is not None or np.dtype(labels.values.dtype).kind not in "iu":
+        return labels
+    present = levels_present(labels.values)
+    if num_classes not in (None, 2):
+        return labels
+    found = mask_of(present, labels.indexed)
+    if found is not None:
+        values = Foreground(labels.values, found.foreground)
+        in_memory = not isinstance(labels.values, np.memmap | tiff.TiffWindows)
+        remark = f" (a mask, {found.foreground} is the foreground)"
+        return replace(labels, values=values[...] if in_memory else values, mask=found, remark=remark)
+    if labels.indexed and num_classes is None and set(present) <= {0, VOID}:
+        raise ValueError(f"{path} holds class 0 and {VOID}, which is void, alone: give --num-classes")
+    if not labels.indexed and len(labels.grid) == 2 and isinstance(labels.values, np.ndarray):
+        refuse_soft_mask(path, labels.values, present)
+    return labels
+
+
+def _picture(path: Path, input: ScoresInput | None) -> Scores:
+    """Labels of a label image, or the probability of the foreground in grey."""
+    if input == "probabilities":
+        remark = " (grey levels are the foreground's probability)"
+        return Scores(read_grey(path)[np.newaxis], input, mask=Mask(), remark=remark)
+    if input == "logits":
+        raise ValueError(
+            f"{path} is an image, which can only hold labels, a mask, or with --input probabilities the probability of "
+            "the foreground; logits come in .npy or .npz"
+        )
+    labels, colours = read_label_image(path)
+    if colours == "two":
+        return Scores(labels, "labels", mask=Mask())
+    return Scores(labels, "labels", indexed=colours == "palette")
+
+
+def _array(path: Path, input: ScoresInput | None, name: str | None, mapped: bool) -> Scores:
+    values, found = named_array(path, name, mapped)
+    known: Any = SCORE_NAMES.get(found)
+    flags = values.dtype == bool or values.dtype.kind in "iu"
+    if input is None and flags and values.ndim == 2:
+        known = "labels"
+    kind: ScoresInput = input or known or "logits"
+    if kind == "probabilities" and flags:
+        return Scores(_probabilities(path, values), kind)
+    if kind == "labels" and values.dtype == bool:
+        values = values.astype(np.uint8)
+    return Scores(values, kind)
+
+
+def _probabilities(path: Path, values: Any) -> Any:
+    """Probabilities, of levels such as 0 to 255 too. A ValueError for what are class ids."""
+    if np.dtype(values.dtype).kind == "u" and 1 < (highest := values.max()) < FAINTEST:
+        raise ValueError(
+            f"{path} holds whole numbers up to {highest}; probabilities are 0 to 1, or levels of which the highest is "
+            f"{np.iinfo(values.dtype).max}: for class ids give --input labels"
+        )
+    return as_shares(values)
+
+
+def _volume(path: Path, values: NDArray[Any], input: ScoresInput | None) -> Scores:
+    """Voxels of a NIfTI file as scores (C, Z, Y, X). With fewer axes, whole numbers are labels and others one channel.
+
+    Labels are saved in floating point as often as in integers.
+    """
+    if values.ndim == 4 and input != "labels":
+        return Scores(values, input or "logits")
+    whole = values.dtype.kind != "f" or bool((values == np.rint(values)).all())
+    if input == "labels" or (input is None and whole):
+        return Scores(values.astype(np.int64) if whole and values.dtype.kind == "f" else values, "labels")
+    values = _probabilities(path, values) if input == "probabilities" else values
+    return Scores(values[np.newaxis], input or "logits")
+
+
+def _tiff(path: Path, values: Any, axes: str, input: ScoresInput | None) -> Scores:
+    """A TIFF of many pages or channels as scores: labels if integers, else scores with the classes first."""
+    floating = np.dtype(values.dtype).kind == "f"
+    if input == "labels" or (input is None and not floating):
+        if "S" in axes:
+            raise ValueError(f"{path} has {values.shape[axes.index('S')]} channels; class ids come in one")
+        if isinstance(values, tiff.TiffWindows) and values.ndim > 2:  # the pages of a volume
+            values, _ = tiff.read_tiff(path)
+        return Scores(values, "labels")
+    if isinstance(values, tiff.TiffWindows):
+        if not floating:
+            raise ValueError(f"{path} holds whole numbers; scores that are read in parts are in floating point")
+        return Scores(tiff.ClassesFirst(values), input or "logits")
+    if "S" in axes or "C" in axes:
+        values = np.moveaxis(values, max(axes.find("S"), axes.find("C")), 0)
+    elif values.ndim == 2 or "Z" in axes:
+        values = values[np.newaxis]
+    return Scores(_probabilities(path, values) if input == "probabilities" else values, input or "logits")

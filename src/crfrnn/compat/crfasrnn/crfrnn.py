@@ -1,0 +1,62 @@
+"""The port's layer."""
+
+import torch
+from torch import Tensor, nn
+
+from crfrnn.compat.crfasrnn.params import DenseCRFParams
+from crfrnn.parameters import CRFParameters
+from crfrnn.torch import mean_field
+
+
+class CrfRnn(nn.Module):
+    """CRF-RNN as the official PyTorch port has it; its state loads strictly.
+
+    The compatibility is added here, so that it begins as +I; `crfrnn.torch.CrfRnn` and Keras subtract it. Batches may
+    be of any size, where the port takes one image.
+
+    Args:
+        num_labels: Number of classes.
+        num_iterations: An attribute that may be set at any time.
+        crf_init_params: Deviations, and weights at the start; None takes the defaults.
+    Attributes:
+        params: What was given. Its deviations count at every call.
+        spatial_ker_weights, bilateral_ker_weights, compatibility_matrix: (num_labels, num_labels), trainable.
+    """
+
+    def __init__(self, num_labels: int, num_iterations: int = 5, crf_init_params: DenseCRFParams | None = None) -> None:
+        super().__init__()
+        self.params = DenseCRFParams() if crf_init_params is None else crf_init_params
+        self.num_labels = num_labels
+        self.num_iterations = num_iterations
+        self.spatial_ker_weights = nn.Parameter(self.params.spatial_ker_weight * torch.eye(num_labels))
+        self.bilateral_ker_weights = nn.Parameter(self.params.bilateral_ker_weight * torch.eye(num_labels))
+        self.compatibility_matrix = nn.Parameter(torch.eye(num_labels))
+
+    def forward(self, image: Tensor, logits: Tensor) -> Tensor:
+        """Refined logits (B, num_labels, H, W).
+
+        Args:
+            image: (B, K, H, W) in the units of beta.
+            logits: (B, num_labels, H, W).
+        Raises: ValueError: if shapes do not fit.
+        """
+        if isinstance(logits, Tensor) and (logits.ndim < 3 or logits.shape[1] != self.num_labels):
+            raise ValueError(
+                f"logits have shape {tuple(logits.shape)}; expected (batch, {self.num_labels}, height, width): the "
+                "image comes first, crf(image, logits)"
+            )
+        parameters = CRFParameters(
+            theta_alpha=self.params.alpha,
+            theta_beta=self.params.beta,
+            theta_gamma=self.params.gamma,
+            spatial="lattice",
+            iterations=self.num_iterations,
+        )
+        return mean_field(
+            logits,
+            image,
+            parameters=parameters,
+            spatial_weight=self.spatial_ker_weights,
+            bilateral_weight=self.bilateral_ker_weights,
+            compatibility=-self.compatibility_matrix,
+        )

@@ -1,0 +1,29 @@
+"""SimpleCRF's `denseCRF`: a dense CRF on a picture."""
+
+# ruff: noqa: N999
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
+
+CLIP = (0.01, 0.99)
+"""What SimpleCRF brings probabilities into, so that a mask of 0 and 1 can change."""
+
+
+def densecrf(I: ArrayLike, P: ArrayLike, param: Sequence[float]) -> NDArray[np.int8]:  # noqa: E741
+    """Labels (H, W) of a picture.
+
+    Args:
+        I: (H, W, channels), RGB from 0 to 255. Any number of channels and any real dtype; SimpleCRF takes 8-bit RGB.
+        P: (H, W, labels) probabilities, which are clipped to 0.01-0.99.
+        param: (w1, alpha, beta, w2, gamma, it): weight of the bilateral kernel, its deviations in pixels and levels,
+            weight of the spatial kernel, its deviation, and iterations.
+    Raises: ValueError: if shapes do not fit, or there are not six numbers.
+    """
+    if len(param) != 6:
+        raise ValueError(f"param has {len(param)} values; expected six: (w1, alpha, beta, w2, gamma, it)")
+    w1, alpha, beta, w2, gamma, it = param
+    kernels = Kernels(Deviations("gamma", gamma), Deviations("alpha", alpha), Deviations("beta", beta), (w2, w1))
+    return labels(I, P, kernels, it, CLIP)

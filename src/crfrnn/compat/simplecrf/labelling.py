@@ -1,0 +1,79 @@
+"""What both modules do: labels from probabilities and an image, by pydensecrf's CRF with its points row by row."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crfrnn.arrays import float_array, image_array, num_points
+from crfrnn.compat.pydensecrf.arguments import check_levels, first_deviations
+from crfrnn.compat.pydensecrf.densecrf import DenseCRF
+from crfrnn.kernels.features import bilateral_features, spatial_features
+
+MOST_LABELS = 128
+"""As many as the labels that are returned, of 8 bits with a sign, can tell apart."""
+
+
+class Deviations(NamedTuple):
+    """What a caller gave, a number or one for each axis (x, y[, z]) or channel, and under which name."""
+
+    name: str
+    value: Any
+
+
+class Kernels(NamedTuple):
+    """Both kernels' deviations and weights.
+
+    Attributes:
+        position: Of the spatial kernel.
+        both: Of the bilateral kernel's axes.
+        levels: Of its channels.
+        weights: Of the spatial and of the bilateral kernel.
+    """
+
+    position: Deviations
+    both: Deviations
+    levels: Deviations
+    weights: tuple[float, float]
+
+
+def labels(
+    image: ArrayLike,
+    probabilities: ArrayLike,
+    kernels: Kernels,
+    iterations: Any,
+    clip: tuple[float, float] | None = None,
+) -> NDArray[np.int8]:
+    """The likeliest label of each pixel or voxel.
+
+    Args:
+        image: (*spatial, K).
+        probabilities: (*spatial, labels).
+        iterations: As pydensecrf takes them: 5.0 is 5.
+        clip: The range that probabilities are brought into, or None.
+    Raises: ValueError: if shapes do not fit, or values are not finite.
+    """
+    given = float_array(probabilities, "P", np.float32)
+    *grid, classes = given.shape or (0,)
+    shape, axes = np.shape(image), len(grid)
+    if shape[:-1] != tuple(grid) or not axes or given.size == 0 or classes > MOST_LABELS:
+        raise ValueError(
+            f"I has shape {shape} and P {given.shape}; expected an image (H, W, channels) or (D, H, W, channels) and "
+            f"probabilities of the same pixels, with 1 to {MOST_LABELS} labels on the last axis"
+        )
+    levels = image_array(image, tuple(grid))
+    across = [first_deviations(each.value, axes, each.name, "axes") for each in (kernels.position, kernels.both)]
+    between = first_deviations(kernels.levels.value, levels.shape[-1], kernels.levels.name, "channels of I")
+    check_levels(levels, between, kernels.levels.name)
+    kept = given if clip is None else given.clip(*clip)
+    crf = DenseCRF(num_points(tuple(grid)), classes)
+    with np.errstate(divide="ignore"):
+        crf.setUnaryEnergy(-np.log(kept.reshape(-1, classes).T))
+    features = [
+        spatial_features(grid, across[0]),
+        bilateral_features(levels, across[1], between, shape=grid, dtype=np.float32),
+    ]
+    for rows, weight in zip(features, kernels.weights, strict=True):
+        crf.addPairwiseEnergy(rows.T, weight)
+    chosen: NDArray[np.int8] = crf.inference(iterations).argmax(axis=0).astype(np.int8).reshape(grid)
+    return chosen

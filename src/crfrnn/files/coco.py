@@ -1,0 +1,166 @@
+"""Masks in the JSON of COCO: annotations of a data set, or a list of results, with run lengths or polygons."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.files.photos import replacing
+
+SUFFIX = ".json"
+
+
+def pycocotools_mask() -> Any:
+    """pycocotools.mask, or an ImportError that names the extra."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ImportError(
+            "COCO's masks need pycocotools, which is not installed: pip install 'crfrnn[coco]'"
+        ) from error
+    return mask
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """The content of a file.
+
+    Attributes:
+        path: The file.
+        content: An object with "images" and "annotations", or a list of annotations, which results are.
+    """
+
+    path: Path
+    content: Any
+
+    @classmethod
+    def read(cls, path: Path) -> CocoFile:
+        """Raises ValueError if the file is missing or holds no annotations."""
+        if not path.is_file():
+            raise ValueError(f"cannot read {path}: there is no such file")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"cannot read {path}, it is no complete JSON: {error}") from error
+        annotations = content.get("annotations") if isinstance(content, dict) else content
+        if not isinstance(annotations, list) or not all(isinstance(each, dict) for each in annotations):
+            raise ValueError(
+                f"{path} holds no annotations of COCO; expected an object with images and annotations, or a list of "
+                'results such as {"image_id": 1, "category_id": 1, "segmentation": {"size": …, "counts": …}}'
+            )
+        return cls(path, content)
+
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        """All of them, in order."""
+        found: list[dict[str, Any]] = self.content["annotations"] if isinstance(self.content, dict) else self.content
+        return found
+
+    def by_stem(self) -> dict[str, list[int]]:
+        """The numbers of annotations with a mask, by the file name of their image without suffix.
+
+        Results name no files: an image is then found by its id, also with zeros in front as in COCO's file names.
+        """
+        images = self.content.get("images", []) if isinstance(self.content, dict) else []
+        names = {image["id"]: Path(str(image["file_name"])).stem for image in images if "file_name" in image}
+        found: dict[str, list[int]] = defaultdict(list)
+        for number, annotation in enumerate(self.annotations):
+            if annotation.get("segmentation"):
+                image = annotation.get("image_id")
+                found[names.get(image, str(image))].append(number)
+        return dict(found)
+
+    def knows(self, stem: str) -> bool:
+        """Whether there are masks of a photo of this name."""
+        return any(name in self.by_stem() for name in _names(stem))
+
+    def size_of(self, number: int) -> tuple[int, int] | None:
+        """The size (H, W) that the file gives the photo of an annotation; None if it does not."""
+        annotation = self.annotations[number]
+        if isinstance(annotation["segmentation"], dict) and "size" in annotation["segmentation"]:
+            height, width = annotation["segmentation"]["size"]
+            return int(height), int(width)
+        images = self.content.get("images", []) if isinstance(self.content, dict) else []
+        for image in images:
+            if image.get("id") == annotation.get("image_id") and "height" in image and "width" in image:
+                return int(image["height"]), int(image["width"])
+        return None
+
+    def of(self, photo: Path) -> list[int]:
+        """The numbers of a photo's annotations. Raises ValueError if it has none, or it is not clear which."""
+        by_stem = self.by_stem()
+        for name in _names(photo.stem):
+            if name in by_stem:
+                return by_stem[name]
+        if len(by_stem) == 1 and not (isinstance(self.content, dict) and self.content.get("images")):
+            return next(iter(by_stem.values()))
+        shown = ", ".join(list(by_stem)[:3]) + (", …" if len(by_stem) > 3 else "")
+        raise ValueError(f"{self.path} has no masks of {photo.name}, only of {shown or 'no image'}")
+
+    def mask(self, number: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The mask (H, W) of an annotation. Raises ValueError if it is damaged or of another size."""
+        module, given = pycocotools_mask(), self.annotations[number]["segmentation"]
+        where = f"{self.path}: annotation {self.annotations[number].get('id', number)}"
+        try:
+            if isinstance(given, list):
+                runs = module.merge(module.frPyObjects(given, *size))
+            elif isinstance(given["counts"], list):
+                runs = module.frPyObjects(given, *given["size"])
+            else:
+                runs = {"size": given["size"], "counts": given["counts"].encode("ascii")}
+            found = module.decode(runs).astype(bool)
+        except Exception as error:  # damaged run lengths raise more kinds than pycocotools documents
+            raise ValueError(f"{where} holds no mask: {error}") from error
+        if found.shape != size:
+            raise ValueError(f"{where} is {found.shape[1]}×{found.shape[0]} pixels, but its photo {size[1]}×{size[0]}")
+        mask: NDArray[np.bool_] = found
+        return mask
+
+
+def _names(stem: str) -> tuple[str, ...]:
+    """What a photo may be called: its name, or the number at its end, as in COCO_val2014_000000000139."""
+    number = stem.rpartition("_")[2]
+    return (stem, number.lstrip("0") or "0") if number.isdecimal() else (stem,)
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """The fields of an annotation that depend on its mask (H, W): run lengths, area and box."""
+    module = pycocotools_mask()
+    runs = module.encode(np.asfortranarray(mask.astype(np.uint8)))
+    area, box = int(module.area(runs)), [float(number) for number in module.toBbox(runs)]
+    segmentation = {"size": [int(length) for length in runs["size"]], "counts": runs["counts"].decode("ascii")}
+    return {"segmentation": segmentation, "area": area, "bbox": box}
+
+
+def write_coco(path: Path, content: Any, masks: Mapping[int, NDArray[np.bool_]]) -> None:
+    """The content of a file with the masks (H, W) of some annotations replaced; everything else stays as it is."""
+    whole = isinstance(content, dict)
+    annotations: Sequence[dict[str, Any]] = content["annotations"] if whole else content
+    changed = [
+        {**each, **run_lengths(masks[number])} if number in masks else each for number, each in enumerate(annotations)
+    ]
+    with replacing(path) as handle:
+        handle.write(json.dumps({**content, "annotations": changed} if whole else changed).encode())
+
+
+def write_results(path: Path, labels: NDArray[np.integer[Any]], image: str) -> None:
+    """Labels (H, W) as a list of results: a mask for each class but 0, which is background, as its category.
+
+    Args:
+        image: Name of the image, and its id: a number if it is one.
+    Raises: ValueError: if the labels are those of a volume.
+    """
+    if labels.ndim != 2:
+        raise ValueError(f"labels of shape {labels.shape} are no masks of COCO, which have two axes")
+    found = [int(label) for label in np.unique(labels) if label]
+    name: int | str = int(image) if image.isdecimal() else image
+    results = [{"image_id": name, "category_id": each, "score": 1.0, **run_lengths(labels == each)} for each in found]
+    with replacing(path) as handle:
+        handle.write(json.dumps(results).encode())

@@ -1,0 +1,123 @@
+"""Frames refined together in time, from folders and videos."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crfrnn
+from crfrnn.cli import main
+from crfrnn.files.frames import read_video, write_video
+
+FRAMES, HEIGHT, WIDTH, CLASSES = 5, 16, 24, 3
+THROUGH_TIME = crfrnn.CRFParameters(theta_alpha=(20, 20, 2), theta_gamma=(3, 3, 2), tolerance=0)
+OPTIONS = "--time-theta 2 --theta-alpha 20 --tolerance 0"
+
+
+@pytest.fixture
+def clip(rng) -> np.ndarray:
+    """A bright square that moves over a dark ground."""
+    image = np.full((FRAMES, HEIGHT, WIDTH, 3), 60)
+    for number, frame in enumerate(image):
+        frame[4:12, 2 + 2 * number : 10 + 2 * number] = 190
+    return (image + rng.integers(-5, 6, image.shape)).astype(np.uint8)
+
+
+@pytest.fixture
+def logits(rng) -> np.ndarray:
+    return rng.normal(0, 1, (CLASSES, FRAMES, HEIGHT, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clip, logits, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("frames", "scores"):
+        Path(name).mkdir()
+    for number in range(FRAMES):
+        Image.fromarray(clip[number]).save(f"frames/f{number}.png")
+        np.save(f"scores/f{number}.npy", logits[:, number])
+    np.save("scores.npy", logits)
+    np.save("turned.npy", np.moveaxis(logits, 0, 1))
+    return tmp_path
+
+
+def status(command: str) -> int:
+    try:
+        return main(shlex.split(command))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("scores", ["scores", "scores.npy", "turned.npy"])
+def test_frames_are_a_volume_in_time(folder, clip, logits, scores, capsys):
+    expected = crfrnn.refine(logits, clip, THROUGH_TIME, return_labels=True)
+    assert status(f"refine {scores} frames -o out {OPTIONS}") == 0
+    assert "out: 24×16, 5 frames, 3 classes" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("out").iterdir()) == [f"f{number}.png" for number in range(FRAMES)]
+    found = np.stack([np.asarray(Image.open(f"out/f{number}.png")) for number in range(FRAMES)])
+    np.testing.assert_array_equal(found, expected)
+    alone = crfrnn.refine(logits[:, 0], clip[0], crfrnn.CRFParameters(theta_alpha=20, tolerance=0), return_labels=True)
+    assert (found[0] != alone).any()
+
+
+def test_other_results(folder, clip, logits):
+    assert status(f"refine scores frames -o out.npy {OPTIONS}") == 0
+    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, clip, THROUGH_TIME))
+    assert status(f"refine scores frames -o folder --format npy {OPTIONS}") == 0
+    np.testing.assert_array_equal(np.load("folder/f3.npy"), np.load("out.npy")[:, 3])
+    assert status(f"refine scores frames -o tinted --format overlay {OPTIONS}") == 0
+    assert len(list(Path("tinted").glob("*.jpg"))) == FRAMES
+    assert status(f"refine scores frames -o tiles.npy --tile 16 --overlap 60 {OPTIONS}") == 0
+    np.testing.assert_allclose(np.load("tiles.npy"), np.load("out.npy"), atol=1e-6)
+
+
+@pytest.mark.parametrize("scores", ["scores", "scores.npy"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "gif"])
+def test_videos(folder, clip, logits, scores, suffix):
+    av = pytest.importorskip("av")
+    if suffix == "webm" and "libvpx-vp9" not in av.codecs_available:
+        pytest.skip("this build of FFmpeg has no VP9")
+    write_video(Path(f"clip.{suffix}"), clip, 10)
+    decoded, found = read_video(Path(f"clip.{suffix}"))
+    assert decoded.shape == clip.shape
+    assert found.rate == 10
+    assert np.abs(decoded.astype(int) - clip).mean() < 30
+    assert status(f"refine {scores} clip.{suffix} -o out.npy {OPTIONS}") == 0
+    np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, decoded, THROUGH_TIME))
+    assert status(f"refine {scores} clip.{suffix} -o out.{suffix} {OPTIONS}") == 0
+    tinted, _ = read_video(Path(f"out.{suffix}"))
+    assert tinted.shape == clip.shape
+
+
+def test_odd_sizes_of_videos(tmp_path, rng):
+    pytest.importorskip("av")
+    write_video(tmp_path / "odd.mp4", rng.integers(0, 256, (3, 15, 21, 3)).astype(np.uint8), 25)
+    assert read_video(tmp_path / "odd.mp4")[0].shape == (3, 16, 22, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("scores frames -o out --time-theta 0", 2, "'0' is no number of frames"),
+        ("scores frames frames -o out --time-theta 1", 2, "one video or one folder"),
+        ("scores frames -o frames --time-theta 1", 2, "is one of the inputs"),
+        ("scores frames -o out --time-theta 1 --spacing 2", 2, "does not go with --spacing"),
+        ("scores frames -o out.mp4 --time-theta 1 --format labels", 2, "leave out --format"),
+        ("scores no.mp4 -o out", 2, "IMAGE is a video: give --time-theta"),
+        ("scores bad.mp4 -o out --time-theta 1", 1, "cannot read bad.mp4 as a video"),
+        ("short.npy frames -o out --time-theta 1", 1, "expected (classes, 5, H, W) for 5 frames"),
+        ("scores odd -o out --time-theta 1", 1, "frames are alike"),
+    ],
+)
+def test_clips_that_cannot_be(folder, logits, command, code, said, capsys):
+    pytest.importorskip("av")
+    Path("bad.mp4").write_bytes(b"no video")
+    np.save("short.npy", logits[:, :4])
+    Path("odd").mkdir()
+    for number in range(FRAMES):
+        Image.new("RGB", (WIDTH + 2 * (number == 3), HEIGHT)).save(f"odd/f{number}.png")
+    assert status(f"refine {command}") == code
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()
