@@ -26,6 +26,7 @@ from crfrnn.files.progress import progress
 from crfrnn.inference.meanfield import softmax
 from crfrnn.kernels import native
 from crfrnn.kernels.native import FusedTerm, NativeKernel
+from experiments.vertex_derivatives import Vertices, blur_strengths, second_moments
 
 Array = NDArray[np.float64]
 CLASSES = class_set("voc")
@@ -83,14 +84,8 @@ class Backward(NamedTuple):
     def by_moments(self) -> Found:
         """With the derivative of a Gaussian, -K[i, j] (f_i - f_j), K the lattice: it filters values times features."""
         kernel, f = self.kernels[1], self.case.features()
-        ones = np.ones((kernel.num_points, 1))
         to_log_theta, to_features = np.zeros(2), np.zeros_like(f)
-        for values, cotangent in [*self.pairs(), (ones, None)]:
-            if cotangent is None:
-                _, _, gradients = native.mean_field_vjp(
-                    self.cotangent, self.kept, self.terms, MeanField(ITERATIONS, tolerance=0), 1, guide=True
-                )
-                cotangent = norm_cotangent(self.terms[1], gradients[1].post)[:, None]
+        for values, cotangent in self.pairs():
             forward, backward = kernel.filter(values), kernel.filter(cotangent, transpose=True)
             for column in range(f.shape[1]):
                 x = f[:, column, None]
@@ -104,8 +99,26 @@ class Backward(NamedTuple):
         spatial = self.by_derivative().theta[2]
         return Found(np.array([*to_log_theta, spatial]), to_features[:, SPATIAL:] / self.case.theta[1])
 
+    def by_second_moments(self) -> Found:
+        vertices = Vertices(self.kernels[1])  # type: ignore[arg-type]
+        moments = sum(second_moments(vertices, *pair) for pair in self.pairs())
+        return self.found([np.sum(moments[:SPATIAL]), np.sum(moments[SPATIAL:])])
+
+    def by_blur_strengths(self) -> Found:
+        vertices, features = Vertices(self.kernels[1]), range(self.kernels[1].num_features)  # type: ignore
+        groups = features[:SPATIAL], features[SPATIAL:]
+        return self.found(sum(blur_strengths(vertices, *pair, groups) for pair in self.pairs()))
+
+    def found(self, to_log_theta: Any) -> Found:
+        """With the gradient to θ_γ, which is exact."""
+        return Found(np.array([*to_log_theta, self.by_derivative().theta[2]]), None)
+
     def pairs(self) -> Iterator[tuple[Array, Array]]:
-        """Values and cotangents (N, C) of the bilateral kernel, iteration by iteration, in NumPy (equation 22)."""
+        """Values and cotangents (N, C) of the bilateral kernel in NumPy (equation 22), and those of its norm (N, 1)."""
+        solver = MeanField(ITERATIONS, tolerance=0)
+        _, _, gradients = native.mean_field_vjp(self.cotangent, self.kept, self.terms, solver, 1, guide=True)
+        to_norm = norm_cotangent(self.terms[1], gradients[1].post)
+        yield np.ones((len(to_norm), 1)), to_norm[:, None]
         g = self.cotangent.T
         for q in self.kept[::-1, :, : g.shape[1]]:
             v = np.zeros_like(g)
@@ -117,9 +130,10 @@ class Backward(NamedTuple):
             g = q * (v - (q * v).sum(axis=1, keepdims=True))
 
 
-def norm_cotangent(term: FusedTerm, to_post: Array) -> Array:
+def norm_cotangent(term: FusedTerm, to_post: Array | None) -> Array:
     """From ∂L/∂post to that of the norm: post is its inverse."""
     assert term.post is not None
+    assert to_post is not None
     return -to_post * term.post**2
 
 
@@ -174,6 +188,8 @@ WAYS: dict[str, Callable[[Case], Found]] = {
     "neighbour_rounds=1": lambda case: of_lattice(case, 1).by_derivative(),
     "mean of 4 lattices": lambda case: by_offsets(case, 4),
     "moments": lambda case: of_lattice(case).by_moments(),
+    "second moments": lambda case: of_lattice(case).by_second_moments(),
+    "blur strengths": lambda case: of_lattice(case).by_blur_strengths(),
     "differences, 0.02": lambda case: by_differences(case, 0.02),
     "differences, 0.1": lambda case: by_differences(case, 0.1),
     "differences, 0.3": lambda case: by_differences(case, 0.3),

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 
 namespace crfrnn {
@@ -142,16 +143,26 @@ class ExactMessage final : public Message<T> {
 template <class T>
 class ExactGradient final : public KernelGradient<T> {
  public:
-  ExactGradient(const ExactGaussian<T>& kernel, const ExactMessage<T>& transposed, int channels, PointFactors<T> factors)
-      : kernel_(kernel), pre_(factors.pre), channels_(channels), transposed_(transposed), values_(kernel, channels),
-        columns_(kernel.blocks_ * 2 * channels * block_size), sums_(kernel.blocks_ * kernel.d_ * block_size), post_(kernel.n_) {
+  ExactGradient(const ExactGaussian<T>& kernel, Message<T>& transposed, int channels, PointFactors<T> factors)
+      : kernel_(kernel), pre_(factors.pre), sums_(kernel.blocks_ * kernel.d_ * block_size), post_(kernel.n_) {
     std::fill(sums_.begin(), sums_.end(), 0.0);
     std::fill(post_.begin(), post_.end(), T(0));
+    use(transposed, channels);
+  }
+
+  void use(Message<T>& transposed, int channels) override {
+    transposed_ = &static_cast<const ExactMessage<T>&>(transposed);
+    channels_ = channels;
+    values_.emplace(kernel_, channels);
+    columns_ = Buffer<T>(kernel_.blocks_ * 2 * channels * block_size);
   }
 
   void propagate(TileTeam& points, const RowsOf<T>& values, const T* cotangents) override {
-    points.over_tiles<T>(channels_, [&](const Tile& tile, T* spare, T*, T*) {
-      values_.send(tile.begin, tile.n, values(tile.begin, tile.n, spare), pre_ ? pre_ + tile.begin : nullptr);
+    points.team.run(points.chunks.count(), [&](int64_t chunk) {
+      Buffer<T> memory(values.memory_size);
+      for_each_tile(points.chunks, chunk, [&](const Tile& tile) {
+        values_->send(tile.begin, tile.n, values.rows(tile.begin, tile.n, memory.get()), pre_ ? pre_ + tile.begin : nullptr);
+      });
     });
     Team& team = points.team;
     const int64_t blocks = kernel_.blocks_, size = int64_t(block_size) * kernel_.d_, rows = int64_t(block_size) * channels_;
@@ -159,8 +170,8 @@ class ExactGradient final : public KernelGradient<T> {
       for (int64_t i = 0; i < block_size; ++i)
         for (int64_t c = 0; c < channels_; ++c) {
           T* const to = &columns_[2 * block * rows + c * block_size + i];
-          to[0] = values_.sent_[block * rows + i * channels_ + c];
-          to[rows] = transposed_.sent_[block * rows + i * channels_ + c];
+          to[0] = values_->sent_[block * rows + i * channels_ + c];
+          to[rows] = transposed_->sent_[block * rows + i * channels_ + c];
         }
     });
     team.run(blocks, [&](int64_t to) {
@@ -172,19 +183,19 @@ class ExactGradient final : public KernelGradient<T> {
         if (kernel_.apart(to, from)) continue;
         const T* const others = &kernel_.features_[from * size];
         loops<T>().gaussian_weights(features, others, kernel_.d_, weights.get());
-        loops<T>().add_weighted(weights.get(), &values_.sent_[from * rows], received.get(), channels_);
+        loops<T>().add_weighted(weights.get(), &values_->sent_[from * rows], received.get(), channels_);
         loops<T>().multiply_by_products(&columns_[2 * to * rows], &columns_[2 * from * rows], channels_, weights.get());
         loops<T>().add_differences(features, others, kernel_.d_, weights.get(), &sums_[to * size]);
       }
-      std::copy(received.begin(), received.end(), &values_.received_[to * rows]);
+      std::copy(received.begin(), received.end(), &values_->received_[to * rows]);
     });
     for (int64_t i = 0; i < kernel_.n_; ++i)
-      loops<T>().row_products(&values_.received_[int64_t(kernel_.place_[i]) * channels_], cotangents + i * channels_, &post_[i],
+      loops<T>().row_products(&values_->received_[int64_t(kernel_.place_[i]) * channels_], cotangents + i * channels_, &post_[i],
                               channels_, 1);
   }
 
   void receive(int64_t begin, int64_t n, const T*, const T*, T* rows) override {
-    transposed_.receive(begin, n, rows, nullptr, nullptr, nullptr);
+    transposed_->receive(begin, n, rows, nullptr, nullptr, nullptr);
   }
 
   void write(Team&, T* gradient, T* post_gradient) const override {
@@ -199,9 +210,9 @@ class ExactGradient final : public KernelGradient<T> {
  private:
   const ExactGaussian<T>& kernel_;
   const T* const pre_;
-  const int channels_;
-  const ExactMessage<T>& transposed_;
-  ExactMessage<T> values_;
+  const ExactMessage<T>* transposed_;
+  int channels_;
+  std::optional<ExactMessage<T>> values_;
   Buffer<T> columns_;    // of each block, a row for each channel of the values and then of the cotangents
   Buffer<double> sums_;  // in the layout of the kernel's features
   Buffer<T> post_;
@@ -215,7 +226,7 @@ std::unique_ptr<Message<T>> ExactGaussian<T>::message(int channels) const {
 template <class T>
 std::unique_ptr<KernelGradient<T>> ExactGaussian<T>::gradient(Message<T>& transposed, int channels,
                                                               PointFactors<T> factors) const {
-  return std::make_unique<ExactGradient<T>>(*this, static_cast<const ExactMessage<T>&>(transposed), channels, factors);
+  return std::make_unique<ExactGradient<T>>(*this, transposed, channels, factors);
 }
 
 template class ExactGaussian<float>;

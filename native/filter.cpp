@@ -55,7 +55,7 @@ void filter_gradient(const Kernel<T>& kernel, const T* values, const T* cotangen
       read(begin, n, values, rows);
       return rows;
     };
-    gradient->propagate(points, rows_of, cotangents.get());
+    gradient->propagate(points, {tile_size * channels, rows_of}, cotangents.get());
     points.over_tiles<T>(channels, [&](const Tile& tile, T* spare, T* received, T*) {
       gradient->receive(tile.begin, tile.n, rows_of(tile.begin, tile.n, spare), &cotangents[tile.begin * channels], received);
     });

@@ -116,7 +116,7 @@ void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const
 // Both sides that exist are added before they are multiplied: taps and slopes share this.
 template <class T>
 T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
-                       const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others) {
+                       const T* others, T* out, int64_t width, const T* next, const T* next_others) {
   constexpr int L = lanes<T>;
   const int64_t both = before < after ? before : after, most = before < after ? after : before;
   const int64_t one_side = before < after ? stride : -stride;
@@ -136,9 +136,8 @@ T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t afte
       sum.add(row, taps[k]), slope.add(row, slopes[k]);
     }
     sum.write(out + x);
-    if (slopes_out) slope.write(slopes_out + x);
     constexpr int S = size() < L ? size() : L;
-    return others ? slope.template folded_products<S>(R::read(others + x)) : Vec<T, S>{};
+    return slope.template folded_products<S>(R::read(others + x));
   };
   Vec<T, L> total{};
   T rest = 0;
@@ -152,7 +151,7 @@ T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t afte
 #define CRFRNN_INSTANTIATE(T)                                                                                            \
   template void convolve_columns<T>(const T*, T*, int64_t, int64_t, int, const T*, int);                                 \
   template void convolve_rows<T>(const T*, const T*, int, const T*, const T*, const T*, T*, int, int64_t);               \
-  template T convolve_with_slopes<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, const T*, T*, T*, int64_t, \
+  template T convolve_with_slopes<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, const T*, T*, int64_t,     \
                                      const T*, const T*);
 CRFRNN_INSTANTIATE(float)
 CRFRNN_INSTANTIATE(double)

@@ -39,12 +39,12 @@ class GridMessage final : public Message<T> {
   void propagate(Team& team, bool) override {
     for (int axis = grid_.last_axis() - 1; axis >= 0; --axis) {
       if (grid_.radii_[axis] == 0) continue;
-      if (axis < static_cast<int>(inputs_.size())) std::copy(sent_.begin(), sent_.end(), inputs_[axis].begin());
       over_strips(team, axis, strip_size, [&](int64_t, int64_t line, int64_t x, int64_t width) {
         const int64_t start = place(line, x), stride = lines_along(axis) * padded_line() * channels_;
         loops<T>().convolve_columns(&sent_[start], &received_[start], grid_.shape_[axis], stride, static_cast<int>(width),
                                     grid_.taps_[axis].data() + tap_margin, grid_.radii_[axis]);
       });
+      if (axis < static_cast<int>(inputs_.size())) inputs_[axis].swap(sent_);
       received_.swap(sent_);
     }
     received_.swap(sent_);
@@ -187,7 +187,7 @@ class GridMessage final : public Message<T> {
   const int64_t line_;  // points of a line
   const int margin_;
   Buffer<T> sent_, received_;
-  std::vector<Buffer<T>> inputs_;  // what each axis but the last two convolves, if a gradient needs it
+  std::vector<Buffer<T>> inputs_;  // what each axis but the last convolves, if a gradient needs it
   Buffer<T> before_;  // what had been received when the changes were first to be followed, until the next propagate()
 };
 

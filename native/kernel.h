@@ -47,23 +47,28 @@ struct PointFactors {
   const T *pre = nullptr, *post = nullptr;
 };
 
-// Returns the rows of points [begin, begin + n), n ≤ tile_size. They may be in `spare`, memory for the rows of two tiles.
+// Returns the rows of points [begin, begin + n), n ≤ tile_size. They may be in `memory`.
 template <class T>
-using RowsOf = std::function<const T*(int64_t begin, int64_t n, T* spare)>;
+struct RowsOf {
+  int64_t memory_size;
+  std::function<const T*(int64_t begin, int64_t n, T* memory)> rows;
+};
 
 // Sums up the gradient of ⟨g, diag(post) K diag(pre) v⟩ over several runs, with rows of values v and cotangents g: to what K
 // was built from, and to `post`. It comes with a transposed message, which sends post · g. Once that has been propagated, and
 // before points send for its next run, the values are propagated as well, partly in the memory of that message; then tiles
-// receive.
+// receive. Without factors `post`, there is no gradient to them.
 template <class T>
 class KernelGradient {
  public:
   virtual ~KernelGradient() = default;
+  // Another message of the kernel takes the place of the one so far, of fewer channels.
+  virtual void use(Message<T>& transposed, int channels) = 0;
   // cotangents: rows of all points.
   virtual void propagate(TileTeam& points, const RowsOf<T>& values, const T* cotangents) = 0;
   // Adds the shares of points, with rows of values and cotangents. rows = what they receive of the transposed message.
   virtual void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) = 0;
-  // gradient: of the shape that the kernel says. post_gradient: N numbers, or null.
+  // gradient: of the shape that the kernel says. post_gradient: N numbers, or null if there are no such factors.
   virtual void write(Team& team, T* gradient, T* post_gradient) const = 0;
 };
 

@@ -65,8 +65,8 @@ void slice(const T* values, int64_t count, const int32_t* vertices, const T* wei
 template <class T>
 void slice_with_products(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
                          int corners_given, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
-                         T* post_sums, int channels, int64_t n) {
-  const int padded = padded_corners(corners_given);
+                         int channels, int64_t n) {
+  const int padded = padded_sums(corners_given);
   with_corners(corners_given, [&](auto corners) CRFRNN_INLINE_LAMBDA {
     for_widths(channels, [&](auto width, int first) CRFRNN_INLINE_LAMBDA {
       constexpr int W = width(), S = W < piece<T> ? W : piece<T>;
@@ -83,29 +83,27 @@ void slice_with_products(const T* received, const T* sent, int64_t count, const 
         if (to_point.beyond(1 << 20) && i + ahead < n)
           for (int k = 0; k < corners; ++k)
             to_point.fetch(vertex[ahead * corners + k]), from_point.fetch(vertex[ahead * corners + k]);
-        const R to = R::read(g + at), from = R::read(v + at);
-        R row = R::zero();
-        T post_sum = 0;
-        for (int k = 0; k < corners; k += S) {
-          Vec<T, S> of_received[S], of_sent[S];
-          for (int j = 0; j < S; ++j) {
-            of_received[j] = of_sent[j] = Vec<T, S>{};
+        R from = R::read(v + at), row = R::zero(), message = R::zero();
+        const R to = R::read(g + at);
+        const T post_factor = post ? post[i] : T(1), pre_factor = pre ? pre[i] : T(1);
+        R scaled_to = to;
+        scaled_to.scale(post_factor), from.scale(pre_factor);
+        for (int k = 0; k <= corners; k += S) {
+          Vec<T, S> products[S];
+          CRFRNN_UNROLL for (int j = 0; j < S; ++j) {
+            products[j] = Vec<T, S>{};
+            if (k + j == corners) products[j] = message.template folded_products<S>(to);
             if (k + j >= corners) continue;
-            of_received[j] = to_point.read(vertex[k + j]).template folded_products<S>(to);
-            const R value = from_point.read(vertex[k + j]);
-            row.add(value, weight[k + j]);
-            of_sent[j] = value.template folded_products<S>(from);
+            const R arriving = to_point.read(vertex[k + j]), leaving = from_point.read(vertex[k + j]);
+            message.add(arriving, weight[k + j]), row.add(leaving, weight[k + j]);
+            R both = R::zero();
+            both.add_product(arriving, scaled_to), both.add_product(leaving, from);
+            products[j] = both.template folded_lanes<S>();
           }
-          const Vec<T, S> products = lane_sums<T, S>(of_received);
           T* const sum = sums + i * padded + k;
-          const Vec<T, S> total =
-              load<Vec<T, S>>(sum) + products * (post ? post[i] : T(1)) + lane_sums<T, S>(of_sent) * (pre ? pre[i] : T(1));
+          const Vec<T, S> total = load<Vec<T, S>>(sum) + lane_sums<T, S>(products);
           std::memcpy(sum, &total, sizeof total);
-          T numbers[S];
-          std::memcpy(numbers, &products, sizeof products);
-          for (int j = 0; j < S && k + j < corners; ++j) post_sum += weight[k + j] * numbers[j];
         }
-        post_sums[i] += post_sum;
         row.scale(factor);
         row.write(rows + at);
       }
@@ -181,7 +179,7 @@ void follow(const T* values, T* before, int64_t count, T* change, int channels, 
   template void splat<T>(T*, int64_t, const int32_t*, const T*, int, const T*, const T*, int, int64_t);                        \
   template void slice<T>(const T*, int64_t, const int32_t*, const T*, int, T, const T*, const T*, const T*, T*, int, int64_t); \
   template void slice_with_products<T>(const T*, const T*, int64_t, const int32_t*, const T*, int, T, const T*, const T*,      \
-                                       const T*, const T*, T*, T*, T*, int, int64_t);                                          \
+                                       const T*, const T*, T*, T*, int, int64_t);                                              \
   template void gather<T>(T*, int64_t, const T*, int64_t, const int32_t*, int64_t, int64_t, int);                              \
   template void blur<T>(T*, int64_t, const int32_t*, int64_t, int);
 CRFRNN_INSTANTIATE(float)

@@ -163,36 +163,43 @@ class LatticeMessage final : public Message<T> {
 template <class T>
 class LatticeGradient final : public KernelGradient<T> {
  public:
-  LatticeGradient(const LatticeArrays<T>& lattice, LatticeMessage<T>& transposed, int channels, PointFactors<T> factors)
-      : lattice_(lattice), padded_(padded_corners(lattice.corners)), channels_(channels), factors_(factors),
-        transposed_(transposed), values_(lattice.num_vertices * channels), sums_(lattice.chunks.total * padded_),
-        post_(lattice.chunks.total) {
+  LatticeGradient(const LatticeArrays<T>& lattice, Message<T>& transposed, int channels, PointFactors<T> factors)
+      : lattice_(lattice), padded_(padded_sums(lattice.corners)), factors_(factors), sums_(lattice.chunks.total * padded_) {
     std::fill(sums_.begin(), sums_.end(), T(0));
-    std::fill(post_.begin(), post_.end(), T(0));
+    use(transposed, channels);
+  }
+
+  void use(Message<T>& transposed, int channels) override {
+    transposed_ = &static_cast<LatticeMessage<T>&>(transposed);
+    channels_ = channels;
+    values_ = Buffer<T>(lattice_.num_vertices * channels);
   }
 
   void propagate(TileTeam& points, const RowsOf<T>& values, const T*) override {
-    points.over_tiles<T>(channels_, [&](const Tile& tile, T* spare, T*, T*) {
-      if (tile.opens_chunk) transposed_.open(tile.chunk);
-      transposed_.send(tile.begin, tile.n, values(tile.begin, tile.n, spare), of_points(factors_.pre, tile.begin));
+    points.team.run(lattice_.chunks.count(), [&](int64_t chunk) {
+      Buffer<T> memory(values.memory_size);
+      for_each_tile(lattice_.chunks, chunk, [&](const Tile& tile) {
+        if (tile.opens_chunk) transposed_->open(chunk);
+        transposed_->send(tile.begin, tile.n, values.rows(tile.begin, tile.n, memory.get()), of_points(factors_.pre, tile.begin));
+      });
     });
-    transposed_.propagate_to(values_, points.team, false);
+    transposed_->propagate_to(values_, points.team, false);
   }
 
   void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) override {
     const int64_t at = begin * lattice_.corners;
-    loops<T>().slice_with_products(values_.get(), transposed_.values().get(), lattice_.num_vertices,
+    loops<T>().slice_with_products(values_.get(), transposed_->values().get(), lattice_.num_vertices,
                                    &lattice_.corner_vertex[at], &lattice_.corner_weight[at], lattice_.corners,
-                                   transposed_.factor(), cotangents, values, of_points(factors_.pre, begin),
-                                   of_points(factors_.post, begin), rows, &sums_[begin * padded_], &post_[begin], channels_, n);
+                                   transposed_->factor(), cotangents, values, of_points(factors_.pre, begin),
+                                   of_points(factors_.post, begin), rows, &sums_[begin * padded_], channels_, n);
   }
 
   void write(Team& team, T* gradient, T* post_gradient) const override {
     const auto scale = feature_scales<T>(lattice_.d);
-    const T factor = transposed_.factor();
+    const T factor = transposed_->factor();
     team.run(lattice_.chunks.count(), [&](int64_t chunk) {
       for (int64_t i = lattice_.chunks.begin(chunk); i < lattice_.chunks.end(chunk); ++i) {
-        if (post_gradient) post_gradient[i] = factor * post_[i];
+        if (post_gradient) post_gradient[i] = factor * sums_[i * padded_ + lattice_.corners];
         if (lattice_.d == 5) {  // a colour photo
           to_features(i, std::integral_constant<int, 5>{}, factor, scale.data(), gradient);
         } else {
@@ -226,19 +233,19 @@ class LatticeGradient final : public KernelGradient<T> {
   }
 
   const LatticeArrays<T>& lattice_;
-  const int padded_, channels_;
+  const int padded_;
   const PointFactors<T> factors_;
-  LatticeMessage<T>& transposed_;
+  LatticeMessage<T>* transposed_;
+  int channels_;
   Buffer<T> values_;  // of the vertices
-  Buffer<T> sums_;    // of each corner: the gradient to its weight, before the factor
-  Buffer<T> post_;
+  Buffer<T> sums_;    // before the factor: the gradients to the weights of each point's corners, and to `post`
 };
 
 }  // namespace
 
 template <class T>
 std::unique_ptr<KernelGradient<T>> Lattice<T>::gradient(Message<T>& transposed, int channels, PointFactors<T> factors) const {
-  return std::make_unique<LatticeGradient<T>>(arrays_, static_cast<LatticeMessage<T>&>(transposed), channels, factors);
+  return std::make_unique<LatticeGradient<T>>(arrays_, transposed, channels, factors);
 }
 
 template <class T>

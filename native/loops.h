@@ -18,8 +18,8 @@ constexpr int tap_margin = 8;        // zeros on both sides of the taps of a con
 // 1, 2, 4, 8, 16, 24, …: rows stay aligned, and no loop has a remainder.
 constexpr int padded_channels(int channels) { return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8; }
 
-// Sums for the corners of a point are read and written in whole vectors.
-constexpr int padded_corners(int corners) { return (corners + 7) / 8 * 8; }
+// The sums of a point, one for each corner and one more, are read and written in whole vectors.
+constexpr int padded_sums(int corners) { return (corners + 8) / 8 * 8; }
 
 template <class T>
 struct Loops {
@@ -36,11 +36,11 @@ struct Loops {
   void (*slice)(const T* values, int64_t count, const int32_t* vertices, const T* weights, int corners, T factor,
                 const T* scale, const T* coupling, const T* from, T* rows, int channels, int64_t n);
   // row = factor · Σ weight · sent[vertex], as slice without a scale. And with values of the vertices from another message: for
-  // the corners k of each point, sums[k] += post · ⟨received[vertex k], g⟩ + pre · ⟨sent[vertex k], v⟩, and post_sum +=
-  // Σ weight · ⟨received[vertex k], g⟩. A point has padded_corners(corners) sums. pre and post may be null.
+  // the corners k of each point, sums[k] += post · ⟨received[vertex k], g⟩ + pre · ⟨sent[vertex k], v⟩, and
+  // sums[corners] += Σ weight · ⟨received[vertex k], g⟩. A point has padded_sums(corners). pre and post may be null.
   void (*slice_with_products)(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
                               int corners, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
-                              T* post_sums, int channels, int64_t n);
+                              int channels, int64_t n);
   // values[v] = Σ sums[r] for vertices from `vertex` on. Their rows of sums are listed in order, the last one r of each as ~r.
   void (*gather)(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length,
                  int64_t vertex, int channels);
@@ -55,10 +55,10 @@ struct Loops {
   void (*convolve_rows)(const T* in, const T* taps, int radius, const T* scale, const T* coupling, const T* from, T* rows,
                         int channels, int64_t n);
   // `width` numbers of a convolution with symmetric taps, given from the one in the middle on, and of one with slopes in their
-  // place: Σ_k taps[|k|] · in[k · stride], k = −before … after. The second one is written unless slopes_out is null; returns
-  // Σ others ⊙ the second, or 0 if others are null. Fetches the numbers at `next` and next_others early.
+  // place: Σ_k taps[|k|] · in[k · stride], k = −before … after. The first one is written, and Σ others ⊙ the second returned.
+  // Fetches the numbers at `next` and next_others early.
   T (*convolve_with_slopes)(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
-                            const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others);
+                            const T* others, T* out, int64_t width, const T* next, const T* next_others);
   // weights[i][k] = exp(−½ |row_i − column_k|²) between the points of two blocks of block_size, given as d rows of features.
   void (*gaussian_weights)(const T* rows, const T* columns, int d, T* weights);
   // sums[i] += Σ_k weights[i][k] · values[k] for rows of values of two such blocks.
@@ -148,7 +148,7 @@ void slice(const T* values, int64_t count, const int32_t* vertices, const T* wei
 template <class T>
 void slice_with_products(const T* received, const T* sent, int64_t count, const int32_t* vertices, const T* weights,
                          int corners, T factor, const T* g, const T* v, const T* pre, const T* post, T* rows, T* sums,
-                         T* post_sums, int channels, int64_t n);
+                         int channels, int64_t n);
 template <class T>
 void gather(T* values, int64_t count, const T* sums, int64_t sums_count, const int32_t* rows, int64_t length, int64_t vertex,
             int channels);
@@ -163,7 +163,7 @@ void convolve_rows(const T* in, const T* taps, int radius, const T* scale, const
                    int channels, int64_t n);
 template <class T>
 T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t after, const T* taps, const T* slopes,
-                       const T* others, T* out, T* slopes_out, int64_t width, const T* next, const T* next_others);
+                       const T* others, T* out, int64_t width, const T* next, const T* next_others);
 template <class T>
 void gaussian_weights(const T* rows, const T* columns, int d, T* weights);
 template <class T>

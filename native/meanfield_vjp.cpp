@@ -92,11 +92,10 @@ class MeanFieldVjp {
         damping_(T(settings.damping)), undamped_(1 - damping_), tolerance_(settings.tolerance),
         points_(layout_.points, settings.threads), all_(all_classes(layout_.classes)),
         channels_(padded_channels(layout_.classes)), exchange_(exchange_among(all_)),
-        gradient_rows_(damping_ > 0 || with_terms ? (layout_.points + tile_size) * channels_ : 0),
-        unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks, undamped_) {
+        keeps_rows_(damping_ > 0 || with_terms), gradient_rows_(rows_of(*exchange_)), unary_rows_((layout_.points + tile_size) * channels_), couplings_(pairwise, layout_, points_.chunks, undamped_) {
     for (const auto& term : pairwise) to_all_.emplace_back(term, layout_.classes, all_, undamped_, true);
     if (with_terms) terms_.emplace(pairwise, layout_.classes, points_.chunks, undamped_, *exchange_);
-    if (tolerance_ == 0 || damping_ > 0 || channels_ == 1 || with_terms) return;
+    if (tolerance_ == 0 || damping_ > 0 || channels_ == 1) return;
     std::vector<RowSums<T>> sums;
     for (const auto& term : pairwise) sums.push_back(row_sums(term, false, points_));
     weight_ = message_weight(layout_.classes, pairwise, sums);
@@ -110,7 +109,7 @@ class MeanFieldVjp {
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T*, T*, T*) {
       T* g = unary_row(tile);
       read_scores(layout_, cotangent, tile, all_, T(0), g);
-      pass_on(is_last, tile, g, g, *exchange_, nullptr);
+      pass_on(is_last, tile, g, g, *exchange_, gradient_rows_, nullptr);
       if (damping_ > 0 && !is_last) loops<T>().linear_combination(0, g, undamped_, g, g, channels_, tile.n);
     });
   }
@@ -122,9 +121,12 @@ class MeanFieldVjp {
     if (terms_) send_marginals(t);
     const auto other = is_last ? nullptr : other_exchange(t);
     Exchange<T>& next = other ? *other : *exchange_;
+    Buffer<T> other_rows = other ? rows_of(*other) : Buffer<T>();
+    Buffer<T>& next_rows = other ? other_rows : gradient_rows_;
+    const bool is_in_place = terms_ && damping_ == 0 && exchange_->channels() == channels_ && !other;
     points_.over_tiles<T>(channels_, [&](const Tile& tile, T* g, T* h, T* spare) {
       const T* q = marginals_.read(t, tile, spare);
-      g = receive(tile, q, g, h);
+      g = receive(tile, q, g, h, is_in_place ? gradient_row(tile) : g);
       const T* sum = unary_row(tile);
       T* next_sum = is_last ? h : unary_row(tile);
       if (damping_ > 0) {
@@ -134,11 +136,13 @@ class MeanFieldVjp {
       } else {
         loops<T>().softmax_vjp(q, g, sum, next_sum, channels_, tile.n);
       }
-      pass_on(is_last, tile, g, next_sum, next, h);
+      pass_on(is_last, tile, g, next_sum, next, next_rows, h);
     });
     if (!other) return;
     exchange_ = other;
+    gradient_rows_ = std::move(other_rows);
     couplings_.receive_only(other->classes());
+    if (terms_) terms_->use(*other);
   }
 
   void write_couplings(const std::vector<T*>& gradients) { couplings_.write(gradients); }
@@ -151,6 +155,9 @@ class MeanFieldVjp {
 
   std::shared_ptr<Exchange<T>> exchange_among(const Classes& classes) const {
     return std::make_shared<Exchange<T>>(pairwise_, layout_.classes, classes, undamped_, true);
+  }
+  Buffer<T> rows_of(const Exchange<T>& exchange) const {
+    return Buffer<T>(keeps_rows_ ? (layout_.points + tile_size) * exchange.channels() : 0);
   }
 
   // The largest marginal of each class in each iteration but the first, which sends no gradient.
@@ -178,12 +185,12 @@ class MeanFieldVjp {
     return exchange_among(senders);
   }
 
-  T* gradient_row(const Tile& tile) { return &gradient_rows_[tile.begin * channels_]; }
+  T* gradient_row(const Tile& tile) { return &gradient_rows_[tile.begin * exchange_->channels()]; }
 
-  // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The couplings have the factor 1 − λ of r. Returns the memory of v:
-  // that of g, if it is kept and not needed any more.
-  T* receive(const Tile& tile, const T* q, T* v, T* h) {
-    if (pairwise_.empty()) std::fill_n(v, tile.n * channels_, T(0));
+  // v = −Σ_k E_kᵀ h_k, and ∂E_k from h_k = N_kᵀ r and q. The couplings have the factor 1 − λ of r. The last kernel writes it to
+  // `result`, which is returned.
+  T* receive(const Tile& tile, const T* q, T* v, T* h, T* result) {
+    if (pairwise_.empty()) std::fill_n(result, tile.n * channels_, T(0));
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
       if (terms_) {
         terms_->receive(k, tile, q, gradient_row(tile), h);
@@ -194,27 +201,26 @@ class MeanFieldVjp {
       couplings_.add_outer(k, tile, h, q);
       if (exchange_->channels() < channels_) change_classes(h, exchange_->classes(), all_, T(0), h, tile.n);
       couplings_.add_diagonal(k, tile, h, q);
-      T* const to = terms_ && damping_ == 0 && k + 1 == pairwise_.size() ? gradient_row(tile) : v;
-      to_all_[k].apply(h, k == 0 ? nullptr : v, to, channels_, tile.n);
-      v = to;
+      to_all_[k].apply(h, k == 0 ? nullptr : v, k + 1 < pairwise_.size() ? v : result, channels_, tile.n);
     }
-    return v;
+    return result;
   }
 
   // The messages of q_t, for the gradients to the terms.
   void send_marginals(int t) {
-    auto rows = [&](int64_t begin, int64_t n, T* spare) { return marginals_.read(t, Tile{0, begin, n, false}, spare); };
-    terms_->propagate(points_, rows, gradient_rows_.get());
+    auto rows = [&](int64_t begin, int64_t n, T* memory) { return marginals_.read(t, Tile{0, begin, n, false}, memory); };
+    terms_->propagate(points_, {tile_size * channels_, rows}, gradient_rows_.get());
   }
 
   // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.
-  void pass_on(bool is_last, const Tile& tile, const T* g, const T* sum, Exchange<T>& next, T* spare) {
+  void pass_on(bool is_last, const Tile& tile, const T* g, const T* sum, Exchange<T>& next, Buffer<T>& next_rows, T* spare) {
     if (is_last) return write_scores(layout_, sum, tile, unary_gradient_);
-    if (gradient_rows_.size() > 0 && g != gradient_row(tile)) std::copy_n(g, tile.n * channels_, gradient_row(tile));
     if (next.classes().size() < all_.size()) {
       change_classes(g, all_, next.classes(), T(0), spare, tile.n);
       g = spare;
     }
+    T* const kept = next_rows.get() + tile.begin * next.channels();
+    if (keeps_rows_ && g != kept) std::copy_n(g, tile.n * next.channels(), kept);
     next.send(tile, g);
   }
 
@@ -231,7 +237,8 @@ class MeanFieldVjp {
   const int channels_;
   std::shared_ptr<Exchange<T>> exchange_;  // among the classes that send
   std::vector<PaddedCoupling<T>> to_all_;
-  Buffer<T> gradient_rows_;  // g, where the next step needs it
+  const bool keeps_rows_;
+  Buffer<T> gradient_rows_;  // of g, as it was sent, where the next step needs it
   Buffer<T> unary_rows_;     // ∂L/∂U so far
   CouplingGradients<T> couplings_;
   std::optional<TermGradients<T>> terms_;

@@ -246,9 +246,10 @@ std::pair<Out<int32_t>, Happened> mean_field_labels(const Scores<T>& unary, cons
   return {std::move(labels_array), happened(std::move(activity), settings, return_evaluated)};
 }
 
-// Gradients to the unary and to the couplings; and, if asked, of each term to the kernel, pre and post.
+// Gradients to the unary and to the couplings; and, if asked, of each term to the kernel, and to pre and post if it has them.
 template <class T>
-using Gradients = std::tuple<Out<T>, std::vector<Out<T>>, std::vector<std::tuple<Out<T>, Out<T>, Out<T>>>>;
+using Gradients = std::tuple<Out<T>, std::vector<Out<T>>,
+                             std::vector<std::tuple<Out<T>, std::optional<Out<T>>, std::optional<Out<T>>>>>;
 
 template <class T>
 Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
@@ -263,7 +264,7 @@ Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& mar
   Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
   std::vector<T*> gradients;
-  std::vector<std::tuple<Out<T>, Out<T>, Out<T>>> term_arrays;
+  std::vector<std::tuple<Out<T>, std::optional<Out<T>>, std::optional<Out<T>>>> term_arrays;
   std::vector<TermGradient<T>> term_gradients;
   const auto classes = cotangent.shape(0);
   for (const auto& term : terms) {
@@ -278,9 +279,11 @@ Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& mar
     }
     gradients.push_back(gradient);
     if (!guide) continue;
-    TermGradient<T> to;
+    TermGradient<T> to{};
     auto to_kernel = gradient_array(*term.kernel, &to.kernel);
-    auto to_pre = new_array<T>({cotangent.shape(1)}, &to.pre), to_post = new_array<T>({cotangent.shape(1)}, &to.post);
+    std::optional<Out<T>> to_pre, to_post;
+    if (term.pre) to_pre = new_array<T>({cotangent.shape(1)}, &to.pre);
+    if (term.post) to_post = new_array<T>({cotangent.shape(1)}, &to.post);
     term_arrays.emplace_back(std::move(to_kernel), std::move(to_pre), std::move(to_post));
     term_gradients.push_back(to);
   }

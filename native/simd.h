@@ -26,6 +26,7 @@ constexpr int vector_bytes = 16;
 #define CRFRNN_INLINE inline __attribute__((always_inline))
 // For a lambda that is called with several widths. If it were not inlined, its loop would read what it captures from memory.
 #define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
+#define CRFRNN_UNROLL _Pragma("GCC unroll 8")  // loops whose bodies keep vectors in registers
 template <class T, int W>
 struct VecOf {
   typedef T type __attribute__((vector_size(W * sizeof(T))));
@@ -105,6 +106,7 @@ CRFRNN_INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(a
 #else
 #define CRFRNN_INLINE inline
 #define CRFRNN_INLINE_LAMBDA
+#define CRFRNN_UNROLL
 template <class T, int W>
 struct Vec {
   T lane[W];
@@ -308,6 +310,16 @@ struct Row {
       return sums;
     } else {
       return sums + tail.template folded_products<S>(r.tail);
+    }
+  }
+  // The sums of lanes that lie S apart.
+  template <int S>
+  CRFRNN_INLINE Vec<T, S> folded_lanes() const {
+    const Vec<T, S> sums = folded<S, T, P>(head);
+    if constexpr (W == P) {
+      return sums;
+    } else {
+      return sums + tail.template folded_lanes<S>();
     }
   }
   CRFRNN_INLINE void scale(T factor) { head = head * factor, tail.scale(factor); }

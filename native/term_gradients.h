@@ -11,83 +11,101 @@
 
 namespace crfrnn {
 
-// Where the gradients of a term go: to what its kernel was built from, and to its N factors.
+// Where the gradients of a term go: to what its kernel was built from, and to its N factors, null where it has none.
 template <class T>
 struct TermGradient {
   T *kernel, *pre, *post;
 };
 
-// Sums them up over the iterations. In each, cotangents g = ∂L/∂a go through a transposed exchange between all classes, and the
-// values −E q go through the kernels of their own: so ⟨g, N (−E q)⟩ is what the messages of the iteration add to the loss.
+// Sums them up over the iterations. In each, cotangents g = ∂L/∂a go through a transposed exchange between some classes, and the
+// values −E q of these go through kernels of their own: so ⟨g, N (−E q)⟩ is what the messages of the iteration add to the loss.
 template <class T>
 class TermGradients {
  public:
-  // The couplings E are multiplied by `factor`.
+  // The couplings E are multiplied by `factor`. The exchange is between all classes.
   TermGradients(const std::vector<Pairwise<T>>& pairwise, int classes, const Chunks& chunks, T factor, Exchange<T>& transposed)
-      : pairwise_(pairwise), channels_(transposed.channels()), values_(chunks.count() * tile_size * channels_),
-        pre_(pairwise.size() * chunks.total) {
-    std::fill(pre_.begin(), pre_.end(), T(0));
+      : pairwise_(pairwise), points_(chunks.total), all_(all_classes(classes)), all_channels_(padded_channels(classes)),
+        classes_(all_), channels_(all_channels_), values_(chunks.count() * rows_memory()) {
     for (std::size_t k = 0; k < pairwise.size(); ++k) {
       const Pairwise<T>& term = pairwise[k];
-      couplings_.emplace_back(term, classes, all_classes(classes), factor, false);
+      couplings_.emplace_back(term, classes, all_, factor, false);
       numbers_.push_back(is_number(term) ? -factor * term.coupling[0] : T(1));
       gradients_.push_back(term.kernel->gradient(transposed.message(k), channels_, {term.pre, term.post}));
+      pre_.emplace_back(term.pre ? points_ : 0);
+      std::fill(pre_[k].begin(), pre_[k].end(), T(0));
     }
   }
 
-  // Comes after propagate() of the exchange, and before it sends for the next time. marginals, cotangents: of all points.
+  // The exchange from now on, of fewer channels.
+  void use(Exchange<T>& transposed) {
+    classes_ = transposed.classes(), channels_ = transposed.channels();
+    for (std::size_t k = 0; k < gradients_.size(); ++k) gradients_[k]->use(transposed.message(k), channels_);
+  }
+
+  // Comes after propagate() of the exchange, and before it sends for the next time. marginals: rows of all classes;
+  // cotangents: what all points have sent.
   void propagate(TileTeam& points, const RowsOf<T>& marginals, const T* cotangents) {
     for (std::size_t k = 0; k < gradients_.size(); ++k) {
-      auto values = [&](int64_t begin, int64_t n, T* spare) {
-        return values_of(k, n, marginals(begin, n, spare), spare + tile_size * channels_);
+      auto values = [&](int64_t begin, int64_t n, T* memory) {
+        return values_of(k, n, marginals.rows(begin, n, memory), memory + marginals.memory_size);
       };
-      gradients_[k]->propagate(points, values, cotangents);
+      gradients_[k]->propagate(points, {marginals.memory_size + rows_memory(), values}, cotangents);
     }
   }
 
-  // Adds the share of a tile to the gradients of term k. message = what it receives of the exchange, before its scale.
+  // Adds the share of a tile to the gradients of term k. q: rows of all classes; cotangents: what the tile has sent; message =
+  // what it receives of the exchange, before its scale.
   void receive(std::size_t k, const Tile& tile, const T* q, const T* cotangents, T* message) {
-    const T* const values = values_of(k, tile.n, q, &values_[tile.chunk * tile_size * channels_]);
+    const T* const values = values_of(k, tile.n, q, &values_[tile.chunk * rows_memory()]);
     gradients_[k]->receive(tile.begin, tile.n, values, cotangents, message);
-    loops<T>().row_products(values, message, pre(k) + tile.begin, channels_, tile.n);
+    if (pairwise_[k].pre) loops<T>().row_products(values, message, &pre_[k][tile.begin], channels_, tile.n);
   }
 
   void write(Team& team, const std::vector<TermGradient<T>>& to) {
     for (std::size_t k = 0; k < to.size(); ++k) {
       gradients_[k]->write(team, to[k].kernel, to[k].post);
-      std::copy_n(pre(k), points(), to[k].pre);
+      if (to[k].pre) std::copy_n(pre_[k].get(), points_, to[k].pre);
       if (numbers_[k] == 1) continue;
       int64_t size = 1;
       for (const std::size_t length : pairwise_[k].kernel->gradient_shape()) size *= static_cast<int64_t>(length);
       multiply(to[k].kernel, size, numbers_[k]);
-      multiply(to[k].pre, points(), numbers_[k]);
-      multiply(to[k].post, points(), numbers_[k]);
+      if (to[k].pre) multiply(to[k].pre, points_, numbers_[k]);
+      if (to[k].post) multiply(to[k].post, points_, numbers_[k]);
     }
   }
 
  private:
-  int64_t points() const { return pre_.size() / static_cast<int64_t>(pairwise_.size()); }
-  T* pre(std::size_t k) { return &pre_[static_cast<int64_t>(k) * points()]; }
+  // For the rows of a tile with all classes, and with some of them.
+  int64_t rows_memory() const { return 2 * tile_size * all_channels_; }
 
   static bool is_number(const Pairwise<T>& term) { return term.kind == Pairwise<T>::Coupling::scalar; }
   static void multiply(T* numbers, int64_t size, T factor) {
     std::transform(numbers, numbers + size, numbers, [=](T x) { return factor * x; });
   }
 
-  // −E q, in `rows`; q where all is multiplied by a number −E at last.
-  const T* values_of(std::size_t k, int64_t n, const T* q, T* rows) const {
-    if (is_number(pairwise_[k])) return q;
-    couplings_[k].apply(q, nullptr, rows, channels_, n);
+  // −E q of the classes of the exchange; q where all is multiplied by a number −E at last.
+  const T* values_of(std::size_t k, int64_t n, const T* q, T* memory) const {
+    if (!is_number(pairwise_[k])) {
+      couplings_[k].apply(q, nullptr, memory, all_channels_, n);
+      q = memory;
+    }
+    if (channels_ == all_channels_) return q;
+    T* const rows = memory + tile_size * all_channels_;
+    change_classes(q, all_, classes_, T(0), rows, n);
     return rows;
   }
 
   const std::vector<Pairwise<T>>& pairwise_;
-  const int channels_;
+  const int64_t points_;
+  const Classes all_;
+  const int all_channels_;
+  Classes classes_;
+  int channels_;
   std::vector<PaddedCoupling<T>> couplings_;
   std::vector<T> numbers_;
   std::vector<std::unique_ptr<KernelGradient<T>>> gradients_;
-  Buffer<T> values_;  // the rows of a tile for each chunk
-  Buffer<T> pre_;     // of each term and point
+  Buffer<T> values_;            // memory for the rows of a tile for each chunk
+  std::vector<Buffer<T>> pre_;  // of each term, and of the points if it has such factors
 };
 
 }  // namespace crfrnn

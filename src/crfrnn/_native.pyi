@@ -123,7 +123,7 @@ def mean_field_vjp32(
     tolerance: float,
     guide: bool,
     threads: int,
-) -> tuple[F32, list[F32], list[tuple[F32, F32, F32]]]: ...
+) -> tuple[F32, list[F32], list[tuple[F32, F32 | None, F32 | None]]]: ...
 def mean_field_labels64(
     unary: F64,
     kernels: Sequence[Kernel64],
@@ -150,4 +150,4 @@ def mean_field_vjp64(
     tolerance: float,
     guide: bool,
     threads: int,
-) -> tuple[F64, list[F64], list[tuple[F64, F64, F64]]]: ...
+) -> tuple[F64, list[F64], list[tuple[F64, F64 | None, F64 | None]]]: ...

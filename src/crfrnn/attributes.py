@@ -87,6 +87,9 @@ def _of_solver(name: str) -> Any:
         return getattr(layer._crf.solver, name)
 
     def write(layer: "CrfAttributes", value: Any) -> None:
+        solver = layer._crf.solver
+        if name not in (each.name for each in fields(solver)):
+            raise AttributeError(f"the solver of this layer, {type(solver).__name__}, has no {name}")
         layer._crf = replace(layer._crf, solver=replace(layer._crf.solver, **{name: value}))
 
     return property(read, write, doc=f"{name} of the solver.")

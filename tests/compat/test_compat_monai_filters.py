@@ -68,6 +68,14 @@ def test_features_of_any_type_are_divided_in_full(dtype):
     assert_close(PHLFilter.apply(values, features, [300.0, 0.5]), expected, 1e-6)
 
 
+@pytest.mark.parametrize("number", [np.float32(2), np.int64(2), torch.tensor(2.0)])
+def test_a_number_of_any_type_is_for_all_axes(number):
+    values = example(2)
+    with torch.no_grad():
+        found = TrainableBilateralFilter(number, 0.5)(values)
+        assert torch.equal(found, TrainableBilateralFilter(2.0, 0.5)(values))
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_bilateral_filter_on_a_lattice(axes):
     """Its features run as MONAI's do: axes in their order, then channels."""

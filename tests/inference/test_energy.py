@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from crfrnn import GridGaussian, PairwiseTerm, energy, kl_divergence, mean_field, reference
+from crfrnn import GridGaussian, PairwiseTerm, energy, kl_divergence, mean_field, reference, relaxed_energy
+from errors import raises_saying
 
 SHAPE = (4, 5)
 N = 20
@@ -60,6 +61,13 @@ def test_kl_divergence_pair_by_pair(rng, model):
         K, E = term_matrix(term), -reference.as_matrix(term.weight, 3)
         expected += np.einsum("ci,cd,ij,dj->", q, E, K, q)
     assert kl_divergence(q.reshape(unary.shape), unary, terms) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measure", [kl_divergence, relaxed_energy])
+def test_logits_are_no_marginals(model, measure):
+    unary, terms = model
+    with raises_saying(ValueError, "marginals are from", "expected probabilities, 0 to 1"):
+        measure(unary, unary, terms)
 
 
 def test_certain_marginals_have_no_entropy(model):

@@ -57,6 +57,8 @@ def test_what_cannot_be_set():
         layer.crf = CRF([Kernel(Spatial(3))])
     layer.crf = CRFParameters(theta_beta=7)
     assert layer.theta_beta == 7
+    with pytest.raises(AttributeError, match="FrankWolfe, has no damping"):
+        CrfRnn(3, crf=CRFParameters(solver="frank-wolfe")).damping = 0.5
     with pytest.raises(AttributeError, match="theta_beta"):
         _ = CrfRnn(3, crf=CRF([Kernel(Spatial(3))])).theta_beta
 

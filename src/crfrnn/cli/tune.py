@@ -21,7 +21,7 @@ of the photos: the mean of that over all pixels and of that near edges. No CRF a
 `--method gradient` follows the gradient of a soft mean IoU instead, for 200 steps of one photo each: it has no bounds,
 and learns numbers for each class, axis and channel one by one. The gain is then measured on the other part of the
 photos. OUT holds the parameters, for `--parameters` of the other commands, and all measurements. Ctrl-C ends either
-with the best parameters found so far. OUT.trials keeps what the search has tried until it is done: run the same command
+with the best parameters found so far. OUT.trials keeps what the search tried until it is done: run the same command
 again to go on, after Ctrl-C or after the process was killed.
 """
 EXAMPLES = """\

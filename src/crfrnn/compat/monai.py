@@ -10,6 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, get_args
 
+import numpy as np
+
 try:
     import torch
     from torch import Tensor, nn
@@ -246,7 +248,7 @@ class TrainableJointBilateralFilter(nn.Module):
             raise ValueError(
                 f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be 1 to 3 numbers and one"
             )
-        alike = isinstance(spatial_sigma, int | float)
+        alike = np.ndim(spatial_sigma) == 0
         self.axes = (1, 2, 3) if alike else (len(sigmas),)
         self.filter = filter
         for name, sigma in zip("xyz", sigmas * 3 if alike else [*sigmas, 0.01, 0.01], strict=False):

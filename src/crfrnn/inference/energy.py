@@ -10,6 +10,7 @@ from crfrnn.arrays import Array, label_array, num_points, score_array
 from crfrnn.crf import FrankWolfe, MeanField
 from crfrnn.inference import frankwolfe
 from crfrnn.inference.coupling import Matrix
+from crfrnn.inference.losses import SLACK
 from crfrnn.inference.meanfield import message, steps
 from crfrnn.inference.regularization import logarithm, regularizer_of, total
 from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precision
@@ -182,6 +183,8 @@ def _beside(
     scores, given = score_array(unary, "unary", dtype), score_array(marginals, "marginals", dtype)
     if given.shape != scores.shape:
         raise ValueError(f"marginals have shape {given.shape} but the unary has shape {scores.shape}")
+    if given.min() < -SLACK or given.max() > 1 + SLACK:
+        raise ValueError(f"marginals are from {given.min():.3g} to {given.max():.3g}; expected probabilities, 0 to 1")
     couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
     return _rows(given), _rows(scores), couplings
 

@@ -36,7 +36,8 @@ def guide_gradients(
 
     for kernel, term, to_term in zip(crf.in_pixels(steps, axes).kernels, terms, to_terms, strict=True):
         to_kernel, to_mask = through_normalization(term, to_term)
-        add(("mask", ""), to_mask)
+        if to_mask is not None:
+            add(("mask", ""), to_mask)
         if to_kernel is None:
             continue
         if isinstance(kernel.filter, Grid):

@@ -56,7 +56,8 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
             raise ValueError(f"{name}_weight={kernel.weight!r} must be a number of at least 0 in a loss")
     if not crf.active.kernels:
         raise ValueError("no kernel has a weight above 0, so that the loss would be 0: give bilateral_weight=1")
-    return replace(crf.active, solver=CRF.solver)
+    active = crf.active
+    return active if active.solver == CRF.solver else replace(active, solver=CRF.solver)  # no new one when compiled
 
 
 def not_probabilities(low: float, high: float) -> str:

@@ -33,7 +33,7 @@ class MeanFieldGradients(NamedTuple):
         compatibility: None if none was given.
         kernels: To what each term's kernel was built from: features (N, d), or deviations of a grid (axes,); None for
             kernels that are not ours, and for regions. Empty if not asked for, as is the next one.
-        masks: To each term's mask (N,), also where it has none, which is 1 everywhere; None for regions.
+        masks: To each term's mask (N,); None where it has none, and for regions.
     """
 
     unary: Array

@@ -17,15 +17,13 @@ def no_gradient(term: Term) -> TermGradient | None:
     """What `summed` begins with."""
     if not isinstance(term, PairwiseTerm):
         return None
-    dtype = getattr(term.kernel, "dtype", np.float64)
-    return TermGradient(None, *(np.zeros(term.kernel.num_points, dtype) for _ in range(2)))
+    return TermGradient(None, *(None if factor is None else np.zeros_like(factor) for factor in (term.pre, term.post)))
 
 
 def summed(first: TermGradient | None, second: TermGradient | None) -> TermGradient | None:
     if first is None or second is None:
         return None
-    kernel = second.kernel if first.kernel is None else first.kernel + second.kernel
-    return TermGradient(kernel, first.pre + second.pre, first.post + second.post)
+    return TermGradient(*(b if a is None else a + b for a, b in zip(first, second, strict=True)))
 
 
 def term_gradient(term: Term, values: Array, cotangent: Array) -> TermGradient | None:
@@ -40,31 +38,36 @@ def term_gradient(term: Term, values: Array, cotangent: Array) -> TermGradient |
     back = kernel.filter_rows(received, True) if native else kernel.filter(received, True)
     return TermGradient(
         kernel.gradient_rows(sent, received) if native else None,
-        (values * back).sum(axis=1),
-        (cotangent * forward).sum(axis=1),
+        None if term.pre is None else (values * back).sum(axis=1),
+        None if term.post is None else (cotangent * forward).sum(axis=1),
     )
 
 
 def through_normalization(term: Term, gradient: TermGradient | None) -> tuple[Array | None, Array | None]:
-    """Gradients to what the kernel is built from, and to the mask (N,): eq. (5) in reverse."""
+    """Gradients to what the kernel is built from, and to the mask (N,), if there is one: eq. (5) in reverse."""
     if gradient is None or not isinstance(term, PairwiseTerm):
         return None, None
     kernel: Any = term.kernel
+    to_pre: Any
+    to_post: Any
     to_kernel, to_pre, to_post = gradient
     if term.normalization == "none":
-        return to_kernel, to_pre + to_post
+        return to_kernel, None if term.mask is None else to_pre + to_post
+    divided, other = (to_pre, to_post) if term.normalization == "before" else (to_post, to_pre)
     given: Any = term.mask
-    mask = np.ones_like(to_pre) if given is None else given.astype(to_pre.dtype)
+    mask = np.ones_like(divided) if given is None else given.astype(divided.dtype)
     norm = filtered_mask(kernel, None if given is None else mask)
     if term.normalization == "symmetric":
-        to_root = to_pre + to_post
-        to_mask = to_root / np.sqrt(norm)
+        to_mask = (to_pre + to_post) / np.sqrt(norm)
         to_norm = -0.5 * to_mask * mask / norm
     else:
-        divided, other = (to_post, to_pre) if term.normalization == "after" else (to_pre, to_post)
-        to_mask = other + divided / norm
-        to_norm = -divided * mask / norm**2
-    if not isinstance(kernel, NativeKernel):
-        return to_kernel, to_mask + kernel.filter(to_norm[:, None], True)[:, 0]
-    of_norm: Array = kernel.gradient_rows(mask[:, None], to_norm[:, None])
-    return to_kernel + of_norm, to_mask + kernel.filter_rows(to_norm[:, None], True)[:, 0]
+        to_mask = divided / norm
+        to_norm = -to_mask * mask / norm
+        if other is not None:
+            to_mask = to_mask + other
+    if isinstance(kernel, NativeKernel):
+        to_kernel = to_kernel + kernel.gradient_rows(mask[:, None], to_norm[:, None])
+    if given is None:
+        return to_kernel, None
+    back = kernel.filter_rows if isinstance(kernel, NativeKernel) else kernel.filter
+    return to_kernel, to_mask + back(to_norm[:, None], True)[:, 0]

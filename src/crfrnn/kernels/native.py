@@ -113,13 +113,13 @@ class TermGradient(NamedTuple):
 
     Attributes:
         kernel: To the features (N, d) of the kernel, or to the deviations (axes,) of a grid; None for other kernels.
-        pre: (N,), also where the term has no factors.
-        post: (N,).
+        pre: (N,); None where the term has no such factors.
+        post: Likewise.
     """
 
     kernel: Any
-    pre: Array
-    post: Array
+    pre: Array | None
+    post: Array | None
 
 
 def mean_field(
@@ -164,8 +164,7 @@ def mean_field_vjp(
     """Gradients of ⟨cotangent, a_T⟩ to the unary, to every coupling, in its shape, and to every term.
 
     Args:
-        guide: Whether to compute those to the terms; without it there are none. With it no class is left out, whatever
-            the tolerance: its bound does not hold for these.
+        guide: Whether to compute those to the terms; without it there are none.
     """
     row_sums = [term.row_sum for term in terms]
     numbers = row_sums, solver.damping, solver.tolerance, guide, threads
