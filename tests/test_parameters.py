@@ -1,16 +1,19 @@
 """Parameters: the defaults are the paper's, the presets those in use, and all is validated on construction."""
 
+import inspect
 import pickle
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
 
-from crfrnn import PRESETS, CRFParameters, FrankWolfe, MeanField, preset
+import crfrnn
+from crfrnn import PRESETS, CRFParameters, FrankWolfe, MeanField, accuracy, preset
 from errors import raises_saying
 
 # name: θ_γ, spatial weight, θ_α, θ_β, bilateral weight, iterations
 TABLE = {
+    "photos": (3, 1, 50, 10, 2, 10),
     "crfrnn": (3, 3, 160, 3, 5, 10),
     "deeplab": (1, 3, 67, 3, 4, 10),
     "stego": (1, 3, 67, 3, 4, 10),
@@ -36,7 +39,9 @@ def test_presets(name):
         parameters.bilateral_weight,
         parameters.iterations,
     ) == TABLE[name]
-    assert parameters.normalization == {"crfrnn": "after", "text-mask": "none"}.get(name, "symmetric")
+    assert parameters.normalization == {"photos": "after", "crfrnn": "after", "text-mask": "none"}.get(
+        name, "symmetric"
+    )
     assert parameters.compatibility is None
     assert parameters.damping == parameters.class_threshold == parameters.neighbour_rounds == 0
     assert parameters.tolerance == parameters.crf.solver.tolerance == MeanField().tolerance
@@ -51,8 +56,11 @@ def test_unknown_presets_are_answered_with_the_known_ones():
         preset("deep-lab")
 
 
-def test_defaults_are_the_crfrnn_preset():
+def test_defaults():
+    """Of the short form as published, of what refines with nothing said the preset that gained most."""
     assert CRFParameters() == preset("crfrnn")
+    for function in (crfrnn.refine, crfrnn.refine_tiled, accuracy.filter_accuracy):
+        assert inspect.signature(function).parameters["parameters"].default == "photos" in PRESETS
     assert CRFParameters().spatial == "grid"
 
 

@@ -16,7 +16,7 @@ from crfrnn.crf import CRF, Exact, Grid, Lattice, MeanField, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.files.resize import resize_scores
 from crfrnn.inference.terms import pairwise_terms
-from crfrnn.parameters import CRFParameters
+from crfrnn.parameters import DEFAULT_PRESET, CRFParameters
 from crfrnn.refine import Input, refine
 
 Result = TypeVar("Result")
@@ -68,7 +68,7 @@ class FilterAccuracy:
 def filter_accuracy(
     scores: ArrayLike,
     image: ArrayLike,
-    parameters: CRFParameters | CRF | str | Path = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = DEFAULT_PRESET,
     *,
     input: Input = "logits",
     num_classes: int | None = None,

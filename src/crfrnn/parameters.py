@@ -220,11 +220,13 @@ def with_values(
     return changed
 
 
-# Numbers in common use, named after where. All but crfrnn were written for pydensecrf, hence
-# "symmetric". Their unaries: crfrnn takes logits; deeplab, stego, seam, afa, toco and pydensecrf softmax probabilities
+# Numbers in common use, named after where, and the default, photos, which gained most on two data sets together
+# (docs/choosing-parameters.md). All but photos and crfrnn were written for pydensecrf, hence "symmetric". Their
+# unaries: photos and crfrnn take logits; deeplab, stego, seam, afa, toco and pydensecrf softmax probabilities
 # (input="probabilities"; seam and afa at full size, s = 1: at 1/s of the size divide theta_alpha and theta_gamma by s);
 # maskcut the softmax of a {0, 1} mask; irn labels held with probability 0.7 (input="labels"); text-mask a mask / 255.
 PRESETS: dict[str, CRFParameters] = {
+    "photos": CRFParameters(theta_alpha=50, theta_beta=10, spatial_weight=1, bilateral_weight=2),
     "crfrnn": CRFParameters(),
     **{
         name: CRFParameters(
@@ -249,6 +251,9 @@ PRESETS: dict[str, CRFParameters] = {
         )
     },
 }
+
+DEFAULT_PRESET = "photos"
+"""What refines where nothing is said; layers, which learn, start with `CRFParameters()`, as published."""
 
 
 def preset(name: str) -> CRFParameters:

@@ -32,7 +32,7 @@ from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import one_of, whole_number
-from crfrnn.parameters import CRFParameters, with_values
+from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
 from crfrnn.plausibility import check_levels, check_logits
 from crfrnn.threads import thread_count
 from crfrnn.unary import (
@@ -88,7 +88,7 @@ def refine(
 def refine(
     scores: Any,
     image: Any,
-    parameters: CRFParameters | CRF | str | Path = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = DEFAULT_PRESET,
     *,
     input: Input = "logits",
     num_classes: int | None = None,

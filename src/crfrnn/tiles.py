@@ -20,7 +20,7 @@ from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
 from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import one_of, whole_number
-from crfrnn.parameters import CRFParameters, with_values
+from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
 from crfrnn.plausibility import check_levels, check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
 from crfrnn.threads import thread_count
@@ -70,7 +70,7 @@ class Tile:
 def refine_tiled(
     scores: Any,
     image: Any,
-    parameters: CRFParameters | CRF | str | Path = "crfrnn",
+    parameters: CRFParameters | CRF | str | Path = DEFAULT_PRESET,
     *,
     output: Any = None,
     tile: int | None = None,

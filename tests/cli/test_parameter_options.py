@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def test_options_replace_values_of_the_preset(tmp_path: Path) -> None:
         damping=0.5,
         tolerance=0.01,
     )
-    assert parsed([]) == crfrnn.preset("crfrnn")
+    assert parsed([]) == crfrnn.preset("photos")
 
 
 def test_an_option_that_a_solver_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,11 +64,16 @@ def test_a_solver_for_two_kernels() -> None:
     parameters = parsed(
         ["--solver", "frank-wolfe", "--regularization", "euclidean", "--strength", "5", "--iterations", "20"]
     )
-    assert parameters == CRFParameters(
-        solver="frank-wolfe", regularization="euclidean", strength=5, iterations=20, tolerance=1e-3
+    assert parameters == replace(
+        crfrnn.preset("photos"),
+        solver="frank-wolfe",
+        regularization="euclidean",
+        strength=5,
+        iterations=20,
+        tolerance=1e-3,
     )
     assert parameters.crf.solver == FrankWolfe(20, "euclidean", 5.0)
-    assert parsed(["--solver", "mean-field"]) == CRFParameters()
+    assert parsed(["--solver", "mean-field"]) == crfrnn.preset("photos")
     for options, error in (
         (["--solver", "newton"], r"solver='newton' is unknown; use 'mean-field', 'frank-wolfe'"),
         (["--solver", "frank-wolfe", "--damping", "0.5"], r"damping=0\.5, but solver='frank-wolfe' has no damping"),

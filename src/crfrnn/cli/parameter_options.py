@@ -14,18 +14,18 @@ from crfrnn.cli.usage import UsageError
 from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
-from crfrnn.parameters import PRESETS, CRFParameters, preset, with_values
+from crfrnn.parameters import DEFAULT_PRESET, PRESETS, CRFParameters, preset, with_values
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
 
-DEFAULT_PRESET = "crfrnn"
 CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
 
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
 PRESET_PURPOSES = {
-    "crfrnn": "logits of a network; the defaults of this package, as CRF-RNN was trained",
+    "photos": "logits or probabilities of a network for photos; the default, which gained on both data sets tried",
+    "crfrnn": "what a CRF-RNN starts to learn from, as published",
     "deeplab": "probabilities of a network for photos, as DeepLab v1 and v2 were refined",
     "stego": "the same numbers as deeplab, in unsupervised segmentation",
     "maskcut": "a rough mask of one object",

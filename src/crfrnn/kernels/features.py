@@ -153,7 +153,7 @@ def _(features: Given, guide: Guide, rows: Array, to_rows: Array) -> dict[tuple[
 
 def _theta_gradient(theta: Any, rows: Array, to_rows: Array) -> Array:
     """One for each column: a row is a number divided by θ, so ∂row/∂θ = -row/θ."""
-    products = (np.multiply(*columns) for columns in zip(rows.T, to_rows.T, strict=True))  # much faster than all at once
+    products = (np.multiply(*columns) for columns in zip(rows.T, to_rows.T, strict=True))  # faster than all at once
     sums = -np.array([product.sum(dtype=np.float64) for product in products])
     return np.asarray(sums / np.asarray(theta, np.float64))
 

@@ -23,7 +23,7 @@ from crfrnn.data.scored import ScoredPhotos
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.files.classes import VOID
 from crfrnn.numbers import finite_number, one_of, whole_number
-from crfrnn.parameters import CRFParameters
+from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, preset
 from crfrnn.threads import thread_count
 from crfrnn.tuning.descent import descend
 from crfrnn.tuning.interrupts import patient_interrupts
@@ -67,7 +67,7 @@ def tune(
 
     Args:
         photos: Photos with scores and labels.
-        start: Where it begins; `CRFParameters()` when not given.
+        start: Where it begins; the default preset when not given.
         method: "search" or "gradient".
         trials: How many sets of parameters the search tries, at least 1.
         holdout: Share of the photos that the gain is measured on, above 0 and below 1.
@@ -83,7 +83,7 @@ def tune(
         and the photos tuned on five times.
     """
     one_of(method, get_args(Method), "method")
-    begin = CRFParameters() if start is None else start
+    begin = preset(DEFAULT_PRESET) if start is None else start
     if whole_number(trials, "trials") < 1:
         raise ValueError(f"trials={trials} must be at least 1")
     names = searched_fields(begin)
