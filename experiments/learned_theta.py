@@ -1,4 +1,4 @@
-"""`python -m experiments.learned_theta`: CRF-RNNs on MSRC-21 that start with wrong θ and learn them.
+"""`python -m experiments.learned_theta`: CRF-RNNs on MSRC-21 that start with wrong θ and learn them, or keep them.
 
 Writes a section of docs/ablation.md. Networks and splits are those of `experiments.ablation`, and so is the folder for
 runs. Finished parts are not repeated: run it again to continue.
@@ -29,8 +29,10 @@ def runs() -> dict[str, tuple[str, dict[str, Any]]]:
     """Title and settings by the name of the folder."""
     found: dict[str, tuple[str, dict[str, Any]]] = {TUNED: ("θ chosen on the validation split", {})}
     for start, thetas in STARTS.items():
-        settings = dict(zip(NAMES, thetas, strict=True)) | {"learn_theta": True}
-        found[f"theta-{start.replace('/', '-')}-learned"] = (f"θ learned from {start}", settings)
+        settings = dict(zip(NAMES, thetas, strict=True))
+        folder = "theta-" + start.replace("/", "-")
+        found[f"{folder}-kept"] = (f"θ {start}, kept", settings)
+        found[f"{folder}-learned"] = (f"θ learned from {start}", settings | {"learn_theta": True})
     return found
 
 
@@ -58,8 +60,8 @@ def written(experiment: Experiment, seeds: list[int]) -> str:
     lines = [
         LEARNED,
         f"CRF-RNNs, end to end as above, {CRF_EPOCHS} epochs, {len(seeds)} seeds. The first has the θ that suit the "
-        "network alone best on the validation split, with a CRF as post-processing. The others start with wrong ones and "
-        "learn them (`learn_theta`). Written by `python -m experiments.learned_theta`.",
+        "network alone best on the validation split, with a CRF as post-processing. The others start with wrong ones; "
+        "where they are learned, `learn_theta` is on. Written by `python -m experiments.learned_theta`.",
         "",
         *table(rows),
         "",
