@@ -15,7 +15,7 @@ GATED_CRF = replace(DENSE_CRF, theta_alpha=6, theta_beta=25.5)
 """The kernel that the gated CRF loss was published with: colours there are from 0 to 1, and θ_β is 0.1."""
 SETTINGS = (
     *("theta_alpha", "theta_beta", "theta_gamma", "spatial_weight", "bilateral_weight"),
-    *("normalization", "spatial", "neighbour_rounds", "filter"),
+    *("normalization", "spatial", "neighbour_rounds", "filter", "image_range"),
 )
 """The fields of `CRFParameters` that say something of kernels."""
 SLACK = 1e-3
@@ -56,7 +56,8 @@ def loss_crf(parameters: Parameters, settings: Mapping[str, Any] | None = None) 
             raise ValueError(f"{name}_weight={kernel.weight!r} must be a number of at least 0 in a loss")
     if not crf.active.kernels:
         raise ValueError("no kernel has a weight above 0, so that the loss would be 0: give bilateral_weight=1")
-    return replace(crf.active, solver=CRF.solver)
+    active = crf.active
+    return active if active.solver == CRF.solver else replace(active, solver=CRF.solver)  # no new one when compiled
 
 
 def not_probabilities(low: float, high: float) -> str:
