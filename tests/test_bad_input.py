@@ -253,7 +253,7 @@ def test_class_threshold_and_tolerance():
 @pytest.mark.parametrize(
     ("options", "error", "facts"),
     [
-        ({"kernel": np.eye(3)}, TypeError, ["kernel is a ndarray", "PermutohedralLattice", "num_points and filter"]),
+        ({"kernel": "lattice"}, TypeError, ["kernel is a str", "PermutohedralLattice", "num_points and filter"]),
         ({"weight": np.ones((2, 3))}, ValueError, ["weight", "(2, 3)", "(classes, classes)"]),
         ({"weight": np.nan}, ValueError, ["weight is nan", "finite number"]),
         ({"weight": "strong"}, TypeError, ["weight", "real numbers"]),

@@ -13,7 +13,6 @@ from crfrnn.cli import main
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.files.tiff import channels_last
 from crfrnn.files.volumes import read_nifti
-from crfrnn.parameters import CRFParameters
 from repository import ROOT
 from volume_files import AFFINE, SHAPE, SHORT, ZOOMS, load, run, save, two_halves
 
@@ -197,7 +196,7 @@ def test_contrast(image, labels, capsys):
     assert main(command.split()) == 0
     level = contrast_theta_beta(image, shape=SHAPE)
     assert f"(θ_β {level[0]:.3g})" in capsys.readouterr().out
-    expected = crfrnn.refine(labels, image, CRFParameters(theta_beta=level), input="labels", spacing=1)
+    expected = crfrnn.refine(labels, image, theta_beta=level, input="labels", spacing=1)
     np.testing.assert_array_equal(np.load("out.npy"), expected)
 
 
@@ -342,7 +341,8 @@ def volume3d() -> Path:
 def test_the_real_volume(volume3d, capsys):
     """A rough segmentation of a tumour lies on the edges of the image better once it is refined."""
     names = [shlex.quote(str(volume3d / f"2013_12_1_{name}.nii.gz")) for name in ("init", "img")]
-    options = "--theta-alpha 5 --theta-beta 30 --theta-gamma 2 --spatial-weight 5 --normalization symmetric"
+    options = "--theta-alpha 5 --theta-beta 30 --theta-gamma 2 --spatial-weight 5 --bilateral-weight 5"
+    options += " --normalization symmetric"
     assert main(shlex.split(f"refine {' '.join(names)} -o out.nii.gz {options} --iterations 2")) == 0
     assert "120×150×100, 2 classes (θ_α and θ_γ in mm, voxels of 1 × 1 × 1 mm)" in capsys.readouterr().out
     before, image, after = (load(shlex.split(name)[0])[0].astype(int) for name in (*names, "out.nii.gz"))
