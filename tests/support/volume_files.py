@@ -1,22 +1,21 @@
 """Files of volumes for the tests, and the command on them."""
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crfrnn.cli import main
-from crfrnn.parameters import DEFAULT_PRESET, preset
+from crfrnn.parameters import CRFParameters
 
 nibabel = pytest.importorskip("nibabel")
 
 SHAPE = (6, 9, 11)
 """(Z, Y, X); in a NIfTI file it is turned round."""
 ZOOMS = (0.5, 0.75, 3.0)
-SHORT = replace(preset(DEFAULT_PRESET), theta_alpha=4, theta_beta=20, theta_gamma=1.5, iterations=3)
-OPTIONS = "--theta-alpha 4 --theta-beta 20 --theta-gamma 1.5 --iterations 3"
+SHORT = CRFParameters(theta_alpha=4, theta_beta=20, theta_gamma=1.5, iterations=3)
+OPTIONS = "--preset crfrnn --theta-alpha 4 --theta-beta 20 --theta-gamma 1.5 --iterations 3"
 # Oblique, off the origin.
 AFFINE = np.array([[0.5, 0.1, 0, -7], [-0.05, 0.75, 0.2, 11], [0, 0, 3, 2.5], [0, 0, 0, 1.0]])
 
