@@ -74,12 +74,23 @@ def test_a_map_of_the_foreground_of_a_volume():
         refine(SCORES, np.moveaxis(PHOTO, -1, 0))
 
 
+@pytest.mark.parametrize("side", [2, 6])
+def test_one_class_of_a_cube_is_no_batch_of_slices(side):
+    """Each axis is as long as all others: the shape of a batch of 1 with as many classes and channels."""
+    cube, levels = RANDOM.normal(0, 2, (side,) * 3), RANDOM.integers(0, 256, (side,) * 3)
+    both = refine(np.stack([0 * cube, cube]), levels, SHORT)
+    np.testing.assert_allclose(refine(cube[np.newaxis], levels, SHORT)[0], both[1], atol=1e-6)
+
+
 def test_batches():
     other = PHOTO[::-1]
     scores, images = np.stack([SCORES, SCORES[:, ::-1]]), np.stack([PHOTO, other])
     expected = np.stack([EXPECTED, refine(SCORES[:, ::-1], other, SHORT)])
     np.testing.assert_array_equal(refine(scores, images, SHORT), expected)
     np.testing.assert_array_equal(refine(scores[:1], PHOTO, SHORT), expected[:1])
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    lone = refine(torch.tensor(scores[:1]), torch.tensor(PHOTO).permute(2, 0, 1), SHORT)
+    np.testing.assert_array_equal(lone, expected[:1])
     mask = np.ones((2, H, W))
     mask[:, :3] = 0
     masked = refine(scores, images, SHORT, mask=mask, return_labels=True)

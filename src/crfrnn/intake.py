@@ -60,9 +60,10 @@ def taken(scores: Any, image: Any, input: str) -> Taken:
         return Taken(given, None)
     if _is_foreground(given.shape, picture.shape, is_tensor(image)):
         return _foreground(given, picture, input)
-    if _is_batch(given, picture, image, input):
-        if picture.shape[: given.ndim - 2] == given.shape[2:] and len(given) == 1:
-            return Taken(given, picture[np.newaxis], True)
+    lone = _of_batch_of_one(given, picture, image)
+    if lone is not None:
+        return Taken(given, lone[np.newaxis], True)
+    if _is_batch(given, picture, image):
         return Taken(given, _channels_last(picture, image, (len(given), *given.shape[2:])), True)
     return Taken(given, _channels_last(picture, image, given.shape[1:]))
 
@@ -157,13 +158,22 @@ def _foreground(given: NDArray[Any], picture: NDArray[Any], input: str) -> Taken
     )
 
 
-def _is_batch(scores: NDArray[Any], picture: NDArray[Any], image: Any, input: str) -> bool:
-    """Whether scores (B, C, *spatial) of several images are given, or of one in a batch of 1."""
+def _of_batch_of_one(scores: NDArray[Any], picture: NDArray[Any], image: Any) -> NDArray[Any] | None:
+    """The image of scores (1, C, *spatial) if it has no batch axis itself, its channels last; otherwise None."""
+    spatial = scores.shape[2:]
+    if len(scores) != 1 or len(spatial) < 2:
+        return None
+    if scores.shape[1:] == picture.shape and not (is_tensor(image) and len(picture) < FEWEST_SLICES):
+        return None  # one class of a volume
+    lone = _channels_last(picture, image, spatial)
+    return lone if lone.ndim <= len(spatial) + 1 and lone.shape[: len(spatial)] == spatial else None
+
+
+def _is_batch(scores: NDArray[Any], picture: NDArray[Any], image: Any) -> bool:
+    """Whether scores (B, C, *spatial) and images of a batch are given."""
     spatial, axes = scores.shape[2:], scores.ndim - 2
     if axes < 2:
         return False
-    if len(scores) == 1 and picture.shape[:axes] == spatial and picture.ndim in (axes, axes + 1):
-        return True
     grids = [picture.shape[1 : axes + 1]] + ([picture.shape[2:]] if is_tensor(image) else [])
     if len(picture) != len(scores) or picture.ndim not in (axes + 1, axes + 2) or spatial not in grids:
         return False

@@ -1,5 +1,6 @@
 """`crfrnn.torch` in the processes of others: data loader workers, distributed training, many Python threads."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,6 +76,8 @@ def train(rank, folder):
     model = DistributedDataParallel(network())
     loss(model, range(2 * rank, 2 * rank + 2)).backward()
     torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{rank}.pt")
+    del model
+    gc.collect()  # a model that is alive when its process ends aborts it at times, with any layer in it
     dist.destroy_process_group()
 
 
