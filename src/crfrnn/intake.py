@@ -166,7 +166,9 @@ def _of_batch_of_one(scores: NDArray[Any], picture: NDArray[Any], image: Any) ->
     if scores.shape[1:] == picture.shape and not (is_tensor(image) and len(picture) < FEWEST_SLICES):
         return None  # one class of a volume
     lone = _channels_last(picture, image, spatial)
-    return lone if lone.ndim <= len(spatial) + 1 and lone.shape[: len(spatial)] == spatial else None
+    return (
+        lone if lone is not None and lone.ndim <= len(spatial) + 1 and lone.shape[: len(spatial)] == spatial else None
+    )
 
 
 def _is_batch(scores: NDArray[Any], picture: NDArray[Any], image: Any) -> bool:
