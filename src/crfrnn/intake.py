@@ -54,10 +54,10 @@ def taken(scores: Any, image: Any, input: str) -> Taken:
     """
     given = _opened_scores(scores, input)
     picture = _opened_image(image)
-    if input == "labels":
-        return Taken(given, _channels_last(picture, image, given.shape))
     if picture is None:
         return Taken(given, None)
+    if input == "labels":
+        return Taken(given, _channels_last(picture, image, given.shape))
     if _is_foreground(given.shape, picture.shape, is_tensor(image)):
         return _foreground(given, picture, input)
     lone = _of_batch_of_one(given, picture, image)
@@ -116,9 +116,9 @@ def _detached(name: str, value: Any) -> Any:
     return value.detach()
 
 
-def _channels_last(picture: NDArray[Any] | None, given: Any, grid: Shape) -> NDArray[Any] | None:
+def _channels_last(picture: NDArray[Any], given: Any, grid: Shape) -> NDArray[Any]:
     """An image whose channels are last; those of tensors may come before the spatial axes of the grid."""
-    if picture is None or not is_tensor(given) or picture.ndim != len(grid) + 1 or picture.shape[:-1] == grid:
+    if not is_tensor(given) or picture.ndim != len(grid) + 1 or picture.shape[:-1] == grid:
         return picture
     for axis in (0, 1):  # of one image, and of a batch whose axis is part of the grid
         if np.moveaxis(picture, axis, -1).shape[:-1] == grid:
