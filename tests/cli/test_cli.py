@@ -12,19 +12,11 @@ import pytest
 from PIL import Image
 
 import crfrnn
+from commands import status
 from crfrnn import _native
-from crfrnn.cli import main
 from crfrnn.parameters import CRFParameters
 
 CLASSES, HEIGHT, WIDTH = 4, 18, 26
-
-
-@pytest.fixture
-def photo(rng: np.random.Generator) -> np.ndarray:
-    """Two flat halves with a little noise."""
-    image = np.full((HEIGHT, WIDTH, 3), 60)
-    image[:, WIDTH // 2 :] = 190
-    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
 
 
 @pytest.fixture
@@ -55,14 +47,6 @@ def folders(files: Path, photo: np.ndarray, logits: np.ndarray) -> Path:
 def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=0))
     return exponentials / exponentials.sum(axis=0)
-
-
-def status(command: str) -> int:
-    """Exit status of a command, whichever way it ends."""
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 def error_of(command: str, expected: int, capsys: pytest.CaptureFixture[str]) -> str:

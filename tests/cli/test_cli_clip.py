@@ -1,6 +1,5 @@
 """Frames refined together in time, from folders and videos."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 from crfrnn.files.frames import read_video, write_video
 
 FRAMES, HEIGHT, WIDTH, CLASSES = 5, 16, 24, 3
@@ -42,13 +41,6 @@ def folder(tmp_path: Path, clip, logits, monkeypatch) -> Path:
     np.save("scores.npy", logits)
     np.save("turned.npy", np.moveaxis(logits, 0, 1))
     return tmp_path
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 @pytest.mark.parametrize("scores", ["scores", "scores.npy", "turned.npy"])

@@ -1,7 +1,6 @@
 """COCO's masks in and out, with pycocotools as the judge."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 
 mask_module = pytest.importorskip("pycocotools.mask")
 HEIGHT, WIDTH = 40, 56
@@ -68,13 +67,6 @@ def data_set(mask: np.ndarray, kind: str) -> dict:
         ],
         "categories": [{"id": 7, "name": "cat"}],
     }
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 @pytest.mark.parametrize("kind", ["compressed", "counts", "polygon"])

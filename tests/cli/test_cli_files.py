@@ -1,6 +1,5 @@
 """Files as other programs write them: tensors, nnU-Net's arrays, names with endings, turned photos, GeoTIFF."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 from crfrnn.cli.pairing import paired
 
 CLASSES, HEIGHT, WIDTH = 3, 24, 36
@@ -17,29 +16,8 @@ EVERYTHING = replace(crfrnn.preset("photos"), tolerance=0)
 
 
 @pytest.fixture
-def photo(rng) -> np.ndarray:
-    image = np.full((HEIGHT, WIDTH, 3), 60)
-    image[:, WIDTH // 2 :] = 190
-    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
-
-
-@pytest.fixture
 def logits(rng) -> np.ndarray:
     return rng.normal(0, 2, (CLASSES, HEIGHT, WIDTH)).astype(np.float32)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, photo, monkeypatch) -> Path:
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 def refined(scores: str, options: str = "", image: str = "photo.png") -> np.ndarray:

@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import status
 from crfrnn.cli import main
 from crfrnn.cli.parameter_options import PRESET_PURPOSES
 from crfrnn.parameters import PRESETS
 
 COMMANDS = ("refine", "segment", "train", "tune", "evaluate", "accuracy", "convert", "completion")
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 @pytest.mark.parametrize(
