@@ -27,6 +27,26 @@ def photo_and_scores(rng, size=(16, 18), classes=4):
     return photo, rng.normal(size=(classes, *size)).astype(np.float32) * 2
 
 
+@pytest.mark.torch
+def test_on_a_device(rng, tmp_path, monkeypatch, capsys):
+    """The changes are those of the CPU, to rounding."""
+    pytest.importorskip("torch")
+    photo, scores = photo_and_scores(rng)
+    for found, expected in zip(
+        filter_accuracy(scores, photo, PARAMETERS, device="cpu"),
+        filter_accuracy(scores, photo, PARAMETERS),
+        strict=True,
+    ):
+        assert found.max_change == pytest.approx(expected.max_change, abs=1e-4)
+        assert found.message_error == expected.message_error
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo).save("photo.png")
+    np.save("scores.npy", scores)
+    assert main("accuracy photo.png scores.npy -o out.json --device cpu --quiet".split()) == 0
+    assert capsys.readouterr().out == ""
+    assert len(json.loads(open("out.json").read())["settings"]) == len(WAYS)
+
+
 def centred(values):
     return values - values.mean(axis=0)
 

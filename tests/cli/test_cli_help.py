@@ -13,6 +13,7 @@ from crfrnn.cli import main
 from crfrnn.cli.parameter_options import PRESET_PURPOSES
 from crfrnn.parameters import PRESETS
 
+QUIET = ("refine", "segment", "train", "tune", "evaluate", "accuracy", "convert", "demo")
 COMMANDS = ("refine", "segment", "train", "tune", "evaluate", "accuracy", "convert", "completion")
 
 
@@ -87,6 +88,12 @@ def test_completion_without_its_package(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert status("completion bash") == 1
     assert "pip install 'crfrnn[completion]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", QUIET)
+def test_every_command_that_prints_by_the_way_can_be_quiet(command, capsys):
+    assert status(f"{command} --help") == 0
+    assert "-q, --quiet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", [False, True])

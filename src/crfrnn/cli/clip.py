@@ -33,7 +33,6 @@ def refine_clip(
     output: Path,
     output_format: str | None,
     time_theta: float,
-    quiet: bool = False,
 ) -> int:
     """Refine all frames together and write them. Returns the exit status."""
     if len(images) > 1:
@@ -51,7 +50,7 @@ def refine_clip(
     whole = replace(refinement.reading, mapped=False)
     pair = (clip_of_folders if images[0].is_dir() else clip_of_video)(whole, scores, images[0])
     through_time = replace(refinement, crf=with_time(refinement.crf, time_theta))
-    written = through_time.write(pair, output, output_format, show=lambda tiles: progress(tiles, "refine", quiet))
+    written = through_time.write(pair, output, output_format, show=lambda tiles: progress(tiles, "refine"))
     if written.warning is not None:
         print(f"crfrnn refine: warning: {output}: {written.warning}", file=sys.stderr)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)

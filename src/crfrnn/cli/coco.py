@@ -18,7 +18,7 @@ from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, stem_of, suffi
 from crfrnn.files.progress import progress
 
 
-def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], output: Path, quiet: bool = False) -> int:
+def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], output: Path) -> int:
     """Refine the masks of the photos given, or of a folder of photos, and write the file anew. Returns the exit status.
 
     Masks of other photos stay as they are.
@@ -33,7 +33,7 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
     masks: dict[int, NDArray[np.bool_]] = {}
     failures, gone = [], []
     todo = photos_of(file, images)
-    for photo in progress(todo, "refine", quiet):
+    for photo in progress(todo, "refine"):
         try:
             numbers = file.of(photo)
             image, _ = oriented_picture(

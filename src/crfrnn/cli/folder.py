@@ -31,7 +31,6 @@ def refine_folder(
     output: Path,
     output_format: str | None,
     overwrite: bool,
-    quiet: bool = False,
 ) -> int:
     """Refine the photos or volumes of a folder that have scores. Returns the exit status.
 
@@ -69,7 +68,7 @@ def refine_folder(
     with ThreadPoolExecutor(threads) as pool:
         futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {pool.submit(work, stem): stem for stem in todo}
         try:
-            for _, future in zip(progress(todo, "refine", quiet), as_completed(futures), strict=True):
+            for _, future in zip(progress(todo, "refine"), as_completed(futures), strict=True):
                 try:
                     written, said = future.result()
                 except (ValueError, TypeError, OSError, MemoryError) as error:

@@ -15,6 +15,7 @@ from crfrnn.cli.folder import refine_folder
 from crfrnn.cli.inputs import Reading
 from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import (
+    ARRAY_HELP,
     add_common_parameters,
     add_device,
     add_rarer_parameters,
@@ -110,9 +111,7 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "(X, Y, Z, C). If not given, OUT's name decides (overlay.png and NAME_overlay.png are overlays), and labels "
         "for folders",
     )
-    group.add_argument(
-        "--array", metavar="NAME", help="the array of a file of several; the one named like scores, or the first"
-    )
+    group.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     group.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"
     )
@@ -161,9 +160,9 @@ def run_refine(options: argparse.Namespace) -> int:
     try:
         refinement = chosen_refinement(options)
         if suffix_of(scores) == COCO_SUFFIX:
-            return refine_coco(refinement, scores, images, output, options.quiet)
+            return refine_coco(refinement, scores, images, output)
         if options.time_theta is not None:
-            return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta, options.quiet)
+            return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta)
         if any(suffix_of(image) in VIDEO_SUFFIXES for image in images):
             raise UsageError("IMAGE is a video: give --time-theta, such as 2, for the frames that belong together")
         if any(image.is_dir() != scores.is_dir() for image in images):
@@ -171,8 +170,8 @@ def run_refine(options: argparse.Namespace) -> int:
         if scores.is_dir():
             if len(images) > 1:
                 raise UsageError(f"{len(images)} folders of images; put them into one, named a_0000, a_0001, …")
-            return refine_folder(refinement, scores, images[0], output, chosen_format, options.overwrite, options.quiet)
-        return refine_file(refinement, scores, images, output, chosen_format, options.quiet)
+            return refine_folder(refinement, scores, images[0], output, chosen_format, options.overwrite)
+        return refine_file(refinement, scores, images, output, chosen_format)
     except UsageError as error:
         parser.error(str(error))
 
@@ -209,7 +208,6 @@ def refine_file(
     images: Sequence[Path],
     output: Path,
     output_format: str | None,
-    quiet: bool = False,
 ) -> int:
     """Refine one photo or volume. Returns the exit status."""
     if output.is_dir():
@@ -219,7 +217,7 @@ def refine_file(
     start = time.perf_counter()
     chosen_format = format_of(output, output_format)
     pair = refinement.reading.pair(scores, images)
-    written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine", quiet))
+    written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
     if written.warning is not None:
         print(f"crfrnn refine: warning: {output}: {written.warning}", file=sys.stderr)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)

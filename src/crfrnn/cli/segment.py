@@ -100,7 +100,7 @@ def run_segment(options: argparse.Namespace) -> int:
     if todo:
         model = chosen_model(options.model, options.parameters, options.device, options.iterations)
         inputs = {photo.resolve() for photo in photos}
-        for photo in progress(todo, "segment", options.quiet):
+        for photo in progress(todo, "segment"):
             try:
                 results.refuse_collisions(photo, photos, inputs)
                 write_segmentation(photo, model, options, results)
