@@ -166,24 +166,26 @@ class Reading:
             values, geometry = read_nifti(path)
             return (np.moveaxis(values, 0, -1) if values.ndim == 4 else values), geometry, (), ""
         if suffix in ARRAY_SUFFIXES:
-            return tiff.channels_last(read_array(path, None, self.mapped), "", scores.grid, last=True), None, (), ""
+            array = read_array(path, None, self.mapped)
+            return tiff.channels_last(array, "", scores.grid_beside(array.shape), last=True), None, (), ""
         if suffix in TIFF_SUFFIXES:
             tags = tiff.georeference(path) if path.is_file() else ()
-            return self._tiff(path, scores.grid, grey), None, tags, ""
+            return self._tiff(path, scores, grey), None, tags, ""
         size = None if self.square or len(scores.plane) != 2 else scores.plane
         photo, remark = oriented_picture(path, "as stored" if self.as_stored else size, grey)
         return photo, None, (), remark
 
-    def _tiff(self, path: Path, grid: Shape, grey: bool) -> Any:
+    def _tiff(self, path: Path, scores: Scores, grey: bool) -> Any:
         if self.mapped:
-            values, axes = tiff.map_tiff(path, len(grid))
+            values, axes = tiff.map_tiff(path, len(scores.grid))
             photo = tiff.is_photo(path)
             if isinstance(values, tiff.TiffWindows):
                 return replace(values, photo=photo)
-            values = tiff.channels_last(values, axes, grid)
+            values = tiff.channels_last(values, axes, scores.grid_beside(values.shape))
             return tiff.rgb(values) if photo else values
         if not is_picture(path):
-            return tiff.channels_last(*tiff.read_tiff(path), grid)
+            values, axes = tiff.read_tiff(path)
+            return tiff.channels_last(values, axes, scores.grid_beside(values.shape))
         return oriented_picture(path, grey=grey)[0]
 
 
