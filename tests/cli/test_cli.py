@@ -368,9 +368,9 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
         ("refine objects.npy photo.png -o out.png", "cannot read objects.npy"),
         ("refine scores.npz photo.png --array b -o out.png", "it has no array 'b', only a"),
         ("refine scores.txt photo.png -o out.png", "scores come in .npy, .npz"),
-        ("refine photo.png photo.png -o out.png", "photo.png holds colours (RGB), not class ids"),
+        ("refine other.png photo.png -o out.png", "other.png holds colours (RGB), not class ids"),
         (
-            "refine photo.png photo.png --input logits -o out.png",
+            "refine other.png photo.png --input logits -o out.png",
             "is an image, which can only hold labels, a mask",
         ),
         ("refine vector.npy photo.png -o out.png", "(7,)"),
@@ -391,6 +391,7 @@ def test_failures(
     (files / "folder").mkdir()
     for name in ("text.png", "text.npy"):
         (files / name).write_text("plain words")
+    (files / "other.png").write_bytes((files / "photo.png").read_bytes())
     (files / "scores.txt").write_text("1 2 3")
     (files / "empty.npy").write_bytes(b"")
     np.savez("scores.npz", a=logits)

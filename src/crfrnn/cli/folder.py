@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Condition
 
-from crfrnn.cli.outputs import folder_suffix, folder_suffixes
-from crfrnn.cli.pairing import paired
+from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
+from crfrnn.cli.pairing import left_over, paired
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
 from crfrnn.cli.usage import UsageError, counted, one_line
+from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
@@ -41,9 +42,12 @@ def refine_folder(
         raise UsageError(f"{output} is one of the inputs; name another folder to write to")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; with folders of scores and photos, name a folder to write to")
+    if suffix_of(output) in RESULT_SUFFIXES and not output.exists():
+        raise UsageError(f"{output} is named like a file; with folders of scores and photos, name a folder to write to")
     chosen_format = output_format or "labels"
     suffixes = folder_suffixes(chosen_format)
     cases = paired(scores, images)
+    alone_images = left_over(cases, images)
     todo = [stem for stem in cases if overwrite or not any((output / (stem + end)).exists() for end in suffixes)]
     alone = refinement.tiling is not None or refinement.device is not None
     threads = 1 if alone else thread_count(refinement.threads)
@@ -87,6 +91,7 @@ def refine_folder(
         print(f"failed: {stem}: {failures[stem]}", file=sys.stderr)
     print(
         f"{output}: {len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
+        + (f"; {counted(alone_images, 'image')} without scores" if alone_images else "")
         + (f"; {iterations_run(ran, refinement.crf)}" if ran else "")
     )
     return 1 if failures else 0

@@ -15,6 +15,7 @@ from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
 from crfrnn.files.frames import Clip
 from crfrnn.files.masks import Mask
+from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
     AS_STORED,
@@ -113,6 +114,9 @@ class Reading:
         image, geometry, tags, remark = self._image(image_paths, scores)
         scores = scores.beside(image)
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
+        if is_crop(scores, grids[1]):
+            scores = replace(scores, values=put_back(scores_path, scores.values, grids[1]))
+            grids = grids[1], grids[1]
         check_same_grid(scores_path, image_paths[0], grids, (scores.geometry, geometry))
         if not self.mapped:
             scores = self.stretched(scores, image)
@@ -187,6 +191,13 @@ class Reading:
             values, axes = tiff.read_tiff(path)
             return tiff.channels_last(values, axes, scores.grid_beside(values.shape))
         return oriented_picture(path, grey=grey)[0]
+
+
+def is_crop(scores: Scores, grid: Shape) -> bool:
+    """Whether scores are those of a part of a volume, as nnU-Net 1 writes them."""
+    smaller = all(length <= whole for length, whole in zip(scores.grid, grid, strict=True)) and scores.grid != grid
+    archive = suffix_of(scores.path) == ".npz" and scores.path.with_suffix(".pkl").is_file()
+    return smaller and archive and scores.kind == "probabilities" and len(grid) == 3
 
 
 def stretch(

@@ -43,6 +43,7 @@ FORMAT_SUFFIXES = {
     "coco": (".json",),
 }
 """The formats and their file suffixes. A suffix alone means the first format that has it."""
+RESULT_SUFFIXES = tuple(sorted({suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes}))
 LABELS = ("labels", "overlay", "coco")
 """The formats that hold labels; the others hold probabilities."""
 
@@ -62,6 +63,22 @@ def folder_suffix(output_format: str, pair: Pair) -> str:
     return tiff if len(pair.grid) > 2 or pair.tags else picture
 
 
+def check_result(path: Path, output_format: str, pair: Pair) -> None:
+    """Raise a ValueError if the result of a pair will not suit the file or the format."""
+    if pair.clip is not None and suffix_of(path) in ("", *VIDEO_SUFFIXES):
+        axes, colours = pair.image.ndim - 1, pair.image.shape[1:]
+    else:
+        axes, colours = len(pair.grid), pair.image.shape
+    if output_format == "overlay" and (pair.image.dtype != np.uint8 or len(colours) != 3 or colours[2] != 3):
+        raise ValueError(
+            f"an overlay tints an 8-bit photo, and this image is {pair.image.dtype} {tuple(colours)}: write labels"
+        )
+    if output_format == "coco" and axes > 2:
+        raise ValueError(f"labels of a volume {pair.grid} are no masks of COCO, which have two axes: write labels")
+    if output_format == "labels" and suffix_of(path) == ".png" and axes > 2:
+        raise ValueError(f"labels of a volume {pair.grid} do not fit {path}: end its name in .nii.gz, .tif or .npy")
+
+
 def write_result(
     path: Path, output_format: str, values: NDArray[Any], pair: Pair, spacing: Sequence[float] | None
 ) -> None:
@@ -71,7 +88,7 @@ def write_result(
 
     Args:
         spacing: Spacing of voxels without a geometry.
-    Raises: ValueError: if they do not suit the format.
+    Raises: ValueError: if a class id does not fit the file; `check_result` says before what else does not suit.
     """
     suffix = suffix_of(path)
     if pair.clip is not None and suffix in ("", *VIDEO_SUFFIXES):
@@ -82,12 +99,7 @@ def write_result(
     if output_format == "coco":
         write_results(path, values, pair.name)
     elif output_format == "overlay":
-        photo = np.asarray(pair.image[:, :])
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise ValueError(
-                f"an overlay tints an 8-bit photo, and this image is {photo.dtype} {photo.shape}: write labels"
-            )
-        write_picture(path, overlay(photo, values.astype(np.intp)))
+        write_picture(path, overlay(np.asarray(pair.image[:, :]), values.astype(np.intp)))
     elif output_format in ("npy", "npz"):
         write_probabilities(path, values)
     elif output_format == "nii":
@@ -101,8 +113,6 @@ def write_result(
     elif suffix == ".npy":
         with replacing(path) as handle:
             np.save(handle, values)
-    elif values.ndim != 2:
-        raise ValueError(f"labels of a volume {values.shape} do not fit {path}: end its name in .nii.gz, .tif or .npy")
     elif pair.mask is not None:
         write_grey(path, values)
     else:
@@ -175,8 +185,9 @@ def format_of(output: Path, output_format: str | None) -> str:
             return "overlay"
         output_format = next((name for name, suffixes in FORMAT_SUFFIXES.items() if suffix in suffixes), None)
         if output_format is None:
-            known = sorted({suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes})
-            raise UsageError(f"cannot tell what to write to {output}: end its name in one of {', '.join(known)}")
+            raise UsageError(
+                f"cannot tell what to write to {output}: end its name in one of {', '.join(RESULT_SUFFIXES)}"
+            )
     elif suffix not in FORMAT_SUFFIXES[output_format]:
         expected = " or ".join(FORMAT_SUFFIXES[output_format])
         raise UsageError(f"{output} does not suit the format {output_format}; end its name in {expected}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,6 +65,18 @@ EXAMPLES = """\
   crfrnn refine annotations.json photos/ -o refined.json               # masks of COCO
   crfrnn refine scores/ clip.mp4 -o refined.mp4 --time-theta 2
 """
+
+
+NOT_FOR_COCO = {
+    "input": (None, "labels"),
+    "format": (None, "coco"),
+    "array": (None,),
+    "num_classes": (None, 2),
+    "square_scores": (False,),
+    "upsampling": (None,),
+    "time_theta": (None,),
+}
+"""Options that say nothing about COCO's masks, and the values that do not either."""
 
 
 def add_refine(commands: Any) -> None:
@@ -160,12 +172,15 @@ def run_refine(options: argparse.Namespace) -> int:
     try:
         refinement = chosen_refinement(options)
         if suffix_of(scores) == COCO_SUFFIX:
+            _refuse(options, NOT_FOR_COCO, "masks of COCO are refined one by one, each as foreground and background")
             return refine_coco(refinement, scores, images, output)
         if options.time_theta is not None:
             return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta)
         if any(suffix_of(image) in VIDEO_SUFFIXES for image in images):
             raise UsageError("IMAGE is a video: give --time-theta, such as 2, for the frames that belong together")
         if any(image.is_dir() != scores.is_dir() for image in images):
+            if missing := [str(path) for path in (scores, *images) if not path.exists()]:
+                raise ValueError(f"there is no file or folder {missing[0]}")
             raise UsageError("SCORES and IMAGE must both be files or both be folders")
         if scores.is_dir():
             if len(images) > 1:
@@ -174,6 +189,13 @@ def run_refine(options: argparse.Namespace) -> int:
         return refine_file(refinement, scores, images, output, chosen_format)
     except UsageError as error:
         parser.error(str(error))
+
+
+def _refuse(options: argparse.Namespace, known: Mapping[str, tuple[Any, ...]], reason: str) -> None:
+    """Raise a UsageError for options that have other values than these."""
+    given = [f"--{name.replace('_', '-')}" for name, allowed in known.items() if getattr(options, name) not in allowed]
+    if given:
+        raise UsageError(f"{reason}: leave out {', '.join(given)}")
 
 
 def chosen_refinement(options: argparse.Namespace) -> Refinement:
@@ -212,6 +234,8 @@ def refine_file(
     """Refine one photo or volume. Returns the exit status."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file in it, such as {output / stem_of(images[0])}.png")
+    if scores.resolve() in (image.resolve() for image in images):
+        raise UsageError(f"{scores} is given as SCORES and as IMAGE")
     if output.resolve() in (path.resolve() for path in (scores, *images)):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     start = time.perf_counter()

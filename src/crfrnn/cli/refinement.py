@@ -16,6 +16,7 @@ from crfrnn.cli.changes import Change, change_of, change_of_parts, vanished_warn
 from crfrnn.cli.inputs import Pair, Reading
 from crfrnn.cli.outputs import (
     LABELS,
+    check_result,
     is_mapped,
     result_array,
     result_dtype,
@@ -137,6 +138,7 @@ class Refinement:
         Args:
             show: Wraps the tiles to show their progress.
         """
+        check_result(output, output_format, pair)
         fitted, remark = self._fitted(pair)
         iterations: int | None = None
         tiles: Sequence[Tile] = ()

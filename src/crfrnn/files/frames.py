@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,12 @@ FORMATS = {".mkv": "matroska", ".m4v": "mp4"}
 CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
 """FFmpeg's names of codecs; H.264 for all others."""
 RATE = Fraction(25)
+
+
+def frame_order(name: str) -> list[tuple[int, str]]:
+    """What sorts names by the numbers in them, 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts]
 
 
 @dataclass(frozen=True)
