@@ -14,7 +14,7 @@ from threading import Condition
 from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
 from crfrnn.cli.pairing import left_over, paired
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import UsageError, counted, one_line
+from crfrnn.cli.usage import SUBJECT, UsageError, counted, one_line
 from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
@@ -55,6 +55,7 @@ def refine_folder(
     sampled = replace(refinement, compared=COMPARED)
 
     def work(stem: str) -> tuple[Written, tuple[str, ...]]:
+        SUBJECT.set(stem)
         case = cases[stem]
         if case.problem:
             raise ValueError(case.problem)

@@ -22,7 +22,7 @@ from crfrnn.cli.refine import add_refine
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
-from crfrnn.cli.usage import one_line
+from crfrnn.cli.usage import SUBJECT, one_line
 from crfrnn.demo import run_demo
 from crfrnn.files.progress import hidden_progress
 
@@ -50,7 +50,8 @@ def spoken_warnings(command: str) -> Iterator[None]:
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         if category.__module__.startswith("crfrnn"):
-            print(f"crfrnn {command}: warning: {one_line(message)}", file=sys.stderr)
+            subject = f"{SUBJECT.get()}: " if SUBJECT.get() else ""
+            print(f"crfrnn {command}: warning: {subject}{one_line(message)}", file=sys.stderr)
         else:
             shown(message, category, filename, *where, **more)
 

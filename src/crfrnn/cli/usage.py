@@ -3,7 +3,10 @@
 import argparse
 import math
 import re
+from contextvars import ContextVar
 
+SUBJECT: ContextVar[str] = ContextVar("SUBJECT", default="")
+"""Which of several files a thread is at work on, named in warnings."""
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
