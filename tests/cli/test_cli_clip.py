@@ -9,7 +9,7 @@ from PIL import Image
 
 import crfrnn
 from commands import status
-from crfrnn.files.frames import read_video, write_video
+from crfrnn.files.frames import Video, write_video
 
 FRAMES, HEIGHT, WIDTH, CLASSES = 5, 16, 24, 3
 THROUGH_TIME = replace(crfrnn.preset("photos"), theta_alpha=(20, 20, 2), theta_gamma=(3, 3, 2), tolerance=0)
@@ -73,21 +73,24 @@ def test_videos(folder, clip, logits, scores, suffix):
     if suffix == "webm" and "libvpx-vp9" not in av.codecs_available:
         pytest.skip("this build of FFmpeg has no VP9")
     write_video(Path(f"clip.{suffix}"), clip, 10)
-    decoded, found = read_video(Path(f"clip.{suffix}"))
+    found = Video(Path(f"clip.{suffix}"))
+    assert (len(found), found.rate) == (FRAMES, 10)
+    decoded = np.stack([found[number] for number in range(FRAMES)])
     assert decoded.shape == clip.shape
-    assert found.rate == 10
     assert np.abs(decoded.astype(int) - clip).mean() < 30
     assert status(f"refine {scores} clip.{suffix} -o out.npy {OPTIONS}") == 0
     np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, decoded, THROUGH_TIME))
     assert status(f"refine {scores} clip.{suffix} -o out.{suffix} {OPTIONS}") == 0
-    tinted, _ = read_video(Path(f"out.{suffix}"))
-    assert tinted.shape == clip.shape
+    tinted = Video(Path(f"out.{suffix}"))
+    assert (len(tinted), *tinted[0].shape) == clip.shape
 
 
 def test_odd_sizes_of_videos(tmp_path, rng):
     pytest.importorskip("av")
     write_video(tmp_path / "odd.mp4", rng.integers(0, 256, (3, 15, 21, 3)).astype(np.uint8), 25)
-    assert read_video(tmp_path / "odd.mp4")[0].shape == (3, 16, 22, 3)
+    video = Video(tmp_path / "odd.mp4")
+    assert (len(video), *video[2].shape) == (3, 16, 22, 3)
+    np.testing.assert_array_equal(video[0], Video(tmp_path / "odd.mp4")[0])  # back to the first
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Shape, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
-from crfrnn.files.frames import Clip
 from crfrnn.files.masks import Mask
 from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
@@ -54,7 +53,6 @@ class Pair:
         tags: Tags of the image's TIFF or, if it has none, of the scores', that say where it lies.
         mask: The mask that the scores were read from.
         name: What the image is called.
-        clip: The frames, if they are a clip.
         remark: What was done to them, printed after the sizes.
         notes: What of it is worth telling of a folder.
     """
@@ -66,7 +64,6 @@ class Pair:
     tags: tiff.Tags = ()
     mask: Mask | None = None
     name: str = ""
-    clip: Clip | None = None
     remark: str = ""
     notes: tuple[str, ...] = ()
 

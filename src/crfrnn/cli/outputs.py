@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.usage import UsageError
 from crfrnn.files.coco import write_results
-from crfrnn.files.frames import VIDEO_SUFFIXES, Clip, write_video
 from crfrnn.files.palette import overlay
 from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
@@ -65,13 +63,10 @@ def folder_suffix(output_format: str, pair: Pair) -> str:
 
 def check_result(path: Path, output_format: str, pair: Pair) -> None:
     """Raise a ValueError if the result of a pair will not suit the file or the format."""
-    if pair.clip is not None and suffix_of(path) in ("", *VIDEO_SUFFIXES):
-        axes, colours = pair.image.ndim - 1, pair.image.shape[1:]
-    else:
-        axes, colours = len(pair.grid), pair.image.shape
+    axes, colours = len(pair.grid), tuple(pair.image.shape)
     if output_format == "overlay" and (pair.image.dtype != np.uint8 or len(colours) != 3 or colours[2] != 3):
         raise ValueError(
-            f"an overlay tints an 8-bit photo, and this image is {pair.image.dtype} {tuple(colours)}: write labels"
+            f"an overlay tints an 8-bit photo, and this image is {pair.image.dtype} {colours}: write labels"
         )
     if output_format == "coco" and axes > 2:
         raise ValueError(f"labels of a volume {pair.grid} are no masks of COCO, which have two axes: write labels")
@@ -91,9 +86,6 @@ def write_result(
     Raises: ValueError: if a class id does not fit the file; `check_result` says before what else does not suit.
     """
     suffix = suffix_of(path)
-    if pair.clip is not None and suffix in ("", *VIDEO_SUFFIXES):
-        write_clip(path, output_format, values, pair, pair.clip)
-        return
     if output_format == "labels" and pair.mask is not None:
         values = pair.mask.levels[values]
     if output_format == "coco":
@@ -117,22 +109,6 @@ def write_result(
         write_grey(path, values)
     else:
         write_labels(path, values)
-
-
-def write_clip(path: Path, output_format: str, values: NDArray[Any], pair: Pair, clip: Clip) -> None:
-    """Write the frames of a clip to a folder, each as `write_result` does, or as a video tinted by class.
-
-    Args:
-        values: Labels (T, H, W), or probabilities (C, T, H, W).
-    """
-    if suffix_of(path):
-        painted = (overlay(photo, labels.astype(np.intp)) for photo, labels in zip(pair.image, values, strict=True))
-        write_video(path, painted, clip.rate)
-        return
-    frames = values if output_format in LABELS else np.moveaxis(values, 1, 0)
-    for number, name in enumerate(clip.names):
-        frame = replace(pair, image=pair.image[number], clip=None, name=name)
-        write_result(path / f"{name}{folder_suffixes(output_format)[0]}", output_format, frames[number], frame, None)
 
 
 def result_dtype(output_format: str, classes: int, pair: Pair) -> np.dtype[Any]:
