@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import per_axis
-from crfrnn.tiles import Tile, image_lattices, margins_of, tile_grid
+from crfrnn.tiles import REACH, Tile, image_lattices, tile_grid
 
 
 def refine_clip(
@@ -61,7 +62,7 @@ def refine_clip(
     clip.count_classes(refinement.num_classes)
     check_clip(clip, output, output_format)
     through_time = replace(refinement, crf=with_time(refinement.crf, time_theta), tiling=None)
-    tiles = windows(clip, refinement, through_time.crf)
+    tiles = windows(clip, refinement, math.ceil(REACH * time_theta))
     change = Change(clip.classes)
     frames = refined_frames(clip, through_time, tiles, output_format in LABELS, change)
     write_frames(clip, frames, output, output_format)
@@ -89,20 +90,21 @@ def with_time(crf: CRF, theta: float) -> CRF:
     return replace(crf, kernels=kernels)
 
 
-def windows(clip: Clip, refinement: Refinement, crf: CRF) -> list[Tile]:
+def windows(clip: Clip, refinement: Refinement, margin: int) -> list[Tile]:
     """The parts of a clip in time that are refined one after the other, as long as memory allows.
 
+    Args:
+        margin: Frames around each that are refined with it, where the options say nothing else.
     Raises: MemoryError: if there is too little memory for one frame with its margin.
     """
     duration, height, width = clip.grid
     tiling = refinement.tiling
-    margin = margins_of(crf, 3)[0]
     if tiling is not None and tiling.overlap is not None:
         margin = tiling.overlap
     image = clip.first.image
     features = 3 + (image.shape[2] if image.ndim == 3 else 1)
     itemsize = 8 if clip.first.scores.dtype == np.float64 else 4
-    frame_bytes = tile_bytes(height * width, max(2, clip.classes), features, itemsize, image_lattices(crf))
+    frame_bytes = tile_bytes(height * width, max(2, clip.classes), features, itemsize, image_lattices(refinement.crf))
     memory = half_of_memory() if tiling is None or tiling.memory is None else tiling.memory_left(0)
     assert memory is not None
     whole = duration * frame_bytes <= memory
