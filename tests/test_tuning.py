@@ -511,7 +511,14 @@ def test_usage(noisy: Path, command: str, words: str, monkeypatch, capsys):
         ("noisy -o out.json --scores flat", ["photo", "(2, 9)", "(classes, height, width)"]),
         ("noisy -o out.json --scores broken", ["cannot read", "photo"]),
         ("noisy -o out.json --input probabilities", ["photo", "probabilities range"]),
-        ("noisy -o out.json --classes 3", ["photo", "2 classes", "labels have 3"]),
+        (
+            "noisy -o out.json --classes 3",
+            [
+                "photo",
+                "2 classes",
+                "labels are said to have 3 (class 0, class 1, class 2): say which, such as --classes 2",
+            ],
+        ),
         ("noisy -o out.json --split three", ["of 3 photos", "1 to tune on", "2 of each"]),
         ("noisy -o out.json --spatial-weight 0 --bilateral-weight 0", ["both weights are 0"]),
         ("noisy -o out.json --spatial-weight 1,2,3", ["spatial_weight", "(3,)", "2 classes"]),

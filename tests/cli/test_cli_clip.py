@@ -123,12 +123,13 @@ def test_windows_in_time_are_the_whole(tmp_path, rng, output, monkeypatch, capsy
     files = [f"out/f{number}.npy" for number in range(count)]
     found = np.load(output) if output == "out.npy" else np.stack([np.load(file) for file in files], axis=1)
     np.testing.assert_allclose(found, expected, atol=5e-3)
-    assert status(f"refine scores frames -o tiles.npy --tile 10 --overlap 40 {options}") == 0
-    np.testing.assert_allclose(np.load("tiles.npy"), expected, atol=1e-5)
-
     monkeypatch.setattr(clip_module, "half_of_memory", lambda: 6 * frame)
     assert status(f"refine scores frames -o none {options}") == 1
     assert "a frame with the 6 around it" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert status(f"refine scores frames -o tiles.npy --tile 10 --overlap 40 {options}") == 0
+    np.testing.assert_allclose(np.load("tiles.npy"), expected, atol=1e-5)
 
 
 def test_frames_follow_the_numbers_in_their_names(folder, clip, logits):

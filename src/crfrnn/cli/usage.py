@@ -13,6 +13,7 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 AS_OPTIONS = (
     (r"\binput='(\w+)'", r"--input \1"),
     (r"\bnum_classes=(\d*)", r"--num-classes \1"),
+    (r"\bclasses=(\d+)", r"--classes \1"),
     (r"\bimage_range=\(([^,()]+), ([^,()]+)\)", r"--image-range \1,\2"),
     (r"\bcrfrnn\.contrast_theta_beta\(image\)", "--theta-beta contrast"),
 )

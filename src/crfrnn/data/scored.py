@@ -112,8 +112,11 @@ class ScoredPhotos:
                 first = 1 - scores if kind == "probabilities" else np.zeros_like(scores)
                 scores = np.concatenate([first, scores])
             if len(scores) != num_classes:
+                names = ", ".join(self.data.classes.names[:NAMES_SHOWN])
                 raise ValueError(
-                    f"scores have shape {scores.shape}, so {len(scores)} classes, but the labels have {num_classes}"
+                    f"scores have shape {scores.shape}, so {len(scores)} classes, but the labels are said to have "
+                    f"{num_classes} ({names}{', …' if num_classes > NAMES_SHOWN else ''}): say which, such as "
+                    f"classes={len(scores)}"
                 )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
