@@ -375,7 +375,7 @@ def test_tuned_on_a_device(noisy: Path, method: str, monkeypatch, capsys):
     expected = mean_iou(scored(noisy), held_out, crfrnn.load_parameters("out.json"))
     assert notes["mean_iou"]["tuned"] == pytest.approx(expected, abs=0.02)
     assert status(f". -o none.json --device nowhere {options}") == 1
-    assert "device='nowhere' is not available" in capsys.readouterr().err
+    assert "--device nowhere is not available" in capsys.readouterr().err
 
 
 def test_the_help_tells_the_number_of_trials(capsys):
@@ -485,7 +485,7 @@ def test_two_interrupts_in_a_row_are_one(noisy: Path):
         ("noisy -o out.json --threads 0", "--threads must be at least 1"),
         ("noisy -o out.json --holdout 1", "--holdout must be above 0 and below 1, not 1.0"),
         ("noisy -o out.json --holdout nan", "--holdout must be above 0 and below 1, not nan"),
-        ("noisy -o out.json --theta-beta=-1", "theta_beta"),
+        ("noisy -o out.json --theta-beta=-1", "--theta-beta -1"),
         ("noisy -o out.json --input labels", "invalid choice"),
     ],
 )

@@ -138,7 +138,7 @@ def test_folders_say_how_many_iterations_ran(
     expected = "3 refined, 0 already there, 0 failed; 4.0 of 10 iterations on average, at most 5\n"
     assert capsys.readouterr().out.endswith(expected)
     assert status("refine scores photos -o out") == 0
-    assert capsys.readouterr().out.endswith("0 refined, 3 already there, 0 failed\n")
+    assert capsys.readouterr().out.endswith("already there, 0 failed; --overwrite redoes what is there\n")
 
 
 # What is read.
@@ -331,10 +331,10 @@ def test_interrupted(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("refine scores.npy photo.png -o photo.png", "photo.png is one of the inputs"),
         ("refine scores.npy photo.png -o out.png --preset vgg", "invalid choice: 'vgg'"),
         ("refine scores.npy photo.png -o out.png --iterations many", "--iterations: invalid int value: 'many'"),
-        ("refine scores.npy photo.png -o out.png --iterations=-1", "iterations=-1 must be at least 0"),
-        ("refine scores.npy photo.png -o out.png --theta-alpha 0", "theta_alpha=0"),
+        ("refine scores.npy photo.png -o out.png --iterations=-1", "--iterations -1 must be at least 0"),
+        ("refine scores.npy photo.png -o out.png --theta-alpha 0", "--theta-alpha 0"),
         ("refine scores.npy photo.png -o out.png --theta-beta 1;2", "'1;2' is no number"),
-        ("refine scores.npy photo.png -o out.png --normalization l2", "normalization='l2' is unknown"),
+        ("refine scores.npy photo.png -o out.png --normalization l2", "--normalization l2 is unknown"),
         ("refine scores.npy photo.png -o out.png --compatibility no.npy", "cannot read no.npy: there is no such file"),
         ("tune photo.png --theta-beta contrast -o out.json", "'contrast' is no number"),
         ("refine scores.npy photo.png -o out.png --theta-alpha contrast", "'contrast' is no number"),
@@ -379,7 +379,7 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
         ("refine larger.npy photo.png -o out.png", "image has shape (18, 26, 3)"),
         ("refine nan.npy photo.png -o out.png", "NaN"),
         ("refine scores.npy photo.png -o out.png --spatial-weight 1,2", "4 classes"),
-        ("refine scores.npy photo.png -o out.png --theta-beta 1,2", "theta_beta"),
+        ("refine scores.npy photo.png -o out.png --theta-beta 1,2", "--theta-beta 1.0,2.0 has 2 values"),
         ("refine many.npy photo.png -o out.png --iterations 0", "class 256 does not fit a PNG of 256 colours"),
         ("refine scores.npy photo.png -o photo.png/out.png", "cannot write photo.png/out.png"),
         ("refine folder folder -o out", "folder holds no scores"),

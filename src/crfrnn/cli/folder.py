@@ -23,6 +23,7 @@ from crfrnn.threads import thread_count
 COMPARED = 4
 """Labels before and after are compared at every so many pixels along each axis, to tell which classes are gone."""
 WARNINGS_SHOWN = 5
+OVERWRITE_HINT = "; --overwrite redoes what is there"
 
 
 def refine_folder(
@@ -93,6 +94,7 @@ def refine_folder(
     print(
         f"{output}: {len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
         + (f"; {counted(alone_images, 'image')} without scores" if alone_images else "")
+        + (OVERWRITE_HINT if len(todo) < len(cases) else "")
         + (f"; {iterations_run(ran, refinement.crf)}" if ran else "")
     )
     return 1 if failures else 0

@@ -64,6 +64,8 @@ def folder_suffix(output_format: str, pair: Pair) -> str:
 def check_result(path: Path, output_format: str, pair: Pair) -> None:
     """Raise a ValueError if the result of a pair will not suit the file or the format."""
     axes, colours = len(pair.grid), tuple(pair.image.shape)
+    if colours[:axes] != pair.grid:
+        return  # `refine` says so
     if output_format == "overlay" and (pair.image.dtype != np.uint8 or len(colours) != 3 or colours[2] != 3):
         raise ValueError(
             f"an overlay tints an 8-bit photo, and this image is {pair.image.dtype} {colours}: write labels"

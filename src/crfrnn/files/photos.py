@@ -173,6 +173,8 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
         with path.open("rb") as handle:
             content = np.load(handle, allow_pickle=False)
             if isinstance(content, np.ndarray):
+                if name is not None:
+                    raise ValueError(f"it holds one array, which has no name such as {name!r}")
                 return content, ""
             if not content.files:
                 raise ValueError("it holds no array")
