@@ -37,8 +37,8 @@ REFINE_HELP = """\
 Refine class scores, labels or a mask with the photo or the volume they belong to.
 
 SCORES is one of these:
-  class scores (C, H, W) or (C, D, H, W) in .npy, .npz (also nnU-Net's), .pt, .pth or .safetensors, where a single
-  class is the foreground;
+  class scores (C, H, W) or (C, D, H, W) in .npy, .npz (also nnU-Net's), .pt, .pth or .safetensors; of a single class,
+  whole numbers are labels and others scores of the foreground;
   a label image of class ids, or a mask of two levels such as 0 and 255, which is written as such a mask again;
   a soft mask in grey levels, with --input probabilities;
   a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C);
@@ -49,8 +49,8 @@ IMAGE is one of these: a photo, turned upright as its EXIF orientation says unle
 stored; a NIfTI volume; a TIFF of many pages, many channels or more than 8 bits; or an array (H, W, K). Several files
 are the channels of one image.
 
-SCORES and IMAGE may also be two folders: a.npy, a_scores.npy and a_mask.png belong to a.jpg, and a.npz to a_0000.nii.gz
-and a_0001.nii.gz. Results go to the folder OUT, and existing results are not computed again.
+SCORES and IMAGE may also be two folders, or one that holds both: a.npy, a_scores.npy and a_mask.png belong to a.jpg,
+and a.npz to a_0000.nii.gz and a_0001.nii.gz. Results go to the folder OUT, and existing results are not computed again.
 
 In a NIfTI file voxels have a size, and θ_α and θ_γ are in MILLIMETRES, not in pixels.
 """
@@ -102,7 +102,9 @@ def add_refine(commands: Any) -> None:
     _add_files(parser.add_argument_group("files"))
     _add_work(parser.add_argument_group("work"))
     tiling = parser.add_argument_group(
-        "images larger than memory", "With any of these, images are refined tile by tile, from and to .npy or TIFF."
+        "images larger than memory",
+        "With any of these, images are refined tile by tile, from and to .npy or TIFF. With --time-theta, tiles are\n"
+        "  windows of all pixels in time, and PIXELS are frames.",
     )
     tiling.add_argument("--tile", type=int, metavar="PIXELS", help="most pixels of a tile along each axis")
     tiling.add_argument("--memory", type=byte_count, metavar="AMOUNT", help="roughly how much to use, such as 4GB")
@@ -145,9 +147,9 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "--time-theta",
         type=frames,
         metavar="T",
-        help="IMAGE is a video, or a folder of frames in the order of their names, and the kernels also reach along "
-        "time with this deviation, in frames. SCORES is a folder of files for each frame, or an array (C, frames, H, "
-        "W). OUT is a folder of results for each frame, a volume, or a video tinted by class",
+        help="IMAGE is a video, or a folder of frames in the order of the numbers in their names, and the kernels also "
+        "reach along time with this deviation, in frames. SCORES is a folder of files for each frame, or an array "
+        "(C, frames, H, W). OUT is a folder of results for each frame, a volume, or a video tinted by class",
     )
     group.add_argument(
         "--spacing",
