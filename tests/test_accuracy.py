@@ -186,9 +186,9 @@ def test_command(files, tmp_path, capsys):
     [
         (["--longest-side", "0"], 2, ("--longest-side", "at least 1")),
         (["--threads", "-1"], 2, ("--threads", "at least 1")),
-        (["--theta-beta", "-3"], 2, ("theta_beta=-3.0", "above 0")),
+        (["--theta-beta", "-3"], 2, ("--theta-beta -3.0", "above 0")),
         (["-o", "."], 2, (". is a folder", "accuracy.json")),
-        (["--bilateral-weight", "0"], 1, ("bilateral_weight=0",)),
+        (["--bilateral-weight", "0"], 1, ("--bilateral-weight 0",)),
     ],
 )
 def test_bad_options_are_named(files, capsys, options, status, facts):
