@@ -36,6 +36,12 @@ NO_SCRIPT = (
 )
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _exports_to_onnx() -> bool:
+    """Whether torch.onnx.export traces this, in any of its ways: a compiler takes torch's own answer to be False."""
+    return torch.onnx.is_in_onnx_export()
+
+
 class CrfRnn(CrfAttributes, nn.Module):
     """Refine the logits of a segmentation network by the colours of the image.
 
@@ -227,7 +233,7 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
-        if torch.onnx.is_in_onnx_export():
+        if _exports_to_onnx():
             raise ValueError(NO_ONNX)
         scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         refined = refine(
