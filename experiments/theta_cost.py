@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from benchmarks.photos import load_photo
+
 from crfrnn import CRFParameters, pairwise_terms
 from crfrnn.torch import CrfRnn
 
