@@ -39,6 +39,8 @@ BEYOND_ALL = 2000.0
 """Range of the levels in units of θ_β beyond anything that is meant: a θ_β of 0.13 for a photo."""
 RANGES_OUTSIDE = 20.0
 """How many ranges beyond the range that was said levels may lie: windows of a CT leave out up to 8."""
+LARGEST_LOGIT = 50.0
+"""Scores without negative ones that reach further than this are percentages or levels, not logits."""
 UNLIKE = 0.5
 """Correlation of neighbouring slices below which they are pictures of different things."""
 PHOTO = (0, 255)
@@ -120,7 +122,7 @@ def looks_like_foreground(scores: NDArray[Any]) -> bool:
     return bool(0 <= low < high and (high <= 1 or (low == 0 and ((scores == 0) | (scores == high)).all())))
 
 
-def _are_one_hot(scores: NDArray[Any]) -> bool:
+def are_one_hot(scores: NDArray[Any]) -> bool:
     """Whether scores (C, *spatial) of several classes are 1 for a class of each pixel and 0 for the others."""
     sample = scores[(slice(None), *_steps(scores[0]))]
     if len(scores) < 2 or sample[0].size < FEWEST or not ((sample == 0) | (sample == 1)).all():
@@ -206,7 +208,7 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
                 f"and none is below 0. Taken as logits, 0 is a probability of 0.5 and {high:.4g} one of "
                 f"{1 / (1 + np.exp(-high)):.2f}: {advice}"
             )
-        elif _are_one_hot(scores):
+        elif are_one_hot(scores):
             warn_of_input(
                 f"logits are 1 for a class of each pixel and 0 for the others, as labels of {len(scores)} classes "
                 f"one-hot are. Taken as logits they say almost nothing: {advice}"
@@ -226,14 +228,60 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
         )
 
 
-def classes_last(shape: tuple[int, ...], kind: Kind) -> str:
-    """The message for scores of this shape whose classes vary fastest."""
+def check_probabilities(given: NDArray[Any], name: str, call: str) -> None:
+    """Warn if what is taken as probabilities (C, *spatial) lies outside 0 to 1, or its classes were last.
+
+    Args:
+        call: What takes them, for messages.
+    """
+    low, high = float(given.min()), float(given.max())
+    if low < -SUM_TOLERANCE or high > 1 + SUM_TOLERANCE:
+        white = (
+            next((white for white in (100, 255) if high <= white), None) if low >= 0 and high > LARGEST_LOGIT else None
+        )
+        alike = likeness(given)
+        what = "the scores of a network before its softmax are logits"
+        if white:
+            what = f"levels up to {white} are divided by it"
+        elif alike is not None and alike.kind == "energies":
+            what = "these are energies already, -log p"
+        warn_of_input(f"{name} ranges from {low:.4g} to {high:.4g}, outside 0 to 1: {call} probabilities, and {what}")
+    elif (alike := likeness(given)) is not None and alike.classes_last:
+        warn_of_input(classes_last(given.shape, alike.kind, name))
+
+
+def check_energies(energies: NDArray[Any], name: str) -> None:
+    """Warn if energies (C, *spatial), -log p, are probabilities or log p, or their classes were last."""
+    alike = likeness(energies)
+    if alike is None:
+        if are_one_hot(energies):
+            warn_of_input(
+                f"{name} is 1 for a label of each point and 0 for the others, as one-hot labels are. Of energies the "
+                "smallest is the likeliest: use unary_from_labels, or unary_from_softmax"
+            )
+    elif alike.classes_last:
+        warn_of_input(classes_last(energies.shape, alike.kind, name))
+    elif alike.kind == "probabilities":
+        warn_of_input(
+            f"{name} is from {energies.min():.4g} to {energies.max():.4g} and sums to 1 over the {len(energies)} "
+            "labels, as probabilities do. Energies are -log p, of which the smallest is the likeliest: use "
+            "unary_from_softmax"
+        )
+    elif alike.kind == "log-probabilities":
+        warn_of_input(
+            f"{name} is at most {energies.max():.4g}, and exp({name}) sums to 1 over the {len(energies)} labels: this "
+            f"is log p. Energies are -log p, of which the smallest is the likeliest: give -{name}"
+        )
+
+
+def classes_last(shape: tuple[int, ...], kind: Kind, name: str = "scores") -> str:
+    """The message for what is called so and has this shape, but whose classes vary fastest."""
     spatial = ", ".join(map(str, shape[1:]))
-    what = "they sum" if kind == "probabilities" else f"exp({'-' if kind == 'energies' else ''}scores) sums"
+    what = "they sum" if kind == "probabilities" else f"exp({'-' if kind == 'energies' else ''}{name}) sums"
     return (
-        f"scores have shape {shape}, but {what} to 1 over groups of {shape[0]} numbers that follow each other, as "
-        f"those of ({spatial}, {shape[0]}) do: the classes were last and the array was reshaped; use "
-        f"np.moveaxis(scores, -1, 0) instead of reshape"
+        f"{name} {'have' if name == 'scores' else 'has'} shape {shape}, but {what} to 1 over groups of {shape[0]} "
+        f"numbers that follow each other, as those of ({spatial}, {shape[0]}) do: the classes were last and the array "
+        f"was reshaped; use np.moveaxis({name}, -1, 0) instead of reshape"
     )
 
 

@@ -9,6 +9,7 @@ from crfrnn.arrays import float_array, image_array, num_points
 from crfrnn.compat.pydensecrf.arguments import check_levels, first_deviations
 from crfrnn.compat.pydensecrf.densecrf import DenseCRF
 from crfrnn.kernels.features import bilateral_features, spatial_features
+from crfrnn.plausibility import check_probabilities
 
 MOST_LABELS = 128
 """As many as the labels that are returned, of 8 bits with a sign, can tell apart."""
@@ -65,6 +66,7 @@ def labels(
     across = [first_deviations(each.value, axes, each.name, "axes") for each in (kernels.position, kernels.both)]
     between = first_deviations(kernels.levels.value, levels.shape[-1], kernels.levels.name, "channels of I")
     check_levels(levels, between, kernels.levels.name)
+    check_probabilities(np.moveaxis(given, -1, 0), "P", "SimpleCRF takes")
     kept = given if clip is None else given.clip(*clip)
     crf = DenseCRF(num_points(tuple(grid)), classes)
     with np.errstate(divide="ignore"):
