@@ -28,6 +28,7 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.volumes import Geometry, read_nifti
 from crfrnn.tiles import levels_present
+from crfrnn.upsampling import are_proportional, are_smaller
 
 ScoresInput = Literal["logits", "probabilities", "labels"]
 
@@ -73,7 +74,8 @@ class Scores:
     def beside(self, image: Any) -> Scores:
         """The same, with the axes that fit an image.
 
-        Scores (1, C, H, W), (C, 1, H, W) and (H, W, 1) of a picture become (C, H, W), foregrounds (*spatial) one class.
+        Scores (1, C, H, W), (C, 1, H, W) and (H, W, 1) of a picture become (C, H, W), foregrounds (*spatial) one class,
+        those of a picture also if they have fewer pixels.
         """
         values, shape = self.values, tuple(self.values.shape)
         if self.kind == "labels":
@@ -84,12 +86,22 @@ class Scores:
             values = values[np.newaxis]
         elif shape == (*image.shape[:2], 1):
             values = np.moveaxis(np.asarray(values), -1, 0)
+        elif _is_small_map(shape, image):
+            values = np.asarray(values).reshape(1, *shape[:2])
         return replace(self, values=values)
 
 
 def _is_picture(image: Any) -> bool:
     """Whether an image is (H, W), or (H, W, K) of few channels."""
     return bool(image.ndim == 2 or (image.ndim == 3 and image.shape[-1] <= MOST_CHANNELS < image.shape[0]))
+
+
+def _is_small_map(shape: Shape, image: Any) -> bool:
+    """Whether scores (h, w) or (h, w, 1) are a foreground of fewer pixels than their picture."""
+    flat, grid = shape[:2], tuple(image.shape[:2])
+    if len(shape) > 2 and shape[2:] != (1,):
+        return False
+    return _is_picture(image) and are_smaller(flat, grid) and (image.ndim == 3 or are_proportional(flat, grid))
 
 
 def _has_single_axis(shape: Shape, image: Any, axes: int) -> bool:
@@ -127,7 +139,7 @@ def _as_mask(path: Path, labels: Scores, num_classes: int | None) -> Scores:
     present = levels_present(labels.values)
     if num_classes not in (None, 2):
         return labels
-    found = mask_of(present, labels.indexed)
+    found = mask_of(present, labels.indexed, suffix_of(path) in IMAGE_SUFFIXES)
     if found is not None:
         values = Foreground(labels.values, found.foreground)
         in_memory = not isinstance(labels.values, np.memmap | tiff.TiffWindows)

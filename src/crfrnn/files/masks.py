@@ -27,7 +27,7 @@ class Mask:
         return np.array([self.background, self.foreground], np.min_scalar_type(self.foreground))
 
 
-def mask_of(present: NDArray[Any], indexed: bool) -> Mask | None:
+def mask_of(present: NDArray[Any], indexed: bool, picture: bool) -> Mask | None:
     """The mask that a label image of these levels is, by `mask_levels`, or None.
 
     It is none if it has a palette, in which 255 is void, or holds 0 and 1, which are labels of two classes.
@@ -35,9 +35,10 @@ def mask_of(present: NDArray[Any], indexed: bool) -> Mask | None:
     Args:
         present: The levels that occur, in ascending order.
         indexed: Whether the image has a palette.
+        picture: Whether the image is a picture, which is written in the levels it was read in, and not an array.
     """
     levels = [int(level) for level in present]
-    found = None if indexed or levels == [0, 1] else mask_levels(levels, restored=True)
+    found = None if indexed or levels == [0, 1] else mask_levels(levels, picture)
     return None if found is None else Mask(*found)
 
 
