@@ -191,11 +191,19 @@ def same_segment() -> np.ndarray:
 
 
 def graph(kind: str) -> object:
+    if kind.startswith("torch"):
+        torch = pytest.importorskip("torch", reason="needs the torch extra")
+        pytest.importorskip("scipy.sparse")
+        dense = torch.tensor(same_segment())
+        return {"torch": dense, "torch coo": dense.to_sparse(), "torch csr": dense.to_sparse_csr()}[kind]
     sparse = pytest.importorskip("scipy.sparse")
     return getattr(sparse, kind)(same_segment())
 
 
-@pytest.mark.parametrize("kind", ["array", "csr_matrix", "coo_array", "csc_matrix"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "kind", ["array", "csr_matrix", "coo_array", "csc_matrix", "dok_matrix", "torch", "torch coo", "torch csr"]
+)
 def test_a_kernel_given_by_its_matrix(kind):
     class SameSegment:
         def filter(self, values, transpose=False):
