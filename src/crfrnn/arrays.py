@@ -92,8 +92,11 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
     given = _readable(value)
     labels = given.astype(np.int64).filled(-1) if _hides(given) and given.dtype.kind in "iu" else _array(given, name)
     if labels.dtype.kind not in "biu":
+        whole = labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
         raise TypeError(
-            f"{name} must be integer class ids, got dtype {labels.dtype}; for scores, give another input than labels"
+            f"{name} must be integer class ids, got dtype {labels.dtype}; "
+            f"{'these are whole numbers: give labels.astype(int)' if whole else ''}"
+            f"{'' if whole else 'for scores, give another input than labels'}"
         )
     if labels.size == 0 or labels.ndim == 0:
         raise ValueError(f"{name} has shape {labels.shape} and is empty; give at least one pixel")
@@ -278,13 +281,18 @@ def _hides(given: Any) -> bool:
 
 
 def _readable(value: Any) -> Any:
-    """A tensor of torch that NumPy can read, and a picture of Pillow upright."""
+    """A tensor of torch of any layout and type as one that NumPy can read, and a picture of Pillow upright."""
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value)
     if not is_tensor(value) or value.requires_grad:
         return value
     tensor = value.cpu()
-    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout.__str__() != "torch.strided":
+        tensor = tensor.to_dense()
+    narrow = tensor.is_floating_point() and tensor.dtype.itemsize <= 2 and str(tensor.dtype) != "torch.float16"
+    return (tensor.float() if narrow else tensor).resolve_conj().resolve_neg()
 
 
 def _real_array(value: ArrayLike, name: str) -> NDArray[Any]:

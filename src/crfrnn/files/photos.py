@@ -105,19 +105,34 @@ def read_labels(path: Path) -> NDArray[np.integer]:
     return read_label_image(path)[0]
 
 
-def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
-    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit."""
+def read_label_image(
+    path: Path, advice: str = "--input probabilities"
+) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit.
+
+    Args:
+        advice: How the user says that a picture holds probabilities.
+    """
     image = _decoded(path)
     if image.format == "JPEG":
         raise ValueError(
             f"{path} is a JPEG, which changes class ids: save the label image as PNG; a JPEG of a mask can be read as "
-            "the probability of the foreground: --input probabilities"
+            f"the probability of the foreground: {advice}"
         )
+    return label_levels(image, path)
+
+
+def label_levels(image: Image.Image, name: object) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """Class ids (H, W) of a picture, and what it is coloured in.
+
+    Args:
+        name: What it is called in messages.
+    """
     indexed = _is_indexed(image)
-    grey = image if indexed else _grey(path, image)
+    grey = image if indexed else _grey(name, image)
     if grey is None:
         raise ValueError(
-            f"{path} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
+            f"{name} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
         )
     labels = np.asarray(grey)
     if labels.dtype == bool:
@@ -130,10 +145,14 @@ def read_grey(path: Path) -> NDArray[Any]:
 
     Raises: ValueError: if it cannot be read, or holds colours.
     """
-    image = _decoded(path)
-    grey = _grey(path, image)
+    return grey_levels(_decoded(path), path)
+
+
+def grey_levels(image: Image.Image, name: object) -> NDArray[Any]:
+    """What `read_grey` reads, of a picture that is called by this name in messages."""
+    grey = _grey(name, image)
     if grey is None:
-        raise ValueError(f"{path} holds colours ({image.mode}), not grey levels")
+        raise ValueError(f"{name} holds colours ({image.mode}), not grey levels")
     levels = np.asarray(grey)
     return levels if levels.dtype != np.int32 else levels.astype(np.uint16)
 
@@ -260,7 +279,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _grey(path: Path, image: Image.Image) -> Image.Image | None:
+def _grey(name: object, image: Image.Image) -> Image.Image | None:
     """An image of one channel, or one in colours that are all grey; None if some are not.
 
     Raises: ValueError: if they are all the same, and its opacity is not.
@@ -272,7 +291,7 @@ def _grey(path: Path, image: Image.Image) -> Image.Image | None:
     red, green, blue = image.convert("RGB").split()
     same = np.array_equal(np.asarray(red), np.asarray(green)) and np.array_equal(np.asarray(red), np.asarray(blue))
     if same and image.mode in ("LA", "RGBA") and _is_flat(red) and not _is_flat(image.getchannel("A")):
-        raise ValueError(f"{path} is of one colour, and what it shows is in its opacity: save that in grey levels")
+        raise ValueError(f"{name} is of one colour, and what it shows is in its opacity: save that in grey levels")
     return red if same else None
 
 

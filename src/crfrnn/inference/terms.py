@@ -15,6 +15,7 @@ from crfrnn.arrays import (
     class_weights,
     float_dtype,
     image_array,
+    is_tensor,
     mask_array,
     num_points,
     point_array,
@@ -99,7 +100,7 @@ class PairwiseTerm:
     post: Array | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.kernel, np.ndarray) or is_sparse(self.kernel):
+        if isinstance(self.kernel, np.ndarray) or is_sparse(self.kernel) or is_tensor(self.kernel):
             object.__setattr__(self, "kernel", MatrixKernel(self.kernel))
         if not all(hasattr(self.kernel, name) for name in ("num_points", "filter")):
             raise TypeError(
