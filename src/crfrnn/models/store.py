@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crfrnn.crf import decoded, encoded
 from crfrnn.files.classes import ClassSet
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models.fcn import Fcn8s, Fcn16s, Fcn32s
 from crfrnn.models.fcn_lite import FcnLite
 from crfrnn.models.segmenter import Segmenter

@@ -16,7 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.training.task import METRIC
 
 BEST, LAST = "best", "last"

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from crfrnn.files.classes import ClassSet
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models import NETWORKS, Segmenter, load_model, save_model
 from crfrnn.torch import CrfRnn
 from crfrnn.training.checkpoints import BEST, SUFFIX
