@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,10 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-if sys.platform == "win32":
-    _fcntl: Any = None  # an open file cannot be removed there, which is as good as a lock
-else:
-    import fcntl as _fcntl
+from crfrnn.files.locks import lock
 
 PART = re.compile(r"\.crfrnn-([0-9a-f]{8})-[0-9a-f]{16}\.part")
 """Names of unfinished files: the machine, whose locks can be asked, and a random number."""
@@ -139,10 +135,7 @@ def _created(part: Path, old: os.stat_result | None) -> _Raw | None:
     mode = 0o666 if old is None else old.st_mode & PERMISSIONS
     raw = _Raw(part, "x+b", opener=lambda name, _: os.open(name, _NEW, mode))
     try:
-        if _fcntl is not None:
-            with suppress(OSError):  # another process has it, or the file system has no locks
-                _fcntl.flock(raw.fileno(), _fcntl.LOCK_EX | _fcntl.LOCK_NB)
-        if not os.path.lexists(part):
+        if lock(raw.fileno()) is False or not os.path.lexists(part):
             raw.close()
             return None
         if old is not None and hasattr(os, "fchown"):
@@ -187,13 +180,13 @@ def _remove_left(path: str, machine: str) -> None:
         return
     if machine != _machine() and time.time() - state.st_mtime < A_DAY:
         return
-    if _fcntl is None:
+    if os.name != "posix":  # an open file cannot be removed there, which is as good as a lock
         os.unlink(path)
         return
     number = os.open(path, _LEFT)
     try:
-        _fcntl.flock(number, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
-        os.unlink(path)
+        if lock(number):
+            os.unlink(path)
     finally:
         os.close(number)
 

@@ -17,11 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from crfrnn.files.replacement import replacing
+from crfrnn.interrupts import ENDING, Terminated
 from crfrnn.training.task import METRIC
 
 BEST, LAST = "best", "last"
 SUFFIX = ".ckpt"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, *ENDING)
 
 
 class Interrupted(Exception):  # noqa: N818, as it is not an error
@@ -65,10 +66,18 @@ class Patience(EarlyStopping):
 
 
 class Interruption:
-    """Whether the process was asked to stop, by Ctrl-C or by SIGTERM; a second Ctrl-C stops it at once."""
+    """Whether the process was asked to stop, by Ctrl-C or another signal; a second Ctrl-C stops it at once.
+
+    Signals that the process ignores, as SIGHUP under nohup, stay ignored.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self.number: int = signal.SIGINT
+
+    def as_exception(self, message: str) -> KeyboardInterrupt:
+        """What tells callers which signal it was."""
+        return KeyboardInterrupt(message) if self.number == signal.SIGINT else Terminated(self.number, message)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -86,12 +95,15 @@ class Interruption:
         """Handle the signals from now on. Only the main thread receives them; in any other thread this does nothing."""
         if threading.current_thread() is threading.main_thread() and not self.asked:
             for number in SIGNALS:
-                signal.signal(number, self._ask)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print("\nstopping where training can go on later; asking again stops at once", file=sys.stderr)
+        if not self.asked:
+            self.asked, self.number = True, number
+            print("\nstopping where training can go on later; Ctrl-C then stops at once", file=sys.stderr)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
 
 class StopWhenAsked(Callback):
