@@ -29,6 +29,8 @@ from crfrnn.cli.usage import one_line
 from crfrnn.demo import run_demo
 from crfrnn.interrupts import orderly_end
 
+NOISY = ("/PIL/", "/torch/serialization.py")
+"""Code that warns of files: what it warns of does not matter, or ends in an error."""
 READER_GONE = 141
 """What shells see of a program that printed to a closed pipe."""
 
@@ -66,14 +68,11 @@ def _complain(options: argparse.Namespace, message: str) -> None:
 
 @contextmanager
 def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
-    """Print warnings as lines of the command, without the place in the code; those of Pillow, on files, are left out.
-
-    What Pillow warns of either does not matter, or ends in an error. --debug leaves warnings as they are.
-    """
+    """Print warnings as lines of the command, without the place in the code; --debug leaves them as they are."""
     shown = warnings.showwarning
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
-        if Path(filename).parent.name != "PIL" and not category.__module__.startswith("PIL"):
+        if not any(noisy in Path(filename).as_posix() for noisy in NOISY) and "PIL" not in category.__module__:
             _complain(options, f"warning: {one_line(message)}")
 
     if not options.debug:

@@ -52,6 +52,8 @@ def read_video(path: Path) -> tuple[NDArray[np.uint8], Clip]:
     frames: list[NDArray[np.uint8]] = []
     try:
         with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError("it holds no frames")
             stream = container.streams.video[0]
             rate = Fraction(stream.average_rate or RATE)
             pixels = 3 * stream.width * stream.height
@@ -64,7 +66,8 @@ def read_video(path: Path) -> tuple[NDArray[np.uint8], Clip]:
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise more kinds than PyAV documents
-        raise ValueError(f"cannot read {path} as a video: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {path} as a video: {reason}") from error
     if not frames:
         raise ValueError(f"cannot read {path} as a video: it holds no frames")
     return np.stack(frames), Clip(tuple(f"{number:06}" for number in range(len(frames))), rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,17 +24,64 @@ BEST, LAST = "best", "last"
 SUFFIX = ".ckpt"
 SIGNALS = (signal.SIGINT, *ENDING)
 
+WEIGHTS: Mapping[str, type] = {"epoch": int, "state_dict": dict}
+"""What the checkpoint of the best epoch holds, and what the last one holds besides, from which a run goes on."""
+STATE: Mapping[str, type] = {
+    "callbacks": dict,
+    "global_step": int,
+    "loops": dict,
+    "lr_schedulers": list,
+    "optimizer_states": list,
+}
+ANEW = "remove {} to train this stage anew"
+
 
 class Interrupted(Exception):  # noqa: N818, as it is not an error
     """Training stopped because it was asked to, with everything saved."""
 
 
 class CompleteFiles(TorchCheckpointIO):
-    """Checkpoints that replace older ones only once they are complete."""
+    """Checkpoints that replace older ones only once they are complete, and that are read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with replacing(Path(path)) as handle:
             torch.save(checkpoint, handle)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """What a run has saved; no code in it runs.
+
+    Args:
+        mapped: Leave tensors on disk until they are used.
+    Raises: ValueError: if it cannot be read, or is no checkpoint.
+    """
+    if not path.is_file():
+        raise ValueError(f"cannot read the checkpoint {path}: there is no such file; {ANEW.format(path.parent)}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises many kinds for damaged files
+        kind = type(error).__name__
+        raise ValueError(f"the checkpoint {path} is damaged, or none ({kind}); {ANEW.format(path.parent)}") from error
+    _require_content(found, WEIGHTS, path)
+    return dict(found)
+
+
+def require_checkpoint_of(task: LightningModule, path: Path) -> None:
+    """Raise a ValueError if a run of this task cannot go on from a checkpoint."""
+    found = read_checkpoint(path, mapped=True)
+    _require_content(found, STATE, path)
+    _require_content(found["loops"], {"fit_loop": dict}, path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in task.state_dict().items()}
+    if {key: tuple(getattr(tensor, "shape", ())) for key, tensor in found["state_dict"].items()} != shapes:
+        raise ValueError(f"{path} is the checkpoint of another network; {ANEW.format(path.parent)}")
+
+
+def _require_content(found: Any, content: Mapping[str, type], path: Path) -> None:
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in content.items()):
+        raise ValueError(f"{path} is no checkpoint that training can go on from; {ANEW.format(path.parent)}")
 
 
 def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:

@@ -27,6 +27,7 @@ from crfrnn.files.classes import ClassSet
 from crfrnn.files.locks import alone_in
 from crfrnn.models import NETWORKS
 from crfrnn.training.checkpoints import (
+    BEST,
     LAST,
     SUFFIX,
     CompleteFiles,
@@ -35,6 +36,8 @@ from crfrnn.training.checkpoints import (
     Patience,
     StopWhenAsked,
     checkpoints,
+    read_checkpoint,
+    require_checkpoint_of,
 )
 from crfrnn.training.config import MACHINE_SETTINGS, TrainingConfig, config_from, read_settings, write_config
 from crfrnn.training.photos import TrainingPhotos
@@ -44,7 +47,6 @@ from crfrnn.training.stages import (
     RESULTS,
     StageResult,
     finished_stages,
-    read_checkpoint,
     starting_segmenter,
     write_model,
     write_stages,
@@ -151,8 +153,12 @@ def run_stage(
     except MisconfigurationException as error:
         raise ValueError(f"accelerator={config.accelerator!r} and devices={config.devices}: {error}") from error
     path = folder / f"{LAST}{SUFFIX}"
+    if path.exists():
+        require_checkpoint_of(task, path)
     trainer.fit(task, datamodule=photos, ckpt_path=path if path.exists() else None)
-    return StageResult(read_checkpoint(folder)["epoch"] + 1, cast(torch.Tensor, best.best_model_score).item())
+    return StageResult(
+        read_checkpoint(folder / f"{BEST}{SUFFIX}")["epoch"] + 1, cast(torch.Tensor, best.best_model_score).item()
+    )
 
 
 def new_loggers(folder: Path, stage: str) -> list[Logger]:
