@@ -137,6 +137,7 @@ def _created(part: Path, old: os.stat_result | None) -> _Raw | None:
     try:
         if lock(raw.fileno()) is False or not os.path.lexists(part):
             raw.close()
+            part.unlink(missing_ok=True)
             return None
         if old is not None and hasattr(os, "fchown"):
             with suppress(OSError):

@@ -1,0 +1,129 @@
+"""Runs commands in processes of their own, forked from one that has imported everything, so that each starts at once.
+
+`CommandServer` is what tests hold; as a program this file is the process that forks. It computes nothing itself: what
+it forks would inherit threads that are gone.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+HANG = 120.0
+"""Seconds after which a command is taken to hang, and is killed."""
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status, or the negative number of the signal that killed it; what it printed."""
+
+    status: int
+    printed: str
+    seconds: float
+
+
+class Running:
+    """A command at work."""
+
+    def __init__(self, server: "CommandServer", pid: int, printed: Path) -> None:
+        self.server, self.pid, self.printed, self.start = server, pid, printed, time.monotonic()
+
+    def send(self, number: int) -> None:
+        """Send it a signal; it may have ended already, and is then waited for still."""
+        os.kill(self.pid, number)
+
+    def ended(self) -> Ended:
+        """Wait for its end."""
+        killer = threading.Timer(HANG, lambda: os.kill(self.pid, 9))
+        killer.start()
+        status = self.server.ask({"wait": self.pid})
+        killer.cancel()
+        seconds = time.monotonic() - self.start
+        assert seconds < HANG, f"{self.printed.read_text()}\nhangs"
+        return Ended(status, self.printed.read_text(), seconds)
+
+
+class CommandServer:
+    def __enter__(self) -> "CommandServer":
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self.process.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def start(self, arguments: Sequence[str], folder: Path, file_bytes: int | None = None) -> Running:
+        """Start `crfrnn` with these arguments in a folder.
+
+        Args:
+            file_bytes: No file grows larger, as on a full disk.
+        """
+        printed = folder.parent / f"{folder.name}.{time.monotonic_ns()}.txt"
+        printed.touch()
+        job = {"arguments": list(arguments), "folder": str(folder), "printed": str(printed), "bytes": file_bytes}
+        return Running(self, self.ask(job), printed)
+
+    def ask(self, question: dict) -> int:
+        self.process.stdin.write(json.dumps(question).encode() + b"\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+def _run(job: dict) -> int:
+    """In the new process."""
+    from crfrnn.cli.main import main
+
+    os.chdir(job["folder"])
+    output = os.open(job["printed"], os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(output, number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    if job["bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["bytes"], job["bytes"]))
+    try:
+        return main(job["arguments"])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:  # before `main` listens, where the package's own hook would say so
+        print("crfrnn: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BaseException:  # what Python would do
+        traceback.print_exc()
+        return 1
+
+
+def _serve() -> None:
+    import crfrnn.evaluation
+    import crfrnn.segment
+    import crfrnn.training.train
+    import crfrnn.tuning
+    from crfrnn.models import NETWORKS
+    from toy_network import Toy
+
+    NETWORKS["Toy"] = Toy
+    answers = os.fdopen(os.dup(1), "w")
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin.buffer:
+        question = json.loads(line)
+        if "wait" in question:
+            answer = os.waitstatus_to_exitcode(os.waitpid(question["wait"], 0)[1])
+        elif not (answer := os.fork()):
+            status = _run(question)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        print(answer, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
