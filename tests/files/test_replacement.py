@@ -1,4 +1,4 @@
-"""What `replacing` leaves behind: whole files with their permissions, links, pipes and devices as they are, no parts."""
+"""What `replacing` leaves behind: whole files with their permissions; links, pipes and devices; nothing unfinished."""
 
 import os
 import stat
@@ -142,14 +142,14 @@ def test_where_a_process_prints_nothing_is_replaced(operator: str):
         "try:\n    with replacing(Path('/dev/stdout')) as handle: handle.write(b'new')\n"
         "except OSError as error: print(error)"
     )
-    subprocess.run(f"{sys.executable} -c \"{program}\" {operator} log", shell=True, check=True)
+    subprocess.run(f'{sys.executable} -c "{program}" {operator} log', shell=True, check=True)
     assert Path("log").read_text().splitlines()[-1].endswith("this process prints to it; name another file")
 
 
 def test_what_killed_processes_left_is_swept():
     """Not what a living one is writing, what is on another machine today, of other kinds or of other names."""
-    dead, alive, away = (f".crfrnn-{machine}-{digit * 16}.part" for machine, digit in zip((MINE, MINE, OTHERS), "123", strict=True))
-    link, other = f".crfrnn-{MINE}-{'4' * 16}.part", f".crfrnn-{MINE}-mine.part"
+    dead, alive, link = (f".crfrnn-{MINE}-{digit * 16}.part" for digit in "123")
+    away, other = f".crfrnn-{OTHERS}-{'1' * 16}.part", f".crfrnn-{MINE}-mine.part"
     for name in (dead, alive, away, other):
         Path(name).write_bytes(b"half")
     os.symlink(other, link)
@@ -225,10 +225,13 @@ WRITERS = {
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("limit", [0, 10_000])
+@pytest.mark.parametrize("left", [0, 10_000, -1])
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_one_message_and_the_old_file_stays(name: str, limit: int):
+def test_a_full_disk_is_one_message_and_the_old_file_stays(name: str, left: int):
+    """At its first byte, on the way, and at its last byte."""
     resource = pytest.importorskip("resource")
+    WRITERS[name](Path(name))
+    limit = left if left >= 0 else Path(name).stat().st_size + left
     Path(name).write_bytes(b"old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

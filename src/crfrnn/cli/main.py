@@ -29,8 +29,8 @@ from crfrnn.cli.usage import one_line
 from crfrnn.demo import run_demo
 from crfrnn.interrupts import orderly_end
 
-NOISY = ("/PIL/", "/torch/serialization.py")
-"""Code that warns of files: what it warns of does not matter, or ends in an error."""
+NOISY = ("/PIL/", "Detected pickle protocol")
+"""What libraries warn of when they read files, by a part of their path or words: it does not matter, or is an error."""
 READER_GONE = 141
 """What shells see of a program that printed to a closed pipe."""
 
@@ -72,7 +72,8 @@ def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
     shown = warnings.showwarning
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
-        if not any(noisy in Path(filename).as_posix() for noisy in NOISY) and "PIL" not in category.__module__:
+        told = f"{Path(filename).as_posix()} {message}"
+        if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
             _complain(options, f"warning: {one_line(message)}")
 
     if not options.debug:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,16 +210,14 @@ def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.ui
         )
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
-    with replacing(path) as handle:
-        image.save(handle, format="PNG")
+    _save(path, image, format="PNG")
 
 
 def write_grey(path: Path, levels: NDArray[np.unsignedinteger]) -> None:
     """Grey levels (H, W) of 8 or 16 bits as PNG."""
     if levels.dtype.itemsize > 2:
         raise ValueError(f"level {levels.max()} does not fit a PNG of 16 bits; write .tif or .npy instead")
-    with replacing(path) as handle:
-        Image.fromarray(levels).save(handle, format="PNG")
+    _save(path, Image.fromarray(levels), format="PNG")
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
@@ -226,11 +225,10 @@ def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"cannot write {path}: end its name in one of {', '.join(PICTURE_SUFFIXES)}")
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    with replacing(path) as handle:
-        if path.suffix.lower() == ".png":
-            image.save(handle, format="PNG", optimize=True)
-        else:
-            image.save(handle, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    if path.suffix.lower() == ".png":
+        _save(path, image, format="PNG", optimize=True)
+    else:
+        _save(path, image, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
 def write_probabilities(path: Path, probabilities: NDArray[np.floating]) -> None:
@@ -241,6 +239,14 @@ def write_probabilities(path: Path, probabilities: NDArray[np.floating]) -> None
             np.savez_compressed(handle, probabilities=array)
         else:
             np.save(handle, array)
+
+
+def _save(path: Path, image: Image.Image, **options: Any) -> None:
+    """Encode an image and write it: Pillow itself takes a file for complete of which only a part fits on the disk."""
+    encoded = BytesIO()
+    image.save(encoded, **options)
+    with replacing(path) as handle:
+        handle.write(encoded.getbuffer())
 
 
 def _grey(image: Image.Image) -> Image.Image | None:

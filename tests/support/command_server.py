@@ -4,6 +4,7 @@
 it forks would inherit threads that are gone.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -13,10 +14,23 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+IMPORTED = (
+    "crfrnn.segment",
+    "crfrnn.evaluation",
+    "crfrnn.tuning",
+    "crfrnn.training.train",
+    "kornia.augmentation",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+)
+"""What the commands import, and what torch and lightning import when they are first used."""
+WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
+"""TensorBoard leaves TensorFlow alone, which takes seconds to import, where there is a module of this name."""
 HANG = 120.0
 """Seconds after which a command is taken to hang, and is killed."""
 
@@ -53,7 +67,11 @@ class Running:
 class CommandServer:
     def __enter__(self) -> "CommandServer":
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         assert self.process.stdout.readline() == b"ready\n"
         return self
@@ -87,7 +105,7 @@ def _run(job: dict) -> int:
     output = os.open(job["printed"], os.O_WRONLY)
     for number in (1, 2):
         os.dup2(output, number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     if job["bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["bytes"], job["bytes"]))
     try:
@@ -103,10 +121,9 @@ def _run(job: dict) -> int:
 
 
 def _serve() -> None:
-    import crfrnn.evaluation
-    import crfrnn.segment
-    import crfrnn.training.train
-    import crfrnn.tuning
+    sys.modules[WITHOUT_TENSORFLOW] = types.ModuleType(WITHOUT_TENSORFLOW)
+    for module in IMPORTED:
+        importlib.import_module(module)
     from crfrnn.models import NETWORKS
     from toy_network import Toy
 
