@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -35,14 +35,41 @@ class Terminated(KeyboardInterrupt):
         self.number = signal.Signals(number)
 
 
+class _Asked:
+    """When and by which signal the process was asked last."""
+
+    number: int = signal.SIGINT
+    when = -math.inf
+
+
+_asked = _Asked()
+
+
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Terminated`, so that unfinished files are removed as after Ctrl-C.
+    """Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP `Terminated`, so that unfinished files are removed.
 
-    A signal that the process ignores, as SIGHUP under nohup, or handles already is left alone.
+    A signal that the process ignores, as SIGHUP under nohup, or handles already is left alone. One that comes where
+    Python drops exceptions, as in destructors, is sent again.
     """
-    with _raising([each for each in ENDING if signal.getsignal(each) is signal.SIG_DFL], Terminated):
-        yield
+    kept = [each for each in ENDING if signal.getsignal(each) is signal.SIG_DFL]
+    dropped = sys.unraisablehook
+
+    def send_again(found: Any) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            number = getattr(found.exc_value, "number", signal.SIGINT)
+            later = threading.Timer(1.1 * GRACE, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
+        else:
+            dropped(found)
+
+    with _raising([*_interrupt(), *kept]):
+        sys.unraisablehook = send_again
+        try:
+            yield
+        finally:
+            sys.unraisablehook = dropped
 
 
 @contextmanager
@@ -51,23 +78,35 @@ def patient_interrupts() -> Iterator[None]:
 
     Only the main thread receives it: elsewhere, and where the process handles it already, this does nothing.
     """
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with _raising([signal.SIGINT] if ours else [], lambda number: KeyboardInterrupt()):
+    with _raising(_interrupt()):
         yield
+
+
+def raise_asked(error: BaseException) -> None:
+    """Raise the interruption again that a library has turned into another error."""
+    if time.monotonic() - _asked.when < GRACE:
+        raise _exception(_asked.number) from error
+
+
+def _interrupt() -> list[signal.Signals]:
+    return [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
+
+
+def _exception(number: int) -> KeyboardInterrupt:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
 @contextmanager
-def _raising(numbers: list[signal.Signals], exception: Callable[[int], BaseException]) -> Iterator[None]:
+def _raising(numbers: list[signal.Signals]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    last = -math.inf
+    _asked.when = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        if time.monotonic() - last > GRACE:
-            last = time.monotonic()
-            raise exception(number)
+        if time.monotonic() - _asked.when > GRACE:
+            _asked.number, _asked.when = number, time.monotonic()
+            raise _exception(number)
 
     before = {number: signal.signal(number, handle) for number in numbers}
     try:

@@ -62,7 +62,7 @@ COMMANDS = {
     "segment": Command(
         "segment data/few -o out --overwrite", tuple(f"out/{n}{e}" for n in NAMES[:3] for e in (".png", "_overlay.jpg"))
     ),
-    "train": Command(TRAIN, ("run/model.safetensors", "run/training.json")),
+    "train": Command(TRAIN, ("run/model.safetensors",)),
     "tune": Command(
         f"tune data --classes {CLASSES} --split all --trials 4 -o out/p.json --threads 1 --theta-alpha 10",
         ("out/p.json",),
@@ -179,8 +179,7 @@ def new_folder(data: Path, command: Command) -> Path:
     (folder / "data").symlink_to(data)
     for path in command.results if command.replaced else ():
         (folder / path).parent.mkdir(exist_ok=True)
-        if path != "run/training.json":  # which says what is done
-            (folder / path).write_bytes(OLD)
+        (folder / path).write_bytes(OLD)
     return folder
 
 

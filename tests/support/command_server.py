@@ -31,6 +31,8 @@ IMPORTED = (
 """What the commands import, and what torch and lightning import when they are first used."""
 WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
 """TensorBoard leaves TensorFlow alone, which takes seconds to import, where there is a module of this name."""
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that new processes get once they run a command."""
 HANG = 120.0
 """Seconds after which a command is taken to hang, and is killed."""
 
@@ -46,7 +48,7 @@ class Ended(NamedTuple):
 class Running:
     """A command at work."""
 
-    def __init__(self, server: "CommandServer", pid: int, printed: Path) -> None:
+    def __init__(self, server: "CommandServer", pid: int, printed: int) -> None:
         self.server, self.pid, self.printed, self.start = server, pid, printed, time.monotonic()
 
     def send(self, number: int) -> None:
@@ -60,8 +62,10 @@ class Running:
         status = self.server.ask({"wait": self.pid})
         killer.cancel()
         seconds = time.monotonic() - self.start
-        assert seconds < HANG, f"{self.printed.read_text()}\nhangs"
-        return Ended(status, self.printed.read_text(), seconds)
+        with os.fdopen(self.printed) as pipe:
+            printed = pipe.read()
+        assert seconds < HANG, f"{printed}\nhangs"
+        return Ended(status, printed, seconds)
 
 
 class CommandServer:
@@ -86,10 +90,11 @@ class CommandServer:
         Args:
             file_bytes: No file grows larger, as on a full disk.
         """
-        printed = folder.parent / f"{folder.name}.{time.monotonic_ns()}.txt"
-        printed.touch()
+        printed = folder.parent / f"{folder.name}.{time.monotonic_ns()}"
+        os.mkfifo(printed)  # which the bound on files does not concern
+        reader = os.open(printed, os.O_RDONLY | os.O_NONBLOCK)
         job = {"arguments": list(arguments), "folder": str(folder), "printed": str(printed), "bytes": file_bytes}
-        return Running(self, self.ask(job), printed)
+        return Running(self, self.ask(job), reader)
 
     def ask(self, question: dict) -> int:
         self.process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -109,7 +114,10 @@ def _run(job: dict) -> int:
     if job["bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["bytes"], job["bytes"]))
     try:
-        return main(job["arguments"])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+        status = main(job["arguments"])
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        return status
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:  # before `main` listens, where the package's own hook would say so
@@ -128,6 +136,7 @@ def _serve() -> None:
     from toy_network import Toy
 
     NETWORKS["Toy"] = Toy
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin.buffer:

@@ -17,6 +17,7 @@ from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
 from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, stem_of, suffix_of
 from crfrnn.files.progress import progress
+from crfrnn.interrupts import raise_asked
 
 
 def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], output: Path, quiet: bool = False) -> int:
@@ -48,6 +49,7 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
                 if 1 in change_of(pair, labels, 2).vanished:
                     gone.append(number)
         except Exception as error:
+            raise_asked(error)
             failures.append(described(error, [photo]))
     if masks:
         write_coco(output, file.content, masks)

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -27,7 +28,7 @@ from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
 from crfrnn.cli.usage import one_line
 from crfrnn.demo import run_demo
-from crfrnn.interrupts import orderly_end
+from crfrnn.interrupts import orderly_end, raise_asked
 
 NOISY = ("/PIL/", "Detected pickle protocol")
 """What libraries warn of when they read files, by a part of their path or words: it does not matter, or is an error."""
@@ -48,18 +49,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 command_parser().parse_args(arguments, options)
                 if options.debug:
                     stack.enter_context(tracebacks())
-                with spoken_warnings(options), silence(getattr(options, "quiet", False)):
+                with spoken_warnings(options), spoken_background(options), silence(getattr(options, "quiet", False)):
                     return int(options.run(options))
         except BrokenPipeError:  # whoever reads what is printed is gone, as after `| head`
             return READER_GONE
         except KeyboardInterrupt as asked:
-            number = signal.Signals(getattr(asked, "number", signal.SIGINT))
-            words = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
-            _complain(options, ": ".join(filter(None, [words, one_line(asked)])))
-            return 128 + number
-        except Exception as error:  # the only place where an error becomes a line
-            _complain(options, f"error: {described(error, files_of(options))}")
-            return 1
+            return interrupted(options, asked)
+        except Exception as error:
+            return failed(options, error)
+
+
+def failed(options: argparse.Namespace, error: Exception) -> int:
+    """Print an error: the only place where one becomes a line. Returns the exit status."""
+    try:
+        raise_asked(error)
+    except KeyboardInterrupt as asked:
+        return interrupted(options, asked)
+    _complain(options, f"error: {described(error, files_of(options))}")
+    return 1
+
+
+def interrupted(options: argparse.Namespace, asked: KeyboardInterrupt) -> int:
+    """Print by what the command was ended. Returns the exit status, which tells the signal as shells do."""
+    number = signal.Signals(getattr(asked, "number", signal.SIGINT))
+    words = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    _complain(options, ": ".join(filter(None, [words, one_line(asked)])))
+    return 128 + number
 
 
 def _complain(options: argparse.Namespace, message: str) -> None:
@@ -82,6 +97,28 @@ def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = shown
+
+
+@contextmanager
+def spoken_background(options: argparse.Namespace) -> Iterator[None]:
+    """Print errors of other threads as lines, and leave out those of destructors, which follow from others."""
+    threads, destructors = threading.excepthook, sys.unraisablehook
+
+    def speak(found: threading.ExceptHookArgs) -> None:
+        if isinstance(found.exc_value, Exception):
+            _complain(options, f"error in the background: {described(found.exc_value)}")
+
+    def drop(found: Any) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            destructors(found)
+
+    threading.excepthook = speak
+    if not options.debug:
+        sys.unraisablehook = drop
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = threads, destructors
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from crfrnn.cli.usage import UsageError, real_path
 from crfrnn.files.legend import full_palette, labelled_overlay
 from crfrnn.files.photos import IMAGE_SUFFIXES, PICTURE_SUFFIXES, write_labels, write_picture, write_probabilities
 from crfrnn.files.progress import progress
+from crfrnn.interrupts import raise_asked
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -106,6 +107,7 @@ def run_segment(options: argparse.Namespace) -> int:
                 results.refuse_collisions(photo, photos, inputs)
                 write_segmentation(photo, model, options, results)
             except Exception as error:
+                raise_asked(error)
                 failures.append(described(error, [photo]))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

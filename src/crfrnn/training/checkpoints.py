@@ -121,6 +121,7 @@ class Interruption:
     def __init__(self) -> None:
         self.asked = False
         self.number: int = signal.SIGINT
+        self.before: dict[signal.Signals, Any] = {}
 
     def as_exception(self, message: str) -> KeyboardInterrupt:
         """What tells callers which signal it was."""
@@ -129,7 +130,7 @@ class Interruption:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Listen for the signals, and restore the process's signal handlers at the end."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.before = before = {number: signal.getsignal(number) for number in SIGNALS}
         self.listen()
         try:
             yield
@@ -150,7 +151,7 @@ class Interruption:
             self.asked, self.number = True, number
             print("\nstopping where training can go on later; Ctrl-C then stops at once", file=sys.stderr)
         if number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, self.before[signal.SIGINT])
 
 
 class StopWhenAsked(Callback):
