@@ -11,7 +11,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench sanitize clean
+.PHONY: help demo test fuzz lint format bench sanitize clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -22,6 +22,9 @@ demo: $(VENV)/.models-stamp ## segment three photos and draw out/demo.png
 
 test: $(VENV)/.dev-stamp ## run the tests against the installed package
 	@$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev-stamp ## try hostile calls, damaged files and kills: make fuzz FUZZ=100000
+	@FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff check .

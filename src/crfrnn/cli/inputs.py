@@ -111,6 +111,12 @@ class Reading:
         """
         scores = self.scores(scores_path)
         image, geometry, tags, remark = self._image(image_paths, scores)
+        if not 0 < len(scores.grid) <= image.ndim:
+            found, expected = (image_paths[0], image) if scores.grid else (scores_path, scores.values)
+            what = "an image (H, W) or (H, W, K), or a volume" if scores.grid else "scores (C, H, W) or labels (H, W)"
+            raise ValueError(f"{found} has shape {tuple(expected.shape)}; expected {what}")
+        if 0 in scores.grid:
+            raise ValueError(f"{scores_path} has shape {tuple(scores.values.shape)}, without a single pixel")
         scores = scores.beside(image)
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
         if is_crop(scores, grids[1]):

@@ -80,8 +80,8 @@ class Scores:
     def beside(self, image: Any) -> Scores:
         """The same, with the axes that fit an image.
 
-        Scores (1, C, H, W) and (C, 1, H, W) of a picture become (C, H, W), those of one class are `of_one_class`, those of
-        a picture also if they have fewer pixels.
+        Scores (1, C, H, W) and (C, 1, H, W) of a picture become (C, H, W), those of one class are `of_one_class`, for a
+        picture also if they have fewer pixels.
         """
         values, shape = self.values, tuple(self.values.shape)
         if self.kind == "labels":

@@ -6,17 +6,17 @@ Whatever error a decoder raises for a damaged file, callers see a ValueError tha
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
+from crfrnn.files.replacement import replacing
 from crfrnn.files.tensors import SAFETENSORS, TORCH_SUFFIXES, read_tensors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -200,7 +200,9 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
             if name is not None and name not in content.files:
                 raise ValueError(f"it has no array {name!r}, only {', '.join(content.files)}")
             chosen = name or next((each for each in content.files if each in SCORE_NAMES), content.files[0])
-            array: NDArray[Any] = content[chosen]
+            array = content[chosen]
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"what it calls {chosen!r} is no array")
             return array, chosen
     except Exception as error:  # damaged archives raise more kinds than NumPy documents
         raise ValueError(f"cannot read {path} as an {path.suffix} array: {error}") from error
@@ -229,16 +231,14 @@ def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.ui
         )
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
-    with replacing(path) as handle:
-        image.save(handle, format="PNG")
+    _save(path, image, format="PNG")
 
 
 def write_grey(path: Path, levels: NDArray[np.unsignedinteger]) -> None:
     """Grey levels (H, W) of 8 or 16 bits as PNG."""
     if levels.dtype.itemsize > 2:
         raise ValueError(f"level {levels.max()} does not fit a PNG of 16 bits; write .tif or .npy instead")
-    with replacing(path) as handle:
-        Image.fromarray(levels).save(handle, format="PNG")
+    _save(path, Image.fromarray(levels), format="PNG")
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
@@ -246,11 +246,10 @@ def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"cannot write {path}: end its name in one of {', '.join(PICTURE_SUFFIXES)}")
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    with replacing(path) as handle:
-        if path.suffix.lower() == ".png":
-            image.save(handle, format="PNG", optimize=True)
-        else:
-            image.save(handle, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    if path.suffix.lower() == ".png":
+        _save(path, image, format="PNG", optimize=True)
+    else:
+        _save(path, image, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
 def write_probabilities(path: Path, probabilities: NDArray[np.floating]) -> None:
@@ -263,20 +262,12 @@ def write_probabilities(path: Path, probabilities: NDArray[np.floating]) -> None
             np.save(handle, array)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` once complete, so that no reader ever sees half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w+b") as handle:
-                yield handle
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+def _save(path: Path, image: Image.Image, **options: Any) -> None:
+    """Encode an image and write it: Pillow itself takes a file for complete of which only a part fits on the disk."""
+    encoded = BytesIO()
+    image.save(encoded, **options)
+    with replacing(path) as handle:
+        handle.write(encoded.getbuffer())
 
 
 def _grey(name: object, image: Image.Image) -> Image.Image | None:
