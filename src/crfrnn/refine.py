@@ -28,7 +28,7 @@ from crfrnn.inference.solver import observed, solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
 from crfrnn.intake import map_of_probability, taken
 from crfrnn.kernels.build import given_mapping
-from crfrnn.kernels.features import Guide
+from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import one_of, whole_number
@@ -224,7 +224,7 @@ def guide_of(
         None if image is None else image_array(image, grid, scores, hint_for(grid, np.shape(image))),
         None if mask is None else mask_array(mask, grid),
         given_mapping(given),
-        origin,
+        origin_of(origin, len(grid)),
     )
 
 
@@ -274,11 +274,15 @@ def _refined(
     """`refine` by the native core."""
     classes, points = len(unary), unary[0].size
     require_memory(
-        terms_bytes(crf, guide, unary.itemsize) + mean_field_bytes(points, classes, unary.itemsize),
-        f"refining {classes} classes on {' × '.join(map(str, guide.grid))} pixels",
+        terms_bytes(crf, guide, unary.itemsize)
+        + mean_field_bytes(points, classes, unary.itemsize)
+        + return_activity * crf.solver.iterations * points,
+        f"refining {classes} classes on {' × '.join(map(str, guide.grid))} pixels"
+        f"{f' with the activity of {crf.solver.iterations} iterations' if return_activity else ''}",
     )
     terms = build_terms(crf, guide, spacing, unary.dtype, threads)
-    couplings = [fewest_axes(matrix) for matrix in checked_couplings(unary.shape, terms, crf.compatibility)[0]]
+    names = [f"{name}_weight" for name in crf.names]
+    couplings = [fewest_axes(matrix) for matrix in checked_couplings(unary, terms, crf.compatibility, names)[0]]
     rows, activity = unary.reshape(classes, points), None
     if return_activity:
         result, activity = observed(crf.solver, rows, terms, couplings, output, threads)
