@@ -15,21 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import examples
+import examples_files
 from search import search
 from worker import Verdict, Worker
 
 ROUND = 400
 """Examples of a call before the next one has its turn."""
+EXAMPLES = examples.EXAMPLES | examples_files.EXAMPLES
 BEGIN, END = "<!-- last long run -->", "<!-- end of last long run -->"
 
 
 def main() -> int:
     """Run, and return 1 if there was a fault."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument("examples", type=int, nargs="?", default=10_000, help="how many in all; %(default)s if not given")
-    parser.add_argument("--only", metavar="NAME", nargs="+", choices=sorted(examples.EXAMPLES), help="only these calls")
+    parser.add_argument(
+        "examples", type=int, nargs="?", default=10_000, help="how many in all; %(default)s if not given"
+    )
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=[""], help="only calls whose name begins so")
     parser.add_argument("--seed", type=int, default=None, help="to have the same run again; a new one if not given")
-    parser.add_argument("--output", type=Path, default=Path("out/fuzz"), metavar="FOLDER", help="for faults; %(default)s")
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/fuzz"), metavar="FOLDER", help="for faults; %(default)s"
+    )
     parser.add_argument("--page", type=Path, metavar="PAGE", help="page whose table of the last long run is replaced")
     parser.add_argument("--again", type=Path, metavar="FILE", help="try the example of a file once more")
     options = parser.parse_args()
@@ -38,7 +44,7 @@ def main() -> int:
             return again(worker, options.again)
         chance = random.randrange(2**32) if options.seed is None else options.seed
         print(f"seed {chance}", flush=True)
-        counts, faults = run(worker, options.only or list(examples.EXAMPLES), options.examples, chance, options.output)
+        counts, faults = run(worker, [name for name in EXAMPLES if name.startswith(tuple(options.only))], options.examples, chance, options.output)
     table = table_of(counts, faults)
     print(table)
     for name, found in faults.items():
@@ -50,7 +56,9 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def run(worker: Worker, names: list[str], most: int, chance: int, output: Path) -> tuple[dict[str, Counter], dict[str, Verdict]]:
+def run(
+    worker: Worker, names: list[str], most: int, chance: int, output: Path
+) -> tuple[dict[str, Counter], dict[str, Verdict]]:
     """Counts by name, and faults by name and signature."""
     counts: dict[str, Counter] = {name: Counter() for name in names}
     faults: dict[str, Verdict] = {}
@@ -58,7 +66,7 @@ def run(worker: Worker, names: list[str], most: int, chance: int, output: Path) 
     while (done := sum(sum(each.values()) for each in counts.values())) < most:
         name = names[turn % len(names)]
         here = min(ROUND, max(1, (most - done) // len(names)) if most - done < ROUND * len(names) else ROUND)
-        found = search(name, examples.EXAMPLES[name], worker, here, counts[name], set(faults), chance + turn)
+        found = search(name, EXAMPLES[name], worker, here, counts[name], set(faults), chance + turn)
         turn += 1
         if found is not None:
             example, verdict = found
@@ -92,7 +100,9 @@ def table_of(counts: dict[str, Counter], faults: dict[str, Verdict]) -> str:
     rows = ["| call | examples | right | refused | kinds of fault |", "| --- | ---: | ---: | ---: | ---: |"]
     for name, count in counts.items():
         kinds = sum(key.startswith(f"{name}: ") for key in faults)
-        rows.append(f"| {name.replace('_', ' ')} | {sum(count.values())} | {count['right']} | {count['refused']} | {kinds} |")
+        rows.append(
+            f"| {name.replace('_', ' ')} | {sum(count.values())} | {count['right']} | {count['refused']} | {kinds} |"
+        )
     total = sum(counts.values(), Counter())
     rows.append(f"| all | {sum(total.values())} | {total['right']} | {total['refused']} | {len(faults)} |")
     return "\n".join(rows)

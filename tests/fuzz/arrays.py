@@ -214,7 +214,16 @@ def _formed(array: np.ndarray, form: str) -> Any:
 def _tensor(array: np.ndarray, learned: bool) -> Any:
     import torch
 
-    if array.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64, np.uint8, np.int16, np.int32, np.int64, bool):
+    if array.dtype.newbyteorder("=") not in (
+        np.float16,
+        np.float32,
+        np.float64,
+        np.uint8,
+        np.int16,
+        np.int32,
+        np.int64,
+        bool,
+    ):
         return array
     native = np.asarray(array.astype(array.dtype.newbyteorder("=")))  # astype keeps the order of axes in memory
     tensor = torch.from_numpy(native)

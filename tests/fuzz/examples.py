@@ -3,11 +3,10 @@
 from typing import Any
 
 from hypothesis import strategies as st
-
 from strategies import (
+    FLOATS,
     FORMS,
     INTEGERS,
-    FLOATS,
     NORMALIZATIONS,
     arrays,
     class_weights,
@@ -39,6 +38,16 @@ TENSOR_TYPES = ("<f4", "<f8", "<f2", "<i8", "|u1")
 INPUTS = ("logits", "probabilities", "labels")
 classes = st.one_of(st.integers(2, 5), st.sampled_from([1, 2, 3, 8, 9, 21]))
 
+EXAMPLES: dict[str, Any] = {}
+"""Strategies by the name of their property."""
+
+
+def call(draw_example: Any) -> Any:
+    """A strategy for the property of the same name."""
+    strategy = st.composite(draw_example)
+    EXAMPLES[draw_example.__name__] = strategy()
+    return strategy
+
 
 def once_in(times: int) -> Any:
     return st.sampled_from([False] * (times - 1) + [True])
@@ -47,7 +56,7 @@ def once_in(times: int) -> Any:
 positions = rarely(st.just([7, 5]), st.one_of(st.lists(st.integers(0, 1000), max_size=4), odd), 3)
 
 
-@st.composite
+@call
 def refine(draw: Any) -> dict[str, Any]:
     grid = draw(grids())
     input = draw(usually("logits", INPUTS))
@@ -80,7 +89,7 @@ _options = {
 }
 
 
-@st.composite
+@call
 def refine_tiled(draw: Any) -> dict[str, Any]:
     grid = draw(grids(most_axes=2))
     input = draw(usually("logits", INPUTS))
@@ -103,22 +112,36 @@ _tile_options = {
     "spacing": spacings,
     "threads": threads,
 }
-_shared_fields = {name: parameter_fields[name] for name in ("theta_alpha", "theta_beta", "iterations", "tolerance", "filter")}
+_shared_fields = {
+    name: parameter_fields[name] for name in ("theta_alpha", "theta_beta", "iterations", "tolerance", "filter")
+}
 
 
-@st.composite
+@call
 def lattice_filter(draw: Any) -> dict[str, Any]:
-    points, d = draw(rarely(st.integers(1, 60), st.sampled_from([0, 1, 500]))), draw(rarely(st.integers(1, 6), st.integers(0, 18)))
-    described = {"features": draw(_rows(points, d, 3.0)), "values": draw(_rows(points, draw(st.sampled_from([1, 2, 3, 9])), 1.0))}
+    points, d = (
+        draw(rarely(st.integers(1, 60), st.sampled_from([0, 1, 500]))),
+        draw(rarely(st.integers(1, 6), st.integers(0, 18))),
+    )
+    described = {
+        "features": draw(_rows(points, d, 3.0)),
+        "values": draw(_rows(points, draw(st.sampled_from([1, 2, 3, 9])), 1.0)),
+    }
     fields = {"transpose": st.booleans(), "neighbour_rounds": rarely(st.integers(0, 1), odd), "threads": threads,
               "batch": rarely(arrays([points], label_fills, INTEGERS), odd)}  # fmt: skip
     return {"arrays": described, "options": draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def exact_filter(draw: Any) -> dict[str, Any]:
-    points, d = draw(rarely(st.integers(1, 60), st.sampled_from([0, 1, 500]))), draw(rarely(st.integers(1, 6), st.integers(0, 40)))
-    described = {"features": draw(_rows(points, d, 3.0)), "values": draw(_rows(points, draw(st.sampled_from([1, 2, 3, 9])), 1.0))}
+    points, d = (
+        draw(rarely(st.integers(1, 60), st.sampled_from([0, 1, 500]))),
+        draw(rarely(st.integers(1, 6), st.integers(0, 40))),
+    )
+    described = {
+        "features": draw(_rows(points, d, 3.0)),
+        "values": draw(_rows(points, draw(st.sampled_from([1, 2, 3, 9])), 1.0)),
+    }
     return {"arrays": described, "options": draw(some_of({"transpose": st.booleans(), "threads": threads}, 2))}
 
 
@@ -132,14 +155,18 @@ def _rows(points: int, columns: int, scale: float) -> Any:
     return arrays([points, columns], fills, (*FLOATS, "<i4", "|u1"))
 
 
-@st.composite
+@call
 def grid_filter(draw: Any) -> dict[str, Any]:
     grid = draw(grids(most_axes=4))
     points = 1
     for length in grid:
         points *= length
-    hostile = st.one_of(odd, st.lists(rarely(st.integers(-1, 9), odd), max_size=5), st.sampled_from(HUGE_GRIDS or [[0]]))
-    sigmas = rarely(st.sampled_from([0.0, 0.3, 1.0, 2.5, 30.0, 1e6]), st.one_of(st.lists(st.floats(0, 9), max_size=4), odd))
+    hostile = st.one_of(
+        odd, st.lists(rarely(st.integers(-1, 9), odd), max_size=5), st.sampled_from(HUGE_GRIDS or [[0]])
+    )
+    sigmas = rarely(
+        st.sampled_from([0.0, 0.3, 1.0, 2.5, 30.0, 1e6]), st.one_of(st.lists(st.floats(0, 9), max_size=4), odd)
+    )
     options = {"shape": draw(rarely(st.just(grid), hostile)), "sigma": draw(sigmas)}
     options |= draw(some_of({"dtype": words("float32", "float64"), "threads": threads}, 2))
     return {"arrays": {"values": draw(_rows(points, draw(st.sampled_from([1, 2, 3, 9])), 1.0))}, "options": options}
@@ -157,7 +184,9 @@ def _terms(draw: Any, grid: list[int]) -> list[dict[str, Any]]:
     described = st.fixed_dictionaries(
         {
             "kernel": st.sampled_from(["grid", "lattice", "exact", "matrix"]),
-            "numbers": st.integers(0, 99).map(lambda seed: [[(seed * 37 + 11 * i) % 101 / 13.7, (i * i + seed) % 17 / 3.1] for i in range(points)]),
+            "numbers": st.integers(0, 99).map(
+                lambda seed: [[(seed * 37 + 11 * i) % 101 / 13.7, (i * i + seed) % 17 / 3.1] for i in range(points)]
+            ),
             "grid": st.just(grid),
             "sigma": st.sampled_from([0.0, 0.7, 2.5]),
             "weight": st.sampled_from([1.0, 0.3, -0.5, 2.0]),
@@ -167,7 +196,7 @@ def _terms(draw: Any, grid: list[int]) -> list[dict[str, Any]]:
     return draw(st.lists(described, max_size=2))
 
 
-@st.composite
+@call
 def mean_field(draw: Any) -> dict[str, Any]:
     grid = draw(st.lists(st.integers(1, 6), min_size=1, max_size=2))
     fields = {"iterations": counts, "compatibility": class_weights, "damping": shares, "class_threshold": shares,
@@ -176,14 +205,21 @@ def mean_field(draw: Any) -> dict[str, Any]:
     return {"arrays": {"unary": draw(unary)}, "terms": draw(_terms(grid)), "options": draw(some_of(fields, 4))}
 
 
-@st.composite
+@call
 def energies(draw: Any) -> dict[str, Any]:
     grid = draw(st.lists(st.integers(1, 6), min_size=1, max_size=2))
-    described = {"unary": draw(arrays([draw(classes), *grid], logit_fills)), "labels": draw(arrays(grid, label_fills, INTEGERS))}
-    return {"arrays": described, "terms": draw(_terms(grid)), "options": draw(some_of({"compatibility": class_weights}, 1))}
+    described = {
+        "unary": draw(arrays([draw(classes), *grid], logit_fills)),
+        "labels": draw(arrays(grid, label_fills, INTEGERS)),
+    }
+    return {
+        "arrays": described,
+        "terms": draw(_terms(grid)),
+        "options": draw(some_of({"compatibility": class_weights}, 1)),
+    }
 
 
-@st.composite
+@call
 def unary_from_labels(draw: Any) -> dict[str, Any]:
     described = {"labels": draw(grids().flatmap(lambda grid: arrays(grid, label_fills, (*INTEGERS, "|b1", "<f4"))))}
     options = {"num_classes": draw(rarely(st.sampled_from([1, 2, 5, 21, 256, 300]), odd))}
@@ -191,7 +227,7 @@ def unary_from_labels(draw: Any) -> dict[str, Any]:
     return {"arrays": described, "options": options | draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def unary_from_probabilities(draw: Any) -> dict[str, Any]:
     shape = [draw(classes), *draw(grids())]
     fields = {"scale": rarely(st.just(1.0), shares, 1), "floor": rarely(st.sampled_from([1e-5, 1e-30, 0.1]), odd)}
@@ -199,7 +235,7 @@ def unary_from_probabilities(draw: Any) -> dict[str, Any]:
             "options": draw(some_of(fields, 2))}  # fmt: skip
 
 
-@st.composite
+@call
 def upsample(draw: Any) -> dict[str, Any]:
     grid = draw(grids())
     low = [max(1, length // draw(st.integers(1, 4))) if length else 0 for length in grid]
@@ -210,7 +246,7 @@ def upsample(draw: Any) -> dict[str, Any]:
     return {"arrays": described, "options": draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def bilateral_solver(draw: Any) -> dict[str, Any]:
     grid = draw(grids(most_axes=2))
     described = {"target": draw(arrays(draw(usually(grid, [[3, *grid]])), image_fills)),
@@ -220,7 +256,7 @@ def bilateral_solver(draw: Any) -> dict[str, Any]:
     return {"arrays": described, "options": draw(some_of(fields, 3))}
 
 
-@st.composite
+@call
 def contrast_theta_beta(draw: Any) -> dict[str, Any]:
     grid = draw(grids())
     described = {"image": draw(images(grid))}
@@ -229,7 +265,7 @@ def contrast_theta_beta(draw: Any) -> dict[str, Any]:
     return {"arrays": described, "options": draw(some_of({"shape": rarely(st.just(grid), odd)}, 1))}
 
 
-@st.composite
+@call
 def features(draw: Any) -> dict[str, Any]:
     grid = draw(grids())
     options = {"theta_alpha": draw(deviations), "theta_beta": draw(deviations)}
@@ -247,7 +283,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@st.composite
+@call
 def crf_text(draw: Any) -> str:
     import json
 
@@ -259,19 +295,28 @@ def crf_text(draw: Any) -> str:
 
 
 @st.composite
-def _pair(draw: Any, scores: Any = logit_fills, names: tuple[str, str] = ("logits", "image"), smaller: bool = False) -> dict[str, Any]:
+def _pair(
+    draw: Any, scores: Any = logit_fills, names: tuple[str, str] = ("logits", "image"), smaller: bool = False
+) -> dict[str, Any]:
     grid = draw(grids())
     batch = draw(st.sampled_from([1, 1, 2]))
     low = [max(1, length // draw(st.integers(1, 4))) if length and smaller else length for length in grid]
     first = draw(arrays([batch, draw(classes), *low], scores, TENSOR_TYPES, forms=TENSORS))
-    second = draw(arrays([draw(usually(batch, (3,))), draw(st.sampled_from([3, 1, 4])), *grid], image_fills, TENSOR_TYPES, forms=TENSORS))
+    second = draw(
+        arrays(
+            [draw(usually(batch, (3,))), draw(st.sampled_from([3, 1, 4])), *grid],
+            image_fills,
+            TENSOR_TYPES,
+            forms=TENSORS,
+        )
+    )
     for each in (first, second):
         each["form"] = "tensor" if each["form"] == "array" and not draw(once_in(20)) else each["form"]
     described = dict(zip(names, (first, second), strict=True))
     return {"arrays": described, "grid": [batch, *grid]}
 
 
-@st.composite
+@call
 def torch_mean_field(draw: Any) -> dict[str, Any]:
     example = draw(_pair())
     if draw(once_in(6)):
@@ -281,15 +326,27 @@ def torch_mean_field(draw: Any) -> dict[str, Any]:
     return {**example, "parameters": short, "options": draw(some_of(fields, 1))}
 
 
-@st.composite
+@call
 def torch_layer(draw: Any) -> dict[str, Any]:
-    fields = {name: parameter_fields[name] for name in ("theta_alpha", "theta_beta", "theta_gamma", "normalization", "spatial", "damping", "filter", "image_range")}
+    fields = {
+        name: parameter_fields[name]
+        for name in (
+            "theta_alpha",
+            "theta_beta",
+            "theta_gamma",
+            "normalization",
+            "spatial",
+            "damping",
+            "filter",
+            "image_range",
+        )
+    }
     fields |= {"num_iterations": counts, "weights": words("full", "per-class", "scalar"), "learn_theta": rarely(st.booleans(), odd),
                "compatibility": words("full", "per-class", "scalar"), "return_probabilities": rarely(st.booleans(), odd)}  # fmt: skip
     return {**draw(_pair()), "options": draw(some_of(fields, 4))}
 
 
-@st.composite
+@call
 def gaussian_filter(draw: Any) -> dict[str, Any]:
     example = draw(_pair(names=("values", "features")))
     fields = {"normalization": words(*NORMALIZATIONS), "filter": words("lattice", "exact"), "threads": threads,
@@ -299,24 +356,24 @@ def gaussian_filter(draw: Any) -> dict[str, Any]:
     return {**example, "options": draw(some_of(fields, 3))}
 
 
-@st.composite
+@call
 def torch_upsample(draw: Any) -> dict[str, Any]:
     return {**draw(_pair(names=("scores", "image"), smaller=True)), "options": draw(some_of({"threads": threads}, 1))}
 
 
-@st.composite
+@call
 def dense_crf_loss(draw: Any) -> dict[str, Any]:
     example = draw(_pair(st.one_of(share_fills, st.just(["constant", 1.0])), ("probabilities", "image")))
     fields = {"spacing": spacings, "threads": threads, "parameters": words("photos", "deeplab")}
     return {**example, "options": draw(some_of(fields, 1))}
 
 
-gated_crf_loss = normalized_cut_loss = dense_crf_loss
+EXAMPLES["gated_crf_loss"] = EXAMPLES["normalized_cut_loss"] = EXAMPLES["dense_crf_loss"]
 
 # Other tools' names.
 
 
-@st.composite
+@call
 def pydensecrf(draw: Any) -> dict[str, Any]:
     h, w = draw(st.tuples(sides_of_pictures, sides_of_pictures))
     labels = draw(classes)
@@ -333,28 +390,34 @@ def pydensecrf(draw: Any) -> dict[str, Any]:
 sides_of_pictures = st.integers(1, 9)
 
 
-@st.composite
+@call
 def pydensecrf_unary_from_labels(draw: Any) -> dict[str, Any]:
     described = {"labels": draw(grids().flatmap(lambda grid: arrays(grid, label_fills, INTEGERS)))}
     options = {"n_labels": draw(rarely(st.integers(1, 22), odd)), "gt_prob": draw(st.one_of(shares, st.just(0.7)))}
     return {"arrays": described, "options": options | draw(some_of({"zero_unsure": st.booleans()}, 1))}
 
 
-@st.composite
+@call
 def pydensecrf_unary_from_softmax(draw: Any) -> dict[str, Any]:
     shape = [draw(classes), *draw(grids())]
     fields = {"scale": shares, "clip": rarely(st.sampled_from([1e-5, 1e-30]), odd)}
     return {"arrays": {"sm": draw(arrays(shape, probability_fills))}, "options": draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def pydensecrf_features(draw: Any) -> dict[str, Any]:
     grid = draw(grids())
-    options = {"sdims": draw(rarely(st.just([3.0] * len(grid)), st.lists(deviations, min_size=1, max_size=3), 2)), "schan": draw(rarely(deviations, st.lists(deviations, max_size=3)))}
-    return {"arrays": {"img": draw(images(grid))}, "options": options | draw(some_of({"chdim": rarely(st.just(-1), rarely(st.integers(0, 3), odd), 3)}, 1))}
+    options = {
+        "sdims": draw(rarely(st.just([3.0] * len(grid)), st.lists(deviations, min_size=1, max_size=3), 2)),
+        "schan": draw(rarely(deviations, st.lists(deviations, max_size=3))),
+    }
+    return {
+        "arrays": {"img": draw(images(grid))},
+        "options": options | draw(some_of({"chdim": rarely(st.just(-1), rarely(st.integers(0, 3), odd), 3)}, 1)),
+    }
 
 
-@st.composite
+@call
 def simplecrf(draw: Any) -> dict[str, Any]:
     grid = [draw(sides_of_pictures), draw(sides_of_pictures)]
     described = {"I": draw(arrays([*grid, 3], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
@@ -363,77 +426,76 @@ def simplecrf(draw: Any) -> dict[str, Any]:
     return {"arrays": described, "options": {"param": draw(rarely(param, odd, 20))}}
 
 
-@st.composite
+@call
 def simplecrf_3d(draw: Any) -> dict[str, Any]:
     grid = [draw(st.integers(1, 4)) for _ in range(3)]
     described = {"I": draw(arrays([*grid, 2], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
                  "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS))}  # fmt: skip
     names = [f"{kernel}{axis}Std" for kernel in ("Pos", "Bilateral") for axis in "RCZ"]
-    param = {name: deviations for name in names} | {"PosW": class_weights, "BilateralW": class_weights, "MaxIterations": counts}
+    param = dict.fromkeys(names, deviations) | {
+        "PosW": class_weights,
+        "BilateralW": class_weights,
+        "MaxIterations": counts,
+    }
     param |= {"ModalityNum": rarely(st.just(2), odd), "BilateralModsStds": st.lists(deviations, min_size=2, max_size=2)}
     return {"arrays": described, "options": {"param": draw(st.fixed_dictionaries(param))}}
 
 
-@st.composite
+@call
 def opencv_bilateral_solver(draw: Any) -> dict[str, Any]:
     grid = [draw(sides_of_pictures), draw(sides_of_pictures)]
     described = {"guide": draw(arrays(draw(st.sampled_from([[*grid, 3], grid])), image_fills, ("|u1", "<f4"), forms=ARRAYS)),
                  "src": draw(arrays(draw(usually(grid, [[*grid, 2]])), image_fills, ("|u1", "<u2", "<i2", "<f4", "<f8"), forms=ARRAYS)),
                  "confidence": draw(arrays(grid, mask_fills, ("|u1", "<f4"), forms=ARRAYS))}  # fmt: skip
-    fields = {name: deviations for name in ("sigma_spatial", "sigma_luma", "sigma_chroma", "lambda_")}
+    fields = dict.fromkeys(("sigma_spatial", "sigma_luma", "sigma_chroma", "lambda_"), deviations)
     return {"arrays": described, "options": draw(some_of({**fields, "num_iter": counts, "max_tol": shares}, 2))}
 
 
-@st.composite
+@call
 def monai_crf(draw: Any) -> dict[str, Any]:
     names = ("bilateral_spatial_sigma", "bilateral_color_sigma", "gaussian_spatial_sigma", "update_factor")
-    fields = {name: deviations for name in names} | {"iterations": counts, "bilateral_weight": class_weights}
+    fields = dict.fromkeys(names, deviations) | {"iterations": counts, "bilateral_weight": class_weights}
     return {**draw(_pair()), "options": draw(some_of(fields, 3))}
 
 
-@st.composite
+@call
 def monai_bilateral_filter(draw: Any) -> dict[str, Any]:
     example = draw(_pair(names=("values", "image")))
     fields = {"spatial_sigma": deviations, "color_sigma": deviations, "fast_approx": st.booleans()}
     return {"arrays": {"image": example["arrays"]["image"]}, "options": draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def monai_phl_filter(draw: Any) -> dict[str, Any]:
     example = draw(_pair(names=("values", "features")))
     return {**example, "options": draw(some_of({"sigmas": rarely(st.lists(deviations, max_size=4), odd)}, 1))}
 
 
-@st.composite
+@call
 def monai_trainable_filter(draw: Any) -> dict[str, Any]:
     example = draw(_pair(names=("values", "image")))
     fields = {"spatial_sigma": deviations, "color_sigma": deviations}
     return {"arrays": {"image": example["arrays"]["image"]}, "options": draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def pamr_module(draw: Any) -> dict[str, Any]:
     example = draw(_pair(probability_fills, ("probabilities", "image"), smaller=True))
-    fields = {"num_iter": counts, "dilations": rarely(st.lists(st.integers(1, 24), min_size=1, max_size=3), st.one_of(odd, st.lists(st.integers(-1, 3))))}
+    fields = {
+        "num_iter": counts,
+        "dilations": rarely(
+            st.lists(st.integers(1, 24), min_size=1, max_size=3), st.one_of(odd, st.lists(st.integers(-1, 3)))
+        ),
+    }
     return {**example, "options": draw(some_of(fields, 2))}
 
 
-@st.composite
+@call
 def crfasrnn_layer(draw: Any) -> dict[str, Any]:
     example = draw(_pair())
     count = example["arrays"]["logits"]["shape"][1:2] or [3]
     return {**example, "options": {"num_labels": draw(rarely(st.just(count[0]), odd)), "num_iterations": draw(counts)}}
 
 
-made_array = grids(4).flatmap(lambda shape: arrays(shape, image_fills, (*FLOATS, *INTEGERS), forms=FORMS))
-
-
-def _is_example(value: Any) -> bool:
-    return isinstance(value, st.SearchStrategy) or getattr(value, "__module__", "") == __name__
-
-
-EXAMPLES: dict[str, Any] = {
-    **{name: globals()[name] for name in ("made_array",)},
-    **{name: strategy() for name, strategy in globals().copy().items() if callable(strategy) and getattr(strategy, "__module__", "") == __name__ and not name.startswith("_")},
-    "parameters": parameters,
-}
+EXAMPLES["made_array"] = grids(4).flatmap(lambda shape: arrays(shape, image_fills, (*FLOATS, *INTEGERS), forms=FORMS))
+EXAMPLES["parameters"] = parameters

@@ -10,9 +10,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import properties_compat
+import properties_files
 import properties_numpy
 
-MODULES = [properties_numpy, properties_compat]
+MODULES = [properties_numpy, properties_compat, properties_files]
 if importlib.util.find_spec("torch"):
     import properties_torch
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from arrays import is_twin, twin, value
+from verdicts import Outcome, outcome, require, require_close, require_finite, require_same
+
 from crfrnn.compat.bilateral_solver import fastBilateralSolverFilter
 from crfrnn.compat.pydensecrf import densecrf, utils
 from crfrnn.compat.simplecrf.denseCRF import densecrf as simple_densecrf
 from crfrnn.compat.simplecrf.denseCRF3D import densecrf3d
-from verdicts import Outcome, outcome, require, require_close, require_finite, require_same
 
 
 def _called(call: Callable[..., Any], example: dict[str, Any]) -> Outcome:
@@ -27,7 +27,9 @@ def _called(call: Callable[..., Any], example: dict[str, Any]) -> Outcome:
 def pydensecrf(example: dict[str, Any]) -> bool:
     """Probabilities that sum to 1, for energies that are numbers."""
 
-    def call(unary: Any, image: Any, w: Any, h: Any, labels: Any, iterations: Any, gaussian: Any, bilateral: Any) -> Any:
+    def call(
+        unary: Any, image: Any, w: Any, h: Any, labels: Any, iterations: Any, gaussian: Any, bilateral: Any
+    ) -> Any:
         d = densecrf.DenseCRF2D(w, h, labels)
         d.setUnaryEnergy(unary)
         d.addPairwiseGaussian(**gaussian)
@@ -83,7 +85,7 @@ def _labels(call: Callable[..., Any], example: dict[str, Any]) -> bool:
     if found.error:
         return True
     classes = example["arrays"]["P"]["shape"][-1]
-    require(0 <= found.result.min() and found.result.max() < classes, "a label beyond the classes")
+    require(found.result.min() >= 0 and found.result.max() < classes, "a label beyond the classes")
     return False
 
 
@@ -115,7 +117,9 @@ if importlib.util.find_spec("torch"):
 
     def monai_phl_filter(example: dict[str, Any]) -> bool:
         """Finite."""
-        return _tensors(lambda values, features, **options: monai.PHLFilter.apply(values, features, **options), example, False)
+        return _tensors(
+            lambda values, features, **options: monai.PHLFilter.apply(values, features, **options), example, False
+        )
 
     def monai_trainable_filter(example: dict[str, Any]) -> bool:
         """Finite."""
@@ -127,7 +131,9 @@ if importlib.util.find_spec("torch"):
 
     def pamr_module(example: dict[str, Any]) -> bool:
         """Probabilities that sum to 1."""
-        return _tensors(lambda image, probabilities, **options: pamr.PAMR(**options)(image, probabilities), example, True)
+        return _tensors(
+            lambda image, probabilities, **options: pamr.PAMR(**options)(image, probabilities), example, True
+        )
 
     def crfasrnn_layer(example: dict[str, Any]) -> bool:
         """Finite."""

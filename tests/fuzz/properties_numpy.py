@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from arrays import is_twin, made, plain, twin, value
+from verdicts import Outcome, outcome, require, require_close, require_finite, require_same
 
 import crfrnn
-from arrays import is_twin, made, plain, twin, value
 from crfrnn import CRF, CRFParameters, reference
 from crfrnn.crf import Exact, FrankWolfe
 from crfrnn.parameters import DEFAULT_PRESET, with_values
 from kernel_lists import Scene, _terms
-from verdicts import Outcome, outcome, require, require_close, require_finite, require_same
 
 FEW = 80
 """Points up to which a dense kernel is worked out."""
@@ -30,7 +30,9 @@ def _called(call: Callable[..., Any], example: dict[str, Any], **other: Any) -> 
     before = {name: each.copy() for name, each in given.items() if isinstance(each, np.ndarray)}
     found = outcome(lambda: call(**given, **options))
     for name, copy in before.items():
-        kept = copy.dtype.kind == "O" or np.array_equal(np.asarray(copy), np.asarray(given[name]), equal_nan=copy.dtype.kind in "fc")
+        kept = copy.dtype.kind == "O" or np.array_equal(
+            np.asarray(copy), np.asarray(given[name]), equal_nan=copy.dtype.kind in "fc"
+        )
         require(kept, f"{name} was written to")
     if all(each is None or is_twin(each) for each in arrays.values()):
         require_same(found, outcome(lambda: call(**_twins(arrays), **{**options, **other})), "plain arrays")
@@ -49,11 +51,16 @@ def refine(example: dict[str, Any]) -> bool:
     if result.dtype.kind == "u":
         require(result.max(initial=0) < max(2, _classes_of(scores, options)), "a label beyond the classes")
         return False
-    require(result.min() >= 0 and result.max() <= 1 + 1e-6, "a probability outside 0 to 1", f"{result.min()} {result.max()}")
+    require(
+        result.min() >= 0 and result.max() <= 1 + 1e-6, "a probability outside 0 to 1", f"{result.min()} {result.max()}"
+    )
     if _classes_first(example):
         bound = 2e-5 if result.dtype == np.float32 else 1e-9
         require_close(result.sum(axis=0), np.ones(result.shape[1:]), bound, "sum over classes")
-        labels = crfrnn.refine(**{name: twin(each) for name, each in example["arrays"].items()}, **{**options, "return_labels": True, "return_activity": False})
+        labels = crfrnn.refine(
+            **{name: twin(each) for name, each in example["arrays"].items()},
+            **{**options, "return_labels": True, "return_activity": False},
+        )
         top = np.take_along_axis(result, labels[None].astype(np.int64), axis=0)[0]
         require_close(top, result.max(axis=0), 1e-5, "labels")
         _compare_with_reference(example, options, result)
@@ -76,7 +83,14 @@ def _classes_first(example: dict[str, Any]) -> bool:
     if options.get("upsampling") or options.get("return_labels") or options.get("return_activity"):
         return False
     grid = scores["shape"][1:]
-    return len(scores["shape"]) > 1 and scores["shape"][0] > 1 and image["shape"] in ([*grid, 3], [*grid, 4]) and len(grid) < 4 and scores["shape"] != image["shape"] and not _batch(scores["shape"], image["shape"])
+    return (
+        len(scores["shape"]) > 1
+        and scores["shape"][0] > 1
+        and image["shape"] in ([*grid, 3], [*grid, 4])
+        and len(grid) < 4
+        and scores["shape"] != image["shape"]
+        and not _batch(scores["shape"], image["shape"])
+    )
 
 
 def _batch(scores: list[int], image: list[int]) -> bool:
@@ -98,14 +112,24 @@ def _compare_with_reference(example: dict[str, Any], options: dict[str, Any], re
     if any(kernel.normalization != "none" and abs(np.asarray(kernel.weight)).max() > 10 for kernel in crf.kernels):
         return
     rows = scores.reshape(len(scores), -1)
-    logits, _ = reference.mean_field(rows, terms, iterations=crf.solver.iterations, compatibility=crf.compatibility, damping=crf.solver.damping)
+    logits, _ = reference.mean_field(
+        rows, terms, iterations=crf.solver.iterations, compatibility=crf.compatibility, damping=crf.solver.damping
+    )
     expected = reference.softmax(logits).reshape(result.shape)
     require_close(result, expected, 1e-2 if crf.solver.tolerance else 1e-3, "reference")
 
 
 def _far(crf: CRF, image: np.ndarray) -> bool:
     """Whether features are so large that a lattice in float32 cannot tell neighbours apart."""
-    least = min((np.min(getattr(kernel.features, name)) for kernel in crf.kernels for name in ("theta_beta", "theta_alpha") if hasattr(kernel.features, name)), default=1.0)
+    least = min(
+        (
+            np.min(getattr(kernel.features, name))
+            for kernel in crf.kernels
+            for name in ("theta_beta", "theta_alpha")
+            if hasattr(kernel.features, name)
+        ),
+        default=1.0,
+    )
     return bool(max(np.abs(image).max(), *image.shape) / least > 1e4)
 
 
@@ -138,7 +162,14 @@ def lattice_filter(example: dict[str, Any]) -> bool:
     require_close(weights.sum(axis=1), np.ones(len(weights)), bound, "weights of a simplex")
     require_finite(kernel.norm(), "norm")
     features, values = (twin(example["arrays"][name]) for name in ("features", "values"))
-    if len(features) <= FEW and features.shape[1] <= 4 and not value(example["options"]).get("neighbour_rounds") and kernel.dtype == np.float64 and np.abs(features).max() < 1e4 and "batch" not in example["options"]:
+    if (
+        len(features) <= FEW
+        and features.shape[1] <= 4
+        and not value(example["options"]).get("neighbour_rounds")
+        and kernel.dtype == np.float64
+        and np.abs(features).max() < 1e4
+        and "batch" not in example["options"]
+    ):
         expected = reference.Lattice(features.astype(np.float64)).filter(values.astype(np.float64))
         require_close(result, expected, 1e-9, "reference")
     return False
@@ -187,7 +218,9 @@ def grid_filter(example: dict[str, Any]) -> bool:
         return True
     require_finite(found.result, "result")
     if found.result.size <= 4000:
-        expected = reference.GridGaussian(options["shape"], options["sigma"]).filter(twin(example["arrays"]["values"]).astype(np.float64))
+        expected = reference.GridGaussian(options["shape"], options["sigma"]).filter(
+            twin(example["arrays"]["values"]).astype(np.float64)
+        )
         require_close(found.result, expected, BY_TYPE[found.result.itemsize], "reference")
     return False
 

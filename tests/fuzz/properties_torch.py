@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from arrays import plain, value
+from verdicts import Outcome, outcome, require, require_close, require_finite, require_same
 
 import crfrnn
 import crfrnn.torch
-from arrays import plain, value
 from crfrnn import reference
 from crfrnn.torch import losses
-from verdicts import Outcome, outcome, require, require_close, require_finite, require_same
 
 torch.set_num_threads(1)
 FEW = 80
@@ -60,7 +60,12 @@ def torch_mean_field(example: dict[str, Any]) -> bool:
     require(bool((result >= 0).all() and (result <= 1 + 1e-3).all()), "a probability outside 0 to 1")
     single = result.dtype not in (torch.float16, torch.bfloat16)
     if result.shape[1] > 1:
-        require_close(result.double().sum(1), np.ones((result.shape[0], *result.shape[2:])), 2e-5 if single else 1e-2, "sum over classes")
+        require_close(
+            result.double().sum(1),
+            np.ones((result.shape[0], *result.shape[2:])),
+            2e-5 if single else 1e-2,
+            "sum over classes",
+        )
     if "mask" in example["arrays"] or not single or result.shape[1] == 1 or "spacing" in example["options"]:
         return False
     logits, image = (plain(example["arrays"][name]) for name in ("logits", "image"))
@@ -68,7 +73,9 @@ def torch_mean_field(example: dict[str, Any]) -> bool:
         return False  # which may be maps of the foreground for refine
     parameters = crfrnn.CRFParameters(**value(fields))
     for index in range(len(logits)):
-        expected = outcome(lambda index=index: crfrnn.refine(logits[index], np.moveaxis(image[index], 0, -1), parameters))
+        expected = outcome(
+            lambda index=index: crfrnn.refine(logits[index], np.moveaxis(image[index], 0, -1), parameters)
+        )
         require(expected.error is None, "refine refuses what torch takes", repr(expected.error))
         require_close(result[index], expected.result, 1e-2 if parameters.tolerance else 1e-3, "refine")
     return False
@@ -117,7 +124,10 @@ def torch_upsample(example: dict[str, Any]) -> bool:
     if found.error:
         return True
     scores, image = (plain(example["arrays"][name]) for name in ("scores", "image"))
-    if found.result.dtype not in (torch.float32, torch.float64) or value(example["options"]).get("method", "joint-bilateral") != "joint-bilateral":
+    if (
+        found.result.dtype not in (torch.float32, torch.float64)
+        or value(example["options"]).get("method", "joint-bilateral") != "joint-bilateral"
+    ):
         return False
     for index in range(len(scores)):
         expected = outcome(lambda index=index: crfrnn.upsample(scores[index], np.moveaxis(image[index], 0, -1)))

@@ -5,7 +5,6 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky, HypothesisException
-
 from worker import Verdict, Worker
 
 CHECKS = list(HealthCheck)

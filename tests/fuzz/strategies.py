@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from hypothesis import strategies as st
-
 from arrays import ODD_VALUES
+from hypothesis import strategies as st
 
 FLOATS = ("<f4", "<f8", "<f2", ">f4", ">f8", "g")
 INTEGERS = ("|u1", "<i8", "<i4", "<u2", ">i2", "|i1", "<u8", "<u4", ">u4")
@@ -92,7 +91,8 @@ label_fills = st.one_of(
     st.tuples(st.just("constant"), st.sampled_from([0, 1, 255, -1])).map(list),
 )
 mask_fills = st.one_of(
-    st.tuples(st.just("levels"), st.just(2), seeds).map(list), st.tuples(st.just("uniform"), st.just(3.0), seeds).map(list)
+    st.tuples(st.just("levels"), st.just(2), seeds).map(list),
+    st.tuples(st.just("uniform"), st.just(3.0), seeds).map(list),
 )
 
 
@@ -102,7 +102,9 @@ def images(grid: list[int]) -> Any:
     return shapes.flatmap(lambda shape: arrays(shape, image_fills, ("|u1", *FLOATS, "<u2", "<i8", ">u2")))
 
 
-deviations = rarely(st.sampled_from([0.7, 1.57, 5.13, 61.7, 160.0]), st.one_of(odd, st.sampled_from([1e-3, 1e4, 1e9, 1e-12])))
+deviations = rarely(
+    st.sampled_from([0.7, 1.57, 5.13, 61.7, 160.0]), st.one_of(odd, st.sampled_from([1e-3, 1e4, 1e9, 1e-12]))
+)
 class_weights = rarely(st.sampled_from([0.0, 0.7, 3.0, -1.0]), st.one_of(odd, st.lists(st.floats(-2, 2), max_size=5)))
 counts = rarely(st.integers(0, 4), odd)
 threads = rarely(st.sampled_from([1, 2, 3]), odd, 20)
@@ -140,12 +142,16 @@ parameter_fields: dict[str, Any] = {
     "image_range": rarely(st.sampled_from([[0, 1], [0, 255], [0, 65535]]), st.one_of(odd, st.just([1, 0]))),
 }
 frank_wolfe_fields: dict[str, Any] = {
-    **{name: parameter_fields[name] for name in ("theta_alpha", "theta_beta", "spatial_weight", "iterations", "filter")},
+    **{
+        name: parameter_fields[name] for name in ("theta_alpha", "theta_beta", "spatial_weight", "iterations", "filter")
+    },
     "regularization": words("entropic", "euclidean"),
     "strength": deviations,
     "step": words("line-search", "open-loop"),
 }
 parameters = rarely(
-    some_of(parameter_fields, 4), some_of(frank_wolfe_fields, 4).map(lambda chosen: {**chosen, "solver": "frank-wolfe"}), 4
+    some_of(parameter_fields, 4),
+    some_of(frank_wolfe_fields, 4).map(lambda chosen: {**chosen, "solver": "frank-wolfe"}),
+    4,
 )
 spacings = rarely(st.sampled_from([1.0, 0.5]), st.one_of(odd, st.sampled_from([[1.0, 2.0], [0.9, 0.9, 3.0]])), 3)

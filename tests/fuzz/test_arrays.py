@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-
 from examples import EXAMPLES
 from search import search
 from worker import Worker

@@ -42,7 +42,9 @@ def outcome(call: Callable[[], Any]) -> Outcome:
             found = _refused(error)
     for each in said:
         if not each.category.__module__.startswith("crfrnn"):
-            raise Fault("foreign warning", _place(each.filename, each.lineno), f"{each.category.__name__}: {each.message}")
+            raise Fault(
+                "foreign warning", _place(each.filename, each.lineno), f"{each.category.__name__}: {each.message}"
+            )
     return found
 
 
@@ -51,7 +53,7 @@ def _refused(error: Exception) -> Outcome:
         raise error
     if isinstance(error, OURS) and own_words(error):
         return Outcome(error=error)
-    raise Fault("foreign error", _last_own_line(error), f"{type(error).__name__}: {str(error)[:300]}") from error
+    raise Fault("foreign error", last_own_line(error), f"{type(error).__name__}: {str(error)[:300]}") from error
 
 
 def own_words(error: BaseException) -> bool:
@@ -68,7 +70,8 @@ def own_words(error: BaseException) -> bool:
     return in_kernels and any(words in str(error) for words in NATIVE_WORDS)
 
 
-def _last_own_line(error: BaseException) -> str:
+def last_own_line(error: BaseException) -> str:
+    """Where in the package an error was on its way."""
     place, trace = "outside", error.__traceback__
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename

@@ -47,7 +47,8 @@ class Worker:
     def verdict(self, property_name: str, example: Any) -> Verdict:
         """What is to be said of an example."""
         process = self._running()
-        process.stdin.write(json.dumps([property_name, example]) + "\n")
+        called = "command_on_file" if property_name.startswith("file_") else property_name
+        process.stdin.write(json.dumps([called, example]) + "\n")
         process.stdin.flush()
         line = self._answer(process)
         if line:
@@ -142,7 +143,12 @@ def serve() -> None:
             said = ("fault", fault.kind, fault.where, fault.seen)
         except Exception as error:  # of the property itself
             trace = traceback.extract_tb(error.__traceback__)
-            said = ("fault", "error in the property", f"{trace[-1].name}, line {trace[-1].lineno}", traceback.format_exc())
+            said = (
+                "fault",
+                "error in the property",
+                f"{trace[-1].name}, line {trace[-1].lineno}",
+                traceback.format_exc(),
+            )
         print(json.dumps(said), file=answers, flush=True)
 
 
