@@ -19,7 +19,7 @@ import examples_files
 from search import search
 from worker import Verdict, Worker
 
-ROUND = 400
+ROUND = 100
 """Examples of a call before the next one has its turn."""
 EXAMPLES = examples.EXAMPLES | examples_files.EXAMPLES
 BEGIN, END = "<!-- last long run -->", "<!-- end of last long run -->"
@@ -32,6 +32,7 @@ def main() -> int:
         "examples", type=int, nargs="?", default=10_000, help="how many in all; %(default)s if not given"
     )
     parser.add_argument("--only", metavar="NAME", nargs="+", default=[""], help="only calls whose name begins so")
+    parser.add_argument("--calls", action="store_true", help="only arrays, no files")
     parser.add_argument("--seed", type=int, default=None, help="to have the same run again; a new one if not given")
     parser.add_argument(
         "--output", type=Path, default=Path("out/fuzz"), metavar="FOLDER", help="for faults; %(default)s"
@@ -44,7 +45,9 @@ def main() -> int:
             return again(worker, options.again)
         chance = random.randrange(2**32) if options.seed is None else options.seed
         print(f"seed {chance}", flush=True)
-        counts, faults = run(worker, [name for name in EXAMPLES if name.startswith(tuple(options.only))], options.examples, chance, options.output)
+        kinds = examples.EXAMPLES if options.calls else EXAMPLES
+        names = [name for name in kinds if name.startswith(tuple(options.only))]
+        counts, faults = run(worker, names, options.examples, chance, options.output)
     table = table_of(counts, faults)
     print(table)
     for name, found in faults.items():

@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 from samples import HARMFUL, SAMPLES
@@ -101,7 +102,14 @@ def _edit_header(content: bytes, old: str, new: str) -> bytes:
 
 
 def _inside(content: bytes, word: str, *numbers: Any) -> bytes:
-    """Damage what a zip or gzip archive holds, and pack it again."""
+    """Damage what a zip or gzip archive holds, and pack it again; the bytes, if it holds nothing whole."""
+    try:
+        return _repacked(content, word, *numbers)
+    except (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return _DAMAGES[word](content, *numbers)
+
+
+def _repacked(content: bytes, word: str, *numbers: Any) -> bytes:
     if content[:2] == b"\x1f\x8b":
         return gzip.compress(_DAMAGES[word](gzip.decompress(content), *numbers), mtime=0)
     if content[:2] != b"PK":

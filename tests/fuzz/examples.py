@@ -127,8 +127,12 @@ def lattice_filter(draw: Any) -> dict[str, Any]:
         "features": draw(_rows(points, d, 3.0)),
         "values": draw(_rows(points, draw(st.sampled_from([1, 2, 3, 9])), 1.0)),
     }
-    fields = {"transpose": st.booleans(), "neighbour_rounds": rarely(st.integers(0, 1), odd), "threads": threads,
-              "batch": rarely(arrays([points], label_fills, INTEGERS), odd)}  # fmt: skip
+    fields = {
+        "transpose": st.booleans(),
+        "neighbour_rounds": rarely(st.integers(0, 1), odd),
+        "threads": threads,
+        "batch": rarely(arrays([points], label_fills, INTEGERS), odd),
+    }
     return {"arrays": described, "options": draw(some_of(fields, 2))}
 
 
@@ -199,8 +203,15 @@ def _terms(draw: Any, grid: list[int]) -> list[dict[str, Any]]:
 @call
 def mean_field(draw: Any) -> dict[str, Any]:
     grid = draw(st.lists(st.integers(1, 6), min_size=1, max_size=2))
-    fields = {"iterations": counts, "compatibility": class_weights, "damping": shares, "class_threshold": shares,
-              "tolerance": shares, "return_probabilities": st.booleans(), "threads": threads}  # fmt: skip
+    fields = {
+        "iterations": counts,
+        "compatibility": class_weights,
+        "damping": shares,
+        "class_threshold": shares,
+        "tolerance": shares,
+        "return_probabilities": st.booleans(),
+        "threads": threads,
+    }
     unary = arrays([draw(classes), *grid], logit_fills)
     return {"arrays": {"unary": draw(unary)}, "terms": draw(_terms(grid)), "options": draw(some_of(fields, 4))}
 
@@ -231,8 +242,10 @@ def unary_from_labels(draw: Any) -> dict[str, Any]:
 def unary_from_probabilities(draw: Any) -> dict[str, Any]:
     shape = [draw(classes), *draw(grids())]
     fields = {"scale": rarely(st.just(1.0), shares, 1), "floor": rarely(st.sampled_from([1e-5, 1e-30, 0.1]), odd)}
-    return {"arrays": {"probabilities": draw(arrays(shape, st.one_of(probability_fills, share_fills)))},
-            "options": draw(some_of(fields, 2))}  # fmt: skip
+    return {
+        "arrays": {"probabilities": draw(arrays(shape, st.one_of(probability_fills, share_fills)))},
+        "options": draw(some_of(fields, 2)),
+    }
 
 
 @call
@@ -241,18 +254,30 @@ def upsample(draw: Any) -> dict[str, Any]:
     low = [max(1, length // draw(st.integers(1, 4))) if length else 0 for length in grid]
     described = {"scores": draw(arrays([draw(classes), *draw(usually(low, [[1] * len(grid)]))], logit_fills))}
     described["image"] = draw(images(grid))
-    fields = {"covers": rarely(st.sampled_from([grid, [2 * each for each in grid]]), odd), "exact": st.booleans(),
-              "features": st.tuples(deviations, deviations).map(list), "threads": threads}  # fmt: skip
+    fields = {
+        "covers": rarely(st.sampled_from([grid, [2 * each for each in grid]]), odd),
+        "exact": st.booleans(),
+        "features": st.tuples(deviations, deviations).map(list),
+        "threads": threads,
+    }
     return {"arrays": described, "options": draw(some_of(fields, 2))}
 
 
 @call
 def bilateral_solver(draw: Any) -> dict[str, Any]:
     grid = draw(grids(most_axes=2))
-    described = {"target": draw(arrays(draw(usually(grid, [[3, *grid]])), image_fills)),
-                 "confidence": draw(arrays(grid, mask_fills)), "image": draw(images(grid))}  # fmt: skip
-    fields = {"features": st.tuples(deviations, deviations).map(list), "smoothness": st.one_of(deviations, st.just(1e6)),
-              "iterations": rarely(st.integers(0, 20), odd), "tolerance": shares, "threads": threads}  # fmt: skip
+    described = {
+        "target": draw(arrays(draw(usually(grid, [[3, *grid]])), image_fills)),
+        "confidence": draw(arrays(grid, mask_fills)),
+        "image": draw(images(grid)),
+    }
+    fields = {
+        "features": st.tuples(deviations, deviations).map(list),
+        "smoothness": st.one_of(deviations, st.just(1e6)),
+        "iterations": rarely(st.integers(0, 20), odd),
+        "tolerance": shares,
+        "threads": threads,
+    }
     return {"arrays": described, "options": draw(some_of(fields, 3))}
 
 
@@ -274,13 +299,23 @@ def features(draw: Any) -> dict[str, Any]:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 10**20) | st.floats() | st.sampled_from(
-        ["CRF", "Kernel", "Spatial", "Bilateral", "Grid", "Exact", "MeanField", "after", ""]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["type", "kernels", "features", "filter", "weight", "solver", "theta_gamma", "iterations", "name"]),
-        inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 10**20)
+    | st.floats()
+    | st.sampled_from(["CRF", "Kernel", "Spatial", "Bilateral", "Grid", "Exact", "MeanField", "after", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "kernels", "features", "filter", "weight", "solver", "theta_gamma", "iterations", "name"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @call
@@ -341,16 +376,25 @@ def torch_layer(draw: Any) -> dict[str, Any]:
             "image_range",
         )
     }
-    fields |= {"num_iterations": counts, "weights": words("full", "per-class", "scalar"), "learn_theta": rarely(st.booleans(), odd),
-               "compatibility": words("full", "per-class", "scalar"), "return_probabilities": rarely(st.booleans(), odd)}  # fmt: skip
+    fields |= {
+        "num_iterations": counts,
+        "weights": words("full", "per-class", "scalar"),
+        "learn_theta": rarely(st.booleans(), odd),
+        "compatibility": words("full", "per-class", "scalar"),
+        "return_probabilities": rarely(st.booleans(), odd),
+    }
     return {**draw(_pair()), "options": draw(some_of(fields, 4))}
 
 
 @call
 def gaussian_filter(draw: Any) -> dict[str, Any]:
     example = draw(_pair(names=("values", "features")))
-    fields = {"normalization": words(*NORMALIZATIONS), "filter": words("lattice", "exact"), "threads": threads,
-              "neighbour_rounds": rarely(st.integers(0, 1), odd)}  # fmt: skip
+    fields = {
+        "normalization": words(*NORMALIZATIONS),
+        "filter": words("lattice", "exact"),
+        "threads": threads,
+        "neighbour_rounds": rarely(st.integers(0, 1), odd),
+    }
     if draw(once_in(6)):
         example["arrays"]["mask"] = draw(arrays(example["grid"], mask_fills, TENSOR_TYPES, forms=TENSORS))
     return {**example, "options": draw(some_of(fields, 3))}
@@ -358,7 +402,10 @@ def gaussian_filter(draw: Any) -> dict[str, Any]:
 
 @call
 def torch_upsample(draw: Any) -> dict[str, Any]:
-    return {**draw(_pair(names=("scores", "image"), smaller=True)), "options": draw(some_of({"threads": threads}, 1))}
+    return {
+        **draw(_pair(names=("scores", "image"), smaller=True)),
+        "options": draw(some_of({"threads": threads, "exact": st.booleans()}, 2)),
+    }
 
 
 @call
@@ -382,8 +429,12 @@ def pydensecrf(draw: Any) -> dict[str, Any]:
     options["gaussian"] = draw(st.fixed_dictionaries({"sxy": deviation, "compat": class_weights}))
     options["bilateral"] = draw(st.fixed_dictionaries({"sxy": deviation, "srgb": deviation, "compat": class_weights}))
     shape = draw(usually([labels, h * w], [[labels, h, w], [h * w, labels]]))
-    described = {"unary": draw(arrays(shape, logit_fills, forms=ARRAYS)),
-                 "image": draw(arrays(draw(usually([h, w, 3], [[w, h, 3], [h, w]])), image_fills, ("|u1", *FLOATS), forms=ARRAYS))}  # fmt: skip
+    described = {
+        "unary": draw(arrays(shape, logit_fills, forms=ARRAYS)),
+        "image": draw(
+            arrays(draw(usually([h, w, 3], [[w, h, 3], [h, w]])), image_fills, ("|u1", *FLOATS), forms=ARRAYS)
+        ),
+    }
     return {"arrays": described, "options": options}
 
 
@@ -420,8 +471,10 @@ def pydensecrf_features(draw: Any) -> dict[str, Any]:
 @call
 def simplecrf(draw: Any) -> dict[str, Any]:
     grid = [draw(sides_of_pictures), draw(sides_of_pictures)]
-    described = {"I": draw(arrays([*grid, 3], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
-                 "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS))}  # fmt: skip
+    described = {
+        "I": draw(arrays([*grid, 3], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
+        "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS)),
+    }
     param = st.tuples(class_weights, deviations, deviations, class_weights, deviations, counts).map(list)
     return {"arrays": described, "options": {"param": draw(rarely(param, odd, 20))}}
 
@@ -429,8 +482,10 @@ def simplecrf(draw: Any) -> dict[str, Any]:
 @call
 def simplecrf_3d(draw: Any) -> dict[str, Any]:
     grid = [draw(st.integers(1, 4)) for _ in range(3)]
-    described = {"I": draw(arrays([*grid, 2], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
-                 "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS))}  # fmt: skip
+    described = {
+        "I": draw(arrays([*grid, 2], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
+        "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS)),
+    }
     names = [f"{kernel}{axis}Std" for kernel in ("Pos", "Bilateral") for axis in "RCZ"]
     param = dict.fromkeys(names, deviations) | {
         "PosW": class_weights,
@@ -444,9 +499,13 @@ def simplecrf_3d(draw: Any) -> dict[str, Any]:
 @call
 def opencv_bilateral_solver(draw: Any) -> dict[str, Any]:
     grid = [draw(sides_of_pictures), draw(sides_of_pictures)]
-    described = {"guide": draw(arrays(draw(st.sampled_from([[*grid, 3], grid])), image_fills, ("|u1", "<f4"), forms=ARRAYS)),
-                 "src": draw(arrays(draw(usually(grid, [[*grid, 2]])), image_fills, ("|u1", "<u2", "<i2", "<f4", "<f8"), forms=ARRAYS)),
-                 "confidence": draw(arrays(grid, mask_fills, ("|u1", "<f4"), forms=ARRAYS))}  # fmt: skip
+    described = {
+        "guide": draw(arrays(draw(st.sampled_from([[*grid, 3], grid])), image_fills, ("|u1", "<f4"), forms=ARRAYS)),
+        "src": draw(
+            arrays(draw(usually(grid, [[*grid, 2]])), image_fills, ("|u1", "<u2", "<i2", "<f4", "<f8"), forms=ARRAYS)
+        ),
+        "confidence": draw(arrays(grid, mask_fills, ("|u1", "<f4"), forms=ARRAYS)),
+    }
     fields = dict.fromkeys(("sigma_spatial", "sigma_luma", "sigma_chroma", "lambda_"), deviations)
     return {"arrays": described, "options": draw(some_of({**fields, "num_iter": counts, "max_tol": shares}, 2))}
 

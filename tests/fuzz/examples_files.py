@@ -3,12 +3,20 @@
 from typing import Any
 
 from hypothesis import strategies as st
-
 from samples import HARMFUL, SAMPLES, suffix
 from strategies import usually
 
 READ_BY: dict[str, tuple[str, ...]] = {
-    "scores": ("scores.npy", "scores.npz", "scores.safetensors", "scores.pt", "old.pt", "labels.png", "mask.png", "pages.tif"),
+    "scores": (
+        "scores.npy",
+        "scores.npz",
+        "scores.safetensors",
+        "scores.pt",
+        "old.pt",
+        "labels.png",
+        "mask.png",
+        "pages.tif",
+    ),
     "probabilities": ("scores.npy", "mask.png", "scores.npz"),
     "labels": ("labels.png", "scores.npy", "mask.png"),
     "tiles": ("scores.npy", "labels.png", "pages.tif", "scores.npz"),
@@ -32,11 +40,23 @@ READ_BY: dict[str, tuple[str, ...]] = {
 places = st.one_of(st.integers(0, 120), st.integers(-60, -1), st.integers(0, 10**6))
 numbers = st.lists(st.sampled_from([0, 1, 127, 128, 255]), min_size=1, max_size=8)
 json_values = st.one_of(
-    st.sampled_from(["gone", None, True, -1, 0, 1e300, 10**30, 2**31, 10**6, "", "x", [], {}, [[]], [1e9] * 4, "o" * 30, 2.5]),
+    st.sampled_from(
+        ["gone", None, True, -1, 0, 1e300, 10**30, 2**31, 10**6, "", "x", [], {}, [[]], [1e9] * 4, "o" * 30, 2.5]
+    ),
     st.integers(-5, 300),
 )
-HEADERS = [("<f4", "|O"), ("<f4", "<f8"), ("<f4", ">c8"), ("(3, 8, 10)", "(999999999, 9, 9)"), ("(3, 8, 10)", "(-3, 8, 10)"),
-           ("(3, 8, 10)", "(240,)"), ("(3, 8, 10)", "()"), ("False", "True"), ("'shape'", "'shade'"), ("{", "[")]  # fmt: skip
+HEADERS = [
+    ("<f4", "|O"),
+    ("<f4", "<f8"),
+    ("<f4", ">c8"),
+    ("(3, 8, 10)", "(999999999, 9, 9)"),
+    ("(3, 8, 10)", "(-3, 8, 10)"),
+    ("(3, 8, 10)", "(240,)"),
+    ("(3, 8, 10)", "()"),
+    ("False", "True"),
+    ("'shape'", "'shade'"),
+    ("{", "["),
+]
 bytewise = st.one_of(
     st.tuples(st.just("flip"), places, st.integers(0, 7)),
     st.tuples(st.just("overwrite"), places, numbers),

@@ -9,10 +9,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cli import main
 from damage import damaged
 from samples import MARK, SAMPLES
 from verdicts import Fault, last_own_line, require
+
+from crfrnn.cli import main
 
 SCORES, IMAGE = "scores.npy", "photo.png"
 COMMANDS = {
@@ -37,11 +38,18 @@ COMMANDS = {
 }
 """Ways to read a file."""
 NO_WORDS = (
-    *("Traceback", "this is a mistake in crfrnn", " object at 0x", "NoneType", "object is not", "not supported between"),
+    *(
+        "Traceback",
+        "this is a mistake in crfrnn",
+        " object at 0x",
+        "NoneType",
+        "object is not",
+        "not supported between",
+    ),
     *("has no attribute", "out of range", "argument must be", "unexpected keyword", "std::", "unhashable"),
 )
 """What no message should say: terms of the machine, unless they are a library's reason behind our words."""
-NAMES_FILES = False
+NAMES_FILES = bool(os.environ.get("NAMES"))
 """Whether every message has to name the file, not only those that tell how the command is used."""
 MOST_LENGTH = 3000
 """Characters of a message that people read."""

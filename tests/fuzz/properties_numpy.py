@@ -244,7 +244,7 @@ def mean_field(example: dict[str, Any]) -> bool:
         return False
     pairs = [reference.Term(_dense(term.kernel), term.weight, term.normalization, term.mask) for term in terms()]
     numbers = {name: options[name] for name in ("iterations", "damping", "compatibility") if name in options}
-    logits, marginals = reference.mean_field(unary.reshape(len(unary), -1), pairs, **numbers)
+    logits, _ = reference.mean_field(unary.reshape(len(unary), -1), pairs, **numbers)
     expected = reference.softmax(logits) if options.get("return_probabilities") else logits
     single = found.result.dtype == np.float32
     if options.get("tolerance", 1) == 0 or options.get("return_probabilities"):

@@ -167,7 +167,15 @@ def _coco() -> bytes:
         {"size": [HEIGHT, WIDTH], "counts": counts if not flat[0] else [0, *counts]},
     ]
     annotations = [
-        {"id": n, "image_id": 4, "category_id": n + 1, "segmentation": each, "iscrowd": 0, "area": 3, "bbox": [1, 1, 2, 2]}
+        {
+            "id": n,
+            "image_id": 4,
+            "category_id": n + 1,
+            "segmentation": each,
+            "iscrowd": 0,
+            "area": 3,
+            "bbox": [1, 1, 2, 2],
+        }
         for n, each in enumerate(segmentations)
     ]
     images = [{"id": 4, "file_name": "photo.png", "height": HEIGHT, "width": WIDTH}]
@@ -234,7 +242,9 @@ def _h5() -> bytes:
 
     def write(path: str) -> None:
         with h5py.File(path, "w") as file:
-            file.create_dataset("conv1_1/conv1_1/kernel:0", data=np.zeros((3, 3, 3, 64), np.float32), compression="gzip")
+            file.create_dataset(
+                "conv1_1/conv1_1/kernel:0", data=np.zeros((3, 3, 3, 64), np.float32), compression="gzip"
+            )
 
     return _at_path(".h5", write)
 
@@ -293,8 +303,8 @@ HARMFUL: dict[str, Callable[[], bytes]] = {
     "nifti scaled by NaN": lambda: _nii()[:112] + struct.pack("<2f", np.nan, 0) + _nii()[120:],
     "nifti scaled by 1e38": lambda: _nii()[:112] + struct.pack("<2f", 3e38, 0) + _nii()[120:],
     "safetensors of a huge header": lambda: struct.pack("<Q", 2**62) + b"{}",
-    "safetensors of huge tensors": lambda: _safetensors_header({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}),
-    "safetensors beyond its end": lambda: _safetensors_header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 2**40]}}),
+    "safetensors of huge tensors": lambda: _safetensors_header([2**40, 2**40], 4),
+    "safetensors beyond its end": lambda: _safetensors_header([3], 2**40),
     "coco of a huge size": lambda: _coco_of({"size": [2**20, 2**20], "counts": "0"}),
     "coco of a negative size": lambda: _coco_of({"size": [-8, 10], "counts": [80]}),
     "coco of runs that are too long": lambda: _coco_of({"size": [HEIGHT, WIDTH], "counts": [2**31 - 1, 5]}),
@@ -344,8 +354,8 @@ def _zip(members: dict[str, bytes]) -> bytes:
     return _saved(write)
 
 
-def _safetensors_header(header: dict[str, Any]) -> bytes:
-    text = json.dumps(header).encode()
+def _safetensors_header(shape: list[int], end: int) -> bytes:
+    text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
     return struct.pack("<Q", len(text)) + text + bytes(4)
 
 

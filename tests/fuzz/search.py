@@ -10,7 +10,7 @@ from worker import Verdict, Worker
 CHECKS = list(HealthCheck)
 
 
-class Found(Exception):
+class Found(Exception):  # noqa: N818  (no error, for hypothesis)
     """A fault that was not known."""
 
 

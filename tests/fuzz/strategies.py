@@ -1,4 +1,4 @@
-"""Arrays and arguments as people make them, for hypothesis: descriptions that arrays.py turns into what is passed on."""
+"""Arrays and arguments as people make them, for hypothesis: descriptions, which arrays.py turns into what is passed."""
 
 from typing import Any
 

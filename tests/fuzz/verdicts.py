@@ -4,6 +4,7 @@ import dis
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ NATIVE_WORDS = ("lattice", "features hold NaN or infinite values")
 OURS = (ValueError, TypeError, KeyError, MemoryError, ImportError, OSError)
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818  (it is found, not raised)
     """Something that must not happen: its kind, where, and what was seen."""
 
     def __init__(self, kind: str, where: str, seen: str = "") -> None:
@@ -116,9 +117,14 @@ def require_same(first: Outcome, second: Outcome, what: str) -> None:
 
 
 def _arrays(result: Any) -> list[Any]:
-    return [each for part in result for each in _arrays(part)] if isinstance(result, tuple | list) else [result]
+    parts = vars(result).values() if is_dataclass(result) else result if isinstance(result, tuple | list) else None
+    return [result] if parts is None else [each for part in parts for each in _arrays(part)]
 
 
 def _same_bits(first: Any, second: Any) -> bool:
     first, second = (each.detach().numpy() if hasattr(each, "detach") else np.asarray(each) for each in (first, second))
-    return first.shape == second.shape and first.dtype == second.dtype and np.array_equal(first, second, equal_nan=True)
+    return (
+        first.shape == second.shape
+        and first.dtype == second.dtype
+        and np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
+    )

@@ -20,7 +20,10 @@ TOLD_BYTES = 1 << 30
 """What the package is told is available: its own estimates have to refuse whatever takes more."""
 MOST_BYTES = 3 << 30
 """What the process can take beyond what it had at the start."""
-SANITIZED = "ASAN_OPTIONS" in os.environ
+PRELOADED = os.environ.get("FUZZ_PRELOAD", "")
+"""Libraries of sanitizers, if the native core was built with them."""
+SANITIZER_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:hard_rss_limit_mb=6000:handle_segv=1"
+"""Python itself keeps memory until it ends."""
 
 
 class Verdict(NamedTuple):
@@ -41,7 +44,7 @@ class Worker:
     """Tries examples, each in at most `seconds`."""
 
     def __init__(self, seconds: float = 60) -> None:
-        self.seconds, self.process, self.errors = seconds, None, tempfile.TemporaryFile()
+        self.seconds, self.process, self.errors = seconds, None, tempfile.TemporaryFile()  # noqa: SIM115  (closed with the worker)
         self.started = 0
 
     def verdict(self, property_name: str, example: Any) -> Verdict:
@@ -85,7 +88,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=_environment(),
             )
             self._answer(self.process, 600)  # it says that it is ready
         return self.process
@@ -103,6 +106,11 @@ class Worker:
         return text[text.find("ERROR: ") :][:6000] if "ERROR: " in text else text[-3000:]
 
 
+def _environment() -> dict[str, str]:
+    sanitizers = {"LD_PRELOAD": PRELOADED, "ASAN_OPTIONS": SANITIZER_OPTIONS, "UBSAN_OPTIONS": "print_stacktrace=1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **(sanitizers if PRELOADED else {})}
+
+
 def _ending(status: int) -> str:
     if status < 0:
         return signal.Signals(-status).name
@@ -117,7 +125,7 @@ def limit_memory() -> None:
     import crfrnn.memory
 
     crfrnn.memory.available_memory = lambda: TOLD_BYTES
-    if SANITIZED or not sys.platform.startswith("linux"):
+    if PRELOADED or not sys.platform.startswith("linux"):
         return
     import resource
 

@@ -13,6 +13,7 @@ from crfrnn.arrays import (
     Shape,
     check_classes,
     class_weights,
+    double_or_single,
     float_dtype,
     image_array,
     mask_array,
@@ -282,7 +283,7 @@ def pairwise_terms(
     elif grid is None:
         raise ValueError("without an image, shape= must say how large the grid is")
     if dtype is None:
-        dtype = np.float64 if channels is not None and channels.dtype == np.float64 else np.float32
+        dtype = np.float32 if channels is None else double_or_single(channels.dtype)
     weights = None if mask is None else mask_array(mask, grid)
     guide = Guide(grid, channels, weights, given_mapping(given), origin)
     if channels is not None:

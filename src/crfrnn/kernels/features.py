@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, real_shape, spatial_shape
+from crfrnn.arrays import (
+    Array,
+    Shape,
+    double_or_single,
+    float_array,
+    float_dtype,
+    image_array,
+    num_points,
+    real_shape,
+    spatial_shape,
+)
 from crfrnn.crf import Bilateral, Features, Given, Spatial
 from crfrnn.numbers import per_axis
 
@@ -70,7 +80,7 @@ def bilateral_features(
     """
     channels = image_array(image, None if shape is None else spatial_shape(shape))
     if dtype is None:
-        dtype = np.float64 if channels.dtype == np.float64 else np.float32
+        dtype = double_or_single(channels.dtype)
     features = Bilateral(theta_alpha, theta_beta)
     return feature_rows(features, Guide(channels.shape[:-1], channels, origin=origin), float_dtype(dtype))
 
