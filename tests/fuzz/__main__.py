@@ -14,14 +14,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import examples
-import examples_files
+from cases import CALLS, EXAMPLES
 from search import search
 from worker import Verdict, Worker
 
 ROUND = 100
 """Examples of a call before the next one has its turn."""
-EXAMPLES = examples.EXAMPLES | examples_files.EXAMPLES
 BEGIN, END = "<!-- last long run -->", "<!-- end of last long run -->"
 
 
@@ -45,7 +43,7 @@ def main() -> int:
             return again(worker, options.again)
         chance = random.randrange(2**32) if options.seed is None else options.seed
         print(f"seed {chance}", flush=True)
-        kinds = examples.EXAMPLES if options.calls else EXAMPLES
+        kinds = CALLS if options.calls else EXAMPLES
         names = [name for name in kinds if name.startswith(tuple(options.only))]
         counts, faults = run(worker, names, options.examples, chance, options.output)
     table = table_of(counts, faults)

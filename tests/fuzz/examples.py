@@ -4,12 +4,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 from strategies import (
+    ARRAYS,
     FLOATS,
     FORMS,
     INTEGERS,
     NORMALIZATIONS,
     arrays,
     class_weights,
+    classes,
     counts,
     deviations,
     grids,
@@ -19,6 +21,7 @@ from strategies import (
     logit_fills,
     mask_fills,
     odd,
+    once_in,
     parameter_fields,
     parameters,
     probability_fills,
@@ -33,10 +36,7 @@ from strategies import (
     words,
 )
 
-TENSORS = ("tensor", "learned tensor", "array", "list")
-TENSOR_TYPES = ("<f4", "<f8", "<f2", "<i8", "|u1")
 INPUTS = ("logits", "probabilities", "labels")
-classes = st.one_of(st.integers(2, 5), st.sampled_from([1, 2, 3, 8, 9, 21]))
 
 EXAMPLES: dict[str, Any] = {}
 """Strategies by the name of their property."""
@@ -47,10 +47,6 @@ def call(draw_example: Any) -> Any:
     strategy = st.composite(draw_example)
     EXAMPLES[draw_example.__name__] = strategy()
     return strategy
-
-
-def once_in(times: int) -> Any:
-    return st.sampled_from([False] * (times - 1) + [True])
 
 
 positions = rarely(st.just([7, 5]), st.one_of(st.lists(st.integers(0, 1000), max_size=4), odd), 3)
@@ -103,7 +99,6 @@ def refine_tiled(draw: Any) -> dict[str, Any]:
     return {"arrays": {"scores": draw(scores), "image": draw(image)}, "options": options}
 
 
-ARRAYS = ("array", "read-only", "subclass", "masked")
 _tile_options = {
     "tile": rarely(st.integers(1, 12), odd),
     "overlap": rarely(st.sampled_from([10_000, 3, 0]), odd),
@@ -324,236 +319,6 @@ def crf_text(draw: Any) -> str:
 
     text = json.dumps({"type": "CRF", "kernels": draw(json_values)} if draw(st.booleans()) else draw(json_values))
     return draw(rarely(st.just(text), st.sampled_from(["", "{", "[" * 5000, text[: len(text) // 2], "\x00", "{}"])))
-
-
-# Tensors, channels first.
-
-
-@st.composite
-def _pair(
-    draw: Any, scores: Any = logit_fills, names: tuple[str, str] = ("logits", "image"), smaller: bool = False
-) -> dict[str, Any]:
-    grid = draw(grids())
-    batch = draw(st.sampled_from([1, 1, 2]))
-    low = [max(1, length // draw(st.integers(1, 4))) if length and smaller else length for length in grid]
-    first = draw(arrays([batch, draw(classes), *low], scores, TENSOR_TYPES, forms=TENSORS))
-    second = draw(
-        arrays(
-            [draw(usually(batch, (3,))), draw(st.sampled_from([3, 1, 4])), *grid],
-            image_fills,
-            TENSOR_TYPES,
-            forms=TENSORS,
-        )
-    )
-    for each in (first, second):
-        each["form"] = "tensor" if each["form"] == "array" and not draw(once_in(20)) else each["form"]
-    described = dict(zip(names, (first, second), strict=True))
-    return {"arrays": described, "grid": [batch, *grid]}
-
-
-@call
-def torch_mean_field(draw: Any) -> dict[str, Any]:
-    example = draw(_pair())
-    if draw(once_in(6)):
-        example["arrays"]["mask"] = draw(arrays(example["grid"], mask_fills, TENSOR_TYPES, forms=TENSORS))
-    fields = {"spacing": spacings, "upsampling": words("joint-bilateral", "bilinear"), "threads": threads}
-    short = draw(some_of({**parameter_fields, "gradient": words("unrolled", "implicit")}, 4))
-    return {**example, "parameters": short, "options": draw(some_of(fields, 1))}
-
-
-@call
-def torch_layer(draw: Any) -> dict[str, Any]:
-    fields = {
-        name: parameter_fields[name]
-        for name in (
-            "theta_alpha",
-            "theta_beta",
-            "theta_gamma",
-            "normalization",
-            "spatial",
-            "damping",
-            "filter",
-            "image_range",
-        )
-    }
-    fields |= {
-        "num_iterations": counts,
-        "weights": words("full", "per-class", "scalar"),
-        "learn_theta": rarely(st.booleans(), odd),
-        "compatibility": words("full", "per-class", "scalar"),
-        "return_probabilities": rarely(st.booleans(), odd),
-    }
-    return {**draw(_pair()), "options": draw(some_of(fields, 4))}
-
-
-@call
-def gaussian_filter(draw: Any) -> dict[str, Any]:
-    example = draw(_pair(names=("values", "features")))
-    fields = {
-        "normalization": words(*NORMALIZATIONS),
-        "filter": words("lattice", "exact"),
-        "threads": threads,
-        "neighbour_rounds": rarely(st.integers(0, 1), odd),
-    }
-    if draw(once_in(6)):
-        example["arrays"]["mask"] = draw(arrays(example["grid"], mask_fills, TENSOR_TYPES, forms=TENSORS))
-    return {**example, "options": draw(some_of(fields, 3))}
-
-
-@call
-def torch_upsample(draw: Any) -> dict[str, Any]:
-    return {
-        **draw(_pair(names=("scores", "image"), smaller=True)),
-        "options": draw(some_of({"threads": threads, "exact": st.booleans()}, 2)),
-    }
-
-
-@call
-def dense_crf_loss(draw: Any) -> dict[str, Any]:
-    example = draw(_pair(st.one_of(share_fills, st.just(["constant", 1.0])), ("probabilities", "image")))
-    fields = {"spacing": spacings, "threads": threads, "parameters": words("photos", "deeplab")}
-    return {**example, "options": draw(some_of(fields, 1))}
-
-
-EXAMPLES["gated_crf_loss"] = EXAMPLES["normalized_cut_loss"] = EXAMPLES["dense_crf_loss"]
-
-# Other tools' names.
-
-
-@call
-def pydensecrf(draw: Any) -> dict[str, Any]:
-    h, w = draw(st.tuples(sides_of_pictures, sides_of_pictures))
-    labels = draw(classes)
-    deviation = rarely(deviations, st.lists(deviations, min_size=2, max_size=2), 3)
-    options = {"w": w, "h": h, "labels": labels, "iterations": draw(counts)}
-    options["gaussian"] = draw(st.fixed_dictionaries({"sxy": deviation, "compat": class_weights}))
-    options["bilateral"] = draw(st.fixed_dictionaries({"sxy": deviation, "srgb": deviation, "compat": class_weights}))
-    shape = draw(usually([labels, h * w], [[labels, h, w], [h * w, labels]]))
-    described = {
-        "unary": draw(arrays(shape, logit_fills, forms=ARRAYS)),
-        "image": draw(
-            arrays(draw(usually([h, w, 3], [[w, h, 3], [h, w]])), image_fills, ("|u1", *FLOATS), forms=ARRAYS)
-        ),
-    }
-    return {"arrays": described, "options": options}
-
-
-sides_of_pictures = st.integers(1, 9)
-
-
-@call
-def pydensecrf_unary_from_labels(draw: Any) -> dict[str, Any]:
-    described = {"labels": draw(grids().flatmap(lambda grid: arrays(grid, label_fills, INTEGERS)))}
-    options = {"n_labels": draw(rarely(st.integers(1, 22), odd)), "gt_prob": draw(st.one_of(shares, st.just(0.7)))}
-    return {"arrays": described, "options": options | draw(some_of({"zero_unsure": st.booleans()}, 1))}
-
-
-@call
-def pydensecrf_unary_from_softmax(draw: Any) -> dict[str, Any]:
-    shape = [draw(classes), *draw(grids())]
-    fields = {"scale": shares, "clip": rarely(st.sampled_from([1e-5, 1e-30]), odd)}
-    return {"arrays": {"sm": draw(arrays(shape, probability_fills))}, "options": draw(some_of(fields, 2))}
-
-
-@call
-def pydensecrf_features(draw: Any) -> dict[str, Any]:
-    grid = draw(grids())
-    options = {
-        "sdims": draw(rarely(st.just([3.0] * len(grid)), st.lists(deviations, min_size=1, max_size=3), 2)),
-        "schan": draw(rarely(deviations, st.lists(deviations, max_size=3))),
-    }
-    return {
-        "arrays": {"img": draw(images(grid))},
-        "options": options | draw(some_of({"chdim": rarely(st.just(-1), rarely(st.integers(0, 3), odd), 3)}, 1)),
-    }
-
-
-@call
-def simplecrf(draw: Any) -> dict[str, Any]:
-    grid = [draw(sides_of_pictures), draw(sides_of_pictures)]
-    described = {
-        "I": draw(arrays([*grid, 3], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
-        "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS)),
-    }
-    param = st.tuples(class_weights, deviations, deviations, class_weights, deviations, counts).map(list)
-    return {"arrays": described, "options": {"param": draw(rarely(param, odd, 20))}}
-
-
-@call
-def simplecrf_3d(draw: Any) -> dict[str, Any]:
-    grid = [draw(st.integers(1, 4)) for _ in range(3)]
-    described = {
-        "I": draw(arrays([*grid, 2], image_fills, ("|u1", *FLOATS), forms=ARRAYS)),
-        "P": draw(arrays([*grid, draw(classes)], share_fills, forms=ARRAYS)),
-    }
-    names = [f"{kernel}{axis}Std" for kernel in ("Pos", "Bilateral") for axis in "RCZ"]
-    param = dict.fromkeys(names, deviations) | {
-        "PosW": class_weights,
-        "BilateralW": class_weights,
-        "MaxIterations": counts,
-    }
-    param |= {"ModalityNum": rarely(st.just(2), odd), "BilateralModsStds": st.lists(deviations, min_size=2, max_size=2)}
-    return {"arrays": described, "options": {"param": draw(st.fixed_dictionaries(param))}}
-
-
-@call
-def opencv_bilateral_solver(draw: Any) -> dict[str, Any]:
-    grid = [draw(sides_of_pictures), draw(sides_of_pictures)]
-    described = {
-        "guide": draw(arrays(draw(st.sampled_from([[*grid, 3], grid])), image_fills, ("|u1", "<f4"), forms=ARRAYS)),
-        "src": draw(
-            arrays(draw(usually(grid, [[*grid, 2]])), image_fills, ("|u1", "<u2", "<i2", "<f4", "<f8"), forms=ARRAYS)
-        ),
-        "confidence": draw(arrays(grid, mask_fills, ("|u1", "<f4"), forms=ARRAYS)),
-    }
-    fields = dict.fromkeys(("sigma_spatial", "sigma_luma", "sigma_chroma", "lambda_"), deviations)
-    return {"arrays": described, "options": draw(some_of({**fields, "num_iter": counts, "max_tol": shares}, 2))}
-
-
-@call
-def monai_crf(draw: Any) -> dict[str, Any]:
-    names = ("bilateral_spatial_sigma", "bilateral_color_sigma", "gaussian_spatial_sigma", "update_factor")
-    fields = dict.fromkeys(names, deviations) | {"iterations": counts, "bilateral_weight": class_weights}
-    return {**draw(_pair()), "options": draw(some_of(fields, 3))}
-
-
-@call
-def monai_bilateral_filter(draw: Any) -> dict[str, Any]:
-    example = draw(_pair(names=("values", "image")))
-    fields = {"spatial_sigma": deviations, "color_sigma": deviations, "fast_approx": st.booleans()}
-    return {"arrays": {"image": example["arrays"]["image"]}, "options": draw(some_of(fields, 2))}
-
-
-@call
-def monai_phl_filter(draw: Any) -> dict[str, Any]:
-    example = draw(_pair(names=("values", "features")))
-    return {**example, "options": draw(some_of({"sigmas": rarely(st.lists(deviations, max_size=4), odd)}, 1))}
-
-
-@call
-def monai_trainable_filter(draw: Any) -> dict[str, Any]:
-    example = draw(_pair(names=("values", "image")))
-    fields = {"spatial_sigma": deviations, "color_sigma": deviations}
-    return {"arrays": {"image": example["arrays"]["image"]}, "options": draw(some_of(fields, 2))}
-
-
-@call
-def pamr_module(draw: Any) -> dict[str, Any]:
-    example = draw(_pair(probability_fills, ("probabilities", "image"), smaller=True))
-    fields = {
-        "num_iter": counts,
-        "dilations": rarely(
-            st.lists(st.integers(1, 24), min_size=1, max_size=3), st.one_of(odd, st.lists(st.integers(-1, 3)))
-        ),
-    }
-    return {**example, "options": draw(some_of(fields, 2))}
-
-
-@call
-def crfasrnn_layer(draw: Any) -> dict[str, Any]:
-    example = draw(_pair())
-    count = example["arrays"]["logits"]["shape"][1:2] or [3]
-    return {**example, "options": {"num_labels": draw(rarely(st.just(count[0]), odd)), "num_iterations": draw(counts)}}
 
 
 EXAMPLES["made_array"] = grids(4).flatmap(lambda shape: arrays(shape, image_fills, (*FLOATS, *INTEGERS), forms=FORMS))

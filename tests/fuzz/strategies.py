@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 FLOATS = ("<f4", "<f8", "<f2", ">f4", ">f8", "g")
 INTEGERS = ("|u1", "<i8", "<i4", "<u2", ">i2", "|i1", "<u8", "<u4", ">u4")
+TENSORS = ("tensor", "learned tensor", "array", "list")
+TENSOR_TYPES = ("<f4", "<f8", "<f2", "<i8", "|u1")
+ARRAYS = ("array", "read-only", "subclass", "masked")
 NO_NUMBERS = ("|b1", "<c8", "<U3", "|S2", "O", "<M8[D]")
 LAYOUTS = ("C", "reversed", "all reversed", "strided", "cropped", "Fortran", "moved", "broadcast", "unaligned")
 FORMS = ("array", "read-only", "masked", "hiding", "subclass", "list", "tensor", "learned tensor", "picture")
@@ -155,3 +158,8 @@ parameters = rarely(
     4,
 )
 spacings = rarely(st.sampled_from([1.0, 0.5]), st.one_of(odd, st.sampled_from([[1.0, 2.0], [0.9, 0.9, 3.0]])), 3)
+classes = st.one_of(st.integers(2, 5), st.sampled_from([1, 2, 3, 8, 9, 21]))
+
+
+def once_in(times: int) -> Any:
+    return st.sampled_from([False] * (times - 1) + [True])

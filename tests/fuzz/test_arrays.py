@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from examples import EXAMPLES
+from cases import CALLS
 from search import search
 from worker import Worker
 
-EACH = 100
+EACH = 30
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def worker() -> Iterator[Worker]:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", CALLS)
 def test_calls(name: str, worker: Worker) -> None:
     counts: Counter[str] = Counter()
-    found = search(name, EXAMPLES[name], worker, EACH, counts, set())
+    found = search(name, CALLS[name], worker, EACH, counts, set())
     assert found is None, f"{found[1].signature}\n{found[1].seen}\nof {found[0]}"
     assert counts["right"] > 0, f"no call went through: {counts}"
