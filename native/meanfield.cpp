@@ -82,6 +82,7 @@ class MeanField {
     } else {
       send_all(t);
     }
+    marginals_.keep_messages(state_->exchange(), pairwise_.size());
     note_activity(t);
   }
 
@@ -108,6 +109,7 @@ class MeanField {
       }
       write_result(tile, a);
     });
+    marginals_.keep_messages(state_->exchange(), pairwise_.size());
   }
 
  private:

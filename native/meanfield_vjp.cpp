@@ -210,7 +210,7 @@ class MeanFieldVjp {
   // The messages of q_t, for the gradients to the terms.
   void send_marginals(int t) {
     auto rows = [&](int64_t begin, int64_t n, T* memory) { return marginals_.read(t, Tile{0, begin, n, false}, memory); };
-    terms_->propagate(points_, {tile_size * channels_, rows}, gradient_rows_.get());
+    terms_->propagate(points_, {tile_size * channels_, rows}, gradient_rows_.get(), marginals_.messages(t));
   }
 
   // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.

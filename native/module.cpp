@@ -155,7 +155,8 @@ nb::dlpack::dtype dtype_of(Storage storage) {
 
 // An array for the marginals of all iterations; without a storage it is empty.
 template <class T>
-std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayout& layout, std::optional<Storage> storage) {
+std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayout& layout, std::optional<Storage> storage,
+                                                KeptMessages<T>* messages) {
   const Storage kind = storage.value_or(Storage::computed);
   const int channels = padded_channels(layout.classes);
   const std::size_t shape[] = {storage ? std::size_t(iterations) : 0, std::size_t(layout.points), std::size_t(channels)};
@@ -165,16 +166,17 @@ std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayou
   nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<uint8_t>*>(p); });
   owned.release();
   return {Kept(data, 3, shape, owner, nullptr, dtype_of<T>(kind)),
-          storage ? KeptMarginals<T>(data, kind, layout.points, channels) : KeptMarginals<T>()};
+          storage ? KeptMarginals<T>(data, kind, layout.points, channels, messages) : KeptMarginals<T>()};
 }
 
 template <class T>
-KeptMarginals<T> marginals_of(const AnyKept& array, const ScoreLayout& layout) {
+KeptMarginals<T> marginals_of(const AnyKept& array, const ScoreLayout& layout, KeptMessages<T>* messages) {
   const int channels = padded_channels(layout.classes);
   require(static_cast<int64_t>(array.shape(1)) == layout.points && static_cast<int>(array.shape(2)) == channels,
           "marginals are not those that mean_field kept for scores of this shape");
   for (const auto storage : {Storage::computed, Storage::float16, Storage::bfloat16})
-    if (array.dtype() == dtype_of<T>(storage)) return {const_cast<void*>(array.data()), storage, layout.points, channels};
+    if (array.dtype() == dtype_of<T>(storage))
+      return {const_cast<void*>(array.data()), storage, layout.points, channels, messages};
   throw std::invalid_argument("marginals need the precision of the scores, float16, or bfloat16 as uint16");
 }
 
@@ -197,12 +199,11 @@ Happened happened(Activity activity, const MeanFieldSettings& settings, bool ret
 }
 
 template <class T>
-std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
-                                                    const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                    const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
-                                                    int iterations, double damping, double class_threshold, double tolerance,
-                                                    std::optional<Storage> keep, bool return_probabilities,
-                                                    bool return_evaluated, int threads) {
+std::tuple<Out<T>, Kept, Happened, nb::object> mean_field_array(
+    const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
+    const OptionalFactors<T>& post, const std::vector<In<T>>& couplings, const std::vector<double>& row_sums, int iterations,
+    double damping, double class_threshold, double tolerance, std::optional<Storage> keep, bool keep_messages,
+    bool return_probabilities, bool return_evaluated, int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   require((class_threshold == 0 && tolerance == 0) || !keep,
           "mean_field keeps the marginals of all classes and points or of none");
@@ -211,7 +212,8 @@ std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, cons
   const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   Buffer<T> scores;
-  auto [array, marginals] = new_marginals<T>(iterations, layout, keep);
+  auto messages = keep_messages ? std::make_unique<KeptMessages<T>>() : nullptr;
+  auto [array, marginals] = new_marginals<T>(iterations, layout, keep, messages.get());
   {
     nb::gil_scoped_release unlocked;
     auto new_scores = [&] {
@@ -222,7 +224,8 @@ std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, cons
     const MeanFieldResult<T> result{return_probabilities ? Form::probabilities : Form::logits, new_scores};
     mean_field(settings, unary.data(), terms, result, marginals);
   }
-  return {scores_array(std::move(scores), layout), std::move(array), happened(std::move(activity), settings, return_evaluated)};
+  return {scores_array(std::move(scores), layout), std::move(array), happened(std::move(activity), settings, return_evaluated),
+          messages ? nb::cast(std::move(*messages)) : nb::none()};
 }
 
 template <class T>
@@ -252,14 +255,14 @@ using Gradients =
     std::tuple<Out<T>, std::vector<Out<T>>, std::vector<std::tuple<Out<T>, std::optional<Out<T>>, std::optional<Out<T>>>>>;
 
 template <class T>
-Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
+Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals, KeptMessages<T>* messages,
                                   const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
                                   const OptionalFactors<T>& post, const std::vector<In<T>>& couplings,
                                   const std::vector<double>& row_sums, double damping, double tolerance, bool guide,
                                   int threads) {
   const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, tolerance, threads};
   const auto& layout = settings.scores;
-  const auto kept = marginals_of<T>(marginals, layout);
+  const auto kept = marginals_of<T>(marginals, layout, messages);
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
@@ -345,13 +348,14 @@ void bind(nb::module_& m, const std::string& bits) {
                 ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), static_cast<int>(features.shape(1)));
           },
           "features"_a);
+  nb::class_<KeptMessages<T>>(m, ("KeptMessages" + bits).c_str()).def_prop_ro("nbytes", &KeptMessages<T>::bytes);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep"_a.none(),
+        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep"_a.none(), "keep_messages"_a,
         "return_probabilities"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
-  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
-        "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "guide"_a, "threads"_a);
+  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "messages"_a.none(),
+        "kernels"_a, "pre"_a, "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "guide"_a, "threads"_a);
 }
 
 }  // namespace

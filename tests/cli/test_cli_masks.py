@@ -1,6 +1,5 @@
 """Masks in the shell, and classes that a refinement takes away."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +8,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 
 HEIGHT, WIDTH = 40, 56
 EVERYTHING = replace(crfrnn.preset("photos"), tolerance=0)
-
-
-@pytest.fixture
-def photo(rng) -> np.ndarray:
-    image = np.full((HEIGHT, WIDTH, 3), 60)
-    image[:, WIDTH // 2 :] = 190
-    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
 
 
 @pytest.fixture
@@ -28,20 +20,6 @@ def white() -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[:, WIDTH // 2 - 3 :] = True
     return mask
-
-
-@pytest.fixture
-def folder(tmp_path: Path, photo, monkeypatch) -> Path:
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 def levels_of(path: str) -> np.ndarray:

@@ -17,7 +17,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
         "mask.png",
         "pages.tif",
     ),
-    "probabilities": ("scores.npy", "mask.png", "scores.npz"),
+    "probabilities": ("probabilities.npz", "mask.png"),
     "labels": ("labels.png", "scores.npy", "mask.png"),
     "tiles": ("scores.npy", "labels.png", "pages.tif", "scores.npz"),
     "photo": ("photo.png", "photo.jpg", "photo.bmp", "photo.webp", "photo.tif", "turned.jpg", "deep.tif", "scores.npy"),

@@ -111,6 +111,12 @@ def _npz() -> bytes:
     return _saved(lambda file: np.savez_compressed(file, logits=LOGITS, other=np.arange(3)))
 
 
+@sample("probabilities.npz")
+def _probabilities() -> bytes:
+    shares = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=0)
+    return _saved(lambda file: np.savez(file, probabilities=shares))
+
+
 @sample("scores.safetensors")
 def _safetensors() -> bytes:
     from safetensors.numpy import save

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crfrnn.cli.parser import add_command
+from crfrnn.cli.parser import add_command, add_quiet
 
 if TYPE_CHECKING:
     from crfrnn.files.classes import ClassSet
@@ -38,6 +38,7 @@ def add_convert(commands: Any) -> None:
         help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line; "
         "%(default)s when not given, the classes of the official weights",
     )
+    add_quiet(parser)
     parser.set_defaults(run=run_convert, parser=parser)
 
 

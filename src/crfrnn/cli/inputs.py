@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Shape, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
-from crfrnn.files.frames import Clip
 from crfrnn.files.masks import Mask
+from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
     AS_STORED,
@@ -53,7 +53,6 @@ class Pair:
         tags: Tags of the image's TIFF or, if it has none, of the scores', that say where it lies.
         mask: The mask that the scores were read from.
         name: What the image is called.
-        clip: The frames, if they are a clip.
         remark: What was done to them, printed after the sizes.
         notes: What of it is worth telling of a folder.
     """
@@ -65,7 +64,6 @@ class Pair:
     tags: tiff.Tags = ()
     mask: Mask | None = None
     name: str = ""
-    clip: Clip | None = None
     remark: str = ""
     notes: tuple[str, ...] = ()
 
@@ -113,6 +111,9 @@ class Reading:
         image, geometry, tags, remark = self._image(image_paths, scores)
         scores = scores.beside(image)
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
+        if is_crop(scores, grids[1]):
+            scores = replace(scores, values=put_back(scores_path, scores.values, grids[1]))
+            grids = grids[1], grids[1]
         check_same_grid(scores_path, image_paths[0], grids, (scores.geometry, geometry))
         if not self.mapped:
             scores = self.stretched(scores, image)
@@ -166,25 +167,34 @@ class Reading:
             values, geometry = read_nifti(path)
             return (np.moveaxis(values, 0, -1) if values.ndim == 4 else values), geometry, (), ""
         if suffix in ARRAY_SUFFIXES:
-            return tiff.channels_last(read_array(path, None, self.mapped), "", scores.grid, last=True), None, (), ""
+            array = read_array(path, None, self.mapped)
+            return tiff.channels_last(array, "", scores.grid_beside(array.shape), last=True), None, (), ""
         if suffix in TIFF_SUFFIXES:
             tags = tiff.georeference(path) if path.is_file() else ()
-            return self._tiff(path, scores.grid, grey), None, tags, ""
+            return self._tiff(path, scores, grey), None, tags, ""
         size = None if self.square or len(scores.plane) != 2 else scores.plane
         photo, remark = oriented_picture(path, "as stored" if self.as_stored else size, grey)
         return photo, None, (), remark
 
-    def _tiff(self, path: Path, grid: Shape, grey: bool) -> Any:
+    def _tiff(self, path: Path, scores: Scores, grey: bool) -> Any:
         if self.mapped:
-            values, axes = tiff.map_tiff(path, len(grid))
+            values, axes = tiff.map_tiff(path, len(scores.grid))
             photo = tiff.is_photo(path)
             if isinstance(values, tiff.TiffWindows):
                 return replace(values, photo=photo)
-            values = tiff.channels_last(values, axes, grid)
+            values = tiff.channels_last(values, axes, scores.grid_beside(values.shape))
             return tiff.rgb(values) if photo else values
         if not is_picture(path):
-            return tiff.channels_last(*tiff.read_tiff(path), grid)
+            values, axes = tiff.read_tiff(path)
+            return tiff.channels_last(values, axes, scores.grid_beside(values.shape))
         return oriented_picture(path, grey=grey)[0]
+
+
+def is_crop(scores: Scores, grid: Shape) -> bool:
+    """Whether scores are those of a part of a volume, as nnU-Net 1 writes them."""
+    smaller = all(length <= whole for length, whole in zip(scores.grid, grid, strict=True)) and scores.grid != grid
+    archive = suffix_of(scores.path) == ".npz" and scores.path.with_suffix(".pkl").is_file()
+    return smaller and archive and scores.kind == "probabilities" and len(grid) == 3
 
 
 def stretch(

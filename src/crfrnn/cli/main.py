@@ -17,13 +17,14 @@ from crfrnn.cli.completion import add_completion
 from crfrnn.cli.convert import add_convert
 from crfrnn.cli.evaluate import add_evaluate
 from crfrnn.cli.info import info_lines
-from crfrnn.cli.parser import Parser
+from crfrnn.cli.parser import Parser, add_quiet
 from crfrnn.cli.refine import add_refine
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
-from crfrnn.cli.usage import one_line
+from crfrnn.cli.usage import SUBJECT, one_line
 from crfrnn.demo import run_demo
+from crfrnn.files.progress import hidden_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,8 @@ def spoken_warnings(command: str) -> Iterator[None]:
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         if category.__module__.startswith("crfrnn"):
-            print(f"crfrnn {command}: warning: {one_line(message)}", file=sys.stderr)
+            subject = f"{SUBJECT.get()}: " if SUBJECT.get() else ""
+            print(f"crfrnn {command}: warning: {subject}{one_line(message)}", file=sys.stderr)
         else:
             shown(message, category, filename, *where, **more)
 
@@ -62,11 +64,11 @@ def spoken_warnings(command: str) -> Iterator[None]:
 
 @contextmanager
 def silence(quiet: bool) -> Iterator[None]:
-    """Leave out what is printed on stdout."""
+    """Leave out what is printed on stdout, and progress."""
     if not quiet:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), hidden_progress():
         yield
 
 
@@ -88,6 +90,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="segment three photos that come with the package and draw one picture")
     demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help="%(default)s")
+    add_quiet(demo)
     demo.set_defaults(run=lambda options: run_demo(options.output))
     add_completion(commands, parser)
     return parser

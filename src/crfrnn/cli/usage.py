@@ -3,17 +3,19 @@
 import argparse
 import math
 import re
+from contextvars import ContextVar
+from dataclasses import fields
 
+from crfrnn.parameters import CRFParameters
+
+SUBJECT: ContextVar[str] = ContextVar("SUBJECT", default="")
+"""Which of several files a thread is at work on, named in warnings."""
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
-AS_OPTIONS = (
-    (r"\binput='(\w+)'", r"--input \1"),
-    (r"\bnum_classes=(\d*)", r"--num-classes \1"),
-    (r"\bimage_range=\(([^,()]+), ([^,()]+)\)", r"--image-range \1,\2"),
-    (r"\bcrfrnn\.contrast_theta_beta\(image\)", "--theta-beta contrast"),
-)
-"""How advice for Python is typed in a shell."""
+OPTIONS = [*(field.name for field in fields(CRFParameters)), "input", "num_classes", "classes", "spacing", "device"]
+"""Arguments of functions that are options of commands."""
+ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(\([^()]*\)|\[[^\[\]]*\]|'[^']*'|[^\s,;:()]*)")
 
 
 class UsageError(ValueError):
@@ -28,9 +30,16 @@ def counted(number: int, noun: str) -> str:
 def one_line(message: object) -> str:
     """A message of the package on one line, with arguments of functions as options."""
     text = " ".join(str(message).split())
-    for pattern, option in AS_OPTIONS:
-        text = re.sub(pattern, option, text)
-    return text
+    text = text.replace("crfrnn.contrast_theta_beta(image)", "--theta-beta contrast")
+    text = text.replace("(low, high), such as (0, 1)", "low,high, such as 0,1")
+    return ARGUMENT.sub(_as_option, text)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """How an argument of a function is typed in a shell."""
+    name, value = argument.groups()
+    typed = value.strip("()[]'").replace(", ", ",")
+    return f"--{name.replace('_', '-')} {typed}"
 
 
 def byte_count(text: str) -> int:

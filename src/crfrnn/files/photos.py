@@ -114,7 +114,7 @@ def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette"
             "the probability of the foreground: --input probabilities"
         )
     indexed = _is_indexed(image)
-    grey = image if indexed else _grey(image)
+    grey = image if indexed else _grey(path, image)
     if grey is None:
         raise ValueError(
             f"{path} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
@@ -126,16 +126,16 @@ def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette"
 
 
 def read_grey(path: Path) -> NDArray[Any]:
-    """Grey levels (H, W) of a picture, from 0 to 1 for black to white; floating-point levels as they are.
+    """Grey levels (H, W) of a picture, 0 for black and the highest of their type for white; or in floating point.
 
     Raises: ValueError: if it cannot be read, or holds colours.
     """
     image = _decoded(path)
-    grey = _grey(image)
+    grey = _grey(path, image)
     if grey is None:
         raise ValueError(f"{path} holds colours ({image.mode}), not grey levels")
     levels = np.asarray(grey)
-    return as_shares(levels if levels.dtype != np.int32 else levels.astype(np.uint16))
+    return levels if levels.dtype != np.int32 else levels.astype(np.uint16)
 
 
 def as_shares(levels: NDArray[Any]) -> NDArray[Any]:
@@ -175,6 +175,8 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
         with path.open("rb") as handle:
             content = np.load(handle, allow_pickle=False)
             if isinstance(content, np.ndarray):
+                if name is not None:
+                    raise ValueError(f"it holds one array, which has no name such as {name!r}")
                 return content, ""
             if not content.files:
                 raise ValueError("it holds no array")
@@ -260,15 +262,26 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _grey(image: Image.Image) -> Image.Image | None:
-    """An image of one channel, or one in colours that are all grey, whatever its opacity; None if some are not."""
+def _grey(path: Path, image: Image.Image) -> Image.Image | None:
+    """An image of one channel, or one in colours that are all grey; None if some are not.
+
+    Raises: ValueError: if they are all the same, and its opacity is not.
+    """
     if image.mode in ("1", "L") or _is_deep(image):
         return image
     if image.mode not in ("LA", "P", "RGB", "RGBA"):
         return None
     red, green, blue = image.convert("RGB").split()
     same = np.array_equal(np.asarray(red), np.asarray(green)) and np.array_equal(np.asarray(red), np.asarray(blue))
+    if same and image.mode in ("LA", "RGBA") and _is_flat(red) and not _is_flat(image.getchannel("A")):
+        raise ValueError(f"{path} is of one colour, and what it shows is in its opacity: save that in grey levels")
     return red if same else None
+
+
+def _is_flat(grey: Image.Image) -> bool:
+    """Whether all pixels have the same level."""
+    low, high = grey.getextrema()
+    return bool(low == high)
 
 
 def _is_indexed(image: Image.Image) -> bool:

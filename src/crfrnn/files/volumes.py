@@ -25,6 +25,9 @@ GRID_TOLERANCE = 0.1
 """How far apart two files on the same grid may place a corner of the volume, in voxels."""
 
 
+CROP_HINT = ", or if nnU-Net 1 cropped the scores, put its .pkl beside them, which says where"
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Where the voxels of a NIfTI file lie.
@@ -127,7 +130,7 @@ def check_same_grid(
     if grids[0] != grids[1]:
         raise ValueError(
             f"{scores} has {_sizes(grids[0])} voxels and {image} {_sizes(grids[1])} (x × y × z): resample one to the "
-            "grid of the other"
+            "grid of the other" + (CROP_HINT if scores.name.lower().endswith(".npz") else "")
         )
     if first is None or second is None:
         return

@@ -55,14 +55,15 @@ def forward(
     crf = _with_thetas(crf, inputs)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
     fewest = [fewest_axes(coupling) for coupling in couplings]
-    storage = _storage(execution) if keep else None
+    storage = _storage(execution, bool(inputs.thetas)) if keep else None
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")
         guide = _guide(inputs, index, crf.region_names)
         classes, points = logits.shape[1], logits[index, 0].size
         kept_rows = solver.kept_rows(crf.solver) if keep else 0
-        kept_itemsize = 2 if execution.storage else logits.itemsize
+        # A photo's lattice has about as many vertices as points.
+        kept_itemsize = 2 if execution.storage else (1 + (storage == "with messages")) * logits.itemsize
         marginals_bytes = mean_field_bytes(points, classes, logits.itemsize, kept_rows, kept_itemsize)
         require_memory(
             terms_bytes(crf, guide, logits.itemsize) + marginals_bytes,
@@ -201,10 +202,10 @@ def _with_thetas(crf: CRF, inputs: Inputs) -> CRF:
     return crf.with_thetas(**{name: theta.tolist() for name, theta in inputs.thetas.items()})
 
 
-def _storage(execution: Execution) -> Storage:
+def _storage(execution: Execution, learn_theta: bool) -> Storage:
     """How to keep marginals: by the name of a dtype of torch."""
     if execution.storage is None:
-        return "computed"
+        return "with messages" if learn_theta else "computed"
     return "bfloat16" if str(execution.storage) == "torch.bfloat16" else "float16"
 
 

@@ -49,7 +49,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         image_range: (low, high) of the levels of images, such as (0, 1): θ_β is then in 255ths of high - low, as for
             photos of 8 bits. None: θ_β is in the image's own levels. An attribute too.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
-            or channel where they are given so. The backward pass then takes about twice as long.
+            or channel where they are given so. The backward pass then takes about twice as long, and needs a third
+            to twice as much memory on top, more for textured images.
         crf: Any other kernels and regions, and how they are solved; it takes the place of the θ, `num_iterations`,
             `spatial`, `filter`, `tolerance` and `image_range`. Its weights and compatibility are ignored: at the start
             every W is I and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in

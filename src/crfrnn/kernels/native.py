@@ -16,7 +16,7 @@ from crfrnn.crf import MeanField
 from crfrnn.threads import thread_count
 
 Output: TypeAlias = Literal["logits", "probabilities", "labels"]
-Storage: TypeAlias = Literal["computed", "float16", "bfloat16"]
+Storage: TypeAlias = Literal["computed", "with messages", "float16", "bfloat16"]
 """How marginals are kept for the gradient: in the precision of computing, or rounded to 16 bits."""
 Happened: TypeAlias = tuple[int, list[int], NDArray[np.uint8] | None]
 """How many iterations ran, how many classes sent in each, and, if asked, which points were evaluated (T, N)."""
@@ -130,10 +130,10 @@ def mean_field(
     keep: Storage | None,
     threads: int,
     evaluated: bool = False,
-) -> tuple[Array, Array | None, Happened]:
+) -> tuple[Array, Any, Happened]:
     """The fused loop: logits a_T, their softmax (C, N) or labels (N,), and the marginals (T, N, P) if they are kept.
 
-    NumPy has no bfloat16: marginals kept so are uint16.
+    NumPy has no bfloat16: marginals kept so are uint16. Kept "with messages", they are a pair with those.
 
     Args:
         unary: (C, N), contiguous class after class or point after point, in the precision of the kernels.
@@ -141,7 +141,8 @@ def mean_field(
         evaluated: Whether to tell which points were evaluated.
     """
     tolerance = 0.0 if keep else solver.tolerance
-    storage = None if keep is None else _native.Storage[keep.upper()]
+    with_messages = keep == "with messages"
+    storage = None if keep is None else _native.Storage["COMPUTED" if with_messages else keep.upper()]
     row_sums = [term.row_sum for term in terms]
     numbers = row_sums, solver.iterations, solver.damping, solver.class_threshold, tolerance
     arguments = _apart(terms, unary.dtype)
@@ -149,13 +150,16 @@ def mean_field(
         labelled: Callable[..., tuple[Array, Happened]] = _by_precision("mean_field_labels", unary)
         labels, happened = labelled(unary, *arguments, *numbers, evaluated, threads)
         return labels, None, happened
-    fused: Callable[..., tuple[Array, Array, Happened]] = _by_precision("mean_field", unary)
-    return fused(unary, *arguments, *numbers, storage, output == "probabilities", evaluated, threads)
+    fused: Callable[..., tuple[Array, Array, Happened, Any]] = _by_precision("mean_field", unary)
+    result, marginals, happened, messages = fused(
+        unary, *arguments, *numbers, storage, with_messages, output == "probabilities", evaluated, threads
+    )
+    return result, (marginals, messages) if with_messages else marginals, happened
 
 
 def mean_field_vjp(
     cotangent: Array,
-    marginals: Array,
+    kept: Any,
     terms: Sequence[FusedTerm],
     solver: MeanField,
     threads: int,
@@ -164,12 +168,14 @@ def mean_field_vjp(
     """Gradients of ⟨cotangent, a_T⟩ to the unary, to every coupling, in its shape, and to every term.
 
     Args:
+        kept: By `mean_field`.
         guide: Whether to compute those to the terms; without it there are none.
     """
+    marginals = kept if isinstance(kept, tuple) else (kept, None)
     row_sums = [term.row_sum for term in terms]
     numbers = row_sums, solver.damping, solver.tolerance, guide, threads
     fused: Callable[..., tuple[Array, list[Array], list[Any]]] = _by_precision("mean_field_vjp", cotangent)
-    unary, couplings, of_terms = fused(cotangent, marginals, *_apart(terms, cotangent.dtype), *numbers)
+    unary, couplings, of_terms = fused(cotangent, *marginals, *_apart(terms, cotangent.dtype), *numbers)
     return unary, couplings, [TermGradient(*each) for each in of_terms]
 
 

@@ -36,6 +36,12 @@ NO_SCRIPT = (
 )
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _exports_to_onnx() -> bool:
+    """Whether torch.onnx.export traces this, in any of its ways: a compiler takes torch's own answer to be False."""
+    return torch.onnx.is_in_onnx_export()
+
+
 class CrfRnn(CrfAttributes, nn.Module):
     """Refine the logits of a segmentation network by the colours of the image.
 
@@ -70,7 +76,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         image_range: (low, high) of the levels of images, such as (0, 1): θ_β is then in 255ths of high - low, as for
             photos of 8 bits. None: θ_β is in the image's own levels.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
-            or channel where they are given so. The backward pass then takes about twice as long.
+            or channel where they are given so. The backward pass then takes about twice as long, and needs a third
+            to twice as much memory on top, more for textured images; in 16 bits (`storage`) none.
         crf: Any other kernels and regions, and how they are solved; it takes the place of all arguments from
             `num_iterations` to `spatial`, of `damping`, `tolerance`, `filter` and `image_range`. Its weights must be
             numbers; times I, they are the weights at the start.
@@ -226,7 +233,7 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
-        if torch.onnx.is_in_onnx_export():
+        if _exports_to_onnx():
             raise ValueError(NO_ONNX)
         scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         refined = refine(
