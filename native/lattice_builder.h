@@ -237,12 +237,14 @@ class LatticeBuilder {
   // Entries [begin, end): v is the vertex before the first that begins there, next_row the next row of each chunk.
   void number_part(int64_t begin, int64_t end, int32_t v, int32_t* next_row) {
     const auto untouched = static_cast<int32_t>(rows_.size());
+    const int32_t before = v;
+    Key<Words> key_before;  // that vertex may go on in this part; its key is written by the part where it begins
     bool begins = begins_vertex(begin);
     for (int64_t i = begin; i < end; ++i) {
       const Key<Words> entry = entries_[i];
       const bool next_begins = begins_vertex(i + 1);
       v += begins;
-      keys_[v] = vertex_of(entry);
+      (v == before ? key_before : keys_[v]) = vertex_of(entry);
       int32_t row = untouched;
       if (has_row(entry)) {
         const int64_t chunk = chunk_of(entry);

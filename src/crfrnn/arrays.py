@@ -32,7 +32,7 @@ def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> 
     """
     array = _real_array(value, name)
     if dtype is None:
-        dtype = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32
+        dtype = double_or_single(array.dtype)
     # A number too large for float32 becomes infinite here and is reported by the check for finite values.
     try:
         with np.errstate(over="ignore"):
@@ -47,10 +47,18 @@ def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64; a TypeError for any other type."""
-    given: np.dtype[Any] = np.dtype(dtype)
+    try:
+        given: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype={dtype!r} is not supported; use float32 or float64") from None
     if given not in (np.float32, np.float64):
         raise TypeError(f"dtype={given} is not supported; use float32 or float64")
     return given
+
+
+def double_or_single(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """float64 for numbers of double precision and above, in any order of bytes, and float32 for all others."""
+    return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
 
 
 def check_finite(array: NDArray[Any], name: str, given: Any = None) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.files.replacement import replacing
+from crfrnn.files.run_lengths import checked_polygons, mask_of_runs, size_of
 
 SUFFIX = ".json"
 SHOWN = 3
+SHOWN_CHARACTERS = 60
 
 
 def pycocotools_mask() -> Any:
@@ -56,6 +58,7 @@ class CocoFile:
                 f"{path} holds no annotations of COCO; expected an object with images and annotations, or a list of "
                 'results such as {"image_id": 1, "category_id": 1, "segmentation": {"size": …, "counts": …}}'
             )
+        _check_entries(path, content.get("images", []) if isinstance(content, dict) else [], annotations)
         return cls(path, content)
 
     @property
@@ -96,9 +99,12 @@ class CocoFile:
     def size_of(self, number: int) -> tuple[int, int] | None:
         """The size (H, W) that the file gives the photo of an annotation; None if it does not."""
         annotation = self.annotations[number]
-        if isinstance(annotation["segmentation"], dict) and "size" in annotation["segmentation"]:
-            height, width = annotation["segmentation"]["size"]
-            return int(height), int(width)
+        try:
+            size = size_of(annotation["segmentation"])
+        except ValueError as error:
+            raise ValueError(f"{self.path}: annotation {annotation.get('id', number)}: {error}") from error
+        if size is not None:
+            return size
         for image in self.images:
             if image.get("id") == annotation.get("image_id") and "height" in image and "width" in image:
                 return int(image["height"]), int(image["width"])
@@ -120,23 +126,37 @@ class CocoFile:
 
     def mask(self, number: int, size: tuple[int, int]) -> NDArray[np.bool_]:
         """The mask (H, W) of an annotation. Raises ValueError if it is damaged or of another size."""
-        module, given = pycocotools_mask(), self.annotations[number]["segmentation"]
+        given = self.annotations[number]["segmentation"]
         where = f"{self.path}: annotation {self.annotations[number].get('id', number)}"
-        try:
-            if isinstance(given, list):
-                runs = module.merge(module.frPyObjects(given, *size))
-            elif isinstance(given["counts"], list):
-                runs = module.frPyObjects(given, *given["size"])
-            else:
-                runs = {"size": given["size"], "counts": given["counts"].encode("ascii")}
-            found = module.decode(runs).astype(bool)
-        except Exception as error:  # damaged run lengths raise more kinds than pycocotools documents
-            raise ValueError(f"{where} holds no mask: {error}") from error
         declared = self.size_of(number) or size
         if declared != size:
             raise ValueError(f"{where} is {declared[1]}×{declared[0]} pixels, but its photo {size[1]}×{size[0]}")
-        mask: NDArray[np.bool_] = found
+        try:
+            if not isinstance(given, list):
+                return mask_of_runs(given.get("counts"), size)
+            module = pycocotools_mask()
+            runs = module.merge(module.frPyObjects(checked_polygons(given, size), *size))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{where} holds no mask: {error}") from error
+        mask: NDArray[np.bool_] = module.decode(runs).astype(bool)
         return mask
+
+
+def _check_entries(path: Path, images: Any, annotations: Sequence[dict[str, Any]]) -> None:
+    """Raise a ValueError for what no photo can be found by, or no mask be."""
+    for each in images if isinstance(images, list) else [images]:
+        if not isinstance(each, dict) or not isinstance(each.get("id"), str | int | None):
+            raise ValueError(f"{path} describes an image by {json.dumps(each)[:SHOWN_CHARACTERS]}, which has no id")
+        for name in ("height", "width"):
+            if name in each and not (isinstance(each[name], int) and each[name] > 0):
+                raise ValueError(
+                    f"{path}: image {each.get('id')} has {name}={json.dumps(each[name])[:SHOWN_CHARACTERS]}"
+                )
+    for number, each in enumerate(annotations):
+        if not isinstance(each.get("image_id"), str | int | None):
+            raise ValueError(f"{path}: annotation {each.get('id', number)} has an image_id that is no number")
+        if not isinstance(each.get("segmentation"), list | dict | None):
+            raise ValueError(f"{path}: annotation {each.get('id', number)} holds neither polygons nor run lengths")
 
 
 def _names(stem: str) -> tuple[str, ...]:

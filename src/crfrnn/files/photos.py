@@ -187,7 +187,9 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
         return tensors[chosen], chosen.rpartition(".")[2]
     try:
         if mapped and path.suffix.lower() == ".npy":
-            mapping: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            mapping = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(mapping, np.ndarray):
+                raise ValueError("it is an archive of arrays, whose name ends in .npz")
             return mapping, ""
         with path.open("rb") as handle:
             content = np.load(handle, allow_pickle=False)

@@ -78,6 +78,8 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Geometry]:
             f"{path} has {voxels.ndim} axes {voxels.shape}; expected (x, y, z), or (x, y, z, channels) of an image or "
             "of class scores"
         )
+    if voxels.size == 0:
+        raise ValueError(f"{path} has no voxels: its axes are {voxels.shape}")
     if voxels.dtype.kind not in "biuf":
         kind = "complex numbers" if voxels.dtype.kind == "c" else "colours"
         raise ValueError(

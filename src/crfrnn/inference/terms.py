@@ -15,6 +15,7 @@ from crfrnn.arrays import (
     check_classes,
     check_result,
     class_weights,
+    double_or_single,
     float_dtype,
     image_array,
     is_tensor,
@@ -288,7 +289,7 @@ def pairwise_terms(
     elif grid is None:
         raise ValueError("without an image, shape= must say how large the grid is")
     if dtype is None:
-        dtype = np.float64 if channels is not None and channels.dtype == np.float64 else np.float32
+        dtype = np.float32 if channels is None else double_or_single(channels.dtype)
     weights = None if mask is None else mask_array(mask, grid)
     guide = Guide(grid, channels, weights, given_mapping(given), origin_of(origin, len(grid)))
     if channels is not None:
@@ -359,8 +360,8 @@ def checked_couplings(
         limit = np.finfo(scores.dtype).max
         if not (np.abs(couplings[-1]) <= limit).all():
             raise ValueError(
-                f"{name} times the compatibility is more than {scores.dtype} scores can hold, "
-                f"{limit:.2g}: make one of them smaller{'' if scores.dtype == np.float64 else ', or give float64 scores'}"
+                f"{name} times the compatibility is more than {scores.dtype} scores can hold, {limit:.2g}: make one of "
+                f"them smaller{'' if scores.dtype == np.float64 else ', or give float64 scores'}"
             )
     return couplings, compatible
 

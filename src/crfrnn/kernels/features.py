@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, real_shape, spatial_shape
+from crfrnn.arrays import (
+    Array,
+    Shape,
+    double_or_single,
+    float_array,
+    float_dtype,
+    image_array,
+    num_points,
+    real_shape,
+    spatial_shape,
+)
 from crfrnn.crf import Bilateral, Features, Given, Spatial
 from crfrnn.memory import require_memory
 from crfrnn.numbers import per_axis
@@ -48,9 +58,7 @@ def spatial_features(
         dtype: float32 or float64.
     """
     grid, kind = spatial_shape(shape), float_dtype(dtype)
-    require_memory(
-        2 * num_points(grid) * len(grid) * kind.itemsize, f"features of {' × '.join(map(str, grid))} points"
-    )
+    require_memory(2 * num_points(grid) * len(grid) * kind.itemsize, f"features of {' × '.join(map(str, grid))} points")
     return feature_rows(Spatial(theta_gamma), Guide(grid, origin=origin_of(origin, len(grid))), kind)
 
 
@@ -79,7 +87,7 @@ def bilateral_features(
     """
     channels = image_array(image, None if shape is None else spatial_shape(shape))
     if dtype is None:
-        dtype = np.float64 if channels.dtype == np.float64 else np.float32
+        dtype = double_or_single(channels.dtype)
     features, grid = Bilateral(theta_alpha, theta_beta), channels.shape[:-1]
     guide = Guide(grid, channels, origin=origin_of(origin, len(grid)))
     return feature_rows(features, guide, float_dtype(dtype))
@@ -171,7 +179,7 @@ def _theta_gradient(theta: Any, rows: Array, to_rows: Array) -> Array:
 def origin_of(origin: Any, axes: int) -> tuple[int, ...] | None:
     """The position of the first pixel, (x, y[, z]); None is 0.
 
-    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or beyond the integers of 64 bits.
+    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or too far away.
     """
     if origin is None:
         return None

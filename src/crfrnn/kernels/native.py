@@ -186,7 +186,7 @@ def mean_field_vjp(
 
 
 def _require_messages(terms: Sequence[FusedTerm], unary: Array) -> None:
-    """Raise a MemoryError unless there is room for two rows of each vertex: only lattices that are there tell how many."""
+    """Raise a MemoryError unless there is room for two rows of each vertex, which only built lattices count."""
     vertices = sum(getattr(term.kernel, "num_vertices", 0) for term in terms)
     needed = 2 * vertices * padded_channels(len(unary)) * unary.itemsize
     if needed > LARGE_MESSAGES:

@@ -189,7 +189,7 @@ def read_settings(path: Path) -> dict[str, object]:
     yaml = _yaml()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read settings from {path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings; expected lines such as `batch_size: 8`")
