@@ -4,8 +4,7 @@ import argparse
 import math
 import re
 
-UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
+from crfrnn import memory
 
 AS_OPTIONS = (
     (r"\binput='(\w+)'", r"--input \1"),
@@ -35,10 +34,10 @@ def one_line(message: object) -> str:
 
 def byte_count(text: str) -> int:
     """Bytes in words such as 4GB, 500MB or 1.5 TB."""
-    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
-    if given is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected one such as 4GB or 500MB")
-    return int(float(given[1]) * UNITS[given[2]])
+    try:
+        return memory.byte_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def frames(text: str) -> float:

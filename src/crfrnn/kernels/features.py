@@ -48,9 +48,7 @@ def spatial_features(
         dtype: float32 or float64.
     """
     grid, kind = spatial_shape(shape), float_dtype(dtype)
-    require_memory(
-        2 * num_points(grid) * len(grid) * kind.itemsize, f"features of {' × '.join(map(str, grid))} points"
-    )
+    require_memory(2 * num_points(grid) * len(grid) * kind.itemsize, f"features of {' × '.join(map(str, grid))} points")
     return feature_rows(Spatial(theta_gamma), Guide(grid, origin=origin_of(origin, len(grid))), kind)
 
 
@@ -171,7 +169,7 @@ def _theta_gradient(theta: Any, rows: Array, to_rows: Array) -> Array:
 def origin_of(origin: Any, axes: int) -> tuple[int, ...] | None:
     """The position of the first pixel, (x, y[, z]); None is 0.
 
-    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or beyond the integers of 64 bits.
+    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or further than `FURTHEST`.
     """
     if origin is None:
         return None

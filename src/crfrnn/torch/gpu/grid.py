@@ -12,7 +12,6 @@ from torch import Tensor
 from crfrnn.crf import CUTOFF
 from crfrnn.torch.gpu.lattice import constants
 
-
 NARROW = 1 / 40
 """A deviation at which the tap beside the middle one is exp(-800), 0 in any precision."""
 

@@ -20,9 +20,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return unary, torch.softmax(unary, dim=1).to(dtype)
 
 
-def embed(
-    features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     """The simplex around each point (Adams, Baek & Davis 2010, section 3).
 
     Operation by operation what the native core does, without fused multiply-adds: many pixels lie exactly on the

@@ -46,9 +46,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return unary, marginals
 
 
-def embed(
-    features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     d, points = features.shape
     cell = torch.empty(d, points, dtype=torch.int32, device=features.device)
     order = torch.empty_like(cell)
