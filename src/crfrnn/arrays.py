@@ -50,7 +50,7 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         given: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype={dtype!r} is not supported; use float32 or float64") from None
+        raise TypeError(f"dtype={dtype!r} is none; use float32 or float64") from None
     if given not in (np.float32, np.float64):
         raise TypeError(f"dtype={given} is not supported; use float32 or float64")
     return given
@@ -113,15 +113,16 @@ def check_result(result: NDArray[Any], what: str, causes: str = MAGNITUDES) -> N
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(result.sum()) or np.isfinite(result).all():
             return
-    raise ValueError(f"{what} grow beyond {_largest(result.dtype)}: make {causes} smaller{_wider(result.dtype)}")
+    raise ValueError(f"{what} grow beyond {_largest(result.dtype)}: make {causes} smaller{wider(result.dtype)}")
 
 
 def _largest(dtype: np.dtype[Any]) -> str:
     return f"what {dtype} can hold, {np.finfo(dtype).max:.2g}"
 
 
-def _wider(dtype: np.dtype[Any]) -> str:
-    return "" if dtype == np.float64 else ", or give float64"
+def wider(dtype: np.dtype[Any]) -> str:
+    """What else helps where this precision holds too little, for the end of a message."""
+    return "" if dtype == np.float64 else ", or give scores as float64"
 
 
 def score_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:

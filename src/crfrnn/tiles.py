@@ -18,8 +18,8 @@ from crfrnn.crf import CRF, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
-from crfrnn.memory import half_of_memory, tile_bytes
-from crfrnn.numbers import one_of, whole_number
+from crfrnn.memory import byte_count, half_of_memory, tile_bytes
+from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
 from crfrnn.plausibility import check_levels, check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
@@ -33,6 +33,8 @@ SPATIAL_REACH = 8
 """Margin in deviations θ_γ: that kernel is short, but its messages travel further with every iteration."""
 MOST_WORK = 25
 """How many times the core's size a context may have before `memory` counts as too little."""
+MOST_BYTES = 2**60
+"""More memory is as good as this."""
 BLOCK = 4096
 """At most how many labels are counted at once, along each axis."""
 
@@ -76,7 +78,7 @@ def refine_tiled(
     output: Any = None,
     tile: int | None = None,
     overlap: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     input: Input = "logits",
     num_classes: int | None = None,
     spacing: float | Sequence[float] | None = None,
@@ -100,8 +102,8 @@ def refine_tiled(
             or anything that can be assigned to by slices. None makes an array of labels.
         tile: Most pixels of a core along each axis. None: as many as `memory` allows.
         overlap: Pixels of the margin. None: 3 θ_α along each axis, and at least 8 θ_γ.
-        memory: Bytes that the work on a tile may take, for images as rough as photos; noise takes up to twice as
-            much. None: half of what is available.
+        memory: Bytes that the work on a tile may take, or words such as "4GB", for images as rough as photos; noise
+            takes up to twice as much. None: half of what is available.
         progress: Wraps the tiles as they are worked on, such as `tqdm.tqdm`.
         **values: As for `refine`, such as `theta_beta=10` or `image_range=(0, 65535)`.
     Returns: The output.
@@ -111,6 +113,7 @@ def refine_tiled(
     """
     crf = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
+    scores, image = _sliceable(scores, "scores"), None if image is None else _sliceable(image, "image")
     grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
     _check_shapes(scores, image, grid)
     _check_reach(crf)
@@ -122,7 +125,7 @@ def refine_tiled(
     features = len(grid) + (0 if image is None else math.prod(image.shape[len(grid) :]))
     itemsize = 8 if getattr(scores, "dtype", None) == np.float64 else 4
     bytes_per_point = tile_bytes(1, max(2, classes), features, itemsize, image_lattices(crf))
-    tiles = tile_grid(grid, margins, tile, memory, bytes_per_point)
+    tiles = tile_grid(grid, margins, tile, None if memory is None else _bytes_of(memory), bytes_per_point)
     if output is None:
         output = np.empty(grid, label_dtype(classes))
     labelled = _is_labels(output, grid, classes)
@@ -148,6 +151,25 @@ def refine_tiled(
         for array in (scores, image, output):
             release_pages(array)
     return output
+
+
+def _sliceable(given: Any, name: str) -> Any:
+    """What has a shape and gives arrays when sliced, as it is; lists and whatever else holds numbers as an array."""
+    return given if hasattr(given, "shape") and hasattr(given, "__getitem__") else plain_array(given, name)
+
+
+def _bytes_of(memory: Any) -> int:
+    """An amount of memory of a caller."""
+    if isinstance(memory, str):
+        try:
+            amount = byte_count(memory)
+        except ValueError as error:
+            raise ValueError(f"memory={error}") from None
+    else:
+        amount = math.floor(min(memory if isinstance(memory, int) else finite_number(memory, "memory"), MOST_BYTES))
+    if amount < 1:
+        raise ValueError(f"memory={memory!r} must be a positive number of bytes, or words such as '4GB'")
+    return amount
 
 
 def image_lattices(crf: CRF) -> int:

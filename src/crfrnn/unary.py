@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import LARGEST_LABEL, Array, label_array, plain_array, score_array
 from crfrnn.memory import require_memory
-from crfrnn.numbers import whole_number
+from crfrnn.numbers import finite_number, whole_number
 from crfrnn.plausibility import classes_last, likeness, warn_of_input
 
 UNKNOWN_LABEL = 255
@@ -53,7 +53,7 @@ def unary_from_labels(
     """
     if whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
-    if not 0 < ground_truth_probability < 1:
+    if not 0 < finite_number(ground_truth_probability, "ground_truth_probability") < 1:
         raise ValueError(f"ground_truth_probability={ground_truth_probability} must be above 0 and below 1")
     given = label_array(labels)
     first = 1 if zero_unsure else 0

@@ -4,13 +4,13 @@ Both are linear maps of the values, so each has a transpose. docs/algorithm.md, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, Shape, image_array, score_array
+from crfrnn.arrays import Array, Shape, check_result, image_array, score_array
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.kernels.build import check_specification, kernel_of_rows
@@ -64,13 +64,15 @@ def upsample(
     given = score_array(scores, "scores")
     grids = Grids.of(given, image_guide(image, given.shape), covers)
     check_specification(features, filter)
-    return JointBilateral(grids, features or grids.features, filter or Lattice(), given.dtype, threads).apply(given)
+    return _within_range(
+        JointBilateral(grids, features or grids.features, filter or Lattice(), given.dtype, threads).apply, given
+    )
 
 
 def interpolate(scores: ArrayLike, image: ArrayLike, *, covers: Sequence[float] | None = None) -> Array:
     """Scores (C, *low) brought to the size of an image by linear interpolation; arguments as those of `upsample`."""
     given = score_array(scores, "scores")
-    return Linear(Grids.of(given, image_guide(image, given.shape), covers)).apply(given)
+    return _within_range(Linear(Grids.of(given, image_guide(image, given.shape), covers)).apply, given)
 
 
 def at_image_size(scores: Array, image: ArrayLike | None, method: Method | None, threads: int | None) -> Array:
@@ -86,7 +88,19 @@ def at_image_size(scores: Array, image: ArrayLike | None, method: Method | None,
     guide = image_guide(image, scores.shape)  # type: ignore[arg-type]
     if guide.grid == scores.shape[1:]:
         return scores
-    return chosen_map(method, Grids.of(scores, guide), scores.dtype, threads).apply(scores)
+    return _within_range(chosen_map(method, Grids.of(scores, guide), scores.dtype, threads).apply, scores)
+
+
+def _within_range(apply: Callable[[Array], Array], values: Array) -> Array:
+    """Means of values. They are no larger than these, but sums on the way may be: then all is 2^32 times smaller."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = apply(values)
+        if not np.isfinite(result.sum()):
+            smaller = values.dtype.type(2.0**-32)
+            few = values * smaller
+            result = apply(few).clip(few.min(), few.max()) / smaller
+    check_result(result, "upsampled scores", "scores")
+    return result
 
 
 def method_for(

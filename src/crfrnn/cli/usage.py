@@ -8,29 +8,19 @@ from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 
+from crfrnn import memory
 from crfrnn.parameters import CRFParameters
 
 SUBJECT: ContextVar[str] = ContextVar("SUBJECT", default="")
 """Which of several files a thread is at work on, named in warnings."""
-UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
 
 OPTIONS = [*(field.name for field in fields(CRFParameters)), "input", "num_classes", "classes", "spacing", "device"]
 """Arguments of functions that are options of commands."""
 ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(\([^()]*\)|\[[^\[\]]*\]|'[^']*'|[^\s,;:()]*)")
 
 
-MOST_BYTES = 2**63
-MOST_SHOWN = 60
-
-
 class UsageError(ValueError):
     """The arguments do not fit together, regardless of what the files hold."""
-
-
-def shortened(text: str) -> str:
-    """A text as it was given, in quotes, without most of a very long one."""
-    return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
 
 
 def counted(number: int, noun: str) -> str:
@@ -60,13 +50,10 @@ def real_path(path: Path) -> Path:
 
 def byte_count(text: str) -> int:
     """Bytes in words such as 4GB, 500MB or 1.5 TB."""
-    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
-    if given is None:
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is no amount of memory; expected one such as 4GB or 500MB")
-    amount = float(given[1]) * UNITS[given[2]]
-    if amount >= MOST_BYTES:
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is more memory than there is")
-    return int(amount)
+    try:
+        return memory.byte_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def frames(text: str) -> float:

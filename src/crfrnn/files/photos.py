@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from crfrnn.files.opening import opened_picture
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
 from crfrnn.files.replacement import replacing
 from crfrnn.files.tensors import SAFETENSORS, TORCH_SUFFIXES, read_tensors
@@ -92,7 +93,7 @@ def picture_levels(picture: Image.Image) -> NDArray[Any]:
 def is_picture(path: Path) -> bool:
     """Whether Pillow reads all of a TIFF: a page of integers in channels that it knows, colours of 8 bits at most."""
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
             whole = getattr(image, "n_frames", 1) == 1 and image.mode != "F"
             return whole and (len(bits) == 1 or max(bits) <= 8)
@@ -321,8 +322,10 @@ def _decoded(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             image.load()
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more for damaged files
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     return image

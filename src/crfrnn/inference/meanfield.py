@@ -21,6 +21,7 @@ from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precis
 from crfrnn.kernels import native
 from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage, TermGradient
 from crfrnn.memory import mean_field_bytes, require_memory
+from crfrnn.numbers import flag
 from crfrnn.threads import thread_count
 
 
@@ -82,7 +83,7 @@ def mean_field(
     scores = score_array(unary, "unary", precision(pairwise))
     couplings, _ = checked_couplings(scores, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, 0)
-    output: Output = "probabilities" if return_probabilities else "logits"
+    output: Output = "probabilities" if flag(return_probabilities, "return_probabilities") else "logits"
     result, _ = forward(solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), output, None, threads)
     return result.reshape(scores.shape)
 
@@ -137,7 +138,7 @@ def mean_field_vjp(
             f"marginals have shape {kept.shape}, which is not what mean_field_with_marginals returns for "
             f"{classes} classes and {points} points"
         )
-    solver = MeanField(len(kept), damping, tolerance=0)
+    solver, guide = MeanField(len(kept), damping, tolerance=0), flag(guide, "guide")
     rows = given.reshape(classes, points)
     unary, gradients, to_terms = vjp(solver, rows, kept, pairwise, couplings, threads, guide)
     by_coupling = [gradient.astype(np.float64) for gradient in gradients]
@@ -296,10 +297,10 @@ def _by_steps(
     with np.errstate(over="ignore", invalid="ignore"):
         for iteration, step in zip(range(solver.iterations), steps(solver, unary.T, pairwise, couplings), strict=False):
             logits = step.logits
+            check_result(logits, "scores")
             sent.append(step.classes)
             if keep:
                 kept[iteration, :, :classes] = step.marginals
-    check_result(logits, "scores")
     happened = (solver.iterations, sent, None)
     if output == "labels":
         return logits.argmax(axis=1).astype(np.int32), kept, happened

@@ -25,6 +25,7 @@ from crfrnn.arrays import (
     real_shape,
     region_array,
     spatial_shape,
+    wider,
 )
 from crfrnn.crf import CRF, EPSILON, Normalization, Regions
 from crfrnn.files.parameter_files import crf_of, parameters_of
@@ -37,7 +38,7 @@ from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.matrix import MatrixKernel, is_sparse
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import region_bytes, require_memory
-from crfrnn.numbers import one_of
+from crfrnn.numbers import flag, one_of
 from crfrnn.parameters import CRFParameters, with_values
 from crfrnn.plausibility import check_levels
 
@@ -133,7 +134,9 @@ class PairwiseTerm:
         """
         dtype = getattr(self.kernel, "dtype", None)
         given = point_array(values, "values", self.kernel.num_points, dtype)
-        filtered = self.filter_rows(given.reshape(len(given), -1), transpose, threads).reshape(given.shape)
+        filtered = self.filter_rows(given.reshape(len(given), -1), flag(transpose, "transpose"), threads).reshape(
+            given.shape
+        )
         check_result(filtered, "filtered values", "values")
         return filtered
 
@@ -360,8 +363,8 @@ def checked_couplings(
         limit = np.finfo(scores.dtype).max
         if not (np.abs(couplings[-1]) <= limit).all():
             raise ValueError(
-                f"{name} times the compatibility is more than {scores.dtype} scores can hold, {limit:.2g}: make one of "
-                f"them smaller{'' if scores.dtype == np.float64 else ', or give float64 scores'}"
+                f"{name} times the compatibility is more than {scores.dtype} scores can hold, "
+                f"{limit:.2g}: make one of them smaller{wider(scores.dtype)}"
             )
     return couplings, compatible
 

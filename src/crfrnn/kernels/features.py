@@ -179,7 +179,7 @@ def _theta_gradient(theta: Any, rows: Array, to_rows: Array) -> Array:
 def origin_of(origin: Any, axes: int) -> tuple[int, ...] | None:
     """The position of the first pixel, (x, y[, z]); None is 0.
 
-    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or too far away.
+    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or further than `FURTHEST`.
     """
     if origin is None:
         return None

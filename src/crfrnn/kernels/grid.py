@@ -51,7 +51,9 @@ class GridGaussian(NativeKernel):
         self.num_points = num_points(self.shape)
         self.dtype = float_dtype(dtype)
         if max(self.shape) > LONGEST_AXIS:
-            raise ValueError(f"shape {self.shape} has an axis of more than {LONGEST_AXIS} points, the most of a grid")
+            raise ValueError(
+                f"shape {self.shape} has an axis of more than {LONGEST_AXIS} points; a grid takes no longer one"
+            )
         if self.num_points > LARGE_GRID:
             require_memory(
                 2 * self.num_points * self.dtype.itemsize, f"a grid of {' × '.join(map(str, self.shape))} points"

@@ -101,7 +101,7 @@ class PermutohedralLattice(NativeKernel):
 
 
 def _most_bytes(rows: Array, rounds: int) -> int:
-    """What building may take: only vertices that are counted tell more. Small lattices need no limit."""
+    """What building may take. Only counted vertices tell how much it takes, and small lattices need no limit."""
     corners = rows.shape[1] + 1
     most_vertices = len(rows) * corners * (2 * corners + 1) ** rounds
     available = available_memory() if most_vertices > MANY_VERTICES else None

@@ -14,6 +14,7 @@ from crfrnn import _native
 from crfrnn.arrays import Array, cast_finite, check_result, mask_array, padded_channels, point_array
 from crfrnn.crf import MeanField
 from crfrnn.memory import require_memory
+from crfrnn.numbers import flag
 from crfrnn.threads import thread_count
 
 Output: TypeAlias = Literal["logits", "probabilities", "labels"]
@@ -49,7 +50,9 @@ class NativeKernel:
         Returns: An array of the shape of values, of the kernel's dtype.
         """
         given = point_array(values, "values", self.num_points, self.dtype)
-        filtered = self.filter_rows(given.reshape(self.num_points, -1), transpose, threads).reshape(given.shape)
+        filtered = self.filter_rows(given.reshape(self.num_points, -1), flag(transpose, "transpose"), threads).reshape(
+            given.shape
+        )
         check_result(filtered, "filtered values", "values")
         return filtered
 
@@ -186,7 +189,7 @@ def mean_field_vjp(
 
 
 def _require_messages(terms: Sequence[FusedTerm], unary: Array) -> None:
-    """Raise a MemoryError unless there is room for two rows of each vertex, which only built lattices count."""
+    """Raise a MemoryError unless there is room for two rows of each vertex: only built lattices tell how many."""
     vertices = sum(getattr(term.kernel, "num_vertices", 0) for term in terms)
     needed = 2 * vertices * padded_channels(len(unary)) * unary.itemsize
     if needed > LARGE_MESSAGES:

@@ -11,7 +11,7 @@ from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, Normalization
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
-from crfrnn.numbers import finite_number, one_of, whole_number
+from crfrnn.numbers import finite_number, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
@@ -161,8 +161,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         if upsampling is not None:
             one_of(upsampling, get_args(Method), "upsampling")
         self.upsampling = upsampling
-        self.return_probabilities = return_probabilities
-        self.deterministic = deterministic
+        self.return_probabilities = flag(return_probabilities, "return_probabilities")
+        self.deterministic = flag(deterministic, "deterministic")
         self.storage = check_storage(storage, crf)
         self.threads = threads
         classes = num_classes_of(num_classes)
@@ -171,7 +171,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             self.register_parameter(f"{name}_ker_weights", nn.Parameter(_identity(classes, weights) * start))
         agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
-        if learn_theta:
+        if flag(learn_theta, "learn_theta"):
             for name, theta in trained_thetas(crf).items():
                 self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
 

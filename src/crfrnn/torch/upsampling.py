@@ -11,6 +11,7 @@ from crfrnn.contrast import SHARE
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.kernels.build import check_specification
+from crfrnn.numbers import flag
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable
 from crfrnn.torch.exact_filter import full_precision
@@ -54,8 +55,8 @@ def upsample(
     """
     check_pair(scores, image, "scores")
     check_specification(features, filter)
-    if threads is not None:
-        thread_count(threads)
+    threads = None if threads is None else thread_count(threads)
+    deterministic = flag(deterministic, "deterministic")
     step = low_steps(scores.shape, image.shape[2:], covers)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     values, colours = scores.to(dtype), image if image.dtype == torch.float64 else image.to(dtype)
@@ -84,6 +85,7 @@ def upsample(
         received = received[:, :, count:].reshape(*sent.shape[:2], *image.shape[2:])
         interpolated = interpolate(scores.to(dtype), image, step)
         upsampled: Tensor = (received[:, :-1] + LINEAR_SHARE * interpolated) / (received[:, -1:] + LINEAR_SHARE)
+    differentiable.check_outcome(upsampled, "upsampled scores", "scores")
     return upsampled.to(scores.dtype)
 
 

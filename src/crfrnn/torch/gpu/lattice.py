@@ -18,7 +18,7 @@ from crfrnn.kernels.lattice import MAX_FEATURES
 MOST_CORNERS = 2**31 - 2**24
 # Beyond these, cells of neighbouring points can no longer be told apart, or do not fit 32 bits.
 CELL_LIMIT = {torch.float32: 2.0**21, torch.float64: 2.0**30}
-FAR = 4096  # in coordinates on the hyperplane, as in the native core: beyond it float32 has too few digits
+FAR = 4096  # in coordinates on the hyperplane, as in the native core: from here on float32 is not exact enough
 MARGIN = 4  # cells that corners and their neighbours reach beyond those of the points, on both sides together
 # Any numbers without a pattern: the golden ratio's bits, mixed as SplitMix64 does.
 _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
