@@ -84,13 +84,13 @@ def test_an_exact_kernel_counts_whole_blocks():
 
 
 @pytest.mark.parametrize(
-    ("text", "amount"), [("4GB", 4e9), ("500 mb", 5e8), ("1.5T", 1.5e12), ("20k", 2e4), ("123", 123), (".5 g", 5e8)]
+    ("text", "amount"), [("4GB", 4e9), ("500 mb", 5e8), ("1.5T", 1.5e12), ("20k", 2e4), (".5 g", 5e8)]
 )
 def test_amounts_of_memory(text, amount):
     assert memory.byte_count(text) == amount
 
 
-@pytest.mark.parametrize("text", ["", "GB", "4 GiB", "-1GB", "1e9", "9" * 400 + "GB", "nan"])
+@pytest.mark.parametrize("text", ["", "GB", "4 GiB", "-1GB", "1e9", "123", "nan"])
 def test_no_amounts_of_memory(text):
     with raises_saying(ValueError, "amount of memory", "4GB"):
         memory.byte_count(text)

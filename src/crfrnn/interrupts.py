@@ -20,6 +20,10 @@ from typing import Any
 
 GRACE = 2.0
 """Seconds in which further signals count as the same one: programs and terminals send them twice in a row."""
+IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+"""Python's own code that imports: an exception there keeps its locks, and other threads wait for them forever."""
+MOMENT = 0.01
+"""Seconds that a signal there is put off."""
 ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -57,10 +61,7 @@ def orderly_end() -> Iterator[None]:
 
     def send_again(found: Any) -> None:
         if isinstance(found.exc_value, KeyboardInterrupt):
-            number = getattr(found.exc_value, "number", signal.SIGINT)
-            later = threading.Timer(1.1 * GRACE, os.kill, (os.getpid(), number))
-            later.daemon = True
-            later.start()
+            _send_later(getattr(found.exc_value, "number", signal.SIGINT), 1.1 * GRACE)
         else:
             dropped(found)
 
@@ -88,6 +89,12 @@ def raise_asked(error: BaseException) -> None:
         raise _exception(_asked.number) from error
 
 
+def _send_later(number: int, seconds: float) -> None:
+    later = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
+
+
 def _interrupt() -> list[signal.Signals]:
     return [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
 
@@ -104,7 +111,9 @@ def _raising(numbers: list[signal.Signals]) -> Iterator[None]:
     _asked.when = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if time.monotonic() - _asked.when > GRACE:
+        if frame is not None and frame.f_code.co_filename == IMPORT_SYSTEM:
+            _send_later(number, MOMENT)
+        elif time.monotonic() - _asked.when > GRACE:
             _asked.number, _asked.when = number, time.monotonic()
             raise _exception(number)
 

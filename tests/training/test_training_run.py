@@ -364,7 +364,7 @@ def test_damaged_results(config):
     config = replace(config, crf_epochs=0, network_epochs=1)
     best = Path(config.output) / "network" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:500])
-    with raises_saying(ValueError, "best.ckpt", "cannot read"):
+    with raises_saying(ValueError, "best.ckpt", "damaged"):
         train(config)
     (Path(config.output) / "training.json").write_text("{")
     with raises_saying(ValueError, "training.json", "cannot read"):

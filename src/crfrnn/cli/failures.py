@@ -25,7 +25,7 @@ def described(error: BaseException, files: Iterable[Path] = ()) -> str:
     if not isinstance(error, EXPECTED) and not _is_memory(error):
         message = f"{type(error).__name__}: {message} ({UNEXPECTED})"
     names = list(dict.fromkeys(map(str, files)))
-    if isinstance(error, ImportError) or any(name in message for name in names):
+    if isinstance(error, ImportError) or message.startswith("cannot write ") or any(name in message for name in names):
         return message
     return f"{', '.join(names)}: {message}" if names else message
 
