@@ -14,9 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cases import CALLS, EXAMPLES
 from search import search
 from worker import Verdict, Worker
+
+from cases import CALLS, EXAMPLES
 
 ROUND = 100
 """Examples of a call before the next one has its turn."""

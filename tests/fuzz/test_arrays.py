@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from cases import CALLS
 from search import search
 from worker import Worker
+
+from cases import CALLS
 
 EACH = 30
 

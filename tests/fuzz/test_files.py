@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-
-from cases import FILES
 from properties_files import COMMANDS
 from search import search
 from worker import Worker
+
+from cases import FILES
 
 EACH, FEW = 16, 3
 SLOW = ("file_evaluate", "file_segment", "file_weights")

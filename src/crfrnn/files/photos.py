@@ -183,7 +183,9 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
             if name is not None and name not in content.files:
                 raise ValueError(f"it has no array {name!r}, only {', '.join(content.files)}")
             chosen = name or next((each for each in content.files if each in SCORE_NAMES), content.files[0])
-            array: NDArray[Any] = content[chosen]
+            array = content[chosen]
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"what it calls {chosen!r} is no array")
             return array, chosen
     except Exception as error:  # damaged archives raise more kinds than NumPy documents
         raise ValueError(f"cannot read {path} as an {path.suffix} array: {error}") from error
