@@ -39,15 +39,10 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         given: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype={dtype!r} is not supported; use float32 or float64") from None
+        raise TypeError(f"dtype={dtype!r} is none; use float32 or float64") from None
     if given not in (np.float32, np.float64):
         raise TypeError(f"dtype={given} is not supported; use float32 or float64")
     return given
-
-
-def double_or_single(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """float64 for numbers of double precision and above, in any order of bytes, and float32 for all others."""
-    return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
@@ -232,6 +227,11 @@ def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
         most = "" if limit is None else f" to {limit}"
         raise ValueError(f"shape {shape} is no grid; expected 1{most} axes of at least one point each")
     return shape
+
+
+def double_or_single(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """float64 for numbers of double precision and above, in any order of bytes, and float32 for all others."""
+    return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
 
 
 def padded_channels(channels: int) -> int:
