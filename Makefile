@@ -51,8 +51,9 @@ races: $(VENV)/.tools-stamp ## run the native tests under ThreadSanitizer
 	@TSAN_OPTIONS=halt_on_error=1 $(UNSHUFFLED) $(BIN)/ctest --test-dir build/races --output-on-failure -R 'thread_tests|avx2'
 
 FUZZ ?= 10000
-fuzz: $(VENV)/.dev-stamp ## try FUZZ=10000 arrays and files by chance, and keep what is wrong in out/fuzz
+fuzz: $(VENV)/.dev-stamp ## try FUZZ=10000 arrays and files by chance and a hundredth as many kills; what is wrong is in out/fuzz
 	@$(BIN)/python tests/fuzz $(FUZZ)
+	@FUZZ=$$(( ($(FUZZ) + 99) / 100 )) $(BIN)/python -m pytest tests/fuzz/test_processes.py
 
 # The package as it is, with a native core that is built with sanitizers; those have to be loaded before anything else.
 SANITIZED := build/fuzz-sanitized

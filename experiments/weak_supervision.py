@@ -27,8 +27,8 @@ from PIL import Image
 from crfrnn.data import SegmentationData
 from crfrnn.evaluation import evaluate
 from crfrnn.files.classes import class_set
-from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model
 from crfrnn.training import TrainingConfig
 from crfrnn.training.train import train

@@ -270,6 +270,7 @@ class MeanField {
   }
 
   void write_result(const Tile& tile, T* a) {
+    require_finite(a, layout_.classes, tile.n);
     if (result_.form == Form::labels) return likeliest_classes(a, layout_.classes, tile.n, result_.labels + tile.begin);
     if (result_.form == Form::probabilities) loops<T>().softmax(a, a, all_channels_, tile.n);
     write_scores(layout_, a, tile, scores_);

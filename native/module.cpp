@@ -8,7 +8,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <limits>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -50,9 +53,9 @@ Out<T> as_array(Buffer<T> buffer, std::initializer_list<std::size_t> shape, std:
 
 template <class T>
 Out<T> new_array(std::initializer_list<std::size_t> shape, T** data) {
-  std::size_t size = 1;
-  for (const auto s : shape) size *= s;
-  Buffer<T> buffer(static_cast<int64_t>(size));
+  int64_t size = 1;
+  for (const auto length : shape) size = product_of({size, static_cast<int64_t>(length)});
+  Buffer<T> buffer(size);
   *data = buffer.get();
   return as_array(std::move(buffer), shape);
 }
@@ -61,11 +64,17 @@ void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+template <class T>
+int feature_count(const Rows<T>& features) {
+  return static_cast<int>(std::min<std::size_t>(features.shape(1), std::numeric_limits<int>::max()));  // more than any takes
+}
+
 // Throws std::invalid_argument if scores are neither class-major nor point-major.
 template <class T>
 ScoreLayout layout_of(const Scores<T>& scores) {
   const auto classes = static_cast<int64_t>(scores.shape(0)), points = static_cast<int64_t>(scores.shape(1));
   require(classes > 0 && points > 0, "scores need classes and points");
+  require(classes <= most_classes, "scores have more classes than the 2^24 that a mean field takes");
   auto steps = [&](int64_t of_class, int64_t of_point) {
     return (classes == 1 || scores.stride(0) == of_class) && (points == 1 || scores.stride(1) == of_point);
   };
@@ -160,8 +169,8 @@ std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayou
   const Storage kind = storage.value_or(Storage::computed);
   const int channels = padded_channels(layout.classes);
   const std::size_t shape[] = {storage ? std::size_t(iterations) : 0, std::size_t(layout.points), std::size_t(channels)};
-  const auto size = static_cast<int64_t>(shape[0] * shape[1] * shape[2]);
-  auto owned = std::make_unique<Buffer<uint8_t>>(size * (kind == Storage::computed ? int64_t(sizeof(T)) : 2));
+  const int64_t itemsize = kind == Storage::computed ? sizeof(T) : 2;
+  auto owned = std::make_unique<Buffer<uint8_t>>(product_of({storage ? iterations : 0, layout.points, channels, itemsize}));
   void* data = owned->get();
   nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<uint8_t>*>(p); });
   owned.release();
@@ -187,7 +196,7 @@ using Happened = std::tuple<int, std::vector<int>, std::optional<Out<uint8_t>>>;
 // The points are recorded where there is memory for them.
 Activity new_activity(int iterations, int64_t points, bool return_evaluated) {
   Activity activity;
-  if (return_evaluated) activity.evaluated = Buffer<uint8_t>(iterations * points);
+  if (return_evaluated) activity.evaluated = Buffer<uint8_t>(product_of({iterations, points}));
   return activity;
 }
 
@@ -307,14 +316,14 @@ void bind(nb::module_& m, const std::string& bits) {
       .def(
           "__init__",
           [](Lattice<T>* self, const Rows<T>& features, std::optional<In<int32_t, nb::shape<-1>>> batch, int neighbour_rounds,
-             int threads) {
+             int threads, int64_t most_bytes) {
             const auto n = features.shape(0);
             require(!batch || batch->shape(0) == n, "batch needs one id for each point");
             nb::gil_scoped_release unlocked;
-            new (self) Lattice<T>(features.data(), static_cast<int64_t>(n), static_cast<int>(features.shape(1)),
-                                  batch ? batch->data() : nullptr, neighbour_rounds, threads);
+            new (self) Lattice<T>(features.data(), static_cast<int64_t>(n), feature_count(features),
+                                  batch ? batch->data() : nullptr, neighbour_rounds, threads, most_bytes);
           },
-          "features"_a, "batch"_a.none(), "neighbour_rounds"_a, "threads"_a)
+          "features"_a, "batch"_a.none(), "neighbour_rounds"_a, "threads"_a, "most_bytes"_a)
       .def_prop_ro("num_features", &Lattice<T>::num_features)
       .def_prop_ro("num_vertices", &Lattice<T>::num_vertices)
       .def("vertices",
@@ -345,7 +354,7 @@ void bind(nb::module_& m, const std::string& bits) {
           [](ExactGaussian<T>* self, const Rows<T>& features) {
             nb::gil_scoped_release unlocked;
             new (self)
-                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), static_cast<int>(features.shape(1)));
+                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), feature_count(features));
           },
           "features"_a);
   nb::class_<KeptMessages<T>>(m, ("KeptMessages" + bits).c_str()).def_prop_ro("nbytes", &KeptMessages<T>::bytes);
@@ -364,6 +373,17 @@ void bind(nb::module_& m, const std::string& bits) {
 NB_MODULE(_native, m) {
   // Some frameworks keep our types alive until the process ends. Users cannot do anything about such warnings.
   nb::set_leak_warnings(false);
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const crfrnn::TooLarge& large) {
+      PyErr_SetString(PyExc_MemoryError, large.what());
+    } catch (const std::bad_alloc&) {
+      PyErr_SetString(PyExc_MemoryError,
+                      "there is not enough memory; work on a smaller image or on crops, or with fewer classes");
+    }
+  });
+  crfrnn::prepare_memory();  // here, where no other thread can be forked away while it does so
   m.def("info", [] {
     nb::dict info;
 #if defined(__clang__)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crfrnn.models import attach as attach
 
+from crfrnn import interrupts as _interrupts  # first of all: importing the rest takes a while  # noqa: F401
+
 try:
     from crfrnn import _native
 except ImportError as error:

@@ -144,9 +144,9 @@ def shrunk(
     if len(size) != 2:
         raise ValueError(f"scores have shape {given.shape}; only photos of height and width can be made smaller")
     channels = image_array(image, size, given.shape)
-    factor = longest_side / max(size)
-    if factor >= 1:
+    if longest_side >= max(size):
         return scores, channels, parameters
+    factor = longest_side / max(size)
     height, width = (max(1, round(length * factor)) for length in size)
     planes = resize_scores(np.moveaxis(channels, -1, 0), (height, width))
     if input == "labels":

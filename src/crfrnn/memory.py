@@ -40,7 +40,8 @@ def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_r
 
 def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
     """Rough bytes of an exact kernel: a copy of the features, their boxes and two ids for every point."""
-    return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
+    blocks = -(-num_points // 64)
+    return blocks * (66 * num_features * itemsize + 64 * 8)
 
 
 def region_bytes(members: int) -> int:

@@ -25,6 +25,7 @@ from crfrnn.plausibility import check_levels, check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
 from crfrnn.threads import thread_count
 from crfrnn.unary import mask_labels
+from crfrnn.upsampling import are_smaller
 
 REACH = 3
 """Margin around a tile, in deviations θ_α; docs/large-images.md gives the error for other margins."""
@@ -300,9 +301,11 @@ def _check_shapes(scores: Any, image: Any, grid: Shape) -> None:
     if not grid or 0 in scores.shape:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected (classes, height, width), none of them 0")
     if image is not None and (tuple(image.shape[: len(grid)]) != grid or len(image.shape) > len(grid) + 1):
+        small = are_smaller(grid, tuple(image.shape[: len(grid)]))
         raise ValueError(
             f"image has shape {tuple(image.shape)}; expected {grid} or ({', '.join(map(str, grid))}, channels) for "
             f"scores of shape {tuple(scores.shape)}"
+            f"{'; tiles take scores at the size of the image: see crfrnn.upsample' if small else ''}"
         )
 
 

@@ -71,6 +71,24 @@ def test_a_mask_is_refined_as_two_classes_and_written_as_a_mask(folder, photo, w
     np.testing.assert_array_equal(levels_of(output.split()[0]), np.array(expected)[labels])
 
 
+def test_a_mask_of_fewer_pixels_is_stretched(folder, photo, white, capsys):
+    small = white[::4, ::4].astype(np.uint8)
+    Image.fromarray(255 * small).save("small.png")
+    assert status("refine small.png photo.png -o out.png --tolerance 0") == 0
+    assert "scores stretched from 14×10" in capsys.readouterr().out
+    logits = np.where(np.stack([small == 0, small == 1]), np.log(0.7), np.log(0.3)).astype(np.float32)
+    size = (WIDTH, HEIGHT)
+    large = np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BILINEAR)) for each in logits])
+    labels = crfrnn.refine(large, photo, EVERYTHING, return_labels=True)
+    np.testing.assert_array_equal(levels_of("out.png"), 255 * labels)
+    np.save("labels.npy", 2 * small)
+    assert status("refine labels.npy photo.png -o out.npz") == 0
+    assert np.load("out.npz")["probabilities"].shape == (3, HEIGHT, WIDTH)
+    np.save("map.npy", logits[1] - logits[0])
+    assert status("refine map.npy photo.png -o out.npy --format labels --tolerance 0") == 0
+    np.testing.assert_array_equal(np.load("out.npy"), labels)
+
+
 def test_two_classes_of_a_mask_may_be_said(folder, white):
     save_mask(white, "L")
     assert status("refine mask.png photo.png -o out.png --num-classes 2") == 0

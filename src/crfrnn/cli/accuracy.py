@@ -13,7 +13,7 @@ from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_o
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import UsageError, counted, distances
 from crfrnn.files.parameter_files import content_of, crf_of
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 
 ACCURACY_HELP = """\
 Compare every way to filter with the exact filter over all pairs of pixels, on one photo or volume.

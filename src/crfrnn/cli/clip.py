@@ -26,7 +26,7 @@ from crfrnn.cli.outputs import (
     write_result,
 )
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.usage import UsageError, counted
+from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.crf import CRF
 from crfrnn.files.frames import VIDEO_SUFFIXES, write_video
 from crfrnn.files.palette import overlay
@@ -50,7 +50,7 @@ def refine_clip(
         raise UsageError("with --time-theta, IMAGE is one video or one folder of frames")
     if refinement.spacing is not None:
         raise UsageError("--time-theta does not go with --spacing: both are for other volumes")
-    if output.resolve() in (scores.resolve(), images[0].resolve()):
+    if real_path(output) in (real_path(scores), real_path(images[0])):
         raise UsageError(f"{output} is one of the inputs; name another file or folder to write to")
     suffix = suffix_of(output)
     if output_format is None:

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.cli.changes import change_of
+from crfrnn.cli.failures import described
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.usage import UsageError, counted, one_line
+from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
 from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, suffix_of
 from crfrnn.files.progress import progress
+from crfrnn.interrupts import raise_asked
 
 SHOWN = 5
 
@@ -27,7 +29,7 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
     """
     if suffix_of(output) != SUFFIX:
         raise UsageError(f"{output} is to hold masks of COCO; end its name in {SUFFIX}")
-    if output.resolve() == scores.resolve():
+    if real_path(output) == real_path(scores):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     if refinement.tiling is not None:
         raise UsageError("masks of COCO are refined whole: leave out --tile, --memory and --overlap")
@@ -48,8 +50,9 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
                 masks[number] = labels == 1
                 if 1 in change_of(pair, labels, 2).vanished:
                     gone.append(number)
-        except (ValueError, TypeError, OSError, MemoryError) as error:
-            failures.append(one_line(f"{photo}: {error}"))
+        except Exception as error:
+            raise_asked(error)
+            failures.append(described(error, [photo]))
     if masks:
         write_coco(output, file.content, masks)
     if gone:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crfrnn.cli.parser import add_command, add_quiet
+from crfrnn.cli.usage import real_path
 
 if TYPE_CHECKING:
     from crfrnn.files.classes import ClassSet
@@ -50,7 +51,7 @@ def run_convert(options: argparse.Namespace) -> int:
     output: Path = options.output
     if output.is_dir():
         parser.error(f"{output} is a folder; name a file in it, such as {output / 'model.safetensors'}")
-    if output.resolve() == Path(options.source).resolve():
+    if real_path(output) == real_path(Path(options.source)):
         parser.error(f"{output} is the source; name another file to write")
     classes = class_set(options.classes)
     if options.source == IMAGENET:

@@ -9,7 +9,8 @@ from typing import Any
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import counted
-from crfrnn.files.photos import replacing, write_picture
+from crfrnn.files.photos import write_picture
+from crfrnn.files.replacement import replacing
 
 EVALUATE_HELP = """\
 Measure a model on labelled photos: the network alone and with its CRF, side by side.

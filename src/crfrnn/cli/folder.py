@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Condition
 
+from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
 from crfrnn.cli.pairing import left_over, paired
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import SUBJECT, UsageError, counted, one_line
+from crfrnn.cli.usage import SUBJECT, UsageError, counted, real_path
 from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
@@ -39,7 +40,7 @@ def refine_folder(
     On the CPU each is refined on one thread, several at a time. If memory only holds fewer of a large one at a time, it
     also gets the threads that are left idle.
     """
-    if output.resolve() in (scores.resolve(), images.resolve()):
+    if real_path(output) in (real_path(scores), real_path(images)):
         raise UsageError(f"{output} is one of the inputs; name another folder to write to")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; with folders of scores and photos, name a folder to write to")
@@ -77,8 +78,8 @@ def refine_folder(
             for _, future in zip(progress(todo, "refine"), as_completed(futures), strict=True):
                 try:
                     written, said = future.result()
-                except (ValueError, TypeError, OSError, MemoryError) as error:
-                    failures[futures[future]] = one_line(error)
+                except Exception as error:
+                    failures[futures[future]] = described(error)
                     continue
                 notes.update(said)
                 if written.iterations is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import Shape, score_array
+from crfrnn.arrays import Shape, label_array, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
 from crfrnn.files.masks import Mask
@@ -29,7 +29,9 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.resize import resize_scores, seem_square
 from crfrnn.files.volumes import Geometry, check_same_grid, read_nifti
-from crfrnn.upsampling import Method, upsample
+from crfrnn.refine import label_count
+from crfrnn.unary import unary_from_labels
+from crfrnn.upsampling import LEAST_STRIDE, Method, are_smaller, upsample
 
 SQUARE_HINT = "; if they cover a square, give --square-scores"
 NOTES = {
@@ -109,6 +111,12 @@ class Reading:
         """
         scores = self.scores(scores_path)
         image, geometry, tags, remark = self._image(image_paths, scores)
+        if not 0 < len(scores.grid) <= image.ndim:
+            found, expected = (image_paths[0], image) if scores.grid else (scores_path, scores.values)
+            what = "an image (H, W) or (H, W, K), or a volume" if scores.grid else "scores (C, H, W) or labels (H, W)"
+            raise ValueError(f"{found} has shape {tuple(expected.shape)}; expected {what}")
+        if 0 in scores.grid:
+            raise ValueError(f"{scores_path} has shape {tuple(scores.values.shape)}, without a single pixel")
         scores = scores.beside(image)
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
         if is_crop(scores, grids[1]):
@@ -134,9 +142,17 @@ class Reading:
         return read_scores(path, self.input, self.array, self.num_classes, self.mapped)
 
     def stretched(self, scores: Scores, image: Any) -> Scores:
-        """Scores of a picture at its size."""
-        if scores.kind == "labels" or len(scores.grid) != 2:
+        """Scores of a picture at its size; labels of fewer pixels as the logits that they stand for."""
+        if len(scores.grid) != 2:
             return scores
+        if scores.kind == "labels":
+            covered = (max(image.shape[:2]),) * 2 if self.square else tuple(image.shape[:2])
+            if not are_smaller(scores.grid, covered, LEAST_STRIDE):
+                return scores
+            labels = label_array(scores.values)
+            count = 2 if scores.mask is not None else self.num_classes or label_count(labels)
+            logits = unary_from_labels(labels, count, zero_unsure=False)
+            scores = replace(scores, values=logits, kind="logits")
         values, remark = stretch(score_array(scores.values, "scores"), image, self.square, self.upsampling)
         return replace(scores, values=values, remark=scores.remark + remark)
 

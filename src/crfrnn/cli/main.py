@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from crfrnn.cli.accuracy import add_accuracy
 from crfrnn.cli.completion import add_completion
 from crfrnn.cli.convert import add_convert
 from crfrnn.cli.evaluate import add_evaluate
+from crfrnn.cli.failures import described, files_of, tracebacks
 from crfrnn.cli.info import info_lines
-from crfrnn.cli.parser import Parser, add_quiet
+from crfrnn.cli.parser import Parser, add_debug, add_quiet
+from crfrnn.cli.printing import finished_output, spelt_output
 from crfrnn.cli.refine import add_refine
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
@@ -25,41 +29,98 @@ from crfrnn.cli.tune import add_tune
 from crfrnn.cli.usage import SUBJECT, one_line
 from crfrnn.demo import run_demo
 from crfrnn.files.progress import hidden_progress
+from crfrnn.interrupts import orderly_end, raise_asked
+
+NOISY = ("/PIL/", "Detected pickle protocol")
+"""What libraries warn of when they read files, by a part of their path or words: it does not matter, or is an error."""
+READER_GONE = 141
+"""What shells see of a program that printed to a closed pipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; `arguments` are those of the process if not given. Returns the exit status."""
-    parser = command_parser()
-    options = parser.parse_args(arguments)
+    """Run the command line; `arguments` are those of the process if not given. Returns the exit status.
+
+    Whatever fails ends in one line on stderr; --debug adds where it happened.
+    """
+    options = argparse.Namespace(command=None, debug=False)
+    with ExitStack() as stack:
+        stack.enter_context(spelt_output())
+        try:
+            with orderly_end(), finished_output():
+                command_parser().parse_args(arguments, options)
+                if options.debug:
+                    stack.enter_context(tracebacks())
+                with spoken_warnings(options), spoken_background(options), silence(getattr(options, "quiet", False)):
+                    return int(options.run(options))
+        except BrokenPipeError:  # whoever reads what is printed is gone, as after `| head`
+            return READER_GONE
+        except KeyboardInterrupt as asked:
+            return interrupted(options, asked)
+        except Exception as error:
+            return failed(options, error)
+
+
+def failed(options: argparse.Namespace, error: Exception) -> int:
+    """Print an error: the only place where one becomes a line. Returns the exit status."""
     try:
-        with spoken_warnings(options.command), silence(getattr(options, "quiet", False)):
-            status: int = options.run(options)
-    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
-        print(f"crfrnn {options.command}: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"crfrnn {options.command}: interrupted", file=sys.stderr)
-        return 130
-    return status
+        raise_asked(error)
+    except KeyboardInterrupt as asked:
+        return interrupted(options, asked)
+    _complain(options, f"error: {described(error, files_of(options))}")
+    return 1
+
+
+def interrupted(options: argparse.Namespace, asked: KeyboardInterrupt) -> int:
+    """Print by what the command was ended. Returns the exit status, which tells the signal as shells do."""
+    number = signal.Signals(getattr(asked, "number", signal.SIGINT))
+    words = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    _complain(options, ": ".join(filter(None, [words, one_line(asked)])))
+    return 128 + number
+
+
+def _complain(options: argparse.Namespace, message: str) -> None:
+    print(f"{' '.join(filter(None, ['crfrnn', options.command]))}: {message}", file=sys.stderr)
 
 
 @contextmanager
-def spoken_warnings(command: str) -> Iterator[None]:
-    """Print warnings of this package as lines of the command, without the place in its code."""
+def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
+    """Print warnings as lines of the command, without the place in the code; --debug leaves them as they are."""
     shown = warnings.showwarning
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
-        if category.__module__.startswith("crfrnn"):
+        told = f"{Path(filename).as_posix()} {message}"
+        if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
             subject = f"{SUBJECT.get()}: " if SUBJECT.get() else ""
-            print(f"crfrnn {command}: warning: {subject}{one_line(message)}", file=sys.stderr)
-        else:
-            shown(message, category, filename, *where, **more)
+            _complain(options, f"warning: {subject}{one_line(message)}")
 
-    warnings.showwarning = speak
+    if not options.debug:
+        warnings.showwarning = speak
     try:
         yield
     finally:
         warnings.showwarning = shown
+
+
+@contextmanager
+def spoken_background(options: argparse.Namespace) -> Iterator[None]:
+    """Print errors of other threads as lines, and leave out those of destructors, which follow from others."""
+    threads, destructors = threading.excepthook, sys.unraisablehook
+
+    def speak(found: threading.ExceptHookArgs) -> None:
+        if isinstance(found.exc_value, Exception):
+            _complain(options, f"error in the background: {described(found.exc_value)}")
+
+    def drop(found: Any) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            destructors(found)
+
+    threading.excepthook = speak
+    if not options.debug:
+        sys.unraisablehook = drop
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = threads, destructors
 
 
 @contextmanager
@@ -75,6 +136,7 @@ def silence(quiet: bool) -> Iterator[None]:
 def command_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = Parser(prog="crfrnn", description="Dense conditional random fields on images.")
+    add_debug(parser, default=False)
     parser.add_argument("--version", action="version", version=f"crfrnn {crfrnn.__version__}")
     commands: Any = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_refine(commands)
@@ -86,11 +148,13 @@ def command_parser() -> argparse.ArgumentParser:
     add_convert(commands)
 
     info = commands.add_parser("info", help="print versions, compiler, SIMD path and threads")
+    add_debug(info)
     info.set_defaults(run=run_info)
 
     demo = commands.add_parser("demo", help="segment three photos that come with the package and draw one picture")
     demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help="%(default)s")
     add_quiet(demo)
+    add_debug(demo)
     demo.set_defaults(run=lambda options: run_demo(options.output))
     add_completion(commands, parser)
     return parser

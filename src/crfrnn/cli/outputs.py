@@ -19,7 +19,6 @@ from crfrnn.files.palette import overlay
 from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
     TIFF_SUFFIXES,
-    replacing,
     stem_of,
     suffix_of,
     write_grey,
@@ -27,6 +26,7 @@ from crfrnn.files.photos import (
     write_picture,
     write_probabilities,
 )
+from crfrnn.files.replacement import replacing
 from crfrnn.files.tiff import create_tiff, write_tiff
 from crfrnn.files.volumes import write_nifti
 from crfrnn.refine import label_dtype

@@ -72,7 +72,14 @@ def add_command(commands: Any, name: str, help: str, description: str, examples:
         usage=f"%(prog)s {usage}" if usage else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_debug(parser)
     return parser
+
+
+def add_debug(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:
+    """Add `--debug`, which may stand before and behind the name of a command."""
+    help = "print where an error happened, to report it"
+    parser.add_argument("--debug", action="store_true", default=default, help=help)
 
 
 def add_quiet(parser: argparse._ActionsContainer) -> None:

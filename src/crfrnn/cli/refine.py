@@ -24,7 +24,7 @@ from crfrnn.cli.parameter_options import (
 )
 from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
-from crfrnn.cli.usage import UsageError, byte_count, distances, frames
+from crfrnn.cli.usage import UsageError, byte_count, distances, frames, real_path
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
 from crfrnn.files.frames import VIDEO_SUFFIXES
 from crfrnn.files.parameter_files import crf_of
@@ -236,9 +236,9 @@ def refine_file(
     """Refine one photo or volume. Returns the exit status."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file in it, such as {output / stem_of(images[0])}.png")
-    if scores.resolve() in (image.resolve() for image in images):
+    if real_path(scores) in map(real_path, images):
         raise UsageError(f"{scores} is given as SCORES and as IMAGE")
-    if output.resolve() in (path.resolve() for path in (scores, *images)):
+    if real_path(output) in map(real_path, (scores, *images)):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     start = time.perf_counter()
     chosen_format = format_of(output, output_format)

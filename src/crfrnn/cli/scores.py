@@ -28,6 +28,7 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.volumes import Geometry, read_nifti
 from crfrnn.tiles import BLOCK, levels_present, tile_grid
+from crfrnn.upsampling import are_proportional, are_smaller
 
 ScoresInput = Literal["logits", "probabilities", "labels"]
 
@@ -79,7 +80,8 @@ class Scores:
     def beside(self, image: Any) -> Scores:
         """The same, with the axes that fit an image.
 
-        Scores (1, C, H, W) and (C, 1, H, W) of a picture become (C, H, W), those of one class are `of_one_class`.
+        Scores (1, C, H, W) and (C, 1, H, W) of a picture become (C, H, W), those of one class are `of_one_class`, for a
+        picture also if they have fewer pixels.
         """
         values, shape = self.values, tuple(self.values.shape)
         if self.kind == "labels":
@@ -92,6 +94,8 @@ class Scores:
             return replace(self, values=values).of_one_class()
         elif shape == (*image.shape[:2], 1):
             return replace(self, values=values[..., 0]).of_one_class()
+        elif _is_small_map(shape, image):
+            return replace(self, values=np.asarray(values).reshape(shape[:2])).of_one_class()
         if len(values) == 1:
             return replace(self, values=_of_first_class(values)).of_one_class()
         return replace(self, values=values)
@@ -139,6 +143,14 @@ def _are_ids(values: Any) -> bool:
     return True
 
 
+def _is_small_map(shape: Shape, image: Any) -> bool:
+    """Whether scores (h, w) or (h, w, 1) are a foreground of fewer pixels than their picture."""
+    flat, grid = shape[:2], tuple(image.shape[:2])
+    if len(shape) > 2 and shape[2:] != (1,):
+        return False
+    return _is_picture(image) and are_smaller(flat, grid) and (image.ndim == 3 or are_proportional(flat, grid))
+
+
 def _has_single_axis(shape: Shape, image: Any, axes: int) -> bool:
     """Whether scores of this many axes have one of length 1 that their picture does not have."""
     single = len(shape) == axes and 1 in shape[: axes - 2] and shape[-3:] != image.shape[:3]
@@ -176,7 +188,7 @@ def as_mask(labels: Scores) -> Scores:
     present = levels_present(labels.values)
     if num_classes not in (None, 2):
         return labels
-    found = mask_of(present, labels.indexed)
+    found = mask_of(present, labels.indexed, suffix_of(path) in IMAGE_SUFFIXES)
     if found is not None:
         values = Foreground(labels.values, found.foreground)
         in_memory = not isinstance(labels.values, np.memmap | tiff.TiffWindows)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
-from crfrnn.cli.usage import UsageError
+from crfrnn.cli.usage import UsageError, real_path
 from crfrnn.files.legend import full_palette, labelled_overlay
 from crfrnn.files.photos import (
     IMAGE_SUFFIXES,
@@ -22,6 +23,7 @@ from crfrnn.files.photos import (
     write_probabilities,
 )
 from crfrnn.files.progress import progress
+from crfrnn.interrupts import raise_asked
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -106,13 +108,14 @@ def run_segment(options: argparse.Namespace) -> int:
     failures = []
     if todo:
         model = chosen_model(options.model, options.parameters, options.device, options.iterations)
-        inputs = {photo.resolve() for photo in photos}
+        inputs = {real_path(photo) for photo in photos}
         for photo in progress(todo, "segment"):
             try:
                 results.refuse_collisions(photo, photos, inputs)
                 write_segmentation(photo, model, options, results)
-            except (ValueError, TypeError, OSError, MemoryError) as error:
-                failures.append(" ".join(str(error).split()))
+            except Exception as error:
+                raise_asked(error)
+                failures.append(described(error, [photo]))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     done = len(todo) - len(failures)
@@ -169,7 +172,7 @@ class Results:
         if len(namesakes) > 1:
             raise ValueError(f"{' and '.join(namesakes)} share a name; segment them into different folders")
         for path in self.paths(photo).values():
-            if path.resolve() in inputs:
+            if real_path(path) in inputs:
                 raise ValueError(f"{photo}: {path} is one of the photos; name another folder")
 
 
@@ -197,10 +200,7 @@ def write_segmentation(photo: Path, model: Model, options: argparse.Namespace, r
 
     image = load_photo(photo)
     side = LONGEST_SIDE if options.longest_side is None else options.longest_side
-    try:
-        found = segment(image, model, crf=not options.no_crf, longest_side=side)
-    except (ValueError, MemoryError) as error:
-        raise type(error)(f"{photo}: {error}") from error
+    found = segment(image, model, crf=not options.no_crf, longest_side=side)
     paths = results.paths(photo)
     if "labels" in paths:
         write_labels(paths["labels"], found.labels, full_palette(found.classes))

@@ -9,7 +9,7 @@ from typing import Any
 
 from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
 from crfrnn.cli.parser import add_command, add_quiet
-from crfrnn.cli.usage import UsageError, counted
+from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
 TUNE_HELP = """\
@@ -122,9 +122,9 @@ def run_tune(options: argparse.Namespace) -> int:
     found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
     notes = {
         **found.notes(),
-        "data": options.data.resolve().name,
+        "data": real_path(options.data).name,
         "split": options.split,
-        "scores": folder.resolve().name,
+        "scores": real_path(folder).name,
         "input": options.input,
         "square_scores": options.square_scores,
         "holdout": options.holdout,

@@ -2,9 +2,11 @@
 
 import argparse
 import math
+import os
 import re
 from contextvars import ContextVar
 from dataclasses import fields
+from pathlib import Path
 
 from crfrnn.parameters import CRFParameters
 
@@ -18,8 +20,17 @@ OPTIONS = [*(field.name for field in fields(CRFParameters)), "input", "num_class
 ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(\([^()]*\)|\[[^\[\]]*\]|'[^']*'|[^\s,;:()]*)")
 
 
+MOST_BYTES = 2**63
+MOST_SHOWN = 60
+
+
 class UsageError(ValueError):
     """The arguments do not fit together, regardless of what the files hold."""
+
+
+def shortened(text: str) -> str:
+    """A text as it was given, in quotes, without most of a very long one."""
+    return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
 
 
 def counted(number: int, noun: str) -> str:
@@ -42,12 +53,20 @@ def _as_option(argument: re.Match[str]) -> str:
     return f"--{name.replace('_', '-')} {typed}"
 
 
+def real_path(path: Path) -> Path:
+    """The file or folder that a path means, through symbolic links, for comparisons; also where links go in circles."""
+    return Path(os.path.realpath(path))
+
+
 def byte_count(text: str) -> int:
     """Bytes in words such as 4GB, 500MB or 1.5 TB."""
     given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
     if given is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected one such as 4GB or 500MB")
-    return int(float(given[1]) * UNITS[given[2]])
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is no amount of memory; expected one such as 4GB or 500MB")
+    amount = float(given[1]) * UNITS[given[2]]
+    if amount >= MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is more memory than there is")
+    return int(amount)
 
 
 def frames(text: str) -> float:

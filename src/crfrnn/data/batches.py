@@ -75,8 +75,10 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches workers too: their parent ends them by SIGTERM once it no longer needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore Ctrl-C and the end of a terminal, which reach workers too: their parent ends them once it is done."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from crfrnn.data import Sample
 from crfrnn.evaluation.metrics import EDGE_RADIUS, Scores, confusion_matrix, edge_band, iou_of_classes, scores_of
 from crfrnn.files.classes import VOID, ClassSet
-from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 from crfrnn.models import Model, Segmenter
 from crfrnn.numbers import whole_number
 from crfrnn.segment import image_batch

@@ -84,7 +84,7 @@ def class_set(source: str | int | Path) -> ClassSet:
     """
     if isinstance(source, str) and source in CLASS_SETS:
         return CLASS_SETS[source]
-    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
+    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and len(source) < 10):
         count = int(source)
         if not 1 <= count < NUM_COLOURS:
             raise ValueError(f"{count} classes; expected 1 to {VOID}, since label {VOID} means void")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.files.run_lengths import checked_polygons, mask_of_runs, size_of
 
 SUFFIX = ".json"

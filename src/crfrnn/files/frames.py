@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 FORMATS = {".mkv": "matroska", ".m4v": "mp4"}
@@ -71,13 +71,16 @@ class Video:
         av = av_module()
         try:
             with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise ValueError("it holds no frames")
                 stream = container.streams.video[0]
                 self.rate = Fraction(stream.average_rate or RATE)
                 yield from container.decode(stream)
         except MemoryError:
             raise
         except Exception as error:  # damaged files raise more kinds than PyAV documents
-            raise ValueError(f"cannot read {self.path} as a video: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot read {self.path} as a video: {reason}") from error
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], rate: Fraction) -> None:

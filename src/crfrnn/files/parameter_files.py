@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.crf import CRF, decoded, encoded
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.parameters import CRFParameters, preset
 from crfrnn.plausibility import warn_of_input
 

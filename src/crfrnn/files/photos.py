@@ -6,17 +6,17 @@ Whatever error a decoder raises for a damaged file, callers see a ValueError tha
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
+from crfrnn.files.replacement import replacing
 from crfrnn.files.tensors import SAFETENSORS, TORCH_SUFFIXES, read_tensors
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -105,19 +105,34 @@ def read_labels(path: Path) -> NDArray[np.integer]:
     return read_label_image(path)[0]
 
 
-def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
-    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit."""
+def read_label_image(
+    path: Path, advice: str = "--input probabilities"
+) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit.
+
+    Args:
+        advice: How the user says that a picture holds probabilities.
+    """
     image = _decoded(path)
     if image.format == "JPEG":
         raise ValueError(
             f"{path} is a JPEG, which changes class ids: save the label image as PNG; a JPEG of a mask can be read as "
-            "the probability of the foreground: --input probabilities"
+            f"the probability of the foreground: {advice}"
         )
+    return label_levels(image, path)
+
+
+def label_levels(image: Image.Image, name: object) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """Class ids (H, W) of a picture, and what it is coloured in.
+
+    Args:
+        name: What it is called in messages.
+    """
     indexed = _is_indexed(image)
-    grey = image if indexed else _grey(path, image)
+    grey = image if indexed else _grey(name, image)
     if grey is None:
         raise ValueError(
-            f"{path} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
+            f"{name} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
         )
     labels = np.asarray(grey)
     if labels.dtype == bool:
@@ -130,10 +145,14 @@ def read_grey(path: Path) -> NDArray[Any]:
 
     Raises: ValueError: if it cannot be read, or holds colours.
     """
-    image = _decoded(path)
-    grey = _grey(path, image)
+    return grey_levels(_decoded(path), path)
+
+
+def grey_levels(image: Image.Image, name: object) -> NDArray[Any]:
+    """What `read_grey` reads, of a picture that is called by this name in messages."""
+    grey = _grey(name, image)
     if grey is None:
-        raise ValueError(f"{path} holds colours ({image.mode}), not grey levels")
+        raise ValueError(f"{name} holds colours ({image.mode}), not grey levels")
     levels = np.asarray(grey)
     return levels if levels.dtype != np.int32 else levels.astype(np.uint16)
 
@@ -214,16 +233,14 @@ def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.ui
         )
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
-    with replacing(path) as handle:
-        image.save(handle, format="PNG")
+    _save(path, image, format="PNG")
 
 
 def write_grey(path: Path, levels: NDArray[np.unsignedinteger]) -> None:
     """Grey levels (H, W) of 8 or 16 bits as PNG."""
     if levels.dtype.itemsize > 2:
         raise ValueError(f"level {levels.max()} does not fit a PNG of 16 bits; write .tif or .npy instead")
-    with replacing(path) as handle:
-        Image.fromarray(levels).save(handle, format="PNG")
+    _save(path, Image.fromarray(levels), format="PNG")
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
@@ -231,11 +248,10 @@ def write_picture(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"cannot write {path}: end its name in one of {', '.join(PICTURE_SUFFIXES)}")
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    with replacing(path) as handle:
-        if path.suffix.lower() == ".png":
-            image.save(handle, format="PNG", optimize=True)
-        else:
-            image.save(handle, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    if path.suffix.lower() == ".png":
+        _save(path, image, format="PNG", optimize=True)
+    else:
+        _save(path, image, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
 def write_probabilities(path: Path, probabilities: NDArray[np.floating]) -> None:
@@ -248,23 +264,15 @@ def write_probabilities(path: Path, probabilities: NDArray[np.floating]) -> None
             np.save(handle, array)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` once complete, so that no reader ever sees half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w+b") as handle:
-                yield handle
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+def _save(path: Path, image: Image.Image, **options: Any) -> None:
+    """Encode an image and write it: Pillow itself takes a file for complete of which only a part fits on the disk."""
+    encoded = BytesIO()
+    image.save(encoded, **options)
+    with replacing(path) as handle:
+        handle.write(encoded.getbuffer())
 
 
-def _grey(path: Path, image: Image.Image) -> Image.Image | None:
+def _grey(name: object, image: Image.Image) -> Image.Image | None:
     """An image of one channel, or one in colours that are all grey; None if some are not.
 
     Raises: ValueError: if they are all the same, and its opacity is not.
@@ -276,7 +284,7 @@ def _grey(path: Path, image: Image.Image) -> Image.Image | None:
     red, green, blue = image.convert("RGB").split()
     same = np.array_equal(np.asarray(red), np.asarray(green)) and np.array_equal(np.asarray(red), np.asarray(blue))
     if same and image.mode in ("LA", "RGBA") and _is_flat(red) and not _is_flat(image.getchannel("A")):
-        raise ValueError(f"{path} is of one colour, and what it shows is in its opacity: save that in grey levels")
+        raise ValueError(f"{name} is of one colour, and what it shows is in its opacity: save that in grey levels")
     return red if same else None
 
 

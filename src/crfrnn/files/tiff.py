@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from crfrnn.arrays import Shape
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 
 Tags = tuple[tuple[int, int, int, Any, bool], ...]
 """Tags of a TIFF as tifffile writes them: number, type, count, value, and that of the first page alone."""

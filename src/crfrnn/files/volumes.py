@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape
-from crfrnn.files.photos import replacing, suffix_of
+from crfrnn.files.photos import suffix_of
+from crfrnn.files.replacement import replacing
 
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 """Millimetres in each unit of length that NIfTI knows. A file without a unit is taken to be in millimetres."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import check_finite, image_array, mask_array, points_first
+from crfrnn.arrays import check_finite, check_result, image_array, mask_array, points_first
 from crfrnn.crf import CRF, Normalization
 from crfrnn.inference.backend import Ability, Execution, Gradients, Inputs
 from crfrnn.inference.coupling import fewest_axes
@@ -70,6 +70,12 @@ def forward(
             f"a mean field of {points} points and {classes} classes",
         )
         terms = build_terms(crf, guide, inputs.spacing, logits.dtype, threads)
+        for coupling, name in zip(fewest, crf.names, strict=True):
+            if not np.isfinite(coupling).all():
+                raise ValueError(
+                    f"{name}_weight times the compatibility is not a finite {logits.dtype} number: make one of them "
+                    "smaller, or look at what training made of them"
+                )
         refined, kept = solver.forward(crf.solver, _rows(logits[index]), terms, fewest, "logits", storage, threads)
         return refined, Record(terms, kept)
 
@@ -132,7 +138,10 @@ def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, thre
         if not transpose:
             check_finite(values[index], f"values[{index}]")
         rows = values[index].reshape(values.shape[1], -1).T
-        return np.ascontiguousarray(terms[index].filter_rows(rows, transpose, threads).T)
+        result = terms[index].filter_rows(rows, transpose, threads)
+        if not transpose:
+            check_result(result, "filtered values", "values or mask")
+        return np.ascontiguousarray(result.T)
 
     return _stacked(_each_image(len(values), threads, one), values.shape)
 
@@ -178,6 +187,8 @@ def pairwise_filtered(
         for term in pairs:
             message = term.filter_rows(rows, transpose, threads)
             total += float(np.asarray(term.weight)) * (message if own_pairs else message - term.own[:, None] * rows)
+        if not transpose:
+            check_result(total, "filtered probabilities", "weights or mask")
         return total.T
 
     return _stacked(_each_image(len(values), execution.threads, one), values.shape)

@@ -17,7 +17,7 @@ from crfrnn.keras.upsampling import at_image_size
 from crfrnn.numbers import one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.unary import num_classes_of
-from crfrnn.upsampling import Method
+from crfrnn.upsampling import LEAST_STRIDE, Method, are_smaller
 
 Deviation: TypeAlias = float | Sequence[float]
 CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
@@ -57,7 +57,8 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
             the order of the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any
             type, or memberships (B, *spatial, S), which get no gradient.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
-            `crfrnn.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
+            `crfrnn.upsample` does) or "bilinear"; an attribute too. None is "bilinear" too,
+            with an `InputWarning`.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -189,7 +190,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         """The shape of the logits."""
         logits, image, *others = self._inputs(input_shape)
         layout = self._layout()
-        if self.upsampling is not None:
+        if self.upsampling is not None or are_smaller(layout.spatial(logits), layout.spatial(image), LEAST_STRIDE):
             logits = layout.upsampled(logits, image)
         layout.check(logits, image, None)
         self._check_given(layout, logits, others)

@@ -68,7 +68,8 @@ def _pytorch(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         # Their messages advise against weights_only, but it is what keeps a foreign file from running code.
         kind = type(error).__name__
         raise ValueError(f"{path} is neither an HDF5 file nor a complete PyTorch weight file ({kind})") from error
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+    state = content.items() if isinstance(content, Mapping) else [(None, None)]
+    if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state):
         raise ValueError(f"{path} holds no dictionary of tensors; expected the state of the official CrfRnnNet")
     prefix = f"{CRF_LAYER}."
     network = {key: tensor for key, tensor in content.items() if not key.startswith(prefix)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crfrnn.crf import decoded, encoded
 from crfrnn.files.classes import ClassSet
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models.fcn import Fcn8s, Fcn16s, Fcn32s
 from crfrnn.models.fcn_lite import FcnLite
 from crfrnn.models.segmenter import Segmenter
@@ -169,7 +169,7 @@ def _read(path: Path) -> Model:
         segmenter, classes, notes = _built(json.loads(header))
     except KeyError as error:
         raise ValueError(f"{path} does not describe a model: its header has no {error}") from error
-    except (ValueError, TypeError, OverflowError) as error:
+    except Exception as error:  # a header may hold anything
         raise ValueError(f"{path} does not describe a model: {error}") from error
     copy_state(segmenter, state, str(path))
     return Model(segmenter.eval(), classes, notes)
@@ -181,8 +181,17 @@ def _built(description: dict[str, Any]) -> tuple[Segmenter, ClassSet, dict[str, 
         raise ValueError(f"it has format {description['format']}, this version reads {FORMAT}: update crfrnn")
     if description["network"] not in NETWORKS:
         raise ValueError(f"network {description['network']!r} is unknown; this version knows {', '.join(NETWORKS)}")
-    classes = ClassSet(tuple(description["classes"]), np.array(description["palette"], np.uint8))
+    names, notes = description["classes"], description["notes"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"classes is a {type(names).__name__}; expected a list of names")
+    if not isinstance(notes, dict):
+        raise ValueError(f"notes is a {type(notes).__name__}; expected texts by name")
+    classes = ClassSet(tuple(names), np.array(description["palette"], np.uint8))
+    for part in ("options", "crf"):  # before anything of that size is made
+        given = (description[part] or {}).get("num_classes", classes.num_classes)
+        if given != classes.num_classes:
+            raise ValueError(f"{part} has num_classes={given!r}, but there are {classes.num_classes} class names")
     crf = None if description["crf"] is None else crf_from(description["crf"])
     network = NETWORKS[description["network"]](**description["options"])
     segmenter = Segmenter(network, crf, mean=description["mean"], std=description["std"])
-    return segmenter, classes, description["notes"]
+    return segmenter, classes, {str(name): str(note) for name, note in notes.items()}

@@ -23,6 +23,7 @@ from crfrnn.torch.coupling import couple
 from crfrnn.torch.exact_filter import exact_filter, full_precision
 from crfrnn.torch.features import axis_thetas, feature_columns
 from crfrnn.torch.frankwolfe import frank_wolfe
+from crfrnn.torch.gpu.grid import NARROW, at_least_narrow
 from crfrnn.torch.implicit import mean_field_at_fixed_point
 from crfrnn.torch.regions import region_filter
 
@@ -91,7 +92,8 @@ def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
         reach = CUTOFF * abs(float(sigma.detach() if isinstance(sigma, Tensor) else sigma))
         radius = min(math.ceil(reach), length - 1)
         step = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
-        taps = torch.exp(-0.5 * (step / sigma) ** 2)
+        width = at_least_narrow(sigma) if isinstance(sigma, Tensor) else max(sigma, NARROW)
+        taps = torch.exp(-0.5 * (step / width) ** 2)
         padded = pad(values, [0, 0] * after + [radius, radius])
         values = torch.zeros_like(values)
         for start, tap in enumerate(taps.unbind()):

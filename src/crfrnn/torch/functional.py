@@ -87,7 +87,8 @@ def mean_field(
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
-            `crfrnn.torch.upsample` does) or "bilinear". None takes logits of the image's size only.
+            `crfrnn.torch.upsample` does) or "bilinear". None is "bilinear" too,
+            with an `InputWarning`.
         return_probabilities: Return softmax(a) instead of the logits a.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.

@@ -82,7 +82,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             `num_iterations` to `spatial`, of `damping`, `tolerance`, `filter` and `image_range`. Its weights must be
             numbers; times I, they are the weights at the start.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
-            `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
+            `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None is "bilinear" too,
+            with an `InputWarning`.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.

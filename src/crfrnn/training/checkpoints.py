@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,12 +16,24 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
+from crfrnn.interrupts import ENDING, Terminated
 from crfrnn.training.task import METRIC
 
 BEST, LAST = "best", "last"
 SUFFIX = ".ckpt"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, *ENDING)
+
+WEIGHTS: Mapping[str, type] = {"epoch": int, "state_dict": dict}
+"""What the checkpoint of the best epoch holds, and what the last one holds besides, from which a run goes on."""
+STATE: Mapping[str, type] = {
+    "callbacks": dict,
+    "global_step": int,
+    "loops": dict,
+    "lr_schedulers": list,
+    "optimizer_states": list,
+}
+ANEW = "remove {} to train this stage anew"
 
 
 class Interrupted(Exception):  # noqa: N818, as it is not an error
@@ -29,11 +41,47 @@ class Interrupted(Exception):  # noqa: N818, as it is not an error
 
 
 class CompleteFiles(TorchCheckpointIO):
-    """Checkpoints that replace older ones only once they are complete."""
+    """Checkpoints that replace older ones only once they are complete, and that are read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with replacing(Path(path)) as handle:
             torch.save(checkpoint, handle)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """What a run has saved; no code in it runs.
+
+    Args:
+        mapped: Leave tensors on disk until they are used.
+    Raises: ValueError: if it cannot be read, or is no checkpoint.
+    """
+    if not path.is_file():
+        raise ValueError(f"cannot read the checkpoint {path}: there is no such file; {ANEW.format(path.parent)}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises many kinds for damaged files
+        kind = type(error).__name__
+        raise ValueError(f"the checkpoint {path} is damaged, or none ({kind}); {ANEW.format(path.parent)}") from error
+    _require_content(found, WEIGHTS, path)
+    return dict(found)
+
+
+def require_checkpoint_of(task: LightningModule, path: Path) -> None:
+    """Raise a ValueError if a run of this task cannot go on from a checkpoint."""
+    found = read_checkpoint(path, mapped=True)
+    _require_content(found, STATE, path)
+    _require_content(found["loops"], {"fit_loop": dict}, path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in task.state_dict().items()}
+    if {key: tuple(getattr(tensor, "shape", ())) for key, tensor in found["state_dict"].items()} != shapes:
+        raise ValueError(f"{path} is the checkpoint of another network; {ANEW.format(path.parent)}")
+
+
+def _require_content(found: Any, content: Mapping[str, type], path: Path) -> None:
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in content.items()):
+        raise ValueError(f"{path} is no checkpoint that training can go on from; {ANEW.format(path.parent)}")
 
 
 def checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
@@ -65,15 +113,24 @@ class Patience(EarlyStopping):
 
 
 class Interruption:
-    """Whether the process was asked to stop, by Ctrl-C or by SIGTERM; a second Ctrl-C stops it at once."""
+    """Whether the process was asked to stop, by Ctrl-C or another signal; a second Ctrl-C stops it at once.
+
+    Signals that the process ignores, as SIGHUP under nohup, stay ignored.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self.number: int = signal.SIGINT
+        self.before: dict[signal.Signals, Any] = {}
+
+    def as_exception(self, message: str) -> KeyboardInterrupt:
+        """What tells callers which signal it was."""
+        return KeyboardInterrupt(message) if self.number == signal.SIGINT else Terminated(self.number, message)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Listen for the signals, and restore the process's signal handlers at the end."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.before = before = {number: signal.getsignal(number) for number in SIGNALS}
         self.listen()
         try:
             yield
@@ -86,12 +143,15 @@ class Interruption:
         """Handle the signals from now on. Only the main thread receives them; in any other thread this does nothing."""
         if threading.current_thread() is threading.main_thread() and not self.asked:
             for number in SIGNALS:
-                signal.signal(number, self._ask)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print("\nstopping where training can go on later; asking again stops at once", file=sys.stderr)
+        if not self.asked:
+            self.asked, self.number = True, number
+            print("\nstopping where training can go on later; Ctrl-C then stops at once", file=sys.stderr)
+        if number == signal.SIGINT:
+            signal.signal(number, self.before[signal.SIGINT])
 
 
 class StopWhenAsked(Callback):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 from crfrnn.data.annotations import CLICK_RADIUS
 from crfrnn.files.classes import ClassSet, class_set
 from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.numbers import finite_number, one_of, proper_fraction, whole_number
 from crfrnn.parameters import CRFParameters
 

@@ -6,18 +6,17 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from crfrnn.files.classes import ClassSet
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models import NETWORKS, Segmenter, load_model, save_model
+from crfrnn.models.store import copy_state
 from crfrnn.torch import CrfRnn
-from crfrnn.training.checkpoints import BEST, SUFFIX
+from crfrnn.training.checkpoints import BEST, SUFFIX, read_checkpoint
 from crfrnn.training.config import IMAGENET, TrainingConfig
 
 NETWORK_STAGE, CRF_STAGE = "network", "crf"
@@ -130,15 +129,6 @@ def write_model(path: Path, config: TrainingConfig, classes: ClassSet, finished:
 def restore(segmenter: Segmenter, folder: Path) -> None:
     """Give a segmenter the weights of a stage's best epoch."""
     prefix = "segmenter."
-    state = read_checkpoint(folder)["state_dict"]
-    segmenter.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
-
-
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The checkpoint of a stage's best epoch. Raises ValueError if it cannot be read."""
     path = folder / f"{BEST}{SUFFIX}"
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise ValueError(f"cannot read the checkpoint {path}: {error}") from error
-    return checkpoint
+    state = {key.removeprefix(prefix): value for key, value in read_checkpoint(path)["state_dict"].items()}
+    copy_state(segmenter, state, str(path))

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -23,8 +23,11 @@ try:
 except ImportError as error:
     raise ImportError(f"training needs {error.name}, which is not installed: pip install 'crfrnn[train]'") from error
 
+from crfrnn.files.classes import ClassSet
+from crfrnn.files.locks import alone_in
 from crfrnn.models import NETWORKS
 from crfrnn.training.checkpoints import (
+    BEST,
     LAST,
     SUFFIX,
     CompleteFiles,
@@ -33,6 +36,8 @@ from crfrnn.training.checkpoints import (
     Patience,
     StopWhenAsked,
     checkpoints,
+    read_checkpoint,
+    require_checkpoint_of,
 )
 from crfrnn.training.config import MACHINE_SETTINGS, TrainingConfig, config_from, read_settings, write_config
 from crfrnn.training.photos import TrainingPhotos
@@ -42,7 +47,6 @@ from crfrnn.training.stages import (
     RESULTS,
     StageResult,
     finished_stages,
-    read_checkpoint,
     starting_segmenter,
     write_model,
     write_stages,
@@ -79,9 +83,10 @@ def train(config: TrainingConfig) -> TrainingResult:
 
     Raises:
         ValueError: if data, classes, initial weights and network do not fit together, the folder holds a run with other
-            settings, or the loss is not finite.
+            settings, another process trains in it, or the loss is not finite.
         ImportError: if a package is missing.
-        KeyboardInterrupt: if it was interrupted; everything is saved.
+        KeyboardInterrupt: if it was interrupted; everything is saved. By another signal than that of Ctrl-C it is
+            `crfrnn.interrupts.Terminated`.
     """
     if config.network not in NETWORKS:
         raise ValueError(f"there is no network {config.network!r}; there are {', '.join(NETWORKS)}")
@@ -90,6 +95,16 @@ def train(config: TrainingConfig) -> TrainingResult:
     classes, output = config.class_set(), Path(config.output)
     check_settings(output, config)
     photos = TrainingPhotos(config, classes)
+    with alone_in(output, "training") if is_first_process() else nullcontext():
+        finished = run_stages(config, photos, classes)
+        model = output / MODEL
+        write_model(model, config, classes, finished)
+    return TrainingResult(model, finished)
+
+
+def run_stages(config: TrainingConfig, photos: TrainingPhotos, classes: ClassSet) -> dict[str, StageResult]:
+    """Train the stages that are not finished. Returns the results of all."""
+    output = Path(config.output)
     finished = finished_stages(output)
     interruption = Interruption()
     with interruption.watched(), quiet():
@@ -102,12 +117,11 @@ def train(config: TrainingConfig) -> TrainingResult:
                     finished[stage] = run_stage(task, photos, stage, epochs, interruption)
                     write_stages(output, finished)
         except Interrupted:
-            raise KeyboardInterrupt(f"with the same settings, training continues from where {output} ends") from None
+            message = f"with the same settings, training continues from where {output} ends"
+            raise interruption.as_exception(message) from None
         except SystemExit:  # how Lightning ends at a second Ctrl-C
             raise KeyboardInterrupt from None
-    model = output / MODEL
-    write_model(model, config, classes, finished)
-    return TrainingResult(model, finished)
+    return finished
 
 
 def run_stage(
@@ -139,8 +153,12 @@ def run_stage(
     except MisconfigurationException as error:
         raise ValueError(f"accelerator={config.accelerator!r} and devices={config.devices}: {error}") from error
     path = folder / f"{LAST}{SUFFIX}"
+    if path.exists():
+        require_checkpoint_of(task, path)
     trainer.fit(task, datamodule=photos, ckpt_path=path if path.exists() else None)
-    return StageResult(read_checkpoint(folder)["epoch"] + 1, cast(torch.Tensor, best.best_model_score).item())
+    return StageResult(
+        read_checkpoint(folder / f"{BEST}{SUFFIX}")["epoch"] + 1, cast(torch.Tensor, best.best_model_score).item()
+    )
 
 
 def new_loggers(folder: Path, stage: str) -> list[Logger]:

@@ -22,11 +22,11 @@ from torch import Tensor
 from crfrnn.data.scored import ScoredPhotos
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.files.classes import VOID
+from crfrnn.interrupts import Terminated, patient_interrupts
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, preset
 from crfrnn.threads import thread_count
 from crfrnn.tuning.descent import descend
-from crfrnn.tuning.interrupts import patient_interrupts
 from crfrnn.tuning.measure import ALL, NEAR_EDGES, Bench, mean_iou
 from crfrnn.tuning.report import Finding, Gain, Tuning, searched_fields
 from crfrnn.tuning.search import Tried, rounded, search
@@ -64,7 +64,7 @@ def tune(
     best of the start and four places on the way.
 
     Ctrl-C ends the search, and the best parameters so far are measured. Another one, two seconds later or more, ends
-    everything.
+    everything, and so does `Terminated` at once.
 
     Args:
         photos: Photos with scores and labels.
@@ -151,6 +151,8 @@ def _descended(bench: Bench, start: CRFParameters, names: Sequence[str], seed: i
         for found in descend(bench.photos, bench.indices, start, names, seed, bench.device):
             parameters = replace(start, **{name: rounded(getattr(found, name)) for name in names})
             complete.append((parameters, bench.value(parameters)))
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         pass
     return Tried(complete, 0, 0)

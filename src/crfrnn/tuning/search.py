@@ -13,6 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from crfrnn.files.progress import progress
+from crfrnn.interrupts import Terminated
 from crfrnn.parameters import CRFParameters
 from crfrnn.tuning.measure import Bench
 from crfrnn.tuning.trials import TrialFile
@@ -62,9 +63,11 @@ def search(
             value = _tried(trial, bench, scaled(faster, trial.params))
             kept.add(study.tell(trial, value, state=PRUNED if value is None else COMPLETE))
         kept.remove()
-    except KeyboardInterrupt:
-        if not study.get_trials(states=(COMPLETE,)):
+    except KeyboardInterrupt as asked:
+        if isinstance(asked, Terminated) or not study.get_trials(states=(COMPLETE,)):
             raise
+    finally:
+        kept.close()
     complete = [(scaled(start, trial.params), trial.values[0]) for trial in study.get_trials(states=(COMPLETE,))]
     return Tried(complete, len(study.get_trials(states=(PRUNED,))), continued)
 
