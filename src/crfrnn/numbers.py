@@ -123,6 +123,8 @@ def proper_fraction(value: Any, name: str) -> float:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         number = float(value)
+    except OverflowError:  # of an integer with more than 308 digits
+        number = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}={value!r} must be a number") from None
     if not (math.isfinite(number) and 0 <= number < 1):

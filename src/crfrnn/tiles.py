@@ -190,8 +190,9 @@ def margins_of(
     reaches = [np.ones(axes)]
     for kernel in crf.kernels:
         reach = SPATIAL_REACH if isinstance(kernel.features, Spatial) else REACH
-        reaches += [reach * np.array(getattr(kernel.features, name)) for name in kernel.features.positions]
-    margins = np.broadcast_to(np.ceil(np.max(reaches, axis=0)), axes)
+        thetas = (np.array(getattr(kernel.features, name)) for name in kernel.features.positions)
+        reaches += [reach * np.broadcast_to(theta, axes) for theta in thetas]
+    margins = np.ceil(np.max(reaches, axis=0))
     return tuple(int(margin) for margin in margins[::-1])
 
 

@@ -57,10 +57,13 @@ def test_what_does_harm(worker: Worker) -> None:
     from samples import HARMFUL, suffix
 
     for harm in HARMFUL:
-        for command, samples in READ_BY.items():
-            if command in ("model", "evaluate", "weights", "classes") and "pickle" not in harm:
-                continue  # which are slow, and read formats that have no harm of their own
-            sample = samples[0]
+        for command in ("scores", "photo", "scan", "annotations", "parameters", "settings", "clip", "tiled_photo"):
+            sample = READ_BY[command][0]
             example = {"command": command, "sample": sample, "damages": [["become", harm]], "suffix": suffix(sample)}
             verdict = worker.verdict(f"file_{command}", example)
             assert verdict.outcome != "fault", f"{COMMANDS[command]} of {harm}: {verdict}"
+    for command, sample in (("model", "model.safetensors"), ("weights", "weights.pth")):
+        for harm in ("pickle", "pt of objects", "zeros", "safetensors of huge tensors"):
+            example = {"command": command, "sample": sample, "damages": [["become", harm]], "suffix": suffix(sample)}
+            verdict = worker.verdict(f"file_{command}", example)
+            assert verdict.outcome == "refused", f"{COMMANDS[command]} of {harm}: {verdict}"

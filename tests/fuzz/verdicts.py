@@ -1,6 +1,7 @@
 """What is said of one call: right, refused in words of our own, or a fault."""
 
 import dis
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -122,9 +123,9 @@ def _arrays(result: Any) -> list[Any]:
 
 
 def _same_bits(first: Any, second: Any) -> bool:
-    first, second = (each.detach().numpy() if hasattr(each, "detach") else np.asarray(each) for each in (first, second))
-    return (
-        first.shape == second.shape
-        and first.dtype == second.dtype
-        and np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
-    )
+    """Arrays to the bit; a number that a call sums up over arrays of another layout to rounding."""
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-6)
+    one, other = (each.detach().numpy() if hasattr(each, "detach") else np.asarray(each) for each in (first, second))
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return alike and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")

@@ -135,7 +135,7 @@ def contrast_thetas(image: Tensor) -> Tensor:
         squares, pairs = squares + steps.square().flatten(2).sum(dim=2), pairs + steps[0, 0].numel()
     means = (squares / max(pairs, 1)).sqrt()
     largest = levels.abs().flatten(2).amax(dim=2)
-    flat = torch.where(largest > 0, largest, 1.0)
+    flat = torch.where(largest > torch.finfo(largest.dtype).tiny, largest, 1.0)
     scale = SHARE * (means > 0).sum(dim=1, keepdim=True).to(means.dtype).sqrt()
     return torch.where(means > 0, scale * means, flat).reshape(*means.shape, *(1 for _ in axes))
 
