@@ -13,6 +13,12 @@ from crfrnn.interrupts import Terminated, orderly_end, patient_interrupts, raise
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="has other signals")
 
 
+def interrupt(number: int) -> None:
+    """Send this process a signal, and wait until it has come."""
+    os.kill(os.getpid(), number)
+    wait()
+
+
 def wait() -> None:
     """For a signal that is to come."""
     end = time.monotonic() + 10
@@ -47,12 +53,14 @@ def test_a_signal_in_a_destructor_comes_again(monkeypatch):
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_an_interruption_that_became_another_error(number: int, kind: type):
-    with orderly_end(), pytest.raises(kind) as caught:
+    def mistaken() -> None:
         try:
-            os.kill(os.getpid(), number)
-            wait()
+            interrupt(number)
         except KeyboardInterrupt:
             raise_asked(RuntimeError("a library has made this of it"))
+
+    with orderly_end(), pytest.raises(kind) as caught:
+        mistaken()
     assert type(caught.value) is kind
 
 
@@ -64,11 +72,9 @@ def test_no_interruption_is_invented():
 def test_two_in_a_row_are_one(monkeypatch):
     with patient_interrupts():
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            wait()
+            interrupt(signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         monkeypatch.setattr(interrupts, "GRACE", 0)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            wait()
+            interrupt(signal.SIGINT)

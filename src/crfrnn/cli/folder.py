@@ -72,7 +72,7 @@ def refine_folder(
             return fewer.write(pair, path, chosen_format), pair.notes
 
     failures, ran, gone, notes = {}, [], {}, Counter[str]()
-    shown = iter(progress(todo, "refine", quiet))  # it imports: no thread is to be at work then
+    shown = iter(progress(todo, "refine"))  # it imports: no thread is to be at work then
     with ThreadPoolExecutor(threads) as pool:
         futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {pool.submit(work, stem): stem for stem in todo}
         try:
