@@ -42,7 +42,7 @@ def byte_count(text: str) -> int:
     """
     given = re.fullmatch(r"([0-9]{0,15}\.?[0-9]{1,15}) *([kmgt]?)b?", text.strip().lower())
     if given is None:
-        raise ValueError(f"{text!r} is no amount of memory; expected one such as '4GB' or '500MB'")
+        raise ValueError(f"{text[:40]!r} is no amount of memory; expected one such as '4GB' or '500MB'")
     return int(float(given[1]) * UNITS[given[2]])
 
 
