@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -47,7 +48,8 @@ def _of_photo(path: Path) -> Image.Image | None:
     with open(path, "rb") as file:
         prefix = file.read(16)
     for name in FORMATS:
-        factory, accepts = Image.OPEN[name]
+        decoder, accepts = Image.OPEN[name]
         if accepts is not None and accepts(prefix) is True:
-            return factory(os.fspath(path), os.fspath(path))  # type: ignore[arg-type]
+            opened: Any = decoder
+            return opened(os.fspath(path), os.fspath(path))  # type: ignore[no-any-return]
     return None
