@@ -164,7 +164,7 @@ def run_chain(experiment: Experiment, seed: int, names: list[str]) -> str:
 
 
 def table(experiment: Experiment, seeds: list[int]) -> str:
-    """The results that are there: means over the seeds, and the share of the way from clicks to all labels."""
+    """The results that are there: means over seeds, as shares of what labels give and of the way there from clicks."""
     results = {
         name: [json.loads(path.read_text()) for seed in seeds if (path := experiment.result(seed, name)).exists()]
         for name in VARIANTS
@@ -173,22 +173,24 @@ def table(experiment: Experiment, seeds: list[int]) -> str:
     def mean(name: str, measure: str) -> float:
         return 100 * statistics.mean(result[measure] for result in results[name])
 
-    lines = [
-        f"| learned from | seeds | {' | '.join(f'{title} | share of the way' for title in MEASURES.values())} |",
-        f"| --- |{' --- |' * (1 + 2 * len(MEASURES))}",
-    ]
+    columns = " | ".join(f"{title} | of that of all labels | of the way there" for title in MEASURES.values())
+    lines = [f"| learned from | seeds | {columns} |", f"| --- |{' --- |' * (1 + 3 * len(MEASURES))}"]
     for name, variant in VARIANTS.items():
+        if variant.title is None or not results[name]:
+            continue
         cells = [variant.title, str(len(results[name]))]
         for measure in MEASURES:
-            if not results[name]:
-                cells += ["", ""]
-                continue
             values = [100 * result[measure] for result in results[name]]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
-            ends = results["clicks"] and results["full"]
-            low, high = (mean("clicks", measure), mean("full", measure)) if ends else (0.0, 0.0)
-            cells.append(f"{100 * (statistics.mean(values) - low) / (high - low):.0f} %" if high > low else "")
+            if not (results["clicks"] and results["full"]):
+                cells += ["", ""]
+                continue
+            low, high = mean("clicks", measure), mean("full", measure)
+            cells += [
+                f"{100 * share:.0f} %"
+                for share in (mean(name, measure) / high, (mean(name, measure) - low) / (high - low))
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

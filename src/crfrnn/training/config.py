@@ -57,7 +57,7 @@ class TrainingConfig:
     crf_loss: Annotated[
         str | None, "loss for pixels without a label, of the network's scores: null, dense, gated or normalized-cut"
     ] = None
-    crf_loss_weight: Annotated[float, "weight of the CRF loss beside the cross-entropy"] = 1.0
+    crf_loss_weight: Annotated[float, "weight of the CRF loss beside the cross-entropy"] = 0.3
     crf_loss_theta_alpha: Annotated[
         float | None, "deviation of the CRF loss in pixels of the photos; null: as published, 100, or 6 of gated"
     ] = None
