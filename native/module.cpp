@@ -350,8 +350,7 @@ void bind(nb::module_& m, const std::string& bits) {
           "__init__",
           [](ExactGaussian<T>* self, const Rows<T>& features) {
             nb::gil_scoped_release unlocked;
-            new (self)
-                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), feature_count(features));
+            new (self) ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), feature_count(features));
           },
           "features"_a);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
