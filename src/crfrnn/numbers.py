@@ -123,6 +123,21 @@ def proper_fraction(value: Any, name: str) -> float:
     return number
 
 
+def share(value: Any, name: str, most: float = math.inf) -> float:
+    """A number above 0 and below 1, or with `most` up to that."""
+    number = finite_number(value, name)
+    if not 0 < number < min(1, most) and number != most:
+        raise ValueError(f"{name}={value} must be above 0 and {'below' if most == math.inf else 'at most'} 1")
+    return number
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False, of Python or of NumPy, or 1 or 0."""
+    if not isinstance(value, bool | np.bool_) and not (isinstance(value, int | np.integer) and value in (0, 1)):
+        raise TypeError(f"{name}={value!r} must be True or False")
+    return bool(value)
+
+
 def _sequence(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 

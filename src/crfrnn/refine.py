@@ -31,7 +31,7 @@ from crfrnn.kernels.build import given_mapping
 from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
-from crfrnn.numbers import one_of, whole_number
+from crfrnn.numbers import flag, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
 from crfrnn.plausibility import check_levels, check_logits, check_swapped
 from crfrnn.threads import thread_count
@@ -156,6 +156,7 @@ def refine(
     whole = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
     count = thread_count(threads)
+    return_labels, return_activity = flag(return_labels, "return_labels"), flag(return_activity, "return_activity")
     held, indexed = taken(scores, image, input)
     if held.batched:
         if return_activity or given is not None:

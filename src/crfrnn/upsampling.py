@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, Shape, image_array, score_array
+from crfrnn.arrays import Array, Shape, check_result, image_array, score_array
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.kernels.build import check_specification, kernel_of_rows
@@ -64,13 +64,13 @@ def upsample(
     given = score_array(scores, "scores")
     grids = Grids.of(given, image_guide(image, given.shape), covers)
     check_specification(features, filter)
-    return JointBilateral(grids, features or grids.features, filter or Lattice(), given.dtype, threads).apply(given)
+    return _applied(JointBilateral(grids, features or grids.features, filter or Lattice(), given.dtype, threads), given)
 
 
 def interpolate(scores: ArrayLike, image: ArrayLike, *, covers: Sequence[float] | None = None) -> Array:
     """Scores (C, *low) brought to the size of an image by linear interpolation; arguments as those of `upsample`."""
     given = score_array(scores, "scores")
-    return Linear(Grids.of(given, image_guide(image, given.shape), covers)).apply(given)
+    return _applied(Linear(Grids.of(given, image_guide(image, given.shape), covers)), given)
 
 
 def at_image_size(scores: Array, image: ArrayLike | None, method: Method | None, threads: int | None) -> Array:
@@ -86,7 +86,15 @@ def at_image_size(scores: Array, image: ArrayLike | None, method: Method | None,
     guide = image_guide(image, scores.shape)  # type: ignore[arg-type]
     if guide.grid == scores.shape[1:]:
         return scores
-    return chosen_map(method, Grids.of(scores, guide), scores.dtype, threads).apply(scores)
+    return _applied(chosen_map(method, Grids.of(scores, guide), scores.dtype, threads), scores)
+
+
+def _applied(upsampling: "Linear | JointBilateral", scores: Array) -> Array:
+    """A map of scores, which may be near the largest number of their type."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        upsampled: Array = upsampling.apply(scores)
+    check_result(upsampled, "upsampled scores", "scores")
+    return upsampled
 
 
 def method_for(
