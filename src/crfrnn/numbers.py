@@ -45,6 +45,8 @@ def spacing_steps(spacing: Any) -> list[float]:
         # Numbers, lists and tuples do not go through NumPy, which torch would trace.
         given = spacing if isinstance(spacing, int | float | list | tuple) else np.ravel(spacing).tolist()
         steps = [float(step) for step in _sequence(given)]
+    except OverflowError:  # of an integer with more than 308 digits
+        steps = [math.inf]
     except (TypeError, ValueError):
         raise TypeError(f"spacing={spacing!r} must be a number, or one for each axis") from None
     if not all(0 < step < math.inf for step in steps):
