@@ -142,13 +142,6 @@ def share(value: Any, name: str, most: float = math.inf) -> float:
     return number
 
 
-def flag(value: Any, name: str) -> bool:
-    """True or False, of Python or of NumPy, or 1 or 0."""
-    if not isinstance(value, bool | np.bool_) and not (isinstance(value, int | np.integer) and value in (0, 1)):
-        raise TypeError(f"{name}={value!r} must be True or False")
-    return bool(value)
-
-
 def _sequence(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
