@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import time
@@ -99,6 +100,8 @@ def train(config: TrainingConfig) -> TrainingResult:
         finished = run_stages(config, photos, classes)
         model = output / MODEL
         write_model(model, config, classes, finished)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # a model of several processes that is alive when one of them ends aborts it at times
     return TrainingResult(model, finished)
 
 
