@@ -13,8 +13,10 @@ from crfrnn.interrupts import Terminated, orderly_end, patient_interrupts, raise
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="has other signals")
 
 
-def wait() -> None:
-    """For a signal that is to come."""
+def wait(number: int | None = None) -> None:
+    """For a signal that is to come, or that is sent first."""
+    if number is not None:
+        os.kill(os.getpid(), number)
     end = time.monotonic() + 10
     while time.monotonic() < end:
         time.sleep(0.01)
@@ -45,14 +47,18 @@ def test_a_signal_in_a_destructor_comes_again(monkeypatch):
             wait()
 
 
+def misled(number: int) -> None:
+    """What a library does that makes another error of any."""
+    try:
+        wait(number)
+    except KeyboardInterrupt:
+        raise_asked(RuntimeError("a library has made this of it"))
+
+
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_an_interruption_that_became_another_error(number: int, kind: type):
     with orderly_end(), pytest.raises(kind) as caught:
-        try:
-            os.kill(os.getpid(), number)
-            wait()
-        except KeyboardInterrupt:
-            raise_asked(RuntimeError("a library has made this of it"))
+        misled(number)
     assert type(caught.value) is kind
 
 
@@ -64,11 +70,9 @@ def test_no_interruption_is_invented():
 def test_two_in_a_row_are_one(monkeypatch):
     with patient_interrupts():
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            wait()
+            wait(signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         monkeypatch.setattr(interrupts, "GRACE", 0)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            wait()
+            wait(signal.SIGINT)
