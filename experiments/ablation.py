@@ -23,7 +23,7 @@ import torch
 from crfrnn import CRFParameters, refine
 from crfrnn.data import SegmentationData
 from crfrnn.evaluation import confusion_matrix, evaluate, iou_of_classes
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models import Segmenter, load_model
 from crfrnn.segment import image_batch
 from crfrnn.torch import CrfRnn

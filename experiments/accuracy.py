@@ -17,8 +17,8 @@ from benchmarks.photos import MEDIAN, SMOOTH, TEXTURED, load_photo
 
 from crfrnn import CRFParameters, ExactGaussian, bilateral_features
 from crfrnn.accuracy import FilterAccuracy, filter_accuracy, shrunk
-from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 
 PHOTOS = {SMOOTH: "smooth", MEDIAN: "middling", TEXTURED: "textured"}
 THETAS = ((160.0, 3.0, 3.0), (80.0, 13.0, 3.0))

@@ -14,7 +14,8 @@ from pathlib import Path
 from crfrnn.data import SegmentationData
 from crfrnn.evaluation import Scores, contact_sheet, evaluate
 from crfrnn.files.classes import ClassSet, class_set
-from crfrnn.files.photos import replacing, write_picture
+from crfrnn.files.photos import write_picture
+from crfrnn.files.replacement import replacing
 from crfrnn.models import FcnLite, Segmenter, load_model, save_model
 from crfrnn.training import TrainingConfig
 from crfrnn.training.stages import NETWORK_STAGE, restore

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden" / "pydensecrf.npz"

@@ -30,8 +30,9 @@ from crfrnn.evaluation import confusion_matrix, edge_band, scores_of
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.files.classes import VOID, class_set
 from crfrnn.files.legend import tinted_photo
-from crfrnn.files.photos import replacing, write_picture
+from crfrnn.files.photos import write_picture
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 from crfrnn.upsampling import interpolate
 from experiments.filters_page import MEASURE, PAGE, VERDICT
 

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model
 from experiments.ablation import choose_parameters, chosen_settings, run_task, train_from_network, train_network
 from experiments.report import LEARNED, table

@@ -25,7 +25,8 @@ from crfrnn.evaluation import confusion_matrix
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.evaluation.metrics import edge_band, iou_of_classes
 from crfrnn.files.classes import VOID, class_set
-from crfrnn.files.photos import read_photo, replacing
+from crfrnn.files.photos import read_photo
+from crfrnn.files.replacement import replacing
 from crfrnn.files.resize import resize_scores
 from crfrnn.models import load_model
 from crfrnn.parameters import PRESETS

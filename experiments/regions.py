@@ -28,8 +28,8 @@ from crfrnn.evaluation import confusion_matrix, scores_of
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.evaluation.metrics import edge_band
 from crfrnn.files.classes import VOID, class_set
-from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 from crfrnn.inference.meanfield import softmax
 
 CLASSES = class_set("voc")

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model
 from experiments.variants import CLASSES, CRF_EPOCHS, END_TO_END, TEST_ITERATIONS, VARIANTS, Experiment
 

@@ -22,8 +22,8 @@ from crfrnn.data import SegmentationData
 from crfrnn.data.scored import ScoredPhotos
 from crfrnn.evaluation import confusion_matrix, scores_of
 from crfrnn.files.classes import class_set
-from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 from crfrnn.inference.energy import energy, frank_wolfe_trace
 from crfrnn.inference.meanfield import mean_field
 

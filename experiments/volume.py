@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import crfrnn
-from crfrnn.files.photos import replacing
+from crfrnn.files.replacement import replacing
 from crfrnn.files.volumes import read_nifti
 
 PARAMETERS = crfrnn.CRFParameters(

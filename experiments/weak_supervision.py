@@ -1,10 +1,11 @@
 """`python -m experiments.weak_supervision`: from clicks to segmentation, with the losses of `crfrnn.torch.losses`.
 
-For each seed a network learns from the clicks alone, from clicks and the dense CRF loss, from clicks and the gated one,
-and from the labels of all pixels. The networks of the clicks then train on with a CRF-RNN behind them. All are measured
-on the validation photos, which nothing else looks at; 60 of the training photos choose the best epoch. The results go
-into the table of docs/weak-supervision.md. Finished runs are not repeated: run it again to continue, or with
-`--report` to fill the table with what is there.
+For each seed a network learns from the clicks. From there it learns on at a smaller rate: from the clicks alone, from
+clicks and the dense CRF loss, from clicks and the gated one. Another network learns from the labels of all pixels, just
+as long. Each of the four then trains on with a CRF-RNN behind it. All are measured on the validation photos, which
+nothing else looks at; 60 of the training photos choose the best epoch. The results go into the table of
+docs/weak-supervision.md. Finished runs are not repeated: run it again to continue, or with `--report` to fill the table
+with what is there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from PIL import Image
 from crfrnn.data import SegmentationData
 from crfrnn.evaluation import evaluate
 from crfrnn.files.classes import class_set
-from crfrnn.files.photos import replacing
 from crfrnn.files.progress import progress
+from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model
 from crfrnn.training import TrainingConfig
 from crfrnn.training.train import train
@@ -35,9 +36,8 @@ from crfrnn.training.train import train
 CLASSES = class_set("voc")
 MAIN_CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 CHOOSING = 60
-REDUCTION = 3
-EPOCHS = 2
-CROP, SCALE = (112, 144), (0.75, 1.25)
+REDUCTION = 2
+CROP, SCALE = (168, 216), (0.75, 1.25)
 MEASURES = {"mean_iou": "mean IoU", "main_mean_iou": "mean IoU of the main classes"}
 PAGE = Path(__file__).parent.parent / "docs" / "weak-supervision.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
@@ -48,37 +48,43 @@ class Variant:
     """What a network learns from.
 
     Attributes:
-        after: The variant whose network this one trains on with, with a CRF-RNN behind it.
+        title: Its row of the table; None is in no row.
+        after: The variant whose network this one trains on.
     """
 
-    title: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    title: str | None
+    settings: dict[str, Any]
     after: str | None = None
 
 
-CRF: dict[str, Any] = {"theta_alpha": 27.0}  # the default, 80, at a third of the size
 CLICKS = {"supervision": "clicks", "click_radius": 1}
-DENSE = {**CLICKS, "crf_loss": "dense", "crf_loss_weight": 1.0, "crf_loss_theta_alpha": 33.0}
-GATED = {**CLICKS, "crf_loss": "gated", "crf_loss_weight": 1.0}
+DENSE = {"crf_loss": "dense", "crf_loss_weight": 0.3, "crf_loss_theta_alpha": 50.0}
+GATED = {"crf_loss": "gated", "crf_loss_weight": 0.3}
+START = {"network_epochs": 3, "crf_epochs": 0}
+LONGER = {"network_epochs": 2, "crf_epochs": 0, "network_rate": 1e-4, "decoder_rate": 5e-4}
+CRF_RNN = {"network_epochs": 0, "crf_epochs": 1, "theta_alpha": 40.0}  # the default, 80, at half the size
 VARIANTS = {
-    "clicks": Variant("clicks", CLICKS),
-    "dense": Variant("clicks + dense CRF loss", DENSE),
-    "gated": Variant("clicks + gated CRF loss", GATED),
-    "full": Variant("labels of all pixels"),
-    "dense-crf": Variant("clicks + dense CRF loss, then + CRF-RNN", DENSE, "dense"),
-    "gated-crf": Variant("clicks + gated CRF loss, then + CRF-RNN", GATED, "gated"),
-    "full-crf": Variant("labels of all pixels, then + CRF-RNN", {}, "full"),
+    "clicks-start": Variant(None, CLICKS | START),
+    "clicks": Variant("clicks", CLICKS | LONGER, "clicks-start"),
+    "dense": Variant("clicks + dense CRF loss", CLICKS | LONGER | DENSE, "clicks-start"),
+    "gated": Variant("clicks + gated CRF loss", CLICKS | LONGER | GATED, "clicks-start"),
+    "clicks-crf": Variant("clicks, then + CRF-RNN", CLICKS | CRF_RNN, "clicks"),
+    "dense-crf": Variant("clicks + dense CRF loss, then + CRF-RNN", CLICKS | CRF_RNN | DENSE, "dense"),
+    "gated-crf": Variant("clicks + gated CRF loss, then + CRF-RNN", CLICKS | CRF_RNN | GATED, "gated"),
+    "full-start": Variant(None, START),
+    "full": Variant("labels of all pixels", LONGER, "full-start"),
+    "full-crf": Variant("labels of all pixels, then + CRF-RNN", CRF_RNN, "full"),
 }
+CHAINS = tuple([name for name in VARIANTS if name.startswith("full") == full] for full in (False, True))
+"""The variants of clicks, and those of labels: each after the one that it trains on."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where data lie and results go, and how long networks train."""
+    """Where data lie and results go."""
 
     data: Path
     output: Path
-    epochs: int
-    crf_epochs: int
 
     def result(self, seed: int, name: str) -> Path:
         return self.output / f"seed{seed}" / f"{name}.json"
@@ -125,10 +131,7 @@ def run(experiment: Experiment, seed: int, name: str) -> None:
         return
     torch.set_num_threads(1)
     variant = VARIANTS[name]
-    settings: dict[str, Any] = {"network_epochs": experiment.epochs, "crf_epochs": 0, **variant.settings}
-    if variant.after is not None:
-        model = experiment.folder(seed, variant.after) / "model.safetensors"
-        settings |= {"init": str(model), "network_epochs": 0, "crf_epochs": experiment.crf_epochs}
+    start = {} if variant.after is None else {"init": str(experiment.folder(seed, variant.after) / "model.safetensors")}
     result = train(
         TrainingConfig(
             data=str(experiment.data),
@@ -139,8 +142,8 @@ def run(experiment: Experiment, seed: int, name: str) -> None:
             crop=CROP,
             scale=SCALE,
             threads=1,
-            **CRF,
-            **settings,
+            **variant.settings,
+            **start,
         )
     )
     found = evaluate(load_model(result.model).segmenter, SegmentationData(experiment.data, "val", CLASSES), CLASSES)
@@ -160,14 +163,8 @@ def run_chain(experiment: Experiment, seed: int, names: list[str]) -> str:
     return f"seed {seed}: {', '.join(names)}"
 
 
-def chains() -> list[list[str]]:
-    """The variants that start from scratch, each with those that start with it."""
-    first = [name for name, variant in VARIANTS.items() if variant.after is None]
-    return [[name, *(after for after, variant in VARIANTS.items() if variant.after == name)] for name in first]
-
-
 def table(experiment: Experiment, seeds: list[int]) -> str:
-    """The results that are there: means over the seeds, and the share of the way from clicks to all labels."""
+    """The results that are there: means over seeds, as shares of what labels give and of the way there from clicks."""
     results = {
         name: [json.loads(path.read_text()) for seed in seeds if (path := experiment.result(seed, name)).exists()]
         for name in VARIANTS
@@ -176,22 +173,24 @@ def table(experiment: Experiment, seeds: list[int]) -> str:
     def mean(name: str, measure: str) -> float:
         return 100 * statistics.mean(result[measure] for result in results[name])
 
-    lines = [
-        f"| learned from | seeds | {' | '.join(f'{title} | share of the way' for title in MEASURES.values())} |",
-        f"| --- |{' --- |' * (1 + 2 * len(MEASURES))}",
-    ]
+    columns = " | ".join(f"{title} | of that of all labels | of the way there" for title in MEASURES.values())
+    lines = [f"| learned from | seeds | {columns} |", f"| --- |{' --- |' * (1 + 3 * len(MEASURES))}"]
     for name, variant in VARIANTS.items():
+        if variant.title is None or not results[name]:
+            continue
         cells = [variant.title, str(len(results[name]))]
         for measure in MEASURES:
-            if not results[name]:
-                cells += ["", ""]
-                continue
             values = [100 * result[measure] for result in results[name]]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
-            ends = results["clicks"] and results["full"]
-            low, high = (mean("clicks", measure), mean("full", measure)) if ends else (0.0, 0.0)
-            cells.append(f"{100 * (statistics.mean(values) - low) / (high - low):.0f} %" if high > low else "")
+            if not (results["clicks"] and results["full"]):
+                cells += ["", ""]
+                continue
+            low, high = mean("clicks", measure), mean("full", measure)
+            cells += [
+                f"{100 * share:.0f} %"
+                for share in (mean(name, measure) / high, (mean(name, measure) - low) / (high - low))
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -211,18 +210,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/weak_supervision"), help="for runs (%(default)s)")
     parser.add_argument("--page", type=Path, default=PAGE, help="whose table is filled (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the networks (default: %(default)s)")
-    parser.add_argument("--crf-epochs", type=int, default=1, help="with the CRF-RNN (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--report", action="store_true", help="train nothing, fill the table with what is there")
     arguments = parser.parse_args()
     reduced = arguments.output / "data"
-    experiment = Experiment(reduced, arguments.output, arguments.epochs, arguments.crf_epochs)
+    experiment = Experiment(reduced, arguments.output)
     if not arguments.report:
         reduce(arguments.data, reduced)
         os.environ["OMP_NUM_THREADS"] = "1"
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-            tasks = [pool.submit(run_chain, experiment, seed, names) for seed in arguments.seeds for names in chains()]
+            tasks = [pool.submit(run_chain, experiment, seed, names) for seed in arguments.seeds for names in CHAINS]
             for done in as_completed(tasks):
                 print(done.result(), flush=True)
     lines = table(experiment, arguments.seeds)

@@ -1,6 +1,7 @@
 #include "buffer.h"
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -48,7 +49,10 @@ std::align_val_t alignment(std::size_t bytes) { return bytes >= smallest_kept ? 
 
 }  // namespace
 
+void prepare_memory() { kept(), most_kept(); }
+
 Memory allocate(std::size_t bytes) {
+  if (bytes > std::numeric_limits<std::size_t>::max() / 4) throw std::bad_alloc();
   if (bytes < smallest_kept) return {::operator new(bytes + 64, cache_line), bytes};
   auto& store = kept();
   // The lock is only tried. A child that was forked while another thread held it would wait for ever; so it allocates.

@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <new>
 #include <utility>
 
 namespace crfrnn {
@@ -13,15 +16,27 @@ struct Memory {
   void* data = nullptr;
   std::size_t bytes = 0;
 };
+void prepare_memory();  // what allocations share; comes before threads and forks
 Memory allocate(std::size_t bytes);
 void free_or_keep(Memory memory) noexcept;
 std::size_t release_kept();  // back to the system; returns the number of bytes
+
+// The product of numbers that are not negative. One that does not fit is more than any memory holds: std::bad_alloc.
+inline int64_t product_of(std::initializer_list<int64_t> factors) {
+  int64_t product = 1;
+  for (const int64_t factor : factors) {
+    if (factor < 0 || (factor > 0 && product > std::numeric_limits<int64_t>::max() / factor)) throw std::bad_alloc();
+    product *= factor;
+  }
+  return product;
+}
 
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size) : memory_(allocate(static_cast<std::size_t>(size) * sizeof(T))), size_(size) {}
+  explicit Buffer(int64_t size)
+      : memory_(allocate(static_cast<std::size_t>(product_of({size, int64_t{sizeof(T)}})))), size_(size) {}
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer other) noexcept {
     swap(other);

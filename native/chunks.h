@@ -49,7 +49,7 @@ struct TileTeam {
   template <class T, class F>
   void over_tiles(int channels, F work) {
     team.run(chunks.count(), [&](int64_t chunk) {
-      const int64_t size = tile_size * channels;
+      const int64_t size = int64_t{tile_size} * channels;
       Buffer<T> rows(3 * size);
       std::fill(rows.begin(), rows.end(), T(0));
       T *const a = rows.get(), *const b = a + size, *const c = b + size;

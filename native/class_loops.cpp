@@ -156,6 +156,24 @@ void lower_rows(const T* rows, const T* numbers, T* to, int channels, int64_t n)
 }
 
 template <class T>
+T doubt(const T* rows, int channels, int classes, int64_t n) {
+  T doubt = 0;
+  for_widths(channels, [&](auto width, int first) {
+    using R = Row<T, width()>;
+    R sum = R::zero();
+    for (int64_t i = 0; i < n; ++i) {
+      const R row = R::read(rows + i * channels + first);
+      R nothing = row;
+      nothing.add(row, T(-1)), sum.add(nothing);
+    }
+    alignas(64) T numbers[width()];
+    sum.write(numbers);
+    for (int c = 0; c < width() && first + c < classes; ++c) doubt += numbers[c];
+  });
+  return doubt;
+}
+
+template <class T>
 void update_maxima(const T* q, T* maxima, int channels, int64_t n) {
   for_widths(channels, [&](auto width, int first) {
     using R = Row<T, width()>;
@@ -226,6 +244,7 @@ void compare_run(const T* q, const T* sent, T* difference, T* found, int channel
   template void row_products<T>(const T*, const T*, T*, int, int64_t);              \
   template void scale_rows<T>(const T*, const T*, T*, int, int64_t);                \
   template void linear_combination<T>(T, const T*, T, const T*, T*, int, int64_t);  \
+  template T doubt<T>(const T*, int, int, int64_t);                                 \
   template void update_maxima<T>(const T*, T*, int, int64_t);                       \
   template void rearrange<T>(const T*, int, const int32_t*, T, T*, int, int64_t);   \
   template void lower_rows<T>(const T*, const T*, T*, int, int64_t);                \

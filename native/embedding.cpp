@@ -1,5 +1,6 @@
 // From features to lattice coordinates. This file is compiled without fused multiply-adds: many pixels lie exactly on the
 // border of two simplices, and every instruction set has to put them on the same side of it.
+#include <cmath>
 #include <type_traits>
 
 #include "loops.h"
@@ -21,8 +22,31 @@ void columns(const T* features, int64_t n, int d, T (*feature)[embedding_lanes])
   copy(d);
 }
 
+// The same as below in double precision for the lanes of far points, where the coordinates leave few digits to the differences:
+// at 10⁵ an error of 0.03. All further steps compute with differences alone.
+template <class T, int L>
+void embed_far(const T (*feature)[L], int d, const double* scale, T (*position)[L], T (*difference)[L], T* sum) {
+  for (int p = 0; p < L; ++p) {
+    bool is_far = false;
+    for (int i = 0; i <= d; ++i) is_far |= std::abs(position[i][p]) * (d + 1) >= far;
+    if (!is_far) continue;
+    double elevated[17], total = 0, cells = 0;
+    for (int j = d; j > 0; --j) {
+      const double f = feature[j - 1][p] * scale[j - 1];
+      elevated[j] = total - j * f, total += f;
+    }
+    elevated[0] = total;
+    for (int i = 0; i <= d; ++i) {
+      const double nearest = std::nearbyint(elevated[i] / (d + 1));
+      position[i][p] = T(nearest), difference[i][p] = T(elevated[i] - nearest * (d + 1)), cells += nearest;
+    }
+    sum[p] = T(cells);
+  }
+}
+
 template <class T>
-void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights) {
+void embed(const T* features, int64_t n, int d, const T* scale, const double* exact_scale, int32_t* cell, int32_t* order,
+           T* weights) {
   constexpr int L = embedding_lanes;
   const T up = T(d + 1), down = T(1) / up;
   alignas(64) T feature[16][L], difference[17][L], rank[17][L], sorted[17][L], position[17][L], sum[L];
@@ -41,6 +65,7 @@ void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, i
       const T elevated = difference[i][p], nearest = elevated * down + rounder<T> - rounder<T>;
       position[i][p] = nearest, difference[i][p] = elevated - nearest * up, sum[p] += nearest;
     }
+  if (exact_scale) embed_far<T, L>(feature, d, exact_scale, position, difference, sum);
   for (int i = 0; i <= d; ++i)
     for (int p = 0; p < L; ++p) rank[i][p] = sum[p];
   for (int i = 0; i < d; ++i)
@@ -83,7 +108,7 @@ void weighted_sums(const int32_t* numbers, int count, const uint64_t* factors, u
   for (int p = 0; p < L; ++p) sums[p] = sum[p];
 }
 
-template void embed<float>(const float*, int64_t, int, const float*, int32_t*, int32_t*, float*);
-template void embed<double>(const double*, int64_t, int, const double*, int32_t*, int32_t*, double*);
+template void embed<float>(const float*, int64_t, int, const float*, const double*, int32_t*, int32_t*, float*);
+template void embed<double>(const double*, int64_t, int, const double*, const double*, int32_t*, int32_t*, double*);
 
 }  // namespace crfrnn::CRFRNN_TARGET

@@ -43,8 +43,8 @@ T squared_reach(int64_t n) {
 }
 
 int64_t checked_points(int64_t n, int d) {
-  if (n < 1 || n > std::numeric_limits<int32_t>::max() - block_size || d < 1)
-    throw std::invalid_argument("ExactGaussian needs 1 to 2^31 points of at least one feature");
+  if (n < 1 || n > std::numeric_limits<int32_t>::max() - block_size || d < 1 || d > most_exact_features)
+    throw std::invalid_argument("ExactGaussian needs 1 to 2^31 points of 1 to 2^24 features");
   return n;
 }
 
@@ -53,7 +53,7 @@ int64_t checked_points(int64_t n, int d) {
 template <class T>
 ExactGaussian<T>::ExactGaussian(const T* features, int64_t n, int d)
     : n_(checked_points(n, d)), d_(d), blocks_((n + block_size - 1) / block_size), reach_(squared_reach<T>(n)), place_(n),
-      features_(blocks_ * d * block_size), boxes_(blocks_ * 2 * d) {
+      features_(product_of({blocks_, d, block_size})), boxes_(blocks_ * 2 * d) {
   Buffer<int32_t> order(blocks_ * block_size);
   std::iota(order.begin(), order.begin() + n, 0);
   order_by_nearness(features, d, order.begin(), order.begin() + n);

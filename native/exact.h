@@ -8,6 +8,8 @@
 
 namespace crfrnn {
 
+constexpr int most_exact_features = 1 << 24;  // so that an int counts the numbers of a block
+
 // ε in docs/algorithm.md, section 4: 2⁻²⁴ for float and 2⁻⁵³ for double.
 template <class T>
 constexpr double unit_roundoff = 0.5 * std::numeric_limits<T>::epsilon();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
 #include <utility>
@@ -27,7 +28,7 @@ struct Pairwise {
 
   // What the scores of class `row` lose per unit of message about class `column`.
   T entry(int row, int column, int classes) const {
-    if (kind == Coupling::matrix) return coupling[row * classes + column];
+    if (kind == Coupling::matrix) return coupling[int64_t{row} * classes + column];
     return row == column ? coupling[kind == Coupling::scalar ? 0 : row] : T(0);
   }
 };
@@ -38,12 +39,14 @@ template <class T>
 class PaddedCoupling {
  public:
   PaddedCoupling(const Pairwise<T>& term, int num_classes, const Classes& classes, T factor, bool transpose) {
-    const int count = static_cast<int>(classes.size()), channels = padded_channels(count);
+    const int count = static_cast<int>(classes.size());
+    const int64_t channels = padded_channels(count);
     auto entry = [&](int row, int column) {
       const int r = classes[row], c = classes[column];
       return factor * (transpose ? term.entry(c, r, num_classes) : term.entry(r, c, num_classes));
     };
-    for (int r = 0; r < count; ++r)
+    const int off_diagonal = term.kind == Pairwise<T>::Coupling::matrix ? count : 0;
+    for (int r = 0; r < off_diagonal; ++r)
       for (int c = 0; c < count; ++c) is_diagonal_ &= r == c || entry(r, c) == T(0);
     numbers_.assign(is_diagonal_ ? channels : channels * channels, T(0));
     for (int r = 0; r < count; ++r) {
@@ -75,6 +78,35 @@ class PaddedCoupling {
   bool is_diagonal_ = true;
   std::vector<T> numbers_;
 };
+
+template <class T>
+T largest_of(const T* factors, int64_t n) {
+  constexpr int together = 16;  // several maxima side by side are faster than one
+  std::array<T, together> largest{};
+  for (int64_t i = 0; i + together <= n; i += together)
+    for (int k = 0; k < together; ++k) largest[k] = std::max(largest[k], factors[i + k]);
+  for (int64_t i = n / together * together; i < n; ++i) largest[0] = std::max(largest[0], factors[i]);
+  return *std::max_element(largest.begin(), largest.end());
+}
+
+// More than any number reaches, on the way or at last, when the messages of marginals are sent through all kernels. No kernel
+// sums to more than `spread` times its points, whatever a lattice makes of them between its blurs.
+template <class T>
+double largest_message(const std::vector<Pairwise<T>>& pairwise, int num_classes) {
+  constexpr double spread = 1 << 20;
+  double total = 0;
+  for (const auto& term : pairwise) {
+    const int64_t points = term.kernel->num_points();
+    double factors = std::max(term.row_sum, 1.0);  // what is sent is no larger than what rows sum to
+    if (term.row_sum == 0) {
+      const double pre = term.pre ? largest_of(term.pre, points) : 1, post = term.post ? largest_of(term.post, points) : 1;
+      factors = std::max(pre, 1.0) * std::max(post, 1.0);
+    }
+    const PaddedCoupling<T> coupling(term, num_classes, all_classes(num_classes), T(1), false);
+    total += factors * double(points) * spread * std::max(1.0, double(coupling.largest_row_sum(padded_channels(num_classes))));
+  }
+  return total;
+}
 
 // Messages between the points about some of the classes. Tiles of points send rows to every kernel, the kernels propagate
 // them, and each tile receives what arrived. The couplings are multiplied by `factor`.

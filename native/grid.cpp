@@ -15,9 +15,10 @@ GridGaussian<T>::GridGaussian(std::vector<int64_t> shape, const std::vector<doub
     throw std::invalid_argument("GridGaussian needs 1 to 4 axes and one sigma for each");
   for (std::size_t axis = 0; axis < shape_.size(); ++axis) {
     if (shape_[axis] < 1) throw std::invalid_argument("GridGaussian needs at least one point along every axis");
+    if (shape_[axis] > longest_axis) throw std::invalid_argument("GridGaussian takes at most 2^28 points along an axis");
     if (!(sigmas[axis] >= 0) || !std::isfinite(sigmas[axis]))
       throw std::invalid_argument("GridGaussian needs finite sigmas >= 0");
-    points_ *= shape_[axis];
+    points_ = product_of({points_, shape_[axis]});
     // No tap reaches further than the grid.
     const int radius = static_cast<int>(std::min<double>(std::ceil(grid_cutoff * sigmas[axis]), double(shape_[axis] - 1)));
     std::vector<T> taps(2 * radius + 1 + 2 * tap_margin, T(0));

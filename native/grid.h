@@ -9,6 +9,7 @@ namespace crfrnn {
 
 constexpr double grid_cutoff = 4.0;  // in σ: beyond it lies 6e-5 of the mass of an axis
 constexpr int most_axes = 4;
+constexpr int64_t longest_axis = int64_t{1} << 28;  // so that an int counts all taps
 
 template <class T>
 class GridGaussian final : public Kernel<T> {

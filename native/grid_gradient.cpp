@@ -55,7 +55,8 @@ class GridGradient final : public KernelGradient<T> {
   std::vector<T> slopes_of(int axis) const {
     std::vector<T> slopes;
     const double cube = std::pow(grid_.sigmas_[axis], 3);
-    for (int k = 0; k <= grid_.radii_[axis]; ++k) slopes.push_back(k == 0 ? T(0) : T(taps(axis)[k] * (double(k) * k / cube)));
+    for (int k = 0; k <= grid_.radii_[axis]; ++k)  // a tap that is 0 stays so, although the cube may be 0 as well
+      slopes.push_back(k == 0 || taps(axis)[k] == 0 ? T(0) : T(taps(axis)[k] * (double(k) * k / cube)));
     return slopes;
   }
 

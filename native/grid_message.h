@@ -64,7 +64,7 @@ class GridMessage final : public Message<T> {
   void bound_changes(Team& team, const T* changes, T* bounds) override {
     const int64_t lines = grid_.points_ / line_, count = Parts{line_, run_size}.count();
     const bool is_first = before_.size() > 0;
-    std::vector<T> sums(lines * count, T(0)), spread(sums.size());
+    std::vector<T> sums(product_of({lines, count}), T(0)), spread(sums.size());
     auto for_bins = [&](int64_t run, auto work) {
       const int64_t begin = run * run_size;
       for_each_line(begin, std::min<int64_t>(run_size, grid_.points_ - begin),
@@ -135,7 +135,7 @@ class GridMessage final : public Message<T> {
 
   Buffer<T> make_lines() const {
     const int64_t lines = grid_.points_ / line_, margin = int64_t(margin_) * channels_;
-    Buffer<T> buffer(lines * padded_line() * channels_);
+    Buffer<T> buffer(product_of({lines, padded_line(), channels_}));
     for (int64_t line = 0; line < lines; ++line) {
       T* start = buffer.get() + line * padded_line() * channels_;
       std::fill_n(start, margin, T(0));

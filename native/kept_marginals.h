@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
+#include "buffer.h"
 #include "chunks.h"
+#include "exchange.h"
 #include "loops.h"
 
 namespace crfrnn {
@@ -12,12 +15,29 @@ namespace crfrnn {
 // Rows of T as they were computed, or of 16 bits, at t · points + point.
 enum class Storage { computed, float16, bfloat16 };
 
+// What the messages of these marginals released: for each iteration and kernel, which may be nothing.
+template <class T>
+struct KeptMessages {
+  KeptMessages() = default;
+  KeptMessages(KeptMessages&&) = default;
+
+  std::vector<std::vector<Buffer<T>>> released;
+
+  int64_t bytes() const {
+    int64_t numbers = 0;
+    for (const auto& of_kernels : released)
+      for (const auto& values : of_kernels) numbers += values.size();
+    return numbers * int64_t(sizeof(T));
+  }
+};
+
 template <class T>
 class KeptMarginals {
  public:
   KeptMarginals() = default;  // keeps nothing
-  KeptMarginals(void* numbers, Storage storage, int64_t points, int channels)
-      : numbers_(numbers), storage_(storage), points_(points), channels_(channels) {}
+  // messages: where those are kept as well, or null.
+  KeptMarginals(void* numbers, Storage storage, int64_t points, int channels, KeptMessages<T>* messages = nullptr)
+      : numbers_(numbers), storage_(storage), points_(points), channels_(channels), messages_(messages) {}
 
   explicit operator bool() const { return numbers_; }
 
@@ -33,6 +53,15 @@ class KeptMarginals {
       (storage_ == Storage::float16 ? loops<T>().to_float16 : loops<T>().to_bfloat16)(q, rows<uint16_t>(t, tile), size);
     }
   }
+
+  // Comes after all points have received the messages of q_t.
+  void keep_messages(Exchange<T>& exchange, std::size_t kernels) const {
+    if (!messages_) return;
+    auto& of_kernels = messages_->released.emplace_back();
+    for (std::size_t k = 0; k < kernels; ++k) of_kernels.push_back(exchange.message(k).release_values());
+  }
+  // Those of iteration t; null if none were kept.
+  const std::vector<Buffer<T>>* messages(int t) const { return messages_ ? &messages_->released.at(t) : nullptr; }
 
   // The rows of a tile. `spare` is memory for them.
   const T* read(int t, const Tile& tile, T* spare) const {
@@ -59,6 +88,7 @@ class KeptMarginals {
   Storage storage_ = Storage::computed;
   int64_t points_ = 0;
   int channels_ = 0;
+  KeptMessages<T>* messages_ = nullptr;
 };
 
 }  // namespace crfrnn

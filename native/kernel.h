@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "buffer.h"
 #include "chunks.h"
 #include "loops.h"
 #include "team.h"
@@ -27,6 +28,8 @@ class Message {
   virtual void propagate(Team& team, bool transpose) = 0;
   // Frees what only sending needs; comes after the last propagate().
   virtual void stop_sending() = 0;
+  // What points have received from, for a KernelGradient to take; empty if that would not help it. It is gone from here.
+  virtual Buffer<T> release_values() { return {}; }
 
   // Following changes, so that points whose messages hardly change are not worked out again. A message that cannot be followed
   // says so. Otherwise the changes of each propagate() after this can be bounded.
@@ -58,6 +61,9 @@ struct RowsOf {
 // was built from, and to `post`. It comes with a transposed message, which sends post · g. Once that has been propagated, and
 // before points send for its next run, the values are propagated as well, partly in the memory of that message; then tiles
 // receive. Without factors `post`, there is no gradient to them.
+//
+// What a message of the rows w has released can be taken in place of propagating rows v = E w, for a matrix E of their channels
+// that commutes with K. Then the cotangents with which tiles receive are Eᵀ g.
 template <class T>
 class KernelGradient {
  public:
@@ -66,6 +72,11 @@ class KernelGradient {
   virtual void use(Message<T>& transposed, int channels) = 0;
   // cotangents: rows of all points.
   virtual void propagate(TileTeam& points, const RowsOf<T>& values, const T* cotangents) = 0;
+  // released: rows of `channels`. places: which of these are the channels here, −1 where none is.
+  virtual void take(TileTeam& /* points */, const Buffer<T>& /* released */, int /* channels */,
+                    const std::vector<int32_t>& /* places */) {}
+  // Whether receive() reads values; otherwise they may be null.
+  virtual bool needs_values() const { return false; }
   // Adds the shares of points, with rows of values and cotangents. rows = what they receive of the transposed message.
   virtual void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) = 0;
   // gradient: of the shape that the kernel says. post_gradient: N numbers, or null if there are no such factors.

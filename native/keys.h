@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -34,6 +35,7 @@ struct KeyLayout {
   Field batch, slab;
   int row_bits = 0, remainder_bits = 0;
   int words = 1, bits = 0;  // bits: those in use in the last word
+  double reach = 0;         // what no coordinate on the hyperplane exceeds
 
   uint64_t no_row() const { return (uint64_t{1} << row_bits) - 1; }
 };
@@ -169,9 +171,25 @@ struct Range {
   void cover(double x) { low = x < low ? x : low, high = x > high ? x : high; }
 };
 
+// What is wrong with features (scaled to the lattice) that reach further than `limit` cells: it names the furthest one.
+inline std::string too_far(const std::vector<Range>& feature, double limit) {
+  const int d = static_cast<int>(feature.size());
+  auto reach = [&](int i) { return std::max(-feature[i].low, feature[i].high); };
+  int furthest = 0;
+  for (int i = 1; i < d; ++i)
+    if (reach(i) > reach(furthest)) furthest = i;
+  const double scale = feature_scales<double>(d)[furthest];
+  char text[320];
+  std::snprintf(text, sizeof text,
+                "features reach further than %lld lattice cells from the origin: feature %d of %d, counted from 0, goes from "
+                "%.4g to %.4g. Divide it by a larger standard deviation (theta)%s subtract its mean%s",
+                static_cast<long long>(limit), furthest, d, feature[furthest].low / scale, feature[furthest].high / scale,
+                limit < cell_limit<double> ? "," : " or", limit < cell_limit<double> ? ", or use float64" : "");
+  return text;
+}
+
 // Places the fields of a key. Their bounds come from the bounds of the features by interval arithmetic: a few bits more than
-// needed, but no pass over the points. Rows are
-// numbers below `rows` − 1.
+// needed, but no pass over the points. Rows are numbers below `rows` − 1.
 inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin, double limit, int64_t rows) {
   const int d = static_cast<int>(feature.size());
   const auto scale = feature_scales<double>(d);
@@ -193,11 +211,8 @@ inline KeyLayout layout_keys(std::vector<Range> feature, Range batch, int margin
     for (int i = j; i < d; ++i) x.low += feature[i].low, x.high += feature[i].high;
     if (j > 0) x.low -= j * feature[j - 1].high, x.high -= j * feature[j - 1].low;
     const double low = std::floor(x.low / (d + 1)) - margin, high = std::ceil(x.high / (d + 1)) + margin;
-    if (!(low > -limit && high < limit))
-      throw std::invalid_argument(
-          "features reach further than " + std::to_string(static_cast<int64_t>(limit)) +
-          " lattice cells from the origin; divide them by larger standard deviations (theta), move them closer to the "
-          "origin, or use float64");
+    if (!(low > -limit && high < limit)) throw std::invalid_argument(too_far(feature, limit));
+    layout.reach = std::max({layout.reach, -x.low, x.high});
     if (j > 0) place(layout.cell[j], low, high);
   }
   layout.batch.lowest = static_cast<int64_t>(batch.low);

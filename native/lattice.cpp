@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -61,8 +62,18 @@ std::vector<Range> checked_ranges(const T* features, int d, const int32_t* batch
 
 }  // namespace
 
+TooLarge::TooLarge(int64_t points, int d, int neighbour_rounds, int64_t needed, int64_t available) {
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "a lattice of %lld points in %d dimensions with neighbour_rounds=%d needs %.3g GB of memory and %.3g GB is "
+                "available; take fewer neighbour_rounds or dimensions, or a smaller image",
+                static_cast<long long>(points), d, neighbour_rounds, double(needed) / 1e9, double(available) / 1e9);
+  message_ = text;
+}
+
 template <class T>
-Lattice<T>::Lattice(const T* features, int64_t n, int d, const int32_t* batch, int neighbour_rounds, int threads)
+Lattice<T>::Lattice(const T* features, int64_t n, int d, const int32_t* batch, int neighbour_rounds, int threads,
+                    int64_t most_bytes)
     : arrays_(checked_points(n, d), d) {
   Team team(arrays_.chunks.useful_threads(threads));
   auto ranges = checked_ranges(features, d, batch, arrays_.chunks, team);
@@ -71,11 +82,11 @@ Lattice<T>::Lattice(const T* features, int64_t n, int d, const int32_t* batch, i
   const KeyLayout layout =
       layout_keys(ranges, batches, 4 + neighbour_rounds, cell_limit<T>, row_limit(arrays_.chunks, arrays_.corners));
   if (layout.words == 1) {
-    LatticeBuilder<T, 1>(features, batch, layout, arrays_, team).build(neighbour_rounds);
+    LatticeBuilder<T, 1>(features, batch, layout, arrays_, team, most_bytes).build(neighbour_rounds);
   } else if (layout.words == 2) {
-    LatticeBuilder<T, 2>(features, batch, layout, arrays_, team).build(neighbour_rounds);
+    LatticeBuilder<T, 2>(features, batch, layout, arrays_, team, most_bytes).build(neighbour_rounds);
   } else {
-    LatticeBuilder<T, most_features / 2 + 1>(features, batch, layout, arrays_, team).build(neighbour_rounds);
+    LatticeBuilder<T, most_features / 2 + 1>(features, batch, layout, arrays_, team, most_bytes).build(neighbour_rounds);
   }
 }
 

@@ -2,6 +2,9 @@
 // docs/native.md explains how it is built and used.
 #pragma once
 
+#include <limits>
+#include <new>
+#include <string>
 #include <vector>
 
 #include "buffer.h"
@@ -11,6 +14,16 @@
 namespace crfrnn {
 
 constexpr int most_features = 16;
+
+// A lattice needs more memory than it may take.
+class TooLarge final : public std::bad_alloc {
+ public:
+  TooLarge(int64_t points, int d, int neighbour_rounds, int64_t needed, int64_t available);
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
 
 // The arrays that make up a lattice. Corner k of point i is number i · (d + 1) + k of the arrays over corners. Each chunk of
 // points sums into rows of its own, one for each vertex that it touches and in their order, so that chunks can be splatted in
@@ -43,8 +56,10 @@ template <class T>
 class Lattice final : public Kernel<T> {
  public:
   // features: N × d, row-major. batch: N ids or null; points with different ids share no vertex. neighbour_rounds: how often
-  // the neighbours of the vertices so far are added. Throws std::invalid_argument, std::bad_alloc.
-  Lattice(const T* features, int64_t n, int d, const int32_t* batch, int neighbour_rounds, int threads);
+  // the neighbours of the vertices so far are added. most_bytes: what building may take; how much it needs is known when the
+  // vertices are counted. Throws std::invalid_argument, std::bad_alloc.
+  Lattice(const T* features, int64_t n, int d, const int32_t* batch, int neighbour_rounds, int threads,
+          int64_t most_bytes = std::numeric_limits<int64_t>::max());
 
   int64_t num_points() const override { return arrays_.chunks.total; }
   int num_features() const { return arrays_.d; }

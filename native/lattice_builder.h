@@ -7,6 +7,7 @@
 #include <limits>
 #include <new>
 #include <numeric>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -44,12 +45,16 @@ inline int64_t row_limit(const Chunks& chunks, int corners) { return chunks.coun
 template <class T, int Words>
 class LatticeBuilder {
  public:
-  LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team)
-      : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), d_(lattice.d),
+  LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team,
+                 int64_t most_bytes)
+      : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), most_bytes_(most_bytes), d_(lattice.d),
         corners_(lattice.corners), chunks_(lattice.chunks), chunk_row_bits_(chunk_row_bits(lattice.chunks, lattice.corners)),
-        steps_(layout, lattice.d), cell_sums_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {}
+        steps_(layout, lattice.d), cell_sums_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {
+    if (sizeof(T) == sizeof(float) && layout.reach >= far) exact_scale_ = feature_scales<double>(lattice.d);
+  }
 
   void build(int neighbour_rounds) {
+    neighbour_rounds_ = neighbour_rounds;
     find_corners();
     EntrySort<Words>(entries_, layout_, team_);
     for (int round = 0; round < neighbour_rounds; ++round) add_neighbours();
@@ -70,6 +75,7 @@ class LatticeBuilder {
     auto& first_row = lattice_.chunk_sums;
     first_row.assign(1, 0);
     for (const auto& of_chunk : keys) first_row.push_back(first_row.back() + static_cast<int64_t>(of_chunk.size()));
+    require_room(3 * first_row.back(), 0);  // the keys, the entries and these sorted
     entries_ = Buffer<Key<Words>>(first_row.back());
     team_.run(chunks_.count(), [&](int64_t chunk) {
       auto row = static_cast<uint64_t>(chunk) << chunk_row_bits_;
@@ -78,14 +84,22 @@ class LatticeBuilder {
     });
   }
 
+  // Throws TooLarge unless there is memory for so many keys, and for the neighbours and chains of so many vertices.
+  void require_room(int64_t keys, int64_t vertices) const {
+    const int64_t points = lattice_.chunks.total, corner = 2 * sizeof(int32_t) + sizeof(T) + sizeof(uint8_t);
+    const int64_t needed = points * corners_ * corner + keys * int64_t{sizeof(Key<Words>)} +
+                           vertices * corners_ * 2 * int64_t{sizeof(int32_t)};
+    if (needed > most_bytes_) throw TooLarge(points, d_, neighbour_rounds_, needed, most_bytes_);
+  }
+
   // The keys of the vertices that a chunk touches. Sets the weights of its corners, and as corner_sum their number among them.
   std::vector<Key<Words>> keys_of_chunk(int64_t chunk) {
     KeyTable<Words> table(layout_, chunks_.size);
     EmbeddedPoints<T, Words> points;
     for (int64_t begin = chunks_.begin(chunk); begin < chunks_.end(chunk); begin += embedding_lanes) {
       const int64_t n = std::min<int64_t>(embedding_lanes, chunks_.end(chunk) - begin);
-      loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), points.cell.data(), points.order.data(),
-                       points.weight.data());
+      loops<T>().embed(features_ + begin * d_, n, d_, scale_.data(), exact_scale_.empty() ? nullptr : exact_scale_.data(),
+                       points.cell.data(), points.order.data(), points.weight.data());
       std::copy_n(points.order.begin(), corners_ * embedding_lanes, &lattice_.coordinate_order[begin * corners_]);
       find_first_corners(points, begin, n);
       table.reserve(embedding_lanes * corners_);
@@ -167,7 +181,9 @@ class LatticeBuilder {
     int64_t present = 0;
     for (int64_t i = 0; i < size; ++i) present += begins_vertex(i);
     const int64_t more_size = size + present * 2 * corners_;
-    if (more_size > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
+    require_room(size + 2 * more_size, 0);
+    if (more_size > std::numeric_limits<int32_t>::max())
+      throw std::invalid_argument("too many vertices for one lattice: take fewer neighbour_rounds, or split the image into tiles");
     Buffer<Key<Words>> more(more_size);
     auto* to = std::copy(entries_.begin(), entries_.end(), more.begin());
     for (int64_t i = 0; i < size; ++i) {
@@ -208,6 +224,7 @@ class LatticeBuilder {
     std::copy_n(lattice_.chunk_sums.begin(), chunks, first_row.begin());
     for (std::size_t i = chunks; i < first_row.size(); ++i) first_row[i] += first_row[i - chunks];
     num_vertices_ = lattice_.num_vertices = first_vertex.back();
+    require_room(entries_.size() + num_vertices_, num_vertices_);
     keys_ = Buffer<Key<Words>>(num_vertices_ + 1);
     keys_[num_vertices_].word.fill(~uint64_t{0});  // above all others
     rows_ = Buffer<Row>(lattice_.chunk_sums.back());
@@ -220,12 +237,14 @@ class LatticeBuilder {
   // Entries [begin, end): v is the vertex before the first that begins there, next_row the next row of each chunk.
   void number_part(int64_t begin, int64_t end, int32_t v, int32_t* next_row) {
     const auto untouched = static_cast<int32_t>(rows_.size());
+    const int32_t before = v;
+    Key<Words> key_before;  // that vertex may go on in this part; its key is written by the part where it begins
     bool begins = begins_vertex(begin);
     for (int64_t i = begin; i < end; ++i) {
       const Key<Words> entry = entries_[i];
       const bool next_begins = begins_vertex(i + 1);
       v += begins;
-      keys_[v] = vertex_of(entry);
+      (v == before ? key_before : keys_[v]) = vertex_of(entry);
       int32_t row = untouched;
       if (has_row(entry)) {
         const int64_t chunk = chunk_of(entry);
@@ -272,12 +291,15 @@ class LatticeBuilder {
   const KeyLayout& layout_;
   LatticeArrays<T>& lattice_;
   Team& team_;
+  const int64_t most_bytes_;
+  int neighbour_rounds_ = 0;
   const int d_, corners_;
   const Chunks& chunks_;
   const int chunk_row_bits_;
   const KeySteps<Words> steps_;
   const CellSums<Words> cell_sums_;
   const std::vector<T> scale_;
+  std::vector<double> exact_scale_;  // none where no point is far
   Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
   Buffer<Key<Words>> keys_;  // of the vertices

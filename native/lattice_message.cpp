@@ -31,6 +31,8 @@ class LatticeMessage final : public Message<T> {
 
   void stop_sending() override { sums_ = {}; }
 
+  Buffer<T> release_values() override { return std::exchange(values_, Buffer<T>(values_.size())); }
+
   bool adds_up() const override { return true; }
 
   bool follow(Team&) override {
@@ -172,10 +174,11 @@ class LatticeGradient final : public KernelGradient<T> {
   void use(Message<T>& transposed, int channels) override {
     transposed_ = &static_cast<LatticeMessage<T>&>(transposed);
     channels_ = channels;
-    values_ = Buffer<T>(lattice_.num_vertices * channels);
+    values_ = {};
   }
 
   void propagate(TileTeam& points, const RowsOf<T>& values, const T*) override {
+    allocate_values();
     points.team.run(lattice_.chunks.count(), [&](int64_t chunk) {
       Buffer<T> memory(values.memory_size);
       for_each_tile(lattice_.chunks, chunk, [&](const Tile& tile) {
@@ -185,14 +188,34 @@ class LatticeGradient final : public KernelGradient<T> {
       });
     });
     transposed_->propagate_to(values_, points.team, false);
+    arrived_ = values_.get();
   }
+
+  void take(TileTeam& points, const Buffer<T>& released, int channels, const std::vector<int32_t>& places) override {
+    arrived_ = released.get();
+    if (channels == channels_) return;
+    allocate_values();
+    arrived_ = values_.get();
+    std::vector<Column<T>> here;
+    std::vector<Column<const T>> there;
+    for (int to = 0; to < channels_; ++to) {
+      here.emplace_back(values_.get(), lattice_.num_vertices, channels_, to);
+      there.emplace_back(released.get(), lattice_.num_vertices, channels, std::max(places[to], 0));
+    }
+    points.team.run(static_cast<int64_t>(lattice_.slabs.size()) - 1, [&](int64_t slab) {
+      for (int64_t v = lattice_.slabs[slab]; v < lattice_.slabs[slab + 1]; ++v)
+        for (int to = 0; to < channels_; ++to) here[to].at(v) = places[to] < 0 ? T(0) : there[to].at(v);
+    });
+  }
+
+  bool needs_values() const override { return true; }
 
   void receive(int64_t begin, int64_t n, const T* values, const T* cotangents, T* rows) override {
     const int64_t at = begin * lattice_.corners;
-    loops<T>().slice_with_products(values_.get(), transposed_->values().get(), lattice_.num_vertices,
-                                   &lattice_.corner_vertex[at], &lattice_.corner_weight[at], lattice_.corners,
-                                   transposed_->factor(), cotangents, values, of_points(factors_.pre, begin),
-                                   of_points(factors_.post, begin), rows, &sums_[begin * padded_], channels_, n);
+    loops<T>().slice_with_products(arrived_, transposed_->values().get(), lattice_.num_vertices, &lattice_.corner_vertex[at],
+                                   &lattice_.corner_weight[at], lattice_.corners, transposed_->factor(), cotangents, values,
+                                   of_points(factors_.pre, begin), of_points(factors_.post, begin), rows,
+                                   &sums_[begin * padded_], channels_, n);
   }
 
   void write(Team& team, T* gradient, T* post_gradient) const override {
@@ -212,6 +235,23 @@ class LatticeGradient final : public KernelGradient<T> {
 
  private:
   static const T* of_points(const T* factors, int64_t begin) { return factors ? factors + begin : nullptr; }
+
+  void allocate_values() {
+    if (values_.size() == 0) values_ = Buffer<T>(lattice_.num_vertices * channels_);
+  }
+
+  // A channel of the vertices, whose rows are kept in planes (simd.h).
+  template <class Number>
+  struct Column {
+    Column(Number* values, int64_t rows, int channels, int channel) {
+      constexpr int line = 64 / sizeof(T);
+      const int first = channel / line * line;
+      width = std::min(line, channels - first), begin = values + first * rows + channel - first;
+    }
+    Number& at(int64_t vertex) const { return begin[vertex * width]; }
+    Number* begin;
+    int64_t width;
+  };
 
   // The weight of corner k > 0 is the coordinate of rank d − k less that of rank d + 1 − k, divided by d + 1, and that of
   // corner 0 the rest to 1 (embedding.cpp).
@@ -238,8 +278,9 @@ class LatticeGradient final : public KernelGradient<T> {
   const PointFactors<T> factors_;
   LatticeMessage<T>* transposed_;
   int channels_;
-  Buffer<T> values_;  // of the vertices
-  Buffer<T> sums_;    // before the factor: the gradients to the weights of each point's corners, and to `post`
+  Buffer<T> values_;            // of the vertices, unless they were taken as they are
+  const T* arrived_ = nullptr;  // these, or those
+  Buffer<T> sums_;              // before the factor: the gradients to the weights of each point's corners, and to `post`
 };
 
 }  // namespace

@@ -41,6 +41,7 @@ constexpr Loops<T> table() {
       .from_bfloat16 = from_bfloat16<T>,
       .scale_rows = scale_rows<T>,
       .linear_combination = linear_combination<T>,
+      .doubt = doubt<T>,
       .update_maxima = update_maxima<T>,
       .rearrange = rearrange<T>,
       .compare_run = compare_run<T>,

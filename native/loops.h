@@ -13,6 +13,7 @@ constexpr int tile_size = 64;        // points worked on together: their rows st
 constexpr int run_size = 16;         // points that are worked out anew together, or not: a part of a tile
 constexpr int block_size = 64;       // points of a block of the exact kernel
 constexpr int embedding_lanes = 32;  // points embedded together
+constexpr int far = 4096;            // in coordinates on the hyperplane: from here on float32 is not exact enough (embedding.cpp)
 constexpr int tap_margin = 8;        // zeros on both sides of the taps of a convolution
 
 // 1, 2, 4, 8, 16, 24, …: rows stay aligned, and no loop has a remainder.
@@ -25,7 +26,9 @@ template <class T>
 struct Loops {
   // Adams, Baek & Davis 2010, section 3: nearest remainder-0 lattice point divided by d + 1 (`cell`, d rows), the order
   // of the coordinates by rank (`order`, d + 1 rows) and barycentric weights (d + 1 rows), for n ≤ embedding_lanes points.
-  void (*embed)(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+  // exact_scale: the scale of points with a coordinate of `far` or more, or null if there are none.
+  void (*embed)(const T* features, int64_t n, int d, const T* scale, const double* exact_scale, int32_t* cell, int32_t* order,
+                T* weights);
   // sums[p] = start + Σ_j numbers[j][p] · factors[j] modulo 2⁶⁴, for `count` rows of embedding_lanes numbers.
   void (*weighted_sums)(const int32_t* numbers, int count, const uint64_t* factors, uint64_t start, uint64_t* sums);
   // The rows of vertices, and the rows of sums that they are made of, are kept in planes (simd.h), `count` rows each.
@@ -103,6 +106,8 @@ struct Loops {
   void (*scale_rows)(const T* rows, const T* scale, T* to, int channels, int64_t n);
   // to = a·x + b·y over whole rows.
   void (*linear_combination)(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
+  // Σ x − x over the first `classes` numbers of each row: 0 if all of them are finite, otherwise NaN.
+  T (*doubt)(const T* rows, int channels, int classes, int64_t n);
   // maxima[c] = max(maxima[c], q[c]) over the rows.
   void (*update_maxima)(const T* q, T* maxima, int channels, int64_t n);
   // Number k of a row becomes number which[k] of the given one, or `pad` if that is negative. which must rise. Rows that become
@@ -137,7 +142,8 @@ CRFRNN_DECLARE_TARGET(avx512)
 #if defined(CRFRNN_TARGET)
 namespace CRFRNN_TARGET {
 template <class T>
-void embed(const T* features, int64_t n, int d, const T* scale, int32_t* cell, int32_t* order, T* weights);
+void embed(const T* features, int64_t n, int d, const T* scale, const double* exact_scale, int32_t* cell, int32_t* order,
+           T* weights);
 void weighted_sums(const int32_t* numbers, int count, const uint64_t* factors, uint64_t start, uint64_t* sums);
 template <class T>
 void splat(T* sums, int64_t count, const int32_t* sum_rows, const T* weights, int corners, const T* rows, const T* scale,
@@ -210,6 +216,8 @@ template <class T>
 void scale_rows(const T* rows, const T* scale, T* to, int channels, int64_t n);
 template <class T>
 void linear_combination(T a, const T* x, T b, const T* y, T* to, int channels, int64_t n);
+template <class T>
+T doubt(const T* rows, int channels, int classes, int64_t n);
 template <class T>
 void update_maxima(const T* q, T* maxima, int channels, int64_t n);
 template <class T>

@@ -82,6 +82,7 @@ class MeanField {
     } else {
       send_all(t);
     }
+    marginals_.keep_messages(state_->exchange(), pairwise_.size());
     note_activity(t);
   }
 
@@ -108,6 +109,7 @@ class MeanField {
       }
       write_result(tile, a);
     });
+    marginals_.keep_messages(state_->exchange(), pairwise_.size());
   }
 
  private:
@@ -268,6 +270,7 @@ class MeanField {
   }
 
   void write_result(const Tile& tile, T* a) {
+    require_finite(a, layout_.classes, tile.n);
     if (result_.form == Form::labels) return likeliest_classes(a, layout_.classes, tile.n, result_.labels + tile.begin);
     if (result_.form == Form::probabilities) loops<T>().softmax(a, a, all_channels_, tile.n);
     write_scores(layout_, a, tile, scores_);

@@ -19,8 +19,9 @@ class CouplingGradients {
  public:
   CouplingGradients(const std::vector<Pairwise<T>>& pairwise, const ScoreLayout& layout, const Chunks& chunks, T factor)
       : pairwise_(pairwise), classes_(layout.classes), channels_(padded_channels(layout.classes)), chunks_(chunks.count()),
-        factor_(factor), received_(all_classes(layout.classes)), totals_(pairwise.size() * classes_ * classes_, T(0)),
-        products_(chunks_ * static_cast<int64_t>(pairwise.size()) * channels_ * channels_) {
+        factor_(factor), received_(all_classes(layout.classes)), has_matrix_(any_is_matrix(pairwise)),
+        totals_(pairwise.size() * totals_size(), T(0)),
+        products_(product_of({chunks_, static_cast<int64_t>(pairwise.size()), products_size()})) {
     clear();
   }
 
@@ -44,9 +45,9 @@ class CouplingGradients {
   void write(const std::vector<T*>& gradients) {
     add_up();
     for (std::size_t k = 0; k < gradients.size(); ++k) {
-      const T* const totals = &totals_[k * classes_ * classes_];
+      const T* const totals = &totals_[k * totals_size()];
       const bool is_number = pairwise_[k].kind == Coupling::scalar;
-      std::copy_n(totals, is_number ? 1 : is_matrix(k) ? classes_ * classes_ : classes_, gradients[k]);
+      std::copy_n(totals, is_number ? 1 : is_matrix(k) ? classes_ * int64_t{classes_} : classes_, gradients[k]);
       for (int c = 1; is_number && c < classes_; ++c) gradients[k][0] += totals[c];
     }
   }
@@ -55,18 +56,23 @@ class CouplingGradients {
   using Coupling = typename Pairwise<T>::Coupling;
   bool is_matrix(std::size_t k) const { return pairwise_[k].kind == Coupling::matrix; }
   int received_channels() const { return padded_channels(static_cast<int>(received_.size())); }
-  T* products(int64_t chunk, std::size_t k) { return &products_[(chunk * pairwise_.size() + k) * channels_ * channels_]; }
+  static bool any_is_matrix(const std::vector<Pairwise<T>>& pairwise) {
+    return std::any_of(pairwise.begin(), pairwise.end(), [](const auto& term) { return term.kind == Coupling::matrix; });
+  }
+  int64_t totals_size() const { return has_matrix_ ? classes_ * int64_t{classes_} : classes_; }
+  int64_t products_size() const { return has_matrix_ ? channels_ * channels_ : channels_; }
+  T* products(int64_t chunk, std::size_t k) { return &products_[(chunk * pairwise_.size() + k) * products_size()]; }
   void clear() { std::fill(products_.begin(), products_.end(), T(0)); }
 
   void add_up() {
     for (std::size_t k = 0; k < pairwise_.size(); ++k) {
-      T* const totals = &totals_[k * classes_ * classes_];
-      auto add = [&](int to, int from) {
+      T* const totals = &totals_[k * totals_size()];
+      auto add = [&](int64_t to, int64_t from) {
         for (int64_t chunk = 0; chunk < chunks_; ++chunk) totals[to] -= factor_ * products(chunk, k)[from];
       };
       if (is_matrix(k)) {
-        for (std::size_t r = 0; r < received_.size(); ++r)
-          for (int c = 0; c < classes_; ++c) add(received_[r] * classes_ + c, c * received_channels() + static_cast<int>(r));
+        for (int64_t r = 0; r < static_cast<int64_t>(received_.size()); ++r)
+          for (int64_t c = 0; c < classes_; ++c) add(int64_t{received_[r]} * classes_ + c, c * received_channels() + r);
       } else {
         for (int c = 0; c < classes_; ++c) add(c, c);
       }
@@ -78,8 +84,9 @@ class CouplingGradients {
   const int64_t channels_, chunks_;
   const T factor_;
   Classes received_;
-  std::vector<T> totals_;  // kernels × classes²; of a diagonal or a number only the first row is used
-  Buffer<T> products_;     // chunks × kernels × channels², since the classes changed
+  const bool has_matrix_;
+  std::vector<T> totals_;  // kernels × classes, or classes² where there is a matrix; others then use the first row only
+  Buffer<T> products_;     // the same of each chunk, with channels for classes, since the classes changed
 };
 
 // The iterations in reverse. g is ∂L/∂a_t; `mean_field_vjp` below shows the order of the steps.
@@ -210,7 +217,7 @@ class MeanFieldVjp {
   // The messages of q_t, for the gradients to the terms.
   void send_marginals(int t) {
     auto rows = [&](int64_t begin, int64_t n, T* memory) { return marginals_.read(t, Tile{0, begin, n, false}, memory); };
-    terms_->propagate(points_, {tile_size * channels_, rows}, gradient_rows_.get());
+    terms_->propagate(points_, {tile_size * channels_, rows}, gradient_rows_.get(), marginals_.messages(t));
   }
 
   // g is sent to the iteration before. At the last step `sum`, ∂L/∂U, is complete. `spare` is memory for rows.

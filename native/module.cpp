@@ -8,7 +8,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <limits>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -50,9 +53,9 @@ Out<T> as_array(Buffer<T> buffer, std::initializer_list<std::size_t> shape, std:
 
 template <class T>
 Out<T> new_array(std::initializer_list<std::size_t> shape, T** data) {
-  std::size_t size = 1;
-  for (const auto s : shape) size *= s;
-  Buffer<T> buffer(static_cast<int64_t>(size));
+  int64_t size = 1;
+  for (const auto length : shape) size = product_of({size, static_cast<int64_t>(length)});
+  Buffer<T> buffer(size);
   *data = buffer.get();
   return as_array(std::move(buffer), shape);
 }
@@ -61,11 +64,17 @@ void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+template <class T>
+int feature_count(const Rows<T>& features) {
+  return static_cast<int>(std::min<std::size_t>(features.shape(1), std::numeric_limits<int>::max()));  // more than any takes
+}
+
 // Throws std::invalid_argument if scores are neither class-major nor point-major.
 template <class T>
 ScoreLayout layout_of(const Scores<T>& scores) {
   const auto classes = static_cast<int64_t>(scores.shape(0)), points = static_cast<int64_t>(scores.shape(1));
   require(classes > 0 && points > 0, "scores need classes and points");
+  require(classes <= most_classes, "scores have more classes than the 2^24 that a mean field takes");
   auto steps = [&](int64_t of_class, int64_t of_point) {
     return (classes == 1 || scores.stride(0) == of_class) && (points == 1 || scores.stride(1) == of_point);
   };
@@ -155,26 +164,28 @@ nb::dlpack::dtype dtype_of(Storage storage) {
 
 // An array for the marginals of all iterations; without a storage it is empty.
 template <class T>
-std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayout& layout, std::optional<Storage> storage) {
+std::pair<Kept, KeptMarginals<T>> new_marginals(int iterations, const ScoreLayout& layout, std::optional<Storage> storage,
+                                                KeptMessages<T>* messages) {
   const Storage kind = storage.value_or(Storage::computed);
   const int channels = padded_channels(layout.classes);
   const std::size_t shape[] = {storage ? std::size_t(iterations) : 0, std::size_t(layout.points), std::size_t(channels)};
-  const auto size = static_cast<int64_t>(shape[0] * shape[1] * shape[2]);
-  auto owned = std::make_unique<Buffer<uint8_t>>(size * (kind == Storage::computed ? int64_t(sizeof(T)) : 2));
+  const int64_t itemsize = kind == Storage::computed ? sizeof(T) : 2;
+  auto owned = std::make_unique<Buffer<uint8_t>>(product_of({storage ? iterations : 0, layout.points, channels, itemsize}));
   void* data = owned->get();
   nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<uint8_t>*>(p); });
   owned.release();
   return {Kept(data, 3, shape, owner, nullptr, dtype_of<T>(kind)),
-          storage ? KeptMarginals<T>(data, kind, layout.points, channels) : KeptMarginals<T>()};
+          storage ? KeptMarginals<T>(data, kind, layout.points, channels, messages) : KeptMarginals<T>()};
 }
 
 template <class T>
-KeptMarginals<T> marginals_of(const AnyKept& array, const ScoreLayout& layout) {
+KeptMarginals<T> marginals_of(const AnyKept& array, const ScoreLayout& layout, KeptMessages<T>* messages) {
   const int channels = padded_channels(layout.classes);
   require(static_cast<int64_t>(array.shape(1)) == layout.points && static_cast<int>(array.shape(2)) == channels,
           "marginals are not those that mean_field kept for scores of this shape");
   for (const auto storage : {Storage::computed, Storage::float16, Storage::bfloat16})
-    if (array.dtype() == dtype_of<T>(storage)) return {const_cast<void*>(array.data()), storage, layout.points, channels};
+    if (array.dtype() == dtype_of<T>(storage))
+      return {const_cast<void*>(array.data()), storage, layout.points, channels, messages};
   throw std::invalid_argument("marginals need the precision of the scores, float16, or bfloat16 as uint16");
 }
 
@@ -185,7 +196,7 @@ using Happened = std::tuple<int, std::vector<int>, std::optional<Out<uint8_t>>>;
 // The points are recorded where there is memory for them.
 Activity new_activity(int iterations, int64_t points, bool return_evaluated) {
   Activity activity;
-  if (return_evaluated) activity.evaluated = Buffer<uint8_t>(iterations * points);
+  if (return_evaluated) activity.evaluated = Buffer<uint8_t>(product_of({iterations, points}));
   return activity;
 }
 
@@ -197,12 +208,11 @@ Happened happened(Activity activity, const MeanFieldSettings& settings, bool ret
 }
 
 template <class T>
-std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels,
-                                                    const OptionalFactors<T>& pre, const OptionalFactors<T>& post,
-                                                    const std::vector<In<T>>& couplings, const std::vector<double>& row_sums,
-                                                    int iterations, double damping, double class_threshold, double tolerance,
-                                                    std::optional<Storage> keep, bool return_probabilities,
-                                                    bool return_evaluated, int threads) {
+std::tuple<Out<T>, Kept, Happened, nb::object> mean_field_array(
+    const Scores<T>& unary, const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
+    const OptionalFactors<T>& post, const std::vector<In<T>>& couplings, const std::vector<double>& row_sums, int iterations,
+    double damping, double class_threshold, double tolerance, std::optional<Storage> keep, bool keep_messages,
+    bool return_probabilities, bool return_evaluated, int threads) {
   require(iterations >= 0, "mean_field needs iterations >= 0");
   require((class_threshold == 0 && tolerance == 0) || !keep,
           "mean_field keeps the marginals of all classes and points or of none");
@@ -211,7 +221,8 @@ std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, cons
   const MeanFieldSettings settings{layout, iterations, damping, class_threshold, tolerance, threads, &activity};
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   Buffer<T> scores;
-  auto [array, marginals] = new_marginals<T>(iterations, layout, keep);
+  auto messages = keep_messages ? std::make_unique<KeptMessages<T>>() : nullptr;
+  auto [array, marginals] = new_marginals<T>(iterations, layout, keep, messages.get());
   {
     nb::gil_scoped_release unlocked;
     auto new_scores = [&] {
@@ -222,7 +233,8 @@ std::tuple<Out<T>, Kept, Happened> mean_field_array(const Scores<T>& unary, cons
     const MeanFieldResult<T> result{return_probabilities ? Form::probabilities : Form::logits, new_scores};
     mean_field(settings, unary.data(), terms, result, marginals);
   }
-  return {scores_array(std::move(scores), layout), std::move(array), happened(std::move(activity), settings, return_evaluated)};
+  return {scores_array(std::move(scores), layout), std::move(array), happened(std::move(activity), settings, return_evaluated),
+          messages ? nb::cast(std::move(*messages)) : nb::none()};
 }
 
 template <class T>
@@ -252,14 +264,14 @@ using Gradients =
     std::tuple<Out<T>, std::vector<Out<T>>, std::vector<std::tuple<Out<T>, std::optional<Out<T>>, std::optional<Out<T>>>>>;
 
 template <class T>
-Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals,
+Gradients<T> mean_field_vjp_array(const Scores<T>& cotangent, const AnyKept& marginals, KeptMessages<T>* messages,
                                   const std::vector<const Kernel<T>*>& kernels, const OptionalFactors<T>& pre,
                                   const OptionalFactors<T>& post, const std::vector<In<T>>& couplings,
                                   const std::vector<double>& row_sums, double damping, double tolerance, bool guide,
                                   int threads) {
   const MeanFieldSettings settings{layout_of(cotangent), static_cast<int>(marginals.shape(0)), damping, 0, tolerance, threads};
   const auto& layout = settings.scores;
-  const auto kept = marginals_of<T>(marginals, layout);
+  const auto kept = marginals_of<T>(marginals, layout, messages);
   const auto terms = pairwise_terms(layout, kernels, pre, post, couplings, row_sums);
   Buffer<T> unary_gradient(layout.classes * layout.points);
   std::vector<Out<T>> arrays;
@@ -304,14 +316,14 @@ void bind(nb::module_& m, const std::string& bits) {
       .def(
           "__init__",
           [](Lattice<T>* self, const Rows<T>& features, std::optional<In<int32_t, nb::shape<-1>>> batch, int neighbour_rounds,
-             int threads) {
+             int threads, int64_t most_bytes) {
             const auto n = features.shape(0);
             require(!batch || batch->shape(0) == n, "batch needs one id for each point");
             nb::gil_scoped_release unlocked;
-            new (self) Lattice<T>(features.data(), static_cast<int64_t>(n), static_cast<int>(features.shape(1)),
-                                  batch ? batch->data() : nullptr, neighbour_rounds, threads);
+            new (self) Lattice<T>(features.data(), static_cast<int64_t>(n), feature_count(features),
+                                  batch ? batch->data() : nullptr, neighbour_rounds, threads, most_bytes);
           },
-          "features"_a, "batch"_a.none(), "neighbour_rounds"_a, "threads"_a)
+          "features"_a, "batch"_a.none(), "neighbour_rounds"_a, "threads"_a, "most_bytes"_a)
       .def_prop_ro("num_features", &Lattice<T>::num_features)
       .def_prop_ro("num_vertices", &Lattice<T>::num_vertices)
       .def("vertices",
@@ -342,16 +354,17 @@ void bind(nb::module_& m, const std::string& bits) {
           [](ExactGaussian<T>* self, const Rows<T>& features) {
             nb::gil_scoped_release unlocked;
             new (self)
-                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), static_cast<int>(features.shape(1)));
+                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), feature_count(features));
           },
           "features"_a);
+  nb::class_<KeptMessages<T>>(m, ("KeptMessages" + bits).c_str()).def_prop_ro("nbytes", &KeptMessages<T>::bytes);
   m.def(("mean_field" + bits).c_str(), &mean_field_array<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
-        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep"_a.none(),
+        "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "keep"_a.none(), "keep_messages"_a,
         "return_probabilities"_a, "return_evaluated"_a, "threads"_a);
   m.def(("mean_field_labels" + bits).c_str(), &mean_field_labels<T>, "unary"_a, "kernels"_a, "pre"_a, "post"_a, "couplings"_a,
         "row_sums"_a, "iterations"_a, "damping"_a, "class_threshold"_a, "tolerance"_a, "return_evaluated"_a, "threads"_a);
-  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "kernels"_a, "pre"_a,
-        "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "guide"_a, "threads"_a);
+  m.def(("mean_field_vjp" + bits).c_str(), &mean_field_vjp_array<T>, "cotangent"_a, "marginals"_a, "messages"_a.none(),
+        "kernels"_a, "pre"_a, "post"_a, "couplings"_a, "row_sums"_a, "damping"_a, "tolerance"_a, "guide"_a, "threads"_a);
 }
 
 }  // namespace
@@ -360,6 +373,17 @@ void bind(nb::module_& m, const std::string& bits) {
 NB_MODULE(_native, m) {
   // Some frameworks keep our types alive until the process ends. Users cannot do anything about such warnings.
   nb::set_leak_warnings(false);
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const crfrnn::TooLarge& large) {
+      PyErr_SetString(PyExc_MemoryError, large.what());
+    } catch (const std::bad_alloc&) {
+      PyErr_SetString(PyExc_MemoryError,
+                      "there is not enough memory; work on a smaller image or on crops, or with fewer classes");
+    }
+  });
+  crfrnn::prepare_memory();  // here, where no other thread can be forked away while it does so
   m.def("info", [] {
     nb::dict info;
 #if defined(__clang__)

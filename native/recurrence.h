@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "buffer.h"
@@ -21,7 +22,8 @@ class Recurrence {
       : layout_(settings.scores), given_(unary), damping_(T(settings.damping)),
         exchange_(pairwise, settings.scores.classes, classes, T(1 - settings.damping), false),
         unary_rows_((settings.scores.points + tile_size) * channels()),  // loops read whole vectors beyond the last row
-        scores_(damping_ > 0 ? settings.scores.points * channels() : 0) {}
+        scores_(damping_ > 0 ? settings.scores.points * channels() : 0),
+        may_overflow_(largest_message(pairwise, settings.scores.classes) > double(std::numeric_limits<T>::max()) / 4) {}
 
   const Classes& classes() const { return exchange_.classes(); }
   int channels() const { return exchange_.channels(); }
@@ -51,6 +53,8 @@ class Recurrence {
       from = a;
     }
     exchange_.receive(tile, from, a, spare);
+    // Scores that are not finite may leave no trace in the result.
+    if (may_overflow_) require_finite(a, static_cast<int>(classes().size()), tile.n);
   }
 
   // Σ_j N_k[i, j] q_t[j] of kernel k, before its coupling.
@@ -68,6 +72,7 @@ class Recurrence {
   Exchange<T> exchange_;
   Buffer<T> unary_rows_;
   Buffer<T> scores_;
+  const bool may_overflow_;
 };
 
 }  // namespace crfrnn

@@ -4,12 +4,15 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
 #include <vector>
 
 #include "chunks.h"
 #include "loops.h"
 
 namespace crfrnn {
+
+constexpr int64_t most_classes = int64_t{1} << 24;  // so that an int counts the numbers of a tile
 
 // An array of scores, classes × points.
 struct ScoreLayout {
@@ -65,6 +68,16 @@ void write_scores(const ScoreLayout& layout, const T* rows, const Tile& tile, T*
     return;
   }
   for (int64_t i = 0; i < tile.n; ++i) std::copy_n(rows + i * channels, classes, scores + (tile.begin + i) * classes);
+}
+
+// Throws std::invalid_argument unless the scores of n rows, besides those of padding channels, are finite.
+template <class T>
+void require_finite(const T* rows, int classes, int64_t n) {
+  if (loops<T>().doubt(rows, padded_channels(classes), classes, n) == 0) return;
+  throw std::invalid_argument(sizeof(T) == 4 ? "scores grow beyond what float32 can hold, 3.4e38: make weights, compatibility "
+                                               "or mask smaller, or give scores as float64"
+                                             : "scores grow beyond what float64 can hold, 1.8e308: make weights, "
+                                               "compatibility or mask smaller");
 }
 
 // The likeliest class of each of n rows; of equally likely ones, the first.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,26 @@ def photo_and_scores(rng, size=(16, 18), classes=4):
     patches = rng.uniform(40, 215, (4, 6, 3)).repeat(-(-size[0] // 4), 0).repeat(-(-size[1] // 6), 1)
     photo = (patches[: size[0], : size[1]] + rng.normal(size=(*size, 3)) * 12).clip(0, 255).astype(np.uint8)
     return photo, rng.normal(size=(classes, *size)).astype(np.float32) * 2
+
+
+@pytest.mark.torch
+def test_on_a_device(rng, tmp_path, monkeypatch, capsys):
+    """The changes are those of the CPU, to rounding."""
+    pytest.importorskip("torch")
+    photo, scores = photo_and_scores(rng)
+    for found, expected in zip(
+        filter_accuracy(scores, photo, PARAMETERS, device="cpu"),
+        filter_accuracy(scores, photo, PARAMETERS),
+        strict=True,
+    ):
+        assert found.max_change == pytest.approx(expected.max_change, abs=1e-4)
+        assert found.message_error == pytest.approx(expected.message_error, rel=1e-4, abs=1e-6)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo).save("photo.png")
+    np.save("scores.npy", scores)
+    assert main(["accuracy", "photo.png", "scores.npy", "-o", "out.json", "--device", "cpu", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert len(json.loads(Path("out.json").read_text())["settings"]) == len(WAYS)
 
 
 def centred(values):
@@ -165,9 +186,9 @@ def test_command(files, tmp_path, capsys):
     [
         (["--longest-side", "0"], 2, ("--longest-side", "at least 1")),
         (["--threads", "-1"], 2, ("--threads", "at least 1")),
-        (["--theta-beta", "-3"], 2, ("theta_beta=-3.0", "above 0")),
+        (["--theta-beta", "-3"], 2, ("--theta-beta -3.0", "above 0")),
         (["-o", "."], 2, (". is a folder", "accuracy.json")),
-        (["--bilateral-weight", "0"], 1, ("bilateral_weight=0",)),
+        (["--bilateral-weight", "0"], 1, ("--bilateral-weight 0",)),
     ],
 )
 def test_bad_options_are_named(files, capsys, options, status, facts):

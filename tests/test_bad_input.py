@@ -19,8 +19,10 @@ from crfrnn import (
     mean_field_vjp,
     mean_field_with_marginals,
     pairwise_terms,
+    preset,
     reference,
     refine,
+    refine_tiled,
     spatial_features,
 )
 from errors import raises_saying
@@ -199,7 +201,7 @@ def test_filtered_values(build, values, error, facts):
 
 def test_numbers_too_large_for_float32_are_named():
     kernel = GridGaussian((4, 5), 1.0)
-    with raises_saying(ValueError, "values", "20 infinite"):
+    with raises_saying(ValueError, "values", "1e+300", "float32"):
         kernel.filter(np.full(20, 1e300))
 
 
@@ -345,3 +347,84 @@ def test_pairwise_terms_without_an_image():
 def test_the_reference_says_what_it_needs(build, facts):
     with raises_saying(ValueError, *facts):
         build()
+
+
+TERM = PairwiseTerm(GridGaussian((H, W), 2.0))
+FLAGS = {
+    "return_labels": lambda flag: refine(SCORES, IMAGE, return_labels=flag),
+    "return_activity": lambda flag: refine(SCORES, IMAGE, return_activity=flag)[0],
+    "return_probabilities": lambda flag: mean_field(SCORES, [TERM], return_probabilities=flag),
+    "transpose": lambda flag: TERM.kernel.filter(np.ones(H * W), transpose=flag),
+    "guide": lambda flag: (
+        mean_field_vjp(SCORES, mean_field_with_marginals(SCORES, [TERM])[1], [TERM], guide=flag).unary
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(name):
+    """NumPy's booleans, 1 and 0 are flags; whatever else Python takes for true is none."""
+    for given in (True, False):
+        expected = FLAGS[name](given)
+        for other in (np.bool_(given), int(given), np.int64(given)):
+            np.testing.assert_array_equal(FLAGS[name](other), expected)
+    for wrong in ("yes", None, 2, 0.5, np.array([True]), [True]):
+        with raises_saying(TypeError, f"{name}={wrong!r}", "True or False"):
+            FLAGS[name](wrong)
+
+
+@pytest.mark.parametrize(
+    ("origin", "error", "facts"),
+    [
+        (5, TypeError, ["origin=5", "(x, y[, z])"]),
+        ("ab", TypeError, ["origin='ab'"]),
+        ((1.5, 2), TypeError, ["origin=(1.5, 2)", "integers"]),
+        ((1,), ValueError, ["origin=(1,)", "2 spatial axes"]),
+        ((2**62, 0), ValueError, ["origin=", "further away"]),
+    ],
+)
+def test_origin(origin, error, facts):
+    for call in (lambda: refine(SCORES, IMAGE, origin=origin), lambda: pairwise_terms(IMAGE, "photos", origin=origin)):
+        with raises_saying(error, *facts):
+            call()
+    with raises_saying(error, *facts):
+        bilateral_features(IMAGE, 5.0, 5.0, origin=origin)
+
+
+def test_origin_of_an_array():
+    np.testing.assert_array_equal(
+        bilateral_features(IMAGE, 5.0, 5.0, origin=np.array([3, 4])), bilateral_features(IMAGE, 5.0, 5.0, origin=(3, 4))
+    )
+
+
+NAMES = np.array(["after", "none"])
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: refine(SCORES, IMAGE, input=NAMES), "input="),
+        (lambda: refine(SCORES, IMAGE, upsampling=NAMES), "upsampling="),
+        (lambda: CRFParameters(normalization=NAMES), "normalization="),
+        (lambda: CRFParameters(solver=NAMES), "solver="),
+        (lambda: PairwiseTerm(TERM.kernel, normalization=NAMES), "normalization="),
+        (lambda: preset(NAMES), "preset"),
+        (lambda: preset(None), "preset"),
+    ],
+)
+def test_arrays_for_names(call, name):
+    with raises_saying(ValueError, name):
+        call()
+
+
+def test_lists_and_amounts_of_memory_for_tiles(rng):
+    scores, image = rng.normal(size=(3, H, W)), rng.integers(0, 256, (H, W, 3))
+    expected = refine_tiled(scores, image)
+    np.testing.assert_array_equal(refine_tiled(scores.tolist(), image.tolist()), expected)
+    for memory in ("4GB", "500 mb", 10**400, np.float32(1e9)):
+        np.testing.assert_array_equal(refine_tiled(scores, image, memory=memory), expected)
+    for wrong, error in (("4 GiB", ValueError), ("x", ValueError), (0, ValueError), (None.__class__, TypeError)):
+        with raises_saying(error, "memory"):
+            refine_tiled(scores, image, memory=wrong)
+    with raises_saying(ValueError, "scores", "()"):
+        refine_tiled(None, image)

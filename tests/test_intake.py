@@ -191,11 +191,19 @@ def same_segment() -> np.ndarray:
 
 
 def graph(kind: str) -> object:
+    if kind.startswith("torch"):
+        torch = pytest.importorskip("torch", reason="needs the torch extra")
+        pytest.importorskip("scipy.sparse")
+        dense = torch.tensor(same_segment())
+        return {"torch": dense, "torch coo": dense.to_sparse(), "torch csr": dense.to_sparse_csr()}[kind]
     sparse = pytest.importorskip("scipy.sparse")
     return getattr(sparse, kind)(same_segment())
 
 
-@pytest.mark.parametrize("kind", ["array", "csr_matrix", "coo_array", "csc_matrix"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "kind", ["array", "csr_matrix", "coo_array", "csc_matrix", "dok_matrix", "torch", "torch coo", "torch csr"]
+)
 def test_a_kernel_given_by_its_matrix(kind):
     class SameSegment:
         def filter(self, values, transpose=False):
@@ -260,3 +268,227 @@ def test_tensors_that_require_a_gradient():
         refine(tensor, PHOTO, SHORT)
     with raises_saying(TypeError, "image", "detach"):
         pairwise_terms(torch.tensor(PHOTO / 1.0, requires_grad=True), SHORT)
+
+
+def block_photo(seed: int, height: int = H, width: int = W) -> np.ndarray:
+    """A photo of its own: blocks of chance colours."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (-(-height // 4), -(-width // 4), 3))
+    return np.kron(blocks, np.ones((4, 4, 1)))[:height, :width].astype(np.uint8)
+
+
+IDS = RANDOM.integers(0, 3, (H, W))
+BY_IDS = refine(IDS, PHOTO, SHORT, input="labels")
+
+
+@pytest.mark.parametrize(
+    ("labels", "image", "expected"),
+    [
+        (IDS[..., None], PHOTO, BY_IDS),
+        (IDS[None], PHOTO, BY_IDS[None]),
+        (np.stack([IDS, IDS])[:, None], np.stack([PHOTO, PHOTO]), np.stack([BY_IDS, BY_IDS], axis=1)),
+        (np.repeat(255 * (IDS[..., None] > 0), 3, axis=2), PHOTO, None),
+    ],
+)
+def test_axes_of_labels(labels, image, expected):
+    """An axis of one channel, of a batch of one, and the three alike channels of a grey picture."""
+    if expected is None:
+        expected = refine((IDS > 0).astype(int), PHOTO, SHORT, input="labels")
+    refined = refine(labels, image, SHORT, input="labels")
+    assert refined.shape == expected.shape
+    if labels.ndim < 4:
+        np.testing.assert_array_equal(refined, expected)
+
+
+def test_labels_in_colours():
+    with raises_saying(ValueError, "(12, 15, 3)", "in colours", "one number for each pixel"):
+        refine(PHOTO, PHOTO, SHORT, input="labels")
+    with raises_saying(ValueError, "the picture holds colours (RGB)"):
+        refine(Image.fromarray(PHOTO), PHOTO, SHORT, input="labels")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
+def test_masks_and_maps_in_pictures_of_pillow(mode, tmp_path):
+    mask = (FOREGROUND > 0).astype(np.uint8)
+    picture = Image.fromarray(255 * mask).convert(mode)
+    for given in (picture, tmp_path / "mask.png"):
+        picture.save(tmp_path / "mask.png")
+        np.testing.assert_array_equal(
+            refine(given, PHOTO, SHORT, input="labels"), refine(mask, PHOTO, SHORT, input="labels")
+        )
+        np.testing.assert_array_equal(
+            refine(given, PHOTO, SHORT, input="probabilities"),
+            refine(mask[None].astype(np.float32), PHOTO, SHORT, input="probabilities")[0],
+        )
+
+
+def test_a_soft_mask_in_a_jpeg(tmp_path):
+    soft = np.round(255 / (1 + np.exp(-FOREGROUND))).astype(np.uint8)
+    Image.fromarray(soft).save(tmp_path / "soft.jpg", quality=95)
+    with raises_saying(ValueError, "soft.jpg", "input='probabilities'"):
+        refine(tmp_path / "soft.jpg", PHOTO, SHORT, input="labels")
+    with Image.open(tmp_path / "soft.jpg") as stored:
+        levels = np.asarray(stored) / np.float32(255)
+    expected = refine(levels[None], PHOTO, SHORT, input="probabilities")[0]
+    np.testing.assert_array_equal(refine(tmp_path / "soft.jpg", PHOTO, SHORT, input="probabilities"), expected)
+
+
+def test_void_beside_a_palette_is_no_foreground():
+    """In VOC's label images 255 is void; an array has lost its palette and is a mask."""
+    picture = Image.fromarray(np.where(FOREGROUND > 0, 255, 0).astype(np.uint8))
+    picture.putpalette([0, 0, 0] * 255 + [224, 224, 192])
+    with raises_saying(ValueError, "0 and 255, which stands for unknown"):
+        refine(picture, PHOTO, SHORT, input="labels")
+    assert refine(picture, PHOTO, SHORT, input="labels", num_classes=3).shape == (3, H, W)
+
+
+@pytest.mark.parametrize(
+    ("levels", "classes"), [((0, 15), 16), ((0, 100), 101), ((0, 101), 2), ((0, 127), 2), ((20, 200), 2), ((3, 255), 4)]
+)
+def test_levels_that_are_a_mask(levels, classes):
+    """Ids of classes are 100 at most; 255 beside another level than 0 is unknown."""
+    labels = np.where(FOREGROUND > 0, levels[1], levels[0])
+    assert len(refine(labels, PHOTO, SHORT, input="labels")) == classes
+
+
+def test_ramps_are_no_class_ids():
+    faint = np.round(np.tile(np.linspace(0, 60, 70), (80, 1))).astype(np.uint8)
+    with raises_saying(ValueError, "61 levels from 0 to 60", "input='probabilities'", "num_classes=61"):
+        refine(faint, block_photo(1, 80, 70), SHORT, input="labels")
+    assert len(refine(faint, block_photo(1, 80, 70), SHORT, input="labels", num_classes=61)) == 61
+
+
+def test_an_image_of_a_batch_of_one():
+    for image in (PHOTO[None], [PHOTO], [Image.fromarray(PHOTO)]):
+        np.testing.assert_array_equal(refine(SCORES, image, SHORT), EXPECTED)
+    grey = refine(SCORES, PHOTO[..., 0], SHORT)
+    np.testing.assert_array_equal(refine(SCORES, PHOTO[None, ..., 0], SHORT), grey)
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    np.testing.assert_array_equal(refine(SCORES, torch.tensor(PHOTO).permute(2, 0, 1)[None], SHORT), EXPECTED)
+
+
+def test_lists_of_what_is_taken_alone(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    expected = np.stack([EXPECTED, EXPECTED])
+    for images in ([tmp_path / "photo.png"] * 2, [Image.fromarray(PHOTO)] * 2, [PHOTO] * 2):
+        np.testing.assert_array_equal(refine([SCORES, SCORES], images, SHORT), expected)
+    with raises_saying(ValueError, "scores are a list", "(3, 11, 15) and (3, 12, 15)", "one at a time"):
+        refine([SCORES, SCORES[:, 1:]], [PHOTO, PHOTO], SHORT)
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    tensors = [torch.tensor(PHOTO).permute(2, 0, 1)] * 2
+    np.testing.assert_array_equal(refine([torch.tensor(SCORES)] * 2, tensors, SHORT), expected)
+
+
+@pytest.mark.torch
+def test_batches_of_labels_and_maps_in_tensors():
+    """As in PyTorch: (B, H, W) beside (B, K, H, W), with as many classes for each image."""
+    torch = pytest.importorskip("torch")
+    images = torch.tensor(np.stack([PHOTO, PHOTO[::-1]])).permute(0, 3, 1, 2)
+    labels = np.stack([np.minimum(IDS, 1), IDS])
+    labels[1, 0, 0] = 255
+    expected = [refine(labels[0], PHOTO, SHORT, input="labels", num_classes=3)]
+    expected.append(refine(labels[1], PHOTO[::-1], SHORT, input="labels"))
+    np.testing.assert_array_equal(refine(torch.tensor(labels), images, SHORT, input="labels"), np.stack(expected))
+    mask = np.ones((2, H, W))
+    mask[:, :4] = 0
+    masked = refine(torch.tensor(labels), images, SHORT, input="labels", mask=mask)
+    one = refine(labels[1], PHOTO[::-1], SHORT, input="labels", mask=mask[1])
+    np.testing.assert_array_equal(masked[1], one)
+    maps = np.stack([FOREGROUND, -FOREGROUND])
+    expected = [refine(maps[0], PHOTO, SHORT), refine(maps[1], PHOTO[::-1], SHORT)]
+    np.testing.assert_array_equal(refine(torch.tensor(maps), images, SHORT), np.stack(expected))
+    np.testing.assert_array_equal(refine(torch.tensor(maps)[:, None], images, SHORT)[:, 0], np.stack(expected))
+
+
+@pytest.mark.parametrize("form", ["labels", "(n, H, W)", "(n, H, W, 1)"])
+def test_a_batch_that_is_taken_for_a_volume_is_doubted(form):
+    """Photos of different things, but not the slices of a volume or the frames of a clip."""
+    photos = np.stack([block_photo(seed, 24, 32) for seed in range(4)])
+    slices = np.clip(photos[:1] + RANDOM.normal(0, 9, photos.shape), 0, 255)
+    scores = RANDOM.normal(size=(4, 24, 32)) if form != "labels" else RANDOM.integers(0, 3, (4, 24, 32))
+    scores = scores[..., None] if "1)" in form else scores
+    options = {"input": "labels"} if form == "labels" else {}
+    with pytest.warns(InputWarning, match=r"volume of 4 slices.*neighbouring slices are unlike"):
+        refine(scores, photos, SHORT, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refine(scores, slices, SHORT, **options)
+
+
+@pytest.mark.parametrize(
+    ("scores", "image", "said"),
+    [
+        (np.zeros((H, W, 5)), PHOTO, "np.moveaxis(scores, -1, 0)"),
+        (np.full((H, W, 5), 0.2), PHOTO, "np.moveaxis(scores, -1, 0)"),
+        (np.zeros((W, W, 5)), block_photo(0, W, W), "np.moveaxis(scores, -1, 0)"),
+        (RANDOM.normal(size=(H, W, 3)), PHOTO, "np.moveaxis(scores, -1, 0)"),
+        (np.zeros((2, H, W, 5)), np.stack([PHOTO, PHOTO]), "np.moveaxis(scores, -1, 1)"),
+        (np.zeros((2, 5, H, W)), np.zeros((2, 3, H, W)), "np.moveaxis(image, 1, -1)"),
+        (PHOTO, np.zeros((5, H, W)), "refine(scores, image)"),
+        (PHOTO, SCORES, "refine(scores, image)"),
+    ],
+)
+@pytest.mark.parametrize("input", ["logits", "probabilities"])
+def test_other_orders(scores, image, said, input):
+    with raises_saying(ValueError, str(scores.shape), said):
+        refine(scores, image, SHORT, input=input)
+
+
+def test_swapped_scores_and_image():
+    with pytest.warns(InputWarning, match=r"are they swapped\? The order is refine\(scores, image\)"):
+        refine(np.moveaxis(PHOTO, -1, 0).astype(float), np.moveaxis(SCORES, 0, -1), SHORT)
+
+
+@pytest.mark.parametrize("side", [5, 6])
+def test_a_cube_of_as_many_classes_and_slices(side):
+    """Volumes in a batch have three axes, so nothing is left open."""
+    scores, levels = RANDOM.normal(size=(2, 2, *(side,) * 3)), RANDOM.integers(0, 256, (2, *(side,) * 3))
+    expected = np.stack([refine(*each, SHORT) for each in zip(scores, levels, strict=True)])
+    np.testing.assert_array_equal(refine(scores, levels, SHORT), expected)
+
+
+LOW = RANDOM.normal(0, 2, (3, 4, 5))
+
+
+def test_scores_of_fewer_pixels():
+    """By linear interpolation, as Pillow stretches them, and not without a word."""
+    large = np.stack([np.asarray(Image.fromarray(each).resize((W, H), 2)) for each in LOW.astype(np.float32)])
+    with pytest.warns(InputWarning, match=r"scores are 4 × 5 pixels and the image 12 × 15.*linear.*'joint-bilateral'"):
+        found = refine(LOW.astype(np.float32), PHOTO, SHORT)
+    np.testing.assert_allclose(found, refine(large, PHOTO, SHORT), atol=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(refine(LOW.astype(np.float32), PHOTO, SHORT, upsampling="bilinear"), found)
+
+
+@pytest.mark.filterwarnings("ignore::crfrnn.plausibility.InputWarning")
+def test_forms_of_scores_of_fewer_pixels():
+    expected = refine(LOW, PHOTO, SHORT)
+    np.testing.assert_array_equal(refine(LOW[None], PHOTO, SHORT), expected[None])
+    np.testing.assert_array_equal(refine(LOW[None], PHOTO[None], SHORT), expected[None])
+    both = refine(np.stack([LOW, LOW]), np.stack([PHOTO, PHOTO]), SHORT)
+    np.testing.assert_array_equal(both, np.stack([expected] * 2))
+    foreground = refine(LOW[:1], PHOTO, SHORT)
+    np.testing.assert_array_equal(refine(LOW[0], PHOTO, SHORT), foreground[0])
+    np.testing.assert_array_equal(refine(LOW[0][..., None], PHOTO, SHORT), foreground[0][..., None])
+    np.testing.assert_array_equal(refine(LOW[0], PHOTO[..., 0], SHORT), refine(LOW[:1], PHOTO[..., 0], SHORT)[0])
+    labels = LOW.argmax(axis=0)
+    by_labels = refine(crfrnn.unary_from_labels(labels, 3, zero_unsure=False), PHOTO, SHORT)
+    np.testing.assert_array_equal(refine(labels, PHOTO, SHORT, input="labels"), by_labels)
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    image = torch.tensor(PHOTO).permute(2, 0, 1)
+    np.testing.assert_array_equal(refine(torch.tensor(LOW), image, SHORT), expected)
+    np.testing.assert_array_equal(refine(torch.tensor(LOW)[None], image[None], SHORT), expected[None])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.torch
+@pytest.mark.parametrize("form", ["float8_e4m3fn", "float8_e5m2", "sparse", "quantized", "conj", "int64"])
+def test_tensors_of_any_layout(form):
+    torch = pytest.importorskip("torch")
+    whole = torch.tensor(SCORES).round()
+    given = {
+        "sparse": whole.to_sparse,
+        "quantized": lambda: torch.quantize_per_tensor(whole, 1.0, 0, torch.qint8),
+        "conj": lambda: (1j * whole).conj().imag.neg(),
+    }.get(form, lambda: whole.to(getattr(torch, form)))()
+    np.testing.assert_allclose(refine(given, PHOTO, SHORT), refine(whole.numpy(), PHOTO, SHORT), atol=1e-6)

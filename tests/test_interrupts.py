@@ -13,10 +13,14 @@ from crfrnn.interrupts import Terminated, orderly_end, patient_interrupts, raise
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="has other signals")
 
 
-def wait(number: int | None = None) -> None:
-    """For a signal that is to come, or that is sent first."""
-    if number is not None:
-        os.kill(os.getpid(), number)
+def interrupt(number: int) -> None:
+    """Send this process a signal, and wait until it has come."""
+    os.kill(os.getpid(), number)
+    wait()
+
+
+def wait() -> None:
+    """For a signal that is to come."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         time.sleep(0.01)
@@ -47,18 +51,16 @@ def test_a_signal_in_a_destructor_comes_again(monkeypatch):
             wait()
 
 
-def misled(number: int) -> None:
-    """What a library does that makes another error of any."""
-    try:
-        wait(number)
-    except KeyboardInterrupt:
-        raise_asked(RuntimeError("a library has made this of it"))
-
-
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_an_interruption_that_became_another_error(number: int, kind: type):
+    def mistaken() -> None:
+        try:
+            interrupt(number)
+        except KeyboardInterrupt:
+            raise_asked(RuntimeError("a library has made this of it"))
+
     with orderly_end(), pytest.raises(kind) as caught:
-        misled(number)
+        mistaken()
     assert type(caught.value) is kind
 
 
@@ -70,9 +72,9 @@ def test_no_interruption_is_invented():
 def test_two_in_a_row_are_one(monkeypatch):
     with patient_interrupts():
         with pytest.raises(KeyboardInterrupt):
-            wait(signal.SIGINT)
+            interrupt(signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         monkeypatch.setattr(interrupts, "GRACE", 0)
         with pytest.raises(KeyboardInterrupt):
-            wait(signal.SIGINT)
+            interrupt(signal.SIGINT)

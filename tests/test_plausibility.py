@@ -120,6 +120,37 @@ def test_a_range_that_cannot_be():
     assert "far outside image_range=(0, 1)" in message
 
 
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (photo() / 255, (0, 255)),
+        (photo() / 255, (0, 65535)),
+        (photo(), (0, 65535)),
+        (photo().astype(np.uint16) * 4, (0, 65535)),
+    ],
+)
+def test_levels_in_a_small_part_of_the_range_that_was_said(image, said):
+    (message,) = doubts(image, image_range=said)
+    assert f"a small part of image_range=({said[0]:g}, {said[1]:g})" in message
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (photo() // 30, (0, 255)),
+        ((photo() // 30).astype(np.uint16) * 771, (0, 65535)),
+        (photo() / 255, (0, 1)),
+        (photo() / 510, (0, 1)),
+        (np.zeros((H, W, 3)), (0, 1)),
+        (black_but(200).astype(np.uint16) * 257, (0, 65535)),
+        (scan() - 1000, (-1000, 3000)),
+        (np.clip(scan(), 800, 1200), (-1000, 3000)),
+    ],
+)
+def test_dark_and_faint_levels_of_a_range_that_was_said(image, said):
+    assert doubts(image, image_range=said) == []
+
+
 def test_kernels_without_an_image_or_a_weight_are_not_asked():
     assert doubts(photo() / 255, bilateral_weight=0) == []
 
@@ -205,6 +236,11 @@ def test_scores_that_give_nothing_away(scores):
         (-np.log(P), "energies"),
         (np.moveaxis(np.log(P), 0, -1).reshape(P.shape), r"np\.moveaxis\(scores, -1, 0\)"),
         (P[0], "output of a sigmoid.*input='probabilities'"),
+        (0.4 * P[0], "output of a sigmoid.*none is below 0"),
+        ((P[0] > 0.5).astype(float), "a mask.*0 is a probability of 0.5 and 1 one of 0.73"),
+        ((P[0] > 0.5) * 255.0, "a mask.*input='probabilities'"),
+        (np.eye(4)[P.argmax(axis=0)].transpose(2, 0, 1), "labels of 4 classes one-hot"),
+        (np.eye(4, dtype=bool)[P.argmax(axis=0)].transpose(2, 0, 1), "labels of 4 classes one-hot"),
     ],
 )
 def test_logits_that_are_something_else(scores, facts):
@@ -215,6 +251,22 @@ def test_logits_that_are_something_else(scores, facts):
 def test_probabilities_whose_classes_were_last():
     with raises_saying(ValueError, "(4, 40, 50)", "np.moveaxis(scores, -1, 0)"):
         refine(np.moveaxis(P, 0, -1).reshape(P.shape), photo(), input="probabilities")
+
+
+@pytest.mark.parametrize(
+    ("scores", "facts"),
+    [
+        (np.floor(P * 255).astype(np.uint8), ["rounded", "scores.sum(axis=0)"]),
+        (100 * P, ["sum to about 100", "scores.sum(axis=0)"]),
+        (-np.log(P), ["energies", "give -scores"]),
+        (LOGITS, ["logits"]),
+        (1 / (1 + np.exp(-LOGITS)), ["sigmoid", "scores[c]"]),
+        (255 * P[:1], ["divide levels up to 255"]),
+    ],
+)
+def test_advice_on_probabilities_that_are_none(scores, facts):
+    with raises_saying(ValueError, *facts):
+        refine(scores, photo(), input="probabilities")
 
 
 def test_a_warning_is_shown_once_for_each_line():
@@ -248,3 +300,11 @@ def test_a_class_0_that_would_be_unknown(labels, classes, doubted):
         unary_from_labels(np.minimum(labels, classes - 1), classes, zero_unsure=False)
     assert all("zero_unsure=False" in str(each.message) for each in caught)
     assert len(caught) == doubted
+
+
+def test_probabilities_of_8_bits():
+    levels = np.round(P * 255).astype(np.uint8)
+    rounded = levels.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(
+        refine(levels, photo(), input="probabilities"), refine(rounded, photo(), input="probabilities")
+    )

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import crfrnn
 from crfrnn import (
     GridGaussian,
     PairwiseTerm,
@@ -172,6 +175,76 @@ def test_native_code_works_after_fork(rng):
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(ended[1]) == 0
     same_bits(refine(scores, image, threads=3), expected)
+
+
+CHILDREN = """
+import os, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from crfrnn import CRFParameters, GridGaussian, PairwiseTerm, mean_field, refine, refine_tiled
+
+def work(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(3, 60, 70)).astype(np.float32)
+    image = rng.integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    parameters = CRFParameters(theta_beta=10 + seed, iterations=2, solver=("mean-field", "frank-wolfe")[seed % 2])
+    found = [refine(scores, image, parameters, threads=2), refine_tiled(scores, image, "photos", tile=40, overlap=9)]
+    terms = [PairwiseTerm(GridGaussian((60, 70), 2.0))]
+    return b"".join(np.ascontiguousarray(each).tobytes() for each in [*found, mean_field(scores, terms)])
+
+expected = {seed: work(seed) for seed in range(4)}
+stop = threading.Event()
+def keep_on(seed):
+    while not stop.is_set():
+        assert work(seed) == expected[seed]
+pool = ThreadPoolExecutor(3)
+running = [pool.submit(keep_on, seed) for seed in range(3)]
+
+def child(seed):
+    with ThreadPoolExecutor(2) as own:  # a pool in the child, too
+        for one, result in zip((seed, 3), own.map(work, (seed, 3))):
+            assert result == expected[one]
+
+for number in range(12):
+    time.sleep(0.003 * number)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)  # ends a child that waits for ever
+        try:
+            child(number % 4)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, f"child {number} ended with {os.waitstatus_to_exitcode(status)}"
+stop.set()
+for each in running:
+    each.result()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forked_while_other_threads_refine():
+    """No lock is held across Python code: a child would wait for ever for one that another thread held."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHILDREN], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+LOCKS = ("threading.Lock", "threading.RLock", "cached_property", "import Lock", "import RLock", "multiprocessing")
+
+
+def test_there_are_no_locks():
+    """Where the process may be forked, that is everywhere but in what the command line runs."""
+    package = Path(crfrnn.__file__).parent
+    holders = {
+        str(module.relative_to(package)): lock
+        for module in package.rglob("*.py")
+        for lock in LOCKS
+        if lock in module.read_text("utf-8") and module.parent.name != "cli"
+    }
+    assert not holders
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists the threads of a process")

@@ -312,6 +312,19 @@ def test_logits_of_photos(noisy: Path, rng):
             np.testing.assert_allclose(found[1] - found[0], expected[1] - expected[0], atol=2e-4)
 
 
+@pytest.mark.parametrize("name", ["probabilities", "softmax"])
+def test_arrays_say_that_they_are_probabilities(noisy: Path, name: str):
+    """By their names, such as nnU-Net's; and --input has the last word."""
+    path = noisy / "scores" / "photo 0.npy"
+    logits = np.load(path)
+    path.unlink()
+    shares = np.exp(logits) / np.exp(logits).sum(axis=0)
+    np.savez(path.with_suffix(".npz"), other=np.zeros(3), **{name: shares})
+    found = scored(noisy)[0][1]
+    np.testing.assert_allclose(found[1] - found[0], logits[1] - logits[0], atol=2e-4)
+    np.testing.assert_allclose(scored(noisy, input="logits")[0][1], shares, atol=1e-6)
+
+
 def test_scores_that_seem_square(noisy: Path, rng):
     assert not scored(noisy).seem_square()
     for path in (noisy / "scores").iterdir():
@@ -345,6 +358,24 @@ def test_the_command(noisy: Path, monkeypatch, capsys):
     assert "5 trials on 4 photos" in printed.out
     assert expected.verdict() in printed.out
     assert not printed.err
+
+
+@pytest.mark.parametrize("method", ["search", "gradient"])
+def test_tuned_on_a_device(noisy: Path, method: str, monkeypatch, capsys):
+    """The gain is the one that refining on the CPU gives in plain NumPy; nothing but warnings is printed if quiet."""
+    monkeypatch.chdir(noisy)
+    monkeypatch.setattr(descent, "STEPS", 8)
+    trials = "--trials 3" if method == "search" else ""
+    options = f"--classes 2 --method {method} {trials} --tolerance 0 {STARTING}"
+    assert status(f". -o out.json --device cpu --quiet {options}") == 0
+    said = capsys.readouterr()
+    assert said.out == said.err == ""
+    notes = json.loads(Path("out.json").read_text(encoding="utf-8"))["notes"]
+    _, held_out = split_photos(COUNT, 0.5, 0)
+    expected = mean_iou(scored(noisy), held_out, crfrnn.load_parameters("out.json"))
+    assert notes["mean_iou"]["tuned"] == pytest.approx(expected, abs=0.02)
+    assert status(f". -o none.json --device nowhere {options}") == 1
+    assert "--device nowhere is not available" in capsys.readouterr().err
 
 
 def test_the_help_tells_the_number_of_trials(capsys):
@@ -454,7 +485,7 @@ def test_two_interrupts_in_a_row_are_one(noisy: Path):
         ("noisy -o out.json --threads 0", "--threads must be at least 1"),
         ("noisy -o out.json --holdout 1", "--holdout must be above 0 and below 1, not 1.0"),
         ("noisy -o out.json --holdout nan", "--holdout must be above 0 and below 1, not nan"),
-        ("noisy -o out.json --theta-beta=-1", "theta_beta"),
+        ("noisy -o out.json --theta-beta=-1", "--theta-beta -1"),
         ("noisy -o out.json --input labels", "invalid choice"),
     ],
 )
@@ -480,7 +511,14 @@ def test_usage(noisy: Path, command: str, words: str, monkeypatch, capsys):
         ("noisy -o out.json --scores flat", ["photo", "(2, 9)", "(classes, height, width)"]),
         ("noisy -o out.json --scores broken", ["cannot read", "photo"]),
         ("noisy -o out.json --input probabilities", ["photo", "probabilities range"]),
-        ("noisy -o out.json --classes 3", ["photo", "2 classes", "labels have 3"]),
+        (
+            "noisy -o out.json --classes 3",
+            [
+                "photo",
+                "2 classes",
+                "labels are said to have 3 (class 0, class 1, class 2): say which, such as --classes 2",
+            ],
+        ),
         ("noisy -o out.json --split three", ["of 3 photos", "1 to tune on", "2 of each"]),
         ("noisy -o out.json --spatial-weight 0 --bilateral-weight 0", ["both weights are 0"]),
         ("noisy -o out.json --spatial-weight 1,2,3", ["spatial_weight", "(3,)", "2 classes"]),

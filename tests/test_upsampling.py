@@ -187,7 +187,8 @@ def test_refine_of_one_channel_and_without_a_kernel_of_the_image(rng):
 @pytest.mark.parametrize(
     ("scores", "image", "options", "words"),
     [
-        (GOOD[0], GOOD[1], {}, ("(6, 8, 3)", "(2, 3, 4)", "upsampling='joint-bilateral' or 'bilinear'")),
+        (np.zeros((2, 5, 8)), GOOD[1], {}, ("(6, 8, 3)", "(2, 5, 8)", "upsampling='joint-bilateral' or 'bilinear'")),
+        (np.zeros((2, 8, 4)), np.zeros((20, 40)), {}, ("8 × 4 pixels", "20 × 40", "swap height and width")),
         (GOOD[0], GOOD[1], {"upsampling": "nearest"}, ("upsampling='nearest' is unknown", "'joint-bilateral'")),
         (GOOD[0], None, {"upsampling": "bilinear"}, ("upsampling='bilinear'", "an image")),
         (np.zeros((2, 9, 9)), GOOD[1], {"upsampling": "bilinear"}, ("(2, 9, 9)", "make them smaller")),

@@ -74,6 +74,7 @@ def filter_accuracy(
     num_classes: int | None = None,
     spacing: float | Sequence[float] | None = None,
     threads: int | None = None,
+    device: str | None = None,
 ) -> list[FilterAccuracy]:
     """Refine an image in every way of `WAYS` and compare each with the exact filter.
 
@@ -82,6 +83,7 @@ def filter_accuracy(
     Args:
         scores: As for `refine`, like the arguments that follow.
         parameters: Their filters and their class_threshold are ignored.
+        device: Changes and times are those of refining there. The error of the message is always that of the CPU.
     Returns: One entry for each way, in order; without the class_threshold way if the solver has no class_threshold.
     Raises: ValueError: if all kernels are spatial. Also what `refine` raises.
     """
@@ -91,7 +93,9 @@ def filter_accuracy(
         raise ValueError("bilateral_weight=0 leaves no bilateral filter to compare")
 
     def refined(crf: CRF) -> Array:
-        return refine(scores, image, crf, input=input, num_classes=num_classes, spacing=spacing, threads=threads)
+        options: dict[str, Any] = {"input": input, "num_classes": num_classes, "spacing": spacing}
+        found: Array = refine(scores, image, crf, threads=threads, device=device, **options)
+        return found
 
     start = refined(replace(given, solver=MeanField(iterations=0)))
     shape = start.shape[1:]

@@ -15,7 +15,11 @@ from PIL import Image, ImageOps
 
 Array = NDArray[np.floating[Any]]
 Shape = tuple[int, ...]
+MAGNITUDES = "weights, compatibility or mask"
+"""What makes scores grow."""
 LARGEST_LABEL = np.iinfo(np.int64).max
+MOST_POINTS = 2**48
+"""Of a grid: their numbers fill all the memory that processors address."""
 
 
 def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
@@ -28,26 +32,47 @@ def float_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> 
     """
     array = _real_array(value, name)
     if dtype is None:
-        dtype = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32
+        dtype = double_or_single(array.dtype)
     # A number too large for float32 becomes infinite here and is reported by the check for finite values.
-    with np.errstate(over="ignore"):
-        return np.asarray(array, dtype=dtype, order="C")
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(array, dtype=dtype, order="C")
+    except (MemoryError, ValueError) as error:
+        needed = array.size * np.dtype(dtype).itemsize
+        raise MemoryError(
+            f"{name} of shape {array.shape} needs {needed / 1e9:.3g} GB as {np.dtype(dtype)}, which is not there: give "
+            "less at a time"
+        ) from error
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64; a TypeError for any other type."""
-    given: np.dtype[Any] = np.dtype(dtype)
+    try:
+        given: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype={dtype!r} is none; use float32 or float64") from None
     if given not in (np.float32, np.float64):
         raise TypeError(f"dtype={given} is not supported; use float32 or float64")
     return given
 
 
-def check_finite(array: NDArray[Any], name: str) -> None:
-    """Raise a ValueError that counts the NaN and infinite values and says where the first one is."""
+def double_or_single(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """float64 for numbers of double precision and above, in any order of bytes, and float32 for all others."""
+    return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
+
+
+def check_finite(array: NDArray[Any], name: str, given: Any = None) -> None:
+    """Raise a ValueError that counts the NaN and infinite values and says where the first one is.
+
+    Args:
+        given: What the array was cast from, which tells numbers that are too large for its precision.
+    """
     finite = np.isfinite(array)
     if finite.all():
         return
     bad = ~finite
+    if given is not None and np.isfinite(given).all():
+        raise ValueError(f"{name} {beyond(np.asarray(given), array.dtype)}, or give kernels and scores as float64")
     if array.ndim == 0:
         raise ValueError(f"{name} is {array}; expected a finite number")
     position = np.unravel_index(int(bad.argmax()), array.shape)
@@ -57,6 +82,47 @@ def check_finite(array: NDArray[Any], name: str) -> None:
         f"{name} holds {counts} among {array.size} values; the first, {array[position]}, is at "
         f"{[int(i) for i in position]}: replace such values before the call"
     )
+
+
+def cast_finite(value: Any, dtype: DTypeLike, name: str) -> NDArray[Any]:
+    """Finite numbers in another precision.
+
+    Raises: ValueError: if one of them is beyond what that holds.
+    """
+    given = np.asarray(value)
+    with np.errstate(over="ignore"):
+        cast: NDArray[Any] = given.astype(dtype, copy=False)
+    if cast is not given and given.dtype.itemsize > cast.dtype.itemsize and not np.isfinite(cast).all():
+        raise ValueError(f"{name} {beyond(given, cast.dtype)}, or give scores as float64")
+    return cast
+
+
+def beyond(given: NDArray[Any], dtype: np.dtype[Any]) -> str:
+    """What is wrong with finite numbers of which some are infinite in this precision."""
+    largest = np.abs(given).max()
+    return f"holds {largest:.3g}, more than {dtype} can, {np.finfo(dtype).max:.2g}: scale it down"
+
+
+def check_result(result: NDArray[Any], what: str, causes: str = MAGNITUDES) -> None:
+    """Raise a ValueError if a result is not finite although all that it was computed from is; this costs a sum.
+
+    Args:
+        what: What it is, in the plural, for messages.
+        causes: What to make smaller.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(result.sum()) or np.isfinite(result).all():
+            return
+    raise ValueError(f"{what} grow beyond {_largest(result.dtype)}: make {causes} smaller{wider(result.dtype)}")
+
+
+def _largest(dtype: np.dtype[Any]) -> str:
+    return f"what {dtype} can hold, {np.finfo(dtype).max:.2g}"
+
+
+def wider(dtype: np.dtype[Any]) -> str:
+    """What else helps where this precision holds too little, for the end of a message."""
+    return "" if dtype == np.float64 else ", or give scores as float64"
 
 
 def score_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> Array:
@@ -73,7 +139,7 @@ def score_array(value: ArrayLike, name: str, dtype: DTypeLike | None = None) -> 
         raise ValueError(f"{name} has shape {scores.shape}; expected (classes, height, width) or (classes, points)")
     if scores.size == 0:
         raise ValueError(f"{name} has shape {scores.shape} and is empty; give at least one class and one pixel")
-    check_finite(scores, name)
+    check_finite(scores, name, given)
     return scores
 
 
@@ -92,8 +158,11 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
     given = _readable(value)
     labels = given.astype(np.int64).filled(-1) if _hides(given) and given.dtype.kind in "iu" else _array(given, name)
     if labels.dtype.kind not in "biu":
+        whole = labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
         raise TypeError(
-            f"{name} must be integer class ids, got dtype {labels.dtype}; for scores, give another input than labels"
+            f"{name} must be integer class ids, got dtype {labels.dtype}; "
+            f"{'these are whole numbers: give labels.astype(int)' if whole else ''}"
+            f"{'' if whole else 'for scores, give another input than labels'}"
         )
     if labels.size == 0 or labels.ndim == 0:
         raise ValueError(f"{name} has shape {labels.shape} and is empty; give at least one pixel")
@@ -210,12 +279,12 @@ def point_array(value: ArrayLike, name: str, num_points: int, dtype: DTypeLike |
             f"{name} has shape {values.shape}; expected ({num_points},) or ({num_points}, channels) with at least "
             f"one channel{hint}"
         )
-    check_finite(values, name)
+    check_finite(values, name, value)
     return values
 
 
 def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
-    """The shape of a grid: at least one axis, at most `limit`, each of at least one point."""
+    """The shape of a grid: at least one axis, at most `limit`, each of at least one point, `MOST_POINTS` in all."""
     try:
         shape = tuple(operator.index(length) for length in value)
     except TypeError:
@@ -223,6 +292,8 @@ def spatial_shape(value: Iterable[int], limit: int | None = None) -> Shape:
     if not shape or min(shape) < 1 or (limit is not None and len(shape) > limit):
         most = "" if limit is None else f" to {limit}"
         raise ValueError(f"shape {shape} is no grid; expected 1{most} axes of at least one point each")
+    if math.prod(shape) > MOST_POINTS:
+        raise ValueError(f"shape {shape} has {math.prod(shape):.3g} points, more than any memory holds")
     return shape
 
 
@@ -278,13 +349,18 @@ def _hides(given: Any) -> bool:
 
 
 def _readable(value: Any) -> Any:
-    """A tensor of torch that NumPy can read, and a picture of Pillow upright."""
+    """A tensor of torch of any layout and type as one that NumPy can read, and a picture of Pillow upright."""
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value)
     if not is_tensor(value) or value.requires_grad:
         return value
     tensor = value.cpu()
-    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout.__str__() != "torch.strided":
+        tensor = tensor.to_dense()
+    narrow = tensor.is_floating_point() and tensor.dtype.itemsize <= 2 and str(tensor.dtype) != "torch.float16"
+    return (tensor.float() if narrow else tensor).resolve_conj().resolve_neg()
 
 
 def _real_array(value: ArrayLike, name: str) -> NDArray[Any]:

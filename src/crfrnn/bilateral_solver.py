@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crfrnn.arrays import Array, check_finite, float_array, image_array
+from crfrnn.arrays import Array, check_finite, check_result, float_array, image_array
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.kernels.build import check_specification, kernel_of_rows
 from crfrnn.kernels.features import Guide, feature_rows
@@ -67,8 +67,10 @@ def bilateral_solver(
     kernel = kernel_of_rows(rows, filter or Lattice(), threads)
     c = weights.reshape(-1, 1)
     t = given.reshape(-1, len(c)).T
-    start = _mean_around(kernel, t, c)
-    x = _solved(_system(kernel, strength, c), c * t, start, strength + c, most, error)
+    with np.errstate(over="ignore", invalid="ignore"):
+        start = _mean_around(kernel, t, c)
+        x = _solved(_system(kernel, strength, c), c * t, start, strength + c, most, error)
+    check_result(x, "values", "target, confidence or smoothness")
     certain = t[c[:, 0] > 0]  # the minimum lies between what is certain; rounding, or too few iterations, may not
     solved: Array = np.array(x.clip(certain.min(axis=0), certain.max(axis=0)).T, order="C").reshape(given.shape)
     return solved
@@ -82,7 +84,7 @@ def _confidence(confidence: ArrayLike, target: Array) -> Array:
             "target with its channels first"
         )
     check_finite(target, "target")
-    check_finite(weights, "confidence")
+    check_finite(weights, "confidence", confidence)
     if weights.min() < 0 or weights.max() == 0:
         raise ValueError(
             f"confidence ranges from {weights.min()} to {weights.max()}; expected at least 0, and above 0 somewhere"

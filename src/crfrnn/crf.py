@@ -471,6 +471,8 @@ def _from_text(text: str) -> CRF:
         crf = decoded(json.loads(text))
     except RecursionError:
         raise ValueError("the text of a CRF is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the text of a CRF is no complete JSON: {error}") from None
     _one_class(crf, CRF, "the text")
     return crf  # type: ignore[no-any-return]
 

@@ -1,12 +1,15 @@
 """Refuses work that cannot fit into memory, in the user's terms, before anything is allocated."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crfrnn.arrays import padded_channels
 
+MOST_BYTES, MOST_SHOWN = 2**63, 60
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 CGROUP = Path("/sys/fs/cgroup")
 UNKNOWN_MEMORY = 4_000_000_000
 """Bytes assumed to be half of the memory if the system does not tell how much there is."""
@@ -33,6 +36,21 @@ def require_memory(needed: int, what: str) -> None:
         )
 
 
+def byte_count(text: str) -> int:
+    """Bytes in words such as 4GB, 500 MB or 1.5TB.
+
+    Raises: ValueError: if these are none.
+    """
+    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
+    shown = repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
+    if given is None:
+        raise ValueError(f"{shown} is no amount of memory; expected one such as 4GB or 500MB")
+    amount = float(given[1]) * UNITS[given[2]]
+    if amount >= MOST_BYTES:
+        raise ValueError(f"{shown} is more memory than there is")
+    return int(amount)
+
+
 def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_rounds: int = 0) -> int:
     """Rough bytes to build a lattice: two ids, a weight and a share of the vertices' keys for every corner."""
     return num_points * (num_features + 1) * (12 + itemsize) * (1 + 8 * neighbour_rounds)
@@ -40,7 +58,8 @@ def lattice_bytes(num_points: int, num_features: int, itemsize: int, neighbour_r
 
 def exact_bytes(num_points: int, num_features: int, itemsize: int) -> int:
     """Rough bytes of an exact kernel: a copy of the features, their boxes and two ids for every point."""
-    return num_points * (num_features * itemsize + 8) + num_points // 32 * num_features * itemsize
+    blocks = -(-num_points // 64)
+    return blocks * (66 * num_features * itemsize + 64 * 8)
 
 
 def region_bytes(members: int) -> int:

@@ -68,8 +68,17 @@ def weight(value: Any, name: str) -> Any:
 
 def one_of(value: object, choices: Sequence[str], name: str) -> None:
     """Raise a ValueError if a word is not among the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False, also NumPy's, or 1 and 0."""
+    if isinstance(value, bool):  # what torch traces
+        return value
+    if isinstance(value, np.bool_ | int | np.integer) and value in (0, 1):
+        return bool(value)
+    raise TypeError(f"{name}={value!r} must be True or False")
 
 
 def whole_number(value: Any, name: str, most: int = LARGEST_INTEGER, least: int = 0) -> int:
@@ -114,6 +123,8 @@ def proper_fraction(value: Any, name: str) -> float:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         number = float(value)
+    except OverflowError:  # of an integer with more than 308 digits
+        number = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}={value!r} must be a number") from None
     if not (math.isfinite(number) and 0 <= number < 1):

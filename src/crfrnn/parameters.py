@@ -258,6 +258,6 @@ DEFAULT_PRESET = "photos"
 
 def preset(name: str) -> CRFParameters:
     """The parameters of that name in `PRESETS`."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

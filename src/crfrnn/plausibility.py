@@ -29,6 +29,8 @@ DARK = 20.0
 """Levels from 0 to 255 of which none is above this belong to a photo that is black. From -2 to 2 no photo's are."""
 BLIND = 0.5
 """Deviation of the levels in units of θ_β below which the kernel hardly sees an edge."""
+FAINT = 12.0
+"""Range of all levels in units of θ_β from which some edge is seen."""
 FAR_APART = 255.0
 """Range of the levels in units of θ_β from which neighbours may be told apart by noise: a θ_β of 1 for a photo."""
 ISOLATED = 4.0
@@ -37,6 +39,10 @@ BEYOND_ALL = 2000.0
 """Range of the levels in units of θ_β beyond anything that is meant: a θ_β of 0.13 for a photo."""
 RANGES_OUTSIDE = 20.0
 """How many ranges beyond the range that was said levels may lie: windows of a CT leave out up to 8."""
+LARGEST_LOGIT = 50.0
+"""Scores without negative ones that reach further than this are percentages or levels, not logits."""
+UNLIKE = 0.5
+"""Correlation of neighbouring slices below which they are pictures of different things."""
 PHOTO = (0, 255)
 NO_EDGE, NO_CONNECTION = "hardly any edge is seen", "hardly any pixels are connected"
 USUAL_RANGES = {NO_EDGE: [(0, 1), (-1, 1)], NO_CONNECTION: [PHOTO, (0, 1023), (0, 4095), (0, 65535)]}
@@ -109,11 +115,36 @@ def likeness(scores: NDArray[Any]) -> Likeness | None:
 
 
 def looks_like_foreground(scores: NDArray[Any]) -> bool:
-    """Whether scores of one channel look like probabilities: all from 0 to 1, on both sides of ½, not just 0 and 1."""
+    """Whether logits of one channel look like the output of a sigmoid, from 0 to 1, or like a mask of 0 and another."""
     if scores.size < FEWEST:
         return False
     low, high = scores.min(), scores.max()
-    return bool(0 <= low < 0.5 < high <= 1 and ((scores > 0) & (scores < 1)).any())
+    return bool(0 <= low < high and (high <= 1 or (low == 0 and ((scores == 0) | (scores == high)).all())))
+
+
+def are_one_hot(scores: NDArray[Any]) -> bool:
+    """Whether scores (C, *spatial) of several classes are 1 for a class of each pixel and 0 for the others."""
+    sample = scores[(slice(None), *_steps(scores[0]))]
+    if len(scores) < 2 or sample[0].size < FEWEST or not ((sample == 0) | (sample == 1)).all():
+        return False
+    return bool((sample.sum(axis=0) == 1).all())
+
+
+def are_unlike(images: NDArray[Any]) -> bool:
+    """Whether images (n, H, W, K) are pictures of different things, and not the slices of a volume or frames of a clip.
+
+    Not for a single image, or many channels, where nothing is known.
+    """
+    if len(images) < 2 or images.shape[-1] > 4 or images[0, ..., 0].size < FEWEST:
+        return False
+    sample = images[(slice(None), *_steps(images[0, ..., 0]))].reshape(len(images), -1).astype(np.float64)
+    if not np.isfinite(sample).all():
+        return False
+    centred = sample - sample.mean(axis=1, keepdims=True)
+    norms = np.sqrt((centred**2).sum(axis=1))
+    both = norms[1:] * norms[:-1]
+    products = (centred[1:] * centred[:-1]).sum(axis=1)[both > 0]
+    return bool(products.size and np.median(products / both[both > 0]) < UNLIKE)
 
 
 def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
@@ -128,7 +159,7 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
     if sample.min() == sample.max():
         return False
     for features in bilateral:
-        doubt = _doubt_of_range(features, sample) if features.image_range else _doubt_of_levels(features, image, sample)
+        doubt = (_doubt_of_range if features.image_range else _doubt_of_levels)(features, image, sample)
         if doubt:
             warn_of_input(doubt)
             break
@@ -171,10 +202,16 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
     alike = likeness(scores)
     if alike is None:
         if len(scores) == 1 and looks_like_foreground(scores[(slice(None), *_steps(scores[0]))]):
+            low, high = float(scores.min()), float(scores.max())
             warn_of_input(
-                f"the logits of one channel are from {scores.min():.4g} to {scores.max():.4g}, as the output of a "
-                f"sigmoid is. Taken as logits, {scores.max():.4g} is a probability of "
-                f"{1 / (1 + np.exp(-float(scores.max()))):.2f}: {advice}"
+                f"the logits of one channel are from {low:.4g} to {high:.4g}, as the output of a sigmoid or a mask is, "
+                f"and none is below 0. Taken as logits, 0 is a probability of 0.5 and {high:.4g} one of "
+                f"{1 / (1 + np.exp(-high)):.2f}: {advice}"
+            )
+        elif are_one_hot(scores):
+            warn_of_input(
+                f"logits are 1 for a class of each pixel and 0 for the others, as labels of {len(scores)} classes "
+                f"one-hot are. Taken as logits they say almost nothing: {advice}"
             )
         return
     if alike.classes_last:
@@ -191,14 +228,60 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
         )
 
 
-def classes_last(shape: tuple[int, ...], kind: Kind) -> str:
-    """The message for scores of this shape whose classes vary fastest."""
+def check_probabilities(given: NDArray[Any], name: str, call: str) -> None:
+    """Warn if what is taken as probabilities (C, *spatial) lies outside 0 to 1, or its classes were last.
+
+    Args:
+        call: What takes them, for messages.
+    """
+    low, high = float(given.min()), float(given.max())
+    if low < -SUM_TOLERANCE or high > 1 + SUM_TOLERANCE:
+        white = (
+            next((white for white in (100, 255) if high <= white), None) if low >= 0 and high > LARGEST_LOGIT else None
+        )
+        alike = likeness(given)
+        what = "the scores of a network before its softmax are logits"
+        if white:
+            what = f"levels up to {white} are divided by it"
+        elif alike is not None and alike.kind == "energies":
+            what = "these are energies already, -log p"
+        warn_of_input(f"{name} ranges from {low:.4g} to {high:.4g}, outside 0 to 1: {call} probabilities, and {what}")
+    elif (alike := likeness(given)) is not None and alike.classes_last:
+        warn_of_input(classes_last(given.shape, alike.kind, name))
+
+
+def check_energies(energies: NDArray[Any], name: str) -> None:
+    """Warn if energies (C, *spatial), -log p, are probabilities or log p, or their classes were last."""
+    alike = likeness(energies)
+    if alike is None:
+        if are_one_hot(energies):
+            warn_of_input(
+                f"{name} is 1 for a label of each point and 0 for the others, as one-hot labels are. Of energies the "
+                "smallest is the likeliest: use unary_from_labels, or unary_from_softmax"
+            )
+    elif alike.classes_last:
+        warn_of_input(classes_last(energies.shape, alike.kind, name))
+    elif alike.kind == "probabilities":
+        warn_of_input(
+            f"{name} is from {energies.min():.4g} to {energies.max():.4g} and sums to 1 over the {len(energies)} "
+            "labels, as probabilities do. Energies are -log p, of which the smallest is the likeliest: use "
+            "unary_from_softmax"
+        )
+    elif alike.kind == "log-probabilities":
+        warn_of_input(
+            f"{name} is at most {energies.max():.4g}, and exp({name}) sums to 1 over the {len(energies)} labels: this "
+            f"is log p. Energies are -log p, of which the smallest is the likeliest: give -{name}"
+        )
+
+
+def classes_last(shape: tuple[int, ...], kind: Kind, name: str = "scores") -> str:
+    """The message for what is called so and has this shape, but whose classes vary fastest."""
     spatial = ", ".join(map(str, shape[1:]))
-    what = "they sum" if kind == "probabilities" else f"exp({'-' if kind == 'energies' else ''}scores) sums"
+    what = "they sum" if kind == "probabilities" else f"exp({'-' if kind == 'energies' else ''}{name}) sums"
     return (
-        f"scores have shape {shape}, but {what} to 1 over groups of {shape[0]} numbers that follow each other, as "
-        f"those of ({spatial}, {shape[0]}) do: the classes were last and the array was reshaped; use "
-        f"np.moveaxis(scores, -1, 0) instead of reshape"
+        f"{name} {'have' if name == 'scores' else 'has'} shape {shape}, but {what} to 1 over groups of {shape[0]} "
+        f"numbers that follow each other, as those of ({spatial}, {shape[0]}) do: the classes were last and the array "
+        f"was reshaped; use np.moveaxis({name}, -1, 0) instead of reshape"
     )
 
 
@@ -244,17 +327,35 @@ def _sums_to_1(values: NDArray[np.float64]) -> bool:
     return bool((np.abs(values.sum(axis=0) - 1) <= SUM_TOLERANCE).all())
 
 
-def _doubt_of_range(features: Bilateral, sample: NDArray[np.float64]) -> str:
-    """What to say of levels beyond the range that was said; empty if they may be."""
+def _doubt_of_range(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> str:
+    """What to say of levels beyond the range that was said, or in a small part of it; empty if they may be."""
     low, high = features.image_range or PHOTO
     beyond = max(low - sample.min(), sample.max() - high)
-    if beyond <= RANGES_OUTSIDE * (high - low):
+    if beyond > RANGES_OUTSIDE * (high - low):
+        how = "far outside"
+    elif _is_dark(features, image, sample):
+        how = "a small part of"
+    else:
         return ""
     return (
-        f"image levels are from {sample.min():.5g} to {sample.max():.5g}, far outside "
+        f"image levels are from {sample.min():.5g} to {sample.max():.5g}, {how} "
         f"image_range=({low:g}, {high:g}), of which theta_beta={_written(features.theta_beta)} takes 1/255 as a level: "
         "give the range that the levels have"
     )
+
+
+def _is_dark(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> bool:
+    """Whether θ_β sees no edges in levels that lie at the low end of the range that was said."""
+    low, high = features.image_range or PHOTO
+    if (low, high) == PHOTO and image.dtype.kind in "biu":
+        return False  # a dark photo
+    level = (high - low) / PHOTO[1]
+    thetas = np.asarray(features.theta_beta) * level
+    axes = tuple(range(sample.ndim - 1))
+    if (sample.max() - low) > DARK * level or (sample.std(axis=axes) / thetas).max() > BLIND:
+        return False
+    least, most = image.min(axis=axes).astype(np.float64), image.max(axis=axes).astype(np.float64)
+    return bool(most.max() - low <= DARK * level and ((most - least) / thetas).max() < FAINT)
 
 
 def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> str:
@@ -299,7 +400,7 @@ def _is_small(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.floa
     if high.max() > DARK and low.min() >= 0:
         return False
     # A θ_β below 1 was chosen for such levels, and then the picture may just be faint.
-    least = 12.0 if thetas.min() >= 1 else 0.1
+    least = FAINT if thetas.min() >= 1 else 0.1
     return bool((np.ptp(np.stack([low, high]), axis=0) / thetas).max() < least)
 
 

@@ -28,12 +28,12 @@ from crfrnn.inference.solver import observed, solver_for
 from crfrnn.inference.terms import build_terms, checked_couplings, terms_bytes
 from crfrnn.intake import map_of_probability, taken
 from crfrnn.kernels.build import given_mapping
-from crfrnn.kernels.features import Guide
+from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.native import Output
 from crfrnn.memory import mean_field_bytes, require_memory
-from crfrnn.numbers import one_of, whole_number
+from crfrnn.numbers import flag, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
-from crfrnn.plausibility import check_levels, check_logits
+from crfrnn.plausibility import check_levels, check_logits, check_swapped
 from crfrnn.threads import thread_count
 from crfrnn.unary import (
     UNKNOWN_LABEL,
@@ -132,7 +132,7 @@ def refine(
         origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image, as in `refine_tiled`.
         upsampling: How scores smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
             `crfrnn.upsample` does) or "bilinear": logits as logits, probabilities as probabilities, labels as the
-            logits that they stand for. None takes scores of the image's size only.
+            logits that they stand for. None is "bilinear" too, with a warning that names both sizes.
         return_labels: Return the likeliest class of each pixel instead, which is faster.
         return_activity: Return an `Activity` too: how many iterations ran, and what was worked out in them. It is not
             known of a device.
@@ -155,20 +155,27 @@ def refine(
     """
     whole = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
+    return_labels, return_activity = flag(return_labels, "return_labels"), flag(return_activity, "return_activity")
     count = thread_count(threads)
-    held = taken(scores, image, input)
+    held, indexed = taken(scores, image, input)
     if held.batched:
         if return_activity or given is not None:
             raise ValueError("return_activity and given are for one image: refine those of a batch one at a time")
+        labels = held.scores
+        if input == "labels" and num_classes is None:  # as many for each image
+            labels, num_classes = labels_of(labels, None, indexed)
+            labels = np.where(unknown_labels(labels, num_classes), -1, labels)
         masks = None if mask is None else real_shape(mask, "mask")
+        images: Any = held.image
+        of_each = masks in (images.shape, images.shape[:-1])
         results = [
             refine(
-                held.scores[index],
-                held.image[index],  # type: ignore[index]
+                labels[index],
+                images[index],
                 whole,
                 input=input,
                 num_classes=num_classes,
-                mask=None if masks is None else np.asarray(mask)[index] if len(masks) == held.scores.ndim - 1 else mask,
+                mask=np.asarray(mask)[index] if of_each else mask,
                 spacing=spacing,
                 origin=origin,
                 upsampling=upsampling,
@@ -176,14 +183,17 @@ def refine(
                 device=device,
                 threads=threads,
             )
-            for index in range(len(held.scores))
+            for index in range(len(labels))
         ]
         return np.stack(results)
     read = partial(at_image_size, image=held.image, method=upsampling, threads=count)
-    unary, binary = unary_of(held.scores, input, num_classes, read, doubtful=True)
+    unary, binary = unary_of(held.scores, input, num_classes, read, doubtful=True, indexed=indexed)
     guide = guide_of(unary, held.image, held.scores.shape, mask, given, origin)
     if guide.image is not None:
         check_levels(whole, guide.image)
+        if input == "logits":
+            turned = np.moveaxis(guide.image, -1, 0)
+            check_swapped(unary[np.newaxis], turned[np.newaxis], "refine(scores, image)")
     result, activity = refine_unary(
         unary,
         guide,
@@ -215,7 +225,7 @@ def guide_of(
         None if image is None else image_array(image, grid, scores, hint_for(grid, np.shape(image))),
         None if mask is None else mask_array(mask, grid),
         given_mapping(given),
-        origin,
+        origin_of(origin, len(grid)),
     )
 
 
@@ -265,11 +275,15 @@ def _refined(
     """`refine` by the native core."""
     classes, points = len(unary), unary[0].size
     require_memory(
-        terms_bytes(crf, guide, unary.itemsize) + mean_field_bytes(points, classes, unary.itemsize),
-        f"refining {classes} classes on {' × '.join(map(str, guide.grid))} pixels",
+        terms_bytes(crf, guide, unary.itemsize)
+        + mean_field_bytes(points, classes, unary.itemsize)
+        + return_activity * crf.solver.iterations * points,
+        f"refining {classes} classes on {' × '.join(map(str, guide.grid))} pixels"
+        f"{f' with the activity of {crf.solver.iterations} iterations' if return_activity else ''}",
     )
     terms = build_terms(crf, guide, spacing, unary.dtype, threads)
-    couplings = [fewest_axes(matrix) for matrix in checked_couplings(unary.shape, terms, crf.compatibility)[0]]
+    names = [f"{name}_weight" for name in crf.names]
+    couplings = [fewest_axes(matrix) for matrix in checked_couplings(unary, terms, crf.compatibility, names)[0]]
     rows, activity = unary.reshape(classes, points), None
     if return_activity:
         result, activity = observed(crf.solver, rows, terms, couplings, output, threads)
@@ -297,18 +311,18 @@ def unary_of(
     num_classes: int | None,
     at_size: Callable[[Array], Array],
     doubtful: bool = False,
+    indexed: bool = False,
 ) -> tuple[Array, bool]:
     """Logits at the size of the image, and whether they are the foreground of two classes.
 
     Args:
         doubtful: Whether masks of two levels may be among the labels, and numbers may be something else than they seem.
+        indexed: Whether labels are indices of a palette, and so no mask.
     """
     if num_classes is not None and whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
     if input == "labels":
-        mask = mask_labels(scores) if doubtful and num_classes in (None, 2) else None
-        labels = label_array(scores if mask is None else mask)
-        count = num_classes or (label_count(labels) if mask is None else 2)
+        labels, count = labels_of(scores, num_classes, indexed or not doubtful)
         return at_size(unary_from_labels(labels, count, zero_unsure=False)), False
     if input == "probabilities" and doubtful:
         scores = map_of_probability(np.asarray(scores))
@@ -322,12 +336,23 @@ def unary_of(
     return unary, len(unary) == 1
 
 
+def labels_of(scores: ArrayLike, num_classes: int | None, indexed: bool) -> tuple[NDArray[np.int64], int]:
+    """Labels, of which those of a mask are 0 and 1, and the number of classes; `indexed` labels are no mask."""
+    mask = mask_labels(scores) if num_classes in (None, 2) and not indexed else None
+    labels = label_array(scores if mask is None else mask)
+    return labels, num_classes or (label_count(labels) if mask is None else 2)
+
+
 def label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
     """One more than the largest known label; a ValueError if none is known, or 255 seems to be a class."""
     unknown = unknown_labels(labels, 1)
     known = labels[~unknown]
     if not known.size:
-        raise ValueError("labels hold no known label; give num_classes=")
+        white = bool((labels == UNKNOWN_LABEL).all())
+        raise ValueError(
+            f"labels hold no known label{f', only {UNKNOWN_LABEL}, which stands for unknown' if white else ''}: give "
+            f"num_classes={f', or for a mask that is all foreground mask == {UNKNOWN_LABEL}' if white else ''}"
+        )
     if known.max() == 0 and (labels[unknown] == UNKNOWN_LABEL).any():
         raise ValueError(
             f"labels hold only 0 and {UNKNOWN_LABEL}, which stands for unknown; for a mask of two classes give "

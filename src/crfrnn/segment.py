@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from PIL import Image, ImageOps
 
 from crfrnn.arrays import plain_array
 from crfrnn.files.classes import ClassSet
-from crfrnn.memory import require_memory
+from crfrnn.files.opening import opened_picture
 from crfrnn.numbers import whole_number
 
 try:
@@ -129,8 +127,7 @@ def load_photo(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     try:
-        with _unlimited_pixels(), Image.open(path) as image:
-            require_memory(10 * image.width * image.height, f"reading {path}, {image.width}×{image.height} pixels,")
+        with opened_picture(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return rgb_photo(_pixels(image))
     except MemoryError:
@@ -187,17 +184,6 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
         return np.asarray(image)
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return np.asarray(image if image.mode == mode else image.convert(mode))
-
-
-@contextmanager
-def _unlimited_pixels() -> Iterator[None]:
-    """Lift Pillow's limit on the size of images: `require_memory` takes its place."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 @functools.cache

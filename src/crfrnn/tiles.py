@@ -18,13 +18,14 @@ from crfrnn.crf import CRF, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
-from crfrnn.memory import half_of_memory, tile_bytes
-from crfrnn.numbers import one_of, whole_number
+from crfrnn.memory import byte_count, half_of_memory, tile_bytes
+from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
 from crfrnn.plausibility import check_levels, check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
 from crfrnn.threads import thread_count
 from crfrnn.unary import mask_labels
+from crfrnn.upsampling import are_smaller
 
 REACH = 3
 """Margin around a tile, in deviations θ_α; docs/large-images.md gives the error for other margins."""
@@ -32,6 +33,8 @@ SPATIAL_REACH = 8
 """Margin in deviations θ_γ: that kernel is short, but its messages travel further with every iteration."""
 MOST_WORK = 25
 """How many times the core's size a context may have before `memory` counts as too little."""
+MOST_BYTES = 2**60
+"""More memory is as good as this."""
 BLOCK = 4096
 """At most how many labels are counted at once, along each axis."""
 
@@ -75,7 +78,7 @@ def refine_tiled(
     output: Any = None,
     tile: int | None = None,
     overlap: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     input: Input = "logits",
     num_classes: int | None = None,
     spacing: float | Sequence[float] | None = None,
@@ -99,8 +102,8 @@ def refine_tiled(
             or anything that can be assigned to by slices. None makes an array of labels.
         tile: Most pixels of a core along each axis. None: as many as `memory` allows.
         overlap: Pixels of the margin. None: 3 θ_α along each axis, and at least 8 θ_γ.
-        memory: Bytes that the work on a tile may take, for images as rough as photos; noise takes up to twice as
-            much. None: half of what is available.
+        memory: Bytes that the work on a tile may take, or words such as "4GB", for images as rough as photos; noise
+            takes up to twice as much. None: half of what is available.
         progress: Wraps the tiles as they are worked on, such as `tqdm.tqdm`.
         **values: As for `refine`, such as `theta_beta=10` or `image_range=(0, 65535)`.
     Returns: The output.
@@ -110,6 +113,7 @@ def refine_tiled(
     """
     crf = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
+    scores, image = _sliceable(scores, "scores"), None if image is None else _sliceable(image, "image")
     grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
     _check_shapes(scores, image, grid)
     _check_reach(crf)
@@ -121,7 +125,7 @@ def refine_tiled(
     features = len(grid) + (0 if image is None else math.prod(image.shape[len(grid) :]))
     itemsize = 8 if getattr(scores, "dtype", None) == np.float64 else 4
     bytes_per_point = tile_bytes(1, max(2, classes), features, itemsize, image_lattices(crf))
-    tiles = tile_grid(grid, margins, tile, memory, bytes_per_point)
+    tiles = tile_grid(grid, margins, tile, None if memory is None else _bytes_of(memory), bytes_per_point)
     if output is None:
         output = np.empty(grid, label_dtype(classes))
     labelled = _is_labels(output, grid, classes)
@@ -149,6 +153,25 @@ def refine_tiled(
     return output
 
 
+def _sliceable(given: Any, name: str) -> Any:
+    """What has a shape and gives arrays when sliced, as it is; lists and whatever else holds numbers as an array."""
+    return given if hasattr(given, "shape") and hasattr(given, "__getitem__") else plain_array(given, name)
+
+
+def _bytes_of(memory: Any) -> int:
+    """An amount of memory of a caller."""
+    if isinstance(memory, str):
+        try:
+            amount = byte_count(memory)
+        except ValueError as error:
+            raise ValueError(f"memory={error}") from None
+    else:
+        amount = math.floor(min(memory if isinstance(memory, int) else finite_number(memory, "memory"), MOST_BYTES))
+    if amount < 1:
+        raise ValueError(f"memory={memory!r} must be a positive number of bytes, or words such as '4GB'")
+    return amount
+
+
 def image_lattices(crf: CRF) -> int:
     """How many lattices over the image are in memory at once; those over positions alone are small."""
     kernels = crf.active.kernels
@@ -167,8 +190,9 @@ def margins_of(
     reaches = [np.ones(axes)]
     for kernel in crf.kernels:
         reach = SPATIAL_REACH if isinstance(kernel.features, Spatial) else REACH
-        reaches += [reach * np.array(getattr(kernel.features, name)) for name in kernel.features.positions]
-    margins = np.broadcast_to(np.ceil(np.max(reaches, axis=0)), axes)
+        thetas = (np.array(getattr(kernel.features, name)) for name in kernel.features.positions)
+        reaches += [reach * np.broadcast_to(theta, axes) for theta in thetas]
+    margins = np.ceil(np.max(reaches, axis=0))
     return tuple(int(margin) for margin in margins[::-1])
 
 
@@ -299,9 +323,11 @@ def _check_shapes(scores: Any, image: Any, grid: Shape) -> None:
     if not grid or 0 in scores.shape:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected (classes, height, width), none of them 0")
     if image is not None and (tuple(image.shape[: len(grid)]) != grid or len(image.shape) > len(grid) + 1):
+        small = are_smaller(grid, tuple(image.shape[: len(grid)]))
         raise ValueError(
             f"image has shape {tuple(image.shape)}; expected {grid} or ({', '.join(map(str, grid))}, channels) for "
             f"scores of shape {tuple(scores.shape)}"
+            f"{'; tiles take scores at the size of the image: see crfrnn.upsample' if small else ''}"
         )
 
 

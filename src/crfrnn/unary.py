@@ -1,23 +1,33 @@
 """Class scores (logits, higher is likelier) from labels and from probabilities: docs/algorithm.md, section 5."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, label_array, plain_array, score_array
+from crfrnn.arrays import LARGEST_LABEL, Array, label_array, plain_array, score_array
 from crfrnn.memory import require_memory
-from crfrnn.numbers import whole_number
+from crfrnn.numbers import finite_number, whole_number
 from crfrnn.plausibility import classes_last, likeness, warn_of_input
 
 UNKNOWN_LABEL = 255
 GROUND_TRUTH_PROBABILITY = 0.7
 SUM_TOLERANCE = 1e-2
+LARGEST_ID = 100
+"""Levels above this are taken to be no ids of classes where nobody says how many classes there are."""
 LEAST_WHITE = 128
-"""The larger of a mask's two levels is at least this, if it is not 1: lower ones are ids of classes."""
+"""The whole numbers of a probability reach this somewhere: lower ones are ids of classes."""
 MOST_OCCURRING = 40
 """Hardly any picture holds more classes than this at once."""
+SEVERAL_LEVELS = 8
+BETWEEN = 0.4
+SMALL_STEP = 0.25
+"""A picture of this many levels is smooth if this share of its edges is next to another one, and their median is at
+most this share of all levels."""
+ROWS = 64
+"""About how many rows of a picture are looked at to tell whether it is smooth."""
 
 
 def unary_from_labels(
@@ -43,7 +53,7 @@ def unary_from_labels(
     """
     if whole_number(num_classes, "num_classes") < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
-    if not 0 < ground_truth_probability < 1:
+    if not 0 < finite_number(ground_truth_probability, "ground_truth_probability") < 1:
         raise ValueError(f"ground_truth_probability={ground_truth_probability} must be above 0 and below 1")
     given = label_array(labels)
     first = 1 if zero_unsure else 0
@@ -69,11 +79,30 @@ def unary_from_labels(
     return logits.reshape(num_classes, *given.shape)
 
 
-def mask_labels(values: ArrayLike, name: str = "labels") -> NDArray[np.uint8] | None:
-    """A mask of two levels, such as 0 and 255, as labels 0 and 1; None for what is no mask.
+def mask_levels(present: Sequence[Any], restored: bool = False) -> tuple[Any, Any] | None:
+    """The levels of background and foreground, if the levels that occur are those of a mask: the one rule.
 
-    A mask holds 0 and 1, or two values of which the larger is at least 128, in any type of numbers. Label images hold
-    255 for unknown beside other values, and ids of classes such as 0 and 15.
+    Two levels are a mask if the larger is above `LARGEST_ID`, as ids of classes are not; 255 beside another level than
+    0 is void. 0 and 1 are a mask and the labels of two classes, which is the same. Where the result gets its levels
+    back, as in label images, nothing is lost if ids are taken for a mask: there 0 and any other level are one, and so
+    is 255 alone.
+
+    Args:
+        present: In ascending order.
+        restored: Whether the result gets these levels back; elsewhere it is 0 and 1.
+    """
+    if len(present) != 2:
+        return (0, UNKNOWN_LABEL) if restored and list(present) == [UNKNOWN_LABEL] else None
+    low, high = present
+    if low < 0 or high > LARGEST_LABEL:
+        return None
+    if high <= LARGEST_ID:
+        return (low, high) if low == 0 and (restored or high == 1) else None
+    return (low, high) if low == 0 or high != UNKNOWN_LABEL else None
+
+
+def mask_labels(values: ArrayLike, name: str = "labels") -> NDArray[np.uint8] | None:
+    """A mask of two levels, such as 0 and 255, as labels 0 and 1, in any type of numbers; None for what is no mask.
 
     Raises: ValueError: for a grey mask with soft edges, which is neither labels nor a mask of two levels.
     """
@@ -83,27 +112,43 @@ def mask_labels(values: ArrayLike, name: str = "labels") -> NDArray[np.uint8] | 
     if given.dtype.kind not in "iuf" or given.size == 0:
         return None
     low, high = given.min(), given.max()
-    if low < high and (high >= LEAST_WHITE or (low == 0 and high == 1)):
+    if low < high and mask_levels((low, high)) is not None:
         white = given == high
         if bool((white | (given == low)).all()):
             return np.asarray(white, np.uint8)
-    if given.dtype.kind in "iu" and low == 0 and high >= LEAST_WHITE:
-        _refuse_soft_mask(given, name)
+    if given.dtype.kind in "iu" and low >= 0 and high >= SEVERAL_LEVELS and is_soft(given):
+        raise ValueError(
+            f"{name} hold {len(np.unique(given))} levels from {low} to {high}, as a grey mask with soft edges does. "
+            "If it is the probability of the foreground, give input='probabilities'; for a mask of two classes, "
+            f"mask > {high // 2}; if these are ids of classes, num_classes={int(high) + 1}"
+        )
     return None
 
 
-def _refuse_soft_mask(given: NDArray[Any], name: str) -> None:
-    """Raise a ValueError for levels from 0 to about 255 that are shades of grey, not ids of classes."""
-    levels, counts = np.unique(given, return_counts=True)
-    classes = levels[levels != UNKNOWN_LABEL]
-    between = classes[-1] >= LEAST_WHITE if len(classes) else False
-    ends = counts[[0, -1]].sum() >= given.size / 2
-    if between and (len(classes) > MOST_OCCURRING or (ends and levels[-1] >= UNKNOWN_LABEL - 1)):
-        raise ValueError(
-            f"{name} hold {len(levels)} levels from {levels[0]} to {levels[-1]}, as a grey mask with soft edges does. "
-            "If it is the probability of the foreground, give input='probabilities'; for a mask of two classes, "
-            f"mask > {levels[-1] // 2}; if these are ids of classes, num_classes={int(levels[-1]) + 1}"
-        )
+def is_soft(labels: NDArray[Any]) -> bool:
+    """Whether whole numbers from 0 on are shades of grey, not ids of classes: too many, mostly black and white, or
+    smooth.
+    """
+    if labels.max() > LARGEST_ID:
+        levels, counts = np.unique(labels, return_counts=True)
+        classes = levels[levels != UNKNOWN_LABEL]
+        white = levels[-1] >= UNKNOWN_LABEL - 1 and counts[[0, -1]].sum() >= labels.size / 2
+        if len(classes) and classes[-1] >= LEAST_WHITE and levels[0] == 0 and (len(classes) > MOST_OCCURRING or white):
+            return True
+    return labels.ndim == 2 and _is_smooth(labels[:: max(1, len(labels) // ROWS)])
+
+
+def _is_smooth(levels: NDArray[Any]) -> bool:
+    """Whether levels (H, W) go up and down in ramps, unlike those of regions and unlike ids at random."""
+    levels = np.where(levels == UNKNOWN_LABEL, 0, levels) if levels.max() == UNKNOWN_LABEL else levels
+    if len(np.unique(levels)) < SEVERAL_LEVELS:
+        return False
+    steps = np.abs(np.diff(levels.astype(np.int64), axis=1))
+    edges = steps > 0
+    before, both = int(edges[:, :-1].sum()), int((edges[:, :-1] & edges[:, 1:]).sum())
+    if both <= BETWEEN * max(before, 1):
+        return False
+    return bool(np.median(steps[edges]) <= SMALL_STEP * float(levels.max()))
 
 
 def unknown_labels(labels: NDArray[np.int64], num_classes: int, first: int = 0) -> NDArray[np.bool_]:
@@ -147,8 +192,7 @@ def _check_probabilities(given: Array) -> None:
     lowest, highest = float(given.min()), float(given.max())
     if lowest < 0 or highest > 1 + SUM_TOLERANCE:
         raise ValueError(
-            f"probabilities range from {lowest:.4g} to {highest:.4g}, outside 0 to 1; scores of a network before its "
-            "softmax are logits"
+            f"probabilities range from {lowest:.4g} to {highest:.4g}, outside 0 to 1; {_advice(given, lowest, highest)}"
         )
     if len(given) == 1:
         return
@@ -161,5 +205,26 @@ def _check_probabilities(given: Array) -> None:
         position = np.unravel_index(int(error.argmax()), total.shape)
         raise ValueError(
             f"probabilities of the {len(given)} classes sum to {total[position]:.4g} at pixel "
-            f"{[int(i) for i in position]}; expected 1 (classes are the first axis)"
+            f"{[int(i) for i in position]}; expected 1 (classes are the first axis). {_advice_of_sums(total)}"
         )
+
+
+def _advice(given: Array, lowest: float, highest: float) -> str:
+    """What numbers outside 0 to 1 may be instead of probabilities."""
+    total = given.sum(axis=0)
+    if lowest >= 0 and len(given) > 1 and total.min() > 0.95 * total.max():
+        return f"they sum to about {total.mean():.4g} at every pixel: divide them by their sum, scores.sum(axis=0)"
+    alike = likeness(given)
+    if alike is not None and alike.kind == "energies":
+        return "exp(-scores) sums to 1: these are energies, -log p; give -scores as logits"
+    white = next((white for white in (100, 255, 65535) if highest <= white), None)
+    if lowest >= 0 and len(given) == 1 and white:
+        return f"divide levels up to {white} by it; scores of a network before its sigmoid are logits"
+    return "scores of a network before its softmax are logits"
+
+
+def _advice_of_sums(total: Array) -> str:
+    """What probabilities may be that do not sum to 1."""
+    if total.min() > 0.9 and total.max() < 1.1:
+        return "Divide them by their sum, scores.sum(axis=0), if they were rounded"
+    return "Outputs of a sigmoid for each class do not exclude each other: refine each map scores[c] as a foreground"

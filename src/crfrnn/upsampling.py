@@ -4,19 +4,20 @@ Both are linear maps of the values, so each has a transpose. docs/algorithm.md, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, Shape, image_array, score_array
+from crfrnn.arrays import Array, Shape, check_result, image_array, score_array
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.kernels.build import check_specification, kernel_of_rows
 from crfrnn.kernels.features import Guide, feature_rows
 from crfrnn.memory import require_memory
 from crfrnn.numbers import one_of
+from crfrnn.plausibility import warn_of_input
 
 Method: TypeAlias = Literal["joint-bilateral", "bilinear"]
 LINEAR_SHARE = 0.1
@@ -24,6 +25,8 @@ LINEAR_SHARE = 0.1
 all low pixels around it keeps the interpolated value."""
 CONTRASTS = 4.0
 """θ_β when none is given, in units of `contrast_theta_beta`: half of what GrabCut takes."""
+LEAST_STRIDE = 1.5
+"""Scores are of fewer pixels, and not of others, from this distance between them on."""
 
 
 def upsample(
@@ -61,30 +64,97 @@ def upsample(
     given = score_array(scores, "scores")
     grids = Grids.of(given, image_guide(image, given.shape), covers)
     check_specification(features, filter)
-    return JointBilateral(grids, features or grids.features, filter or Lattice(), given.dtype, threads).apply(given)
+    return _within_range(
+        JointBilateral(grids, features or grids.features, filter or Lattice(), given.dtype, threads).apply, given
+    )
 
 
 def interpolate(scores: ArrayLike, image: ArrayLike, *, covers: Sequence[float] | None = None) -> Array:
     """Scores (C, *low) brought to the size of an image by linear interpolation; arguments as those of `upsample`."""
     given = score_array(scores, "scores")
-    return Linear(Grids.of(given, image_guide(image, given.shape), covers)).apply(given)
+    return _within_range(Linear(Grids.of(given, image_guide(image, given.shape), covers)).apply, given)
 
 
 def at_image_size(scores: Array, image: ArrayLike | None, method: Method | None, threads: int | None) -> Array:
     """Scores (C, *low), which have been checked, at the size of the image: the one rule for arrays.
 
     Args:
-        method: None leaves them as they are, and so does an image of their size.
+        method: As for `method_for`. An image of their size leaves them as they are.
     """
+    axes = scores.ndim - 1
+    method = method_for(method, scores.shape[1:], None if image is None else np.shape(image)[:axes])
     if method is None:
         return scores
-    one_of(method, get_args(Method), "upsampling")
-    if image is None:
-        raise ValueError(f"upsampling={method!r} brings scores to the size of an image; give one")
-    guide = image_guide(image, scores.shape)
+    guide = image_guide(image, scores.shape)  # type: ignore[arg-type]
     if guide.grid == scores.shape[1:]:
         return scores
-    return chosen_map(method, Grids.of(scores, guide), scores.dtype, threads).apply(scores)
+    return _within_range(chosen_map(method, Grids.of(scores, guide), scores.dtype, threads).apply, scores)
+
+
+def _within_range(apply: Callable[[Array], Array], values: Array) -> Array:
+    """Means of values. They are no larger than these, but sums on the way may be: then all is 2^32 times smaller."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = apply(values)
+        if not np.isfinite(result.sum()):
+            smaller = values.dtype.type(2.0**-32)
+            few = values * smaller
+            result = apply(few).clip(few.min(), few.max()) / smaller
+    check_result(result, "upsampled scores", "scores")
+    return result
+
+
+def method_for(
+    method: Method | None, low: Sequence[Any], grid: Sequence[Any] | None, scores: str = "scores"
+) -> Method | None:
+    """How scores of size low are brought to that of an image: the one rule for arrays and layers.
+
+    Args:
+        method: What the user says; None is linear interpolation of scores that are clearly smaller, with a warning. A
+            few pixels less along an axis are a mistake more often than a network's stride.
+        grid: The size of the image; None without one.
+        scores: What the scores are called.
+    Returns: None for what stays as it is: nobody said a method, and sizes are equal, or go together in no way.
+    Raises: ValueError: if there is no image, or height and width seem to be swapped.
+    """
+    if method is not None:
+        one_of(method, get_args(Method), "upsampling")
+        if grid is None:
+            raise ValueError(f"upsampling={method!r} brings {scores} to the size of an image; give one")
+        return method
+    if grid is None or not are_smaller(low, grid, LEAST_STRIDE):
+        return None
+    sizes = [" × ".join(map(str, size)) for size in (low, grid)]
+    alike = are_proportional(low, grid)
+    if not alike and are_proportional(low[::-1], grid):
+        raise ValueError(
+            f"{scores} are {sizes[0]} pixels and the image {sizes[1]}: did you swap height and width? If they "
+            "are meant to be stretched so, give upsampling='bilinear'"
+        )
+    doubt = "" if alike else ", although their proportions are not those of the image"
+    warn_of_input(
+        f"{scores} are {sizes[0]} pixels and the image {sizes[1]}: they are brought to its size by linear interpolation"
+        f"{doubt}. Say so by upsampling='bilinear'; 'joint-bilateral' follows the image's edges"
+        f"{'' if alike else '; for a network that saw a padded image, see covers= of crfrnn.upsample'}"
+    )
+    return "bilinear"
+
+
+def are_smaller(low: Sequence[Any], grid: Sequence[Any], stride: float = 1.0) -> bool:
+    """Whether a size is known to fit into another of as many axes, and to be smaller by a stride along one of them."""
+    pairs = list(zip(low, grid, strict=False))
+    if len(low) != len(grid) or not all(isinstance(each, int) and each > 0 for pair in pairs for each in pair):
+        return False
+    strides = [length / few for few, length in pairs]
+    return bool(strides) and min(strides) >= 1 and max(strides) >= stride and tuple(low) != tuple(grid)
+
+
+def are_proportional(low: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether one stride leads from a size to another, give or take a pixel of the smaller one along each axis."""
+    if len(low) != len(grid):
+        return False
+    least = max(length / (few + 1) for few, length in zip(low, grid, strict=True))
+    most = min(length / (few - 1) if few > 1 else math.inf for few, length in zip(low, grid, strict=True))
+    return least <= most
 
 
 def image_guide(image: ArrayLike, scores: Shape) -> Guide:
@@ -134,9 +204,7 @@ def hint_for(low: Sequence[Any], grid: Sequence[Any], scores: str = "scores") ->
         grid: Spatial shape of the image; channels may follow.
         scores: What the scores are called. Losses call theirs "probabilities", and bring nothing to another size.
     """
-    pairs = list(zip(low, grid, strict=False))
-    known = len(low) <= len(grid) and all(isinstance(each, int) for pair in pairs for each in pair)
-    if known and all(few <= length for few, length in pairs) and any(few < length for few, length in pairs):
+    if are_smaller(low, grid[: len(low)]):
         if scores == "probabilities":
             return "; a loss takes both at one size: interpolate the logits, or make the image smaller"
         return "; upsampling='joint-bilateral' or 'bilinear' brings scores to the size of the image"

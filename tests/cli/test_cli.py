@@ -12,19 +12,11 @@ import pytest
 from PIL import Image
 
 import crfrnn
+from commands import status
 from crfrnn import _native
-from crfrnn.cli import main
 from crfrnn.parameters import CRFParameters
 
 CLASSES, HEIGHT, WIDTH = 4, 18, 26
-
-
-@pytest.fixture
-def photo(rng: np.random.Generator) -> np.ndarray:
-    """Two flat halves with a little noise."""
-    image = np.full((HEIGHT, WIDTH, 3), 60)
-    image[:, WIDTH // 2 :] = 190
-    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
 
 
 @pytest.fixture
@@ -55,14 +47,6 @@ def folders(files: Path, photo: np.ndarray, logits: np.ndarray) -> Path:
 def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=0))
     return exponentials / exponentials.sum(axis=0)
-
-
-def status(command: str) -> int:
-    """Exit status of a command, whichever way it ends."""
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 def error_of(command: str, expected: int, capsys: pytest.CaptureFixture[str]) -> str:
@@ -154,7 +138,7 @@ def test_folders_say_how_many_iterations_ran(
     expected = "3 refined, 0 already there, 0 failed; 4.0 of 10 iterations on average, at most 5\n"
     assert capsys.readouterr().out.endswith(expected)
     assert status("refine scores photos -o out") == 0
-    assert capsys.readouterr().out.endswith("0 refined, 3 already there, 0 failed\n")
+    assert capsys.readouterr().out.endswith("already there, 0 failed; --overwrite redoes what is there\n")
 
 
 # What is read.
@@ -347,10 +331,10 @@ def test_interrupted(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("refine scores.npy photo.png -o photo.png", "photo.png is one of the inputs"),
         ("refine scores.npy photo.png -o out.png --preset vgg", "invalid choice: 'vgg'"),
         ("refine scores.npy photo.png -o out.png --iterations many", "--iterations: invalid int value: 'many'"),
-        ("refine scores.npy photo.png -o out.png --iterations=-1", "iterations=-1 must be at least 0"),
-        ("refine scores.npy photo.png -o out.png --theta-alpha 0", "theta_alpha=0"),
+        ("refine scores.npy photo.png -o out.png --iterations=-1", "--iterations -1 must be at least 0"),
+        ("refine scores.npy photo.png -o out.png --theta-alpha 0", "--theta-alpha 0"),
         ("refine scores.npy photo.png -o out.png --theta-beta 1;2", "'1;2' is no number"),
-        ("refine scores.npy photo.png -o out.png --normalization l2", "normalization='l2' is unknown"),
+        ("refine scores.npy photo.png -o out.png --normalization l2", "--normalization l2 is unknown"),
         ("refine scores.npy photo.png -o out.png --compatibility no.npy", "cannot read no.npy: there is no such file"),
         ("tune photo.png --theta-beta contrast -o out.json", "'contrast' is no number"),
         ("refine scores.npy photo.png -o out.png --theta-alpha contrast", "'contrast' is no number"),
@@ -384,9 +368,9 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
         ("refine objects.npy photo.png -o out.png", "cannot read objects.npy"),
         ("refine scores.npz photo.png --array b -o out.png", "it has no array 'b', only a"),
         ("refine scores.txt photo.png -o out.png", "scores come in .npy, .npz"),
-        ("refine photo.png photo.png -o out.png", "photo.png holds colours (RGB), not class ids"),
+        ("refine other.png photo.png -o out.png", "other.png holds colours (RGB), not class ids"),
         (
-            "refine photo.png photo.png --input logits -o out.png",
+            "refine other.png photo.png --input logits -o out.png",
             "is an image, which can only hold labels, a mask",
         ),
         ("refine vector.npy photo.png -o out.png", "(7,)"),
@@ -395,7 +379,7 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
         ("refine larger.npy photo.png -o out.png", "image has shape (18, 26, 3)"),
         ("refine nan.npy photo.png -o out.png", "NaN"),
         ("refine scores.npy photo.png -o out.png --spatial-weight 1,2", "4 classes"),
-        ("refine scores.npy photo.png -o out.png --theta-beta 1,2", "theta_beta"),
+        ("refine scores.npy photo.png -o out.png --theta-beta 1,2", "--theta-beta 1.0,2.0 has 2 values"),
         ("refine many.npy photo.png -o out.png --iterations 0", "class 256 does not fit a PNG of 256 colours"),
         ("refine scores.npy photo.png -o photo.png/out.png", "cannot write photo.png/out.png"),
         ("refine folder folder -o out", "folder holds no scores"),
@@ -407,6 +391,7 @@ def test_failures(
     (files / "folder").mkdir()
     for name in ("text.png", "text.npy"):
         (files / name).write_text("plain words")
+    (files / "other.png").write_bytes((files / "photo.png").read_bytes())
     (files / "scores.txt").write_text("1 2 3")
     (files / "empty.npy").write_bytes(b"")
     np.savez("scores.npz", a=logits)

@@ -1,7 +1,6 @@
 """COCO's masks in and out, with pycocotools as the judge."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 
 mask_module = pytest.importorskip("pycocotools.mask")
 HEIGHT, WIDTH = 40, 56
@@ -70,13 +69,6 @@ def data_set(mask: np.ndarray, kind: str) -> dict:
     }
 
 
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
-
-
 @pytest.mark.parametrize("kind", ["compressed", "counts", "polygon"])
 def test_masks_of_a_data_set_are_refined_and_all_else_stays(folder, photo, mask, kind, capsys):
     given = data_set(mask, kind)
@@ -122,6 +114,44 @@ def test_labels_written_as_results(folder, photo, rng):
     for each in written:
         assert each["image_id"] == 12
         np.testing.assert_array_equal(mask_module.decode(each["segmentation"]), labels == each["category_id"])
+
+
+def one_mask(image: object, mask: np.ndarray, **more: object) -> dict[str, object]:
+    return {"id": 1, "image_id": image, "category_id": 1, "segmentation": encoded(mask, "compressed"), **more}
+
+
+def test_photos_of_one_name(folder, photo, mask, capsys):
+    """In two folders of a data set: by their path, and refused where it does not tell."""
+    for name in ("x/a.png", "y/a.png", "z/a.png"):
+        Path(name).parent.mkdir()
+        Image.fromarray(photo).save(name)
+    images = [{"id": number, "file_name": name} for number, name in enumerate(("x/a.png", "y/a.png"))]
+    content = {"images": images, "annotations": [one_mask(0, mask), one_mask(1, ~mask, id=2)]}
+    Path("two.json").write_text(json.dumps(content))
+    assert status("refine two.json y/a.png -o out.json") == 0
+    first, second = json.loads(Path("out.json").read_text())["annotations"]
+    assert first == content["annotations"][0]
+    assert second["area"] != mask.size - mask.sum()
+    assert status("refine two.json z/a.png -o none.json") == 1
+    assert "z/a.png may be any of x/a.png, y/a.png in two.json" in capsys.readouterr().err
+    assert not Path("none.json").exists()
+
+
+def test_polygons_of_a_photo_that_was_resized(folder, capsys):
+    image = {"id": 1, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDTH}
+    annotation = {"id": 7, "image_id": 1, "category_id": 1, "segmentation": [[34, 24, 76, 24, 76, 56]]}
+    Path("given.json").write_text(json.dumps({"images": [image], "annotations": [annotation]}))
+    assert status("refine given.json photos -o out.json") == 1
+    assert f"annotation 7 is {2 * WIDTH}×{2 * HEIGHT} pixels, but its photo {WIDTH}×{HEIGHT}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--time-theta 2", "--format labels", "--input probabilities", "--array x", "--num-classes 5"]
+)
+def test_options_that_say_nothing_about_masks_are_refused(folder, mask, option, capsys):
+    Path("given.json").write_text(json.dumps([one_mask("a", mask)]))
+    assert status(f"refine given.json photos -o out.json {option}") == 2
+    assert f"leave out {option.split()[0]} " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Files as other programs write them: tensors, nnU-Net's arrays, names with endings, turned photos, GeoTIFF."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 from crfrnn.cli.pairing import paired
 
 CLASSES, HEIGHT, WIDTH = 3, 24, 36
@@ -17,29 +16,8 @@ EVERYTHING = replace(crfrnn.preset("photos"), tolerance=0)
 
 
 @pytest.fixture
-def photo(rng) -> np.ndarray:
-    image = np.full((HEIGHT, WIDTH, 3), 60)
-    image[:, WIDTH // 2 :] = 190
-    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
-
-
-@pytest.fixture
 def logits(rng) -> np.ndarray:
     return rng.normal(0, 2, (CLASSES, HEIGHT, WIDTH)).astype(np.float32)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, photo, monkeypatch) -> Path:
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 def refined(scores: str, options: str = "", image: str = "photo.png") -> np.ndarray:
@@ -187,6 +165,13 @@ def test_an_image_with_its_channels_first(folder, photo, logits):
         (["a_mask.png"], ["a_mask.jpg", "a.jpg"], {"a_mask": ("a_mask.png", "a_mask.jpg")}),
         (["a.npz"], ["a_0001.nii.gz", "a_0000.nii.gz"], {"a": ("a.npz", "a_0000.nii.gz a_0001.nii.gz")}),
         (["a_probabilities.npz"], ["a.jpg"], {"a": ("a_probabilities.npz", "a.jpg")}),
+        (["a_gtFine_labelIds.png"], ["a_leftImg8bit.png"], {"a": ("a_gtFine_labelIds.png", "a_leftImg8bit.png")}),
+        (["a_mask_pred.png"], ["a.jpg"], {"a": ("a_mask_pred.png", "a.jpg")}),
+        (["a.jpg.npy"], ["a.jpg"], {"a": ("a.jpg.npy", "a.jpg")}),
+        (["a.jpg_mask.png"], ["a.jpg"], {"a": ("a.jpg_mask.png", "a.jpg")}),
+        (["mask_7.png"], ["7.jpg"], {"7": ("mask_7.png", "7.jpg")}),
+        (["mask_7.png"], ["img_7.jpg"], {"7": ("mask_7.png", "img_7.jpg")}),
+        (["a.nii.gz", "a.npz", "a.pkl", "plans.json"], ["a_0000.nii.gz"], {"a": ("a.npz", "a_0000.nii.gz")}),
     ],
 )
 def test_names_that_belong_together(tmp_path, scores, images, expected):
@@ -211,6 +196,11 @@ def test_names_that_belong_together(tmp_path, scores, images, expected):
         (["a.npy"], ["a.jpg", "a.png"], "a.jpg and a.png"),
         (["a.npy"], ["a_image.jpg", "a_0000.png"], "share a name"),
         (["a.npy"], ["a_0000.jpg", "a_0000.png"], "share a name"),
+        (["a.npz", "a.nii.gz"], ["a_0000.nii.gz"], "share a name"),
+        (["a.npy"], ["A.jpg", "c.jpg"], "there is no photo named a"),
+        (["a.npz"], ["a_0001.nii.gz"], "channels of a are missing: there are a_0001.nii.gz alone"),
+        (["a.npz"], ["a_0000.nii.gz", "a_0002.nii.gz"], "channels of a are missing"),
+        (["a.npz", "b.npz"], ["a_0000.png", "b_0000.png", "b_0001.png"], "a has 1 of the 2 channels that others have"),
     ],
 )
 def test_names_that_do_not(tmp_path, scores, images, problem):
@@ -219,6 +209,63 @@ def test_names_that_do_not(tmp_path, scores, images, problem):
         for name in names:
             (tmp_path / folder / name).touch()
     assert problem in paired(tmp_path / "scores", tmp_path / "images")["a"].problem
+
+
+def test_a_name_that_was_meant(tmp_path):
+    for name in ("scores/cat_01.npy", "images/cat_1.jpg", "images/dog.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert paired(tmp_path / "scores", tmp_path / "images")["cat_01"].problem.endswith("did you mean cat_1?")
+
+
+def test_one_folder_of_scores_and_photos(folder, photo, logits, capsys):
+    """Scores are not taken as their own image, and photos without scores are counted."""
+    Path("both").mkdir()
+    for name in ("a.npy", "b_scores.npy"):
+        np.save(f"both/{name}", logits)
+    for name in ("a.jpg", "b.png", "c.png", "d.png", "e.png"):
+        Image.fromarray(photo).save(f"both/{name}")
+    Image.fromarray(logits.argmax(axis=0).astype(np.uint8)).save("both/c_mask.png")
+    assert status("refine both both -o out --tolerance 0") == 0
+    assert "3 refined, 0 already there, 0 failed; 2 images without scores" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.png", "c.png"]
+    with Image.open("out/b.png") as found:
+        np.testing.assert_array_equal(np.asarray(found), crfrnn.refine(logits, photo, EVERYTHING, return_labels=True))
+
+
+def test_warnings_of_a_folder_name_the_file(folder, photo, logits, capsys):
+    for name in ("s", "p"):
+        Path(name).mkdir()
+    shares = np.exp(logits) / np.exp(logits).sum(axis=0)
+    for name, scores in (("first", logits), ("second", shares)):
+        np.save(f"s/{name}.npy", scores)
+        Image.fromarray(photo).save(f"p/{name}.png")
+    assert status("refine s p -o out") == 0
+    assert "crfrnn refine: warning: second: logits are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("refine nowhere p -o out", 1, "there is no file or folder nowhere"),
+        ("refine p nowhere -o out", 1, "there is no file or folder nowhere"),
+        ("refine scores.npy p -o out", 2, "must both be files or both be folders"),
+        ("refine p p -o out.png", 2, "out.png is named like a file"),
+        ("refine scores.npy scores.npy -o out.png", 2, "scores.npy is given as SCORES and as IMAGE"),
+        ("refine volume.npy volume.tif -o out.png", 1, "do not fit out.png: end its name in"),
+        ("refine volume.npy volume.tif -o out.jpg", 1, "an overlay tints an 8-bit photo"),
+        ("refine volume.npy volume.tif -o out.json", 1, "no masks of COCO"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(folder, logits, rng, command, code, said, capsys, monkeypatch):
+    Path("p").mkdir()
+    np.save("scores.npy", logits)
+    np.save("volume.npy", rng.normal(size=(2, 8, 9, 7)))
+    pytest.importorskip("tifffile").imwrite("volume.tif", rng.integers(0, 256, (8, 9, 7)).astype(np.uint8))
+    monkeypatch.setattr("crfrnn.cli.refinement.refine", lambda *given, **options: pytest.fail("it began"))
+    assert status(command) == code
+    assert said in capsys.readouterr().err
+    assert not list(Path().glob("out*"))
 
 
 # Photos that are stored turned.

@@ -1,5 +1,6 @@
 """What the command line says of itself: options that were meant, help, completion; and when it is quiet."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -8,18 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import status
 from crfrnn.cli import main
 from crfrnn.cli.parameter_options import PRESET_PURPOSES
 from crfrnn.parameters import PRESETS
 
+QUIET = ("refine", "segment", "train", "tune", "evaluate", "accuracy", "convert", "demo")
 COMMANDS = ("refine", "segment", "train", "tune", "evaluate", "accuracy", "convert", "completion")
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +32,7 @@ def status(command: str) -> int:
         ("tune data --seeds 3 -o o.json", "there is no option --seeds; did you mean --seed?"),
         ("refin s.npy p.png -o o.png", "did you mean refine?"),
         ("evaluate builtin data --devices cpu", "there is no option --devices; did you mean --device?"),
+        ("--quiet refine s.npy p.png -o o.png", "options such as --quiet come after the command"),
     ],
 )
 def test_what_was_meant(command, said, capsys):
@@ -50,6 +47,25 @@ def test_abbreviations_and_words_after_two_dashes_still_work(tmp_path: Path, mon
     Image.new("RGB", (8, 6)).save("--photo.png")
     np.save("scores.npy", np.zeros((2, 6, 8)))
     assert status("refine --iter 1 -o out.png -- scores.npy --photo.png") == 0
+
+
+def test_what_messages_advise_can_be_typed(tmp_path: Path, monkeypatch, capsys):
+    """Arguments of functions are options, and ranges may begin below 0."""
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(0).normal(0, 1, (8, 9, 3))
+    np.save("image.npy", image)
+    np.save("scores.npy", np.random.default_rng(1).normal(0, 1, (2, 8, 9)))
+    command = "refine scores.npy image.npy -o out.png"
+    assert status(command) == 0
+    warned = capsys.readouterr().err
+    assert "--theta-beta 10" in warned
+    (advice,) = re.findall(r"--image-range -[\d.]+,[\d.]+", warned)
+    assert status(f"{command} {advice}") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert status(f"{command} --image-range 3") == 2
+    assert "--image-range 3.0 must be two finite numbers, low,high, such as 0,1" in capsys.readouterr().err
+    assert status("refine scores.npy image.npy -o out.png --array scores") == 1
+    assert "it holds one array, which has no name such as 'scores'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -93,6 +109,12 @@ def test_completion_without_its_package(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert status("completion bash") == 1
     assert "pip install 'crfrnn[completion]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", QUIET)
+def test_every_command_that_prints_by_the_way_can_be_quiet(command, capsys):
+    assert status(f"{command} --help") == 0
+    assert "-q, --quiet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", [False, True])

@@ -118,7 +118,7 @@ def test_contrast_is_that_of_every_kernel(one, capsys):
         ("--spatial lattice", "--spatial"),
         ("--neighbour-rounds 1", "--neighbour-rounds"),
         ("--filter exact", "--filter"),
-        ("--iterations=-1", "iterations=-1"),
+        ("--iterations=-1", "--iterations -1"),
     ],
 )
 def test_options_that_name_one_of_two_kernels_are_refused(one, option, fact, capsys):

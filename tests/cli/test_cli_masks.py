@@ -1,6 +1,5 @@
 """Masks in the shell, and classes that a refinement takes away."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +8,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 import crfrnn
-from crfrnn.cli import main
+from commands import status
 
 HEIGHT, WIDTH = 40, 56
 EVERYTHING = replace(crfrnn.preset("photos"), tolerance=0)
-
-
-@pytest.fixture
-def photo(rng) -> np.ndarray:
-    image = np.full((HEIGHT, WIDTH, 3), 60)
-    image[:, WIDTH // 2 :] = 190
-    return (image + rng.integers(-9, 10, image.shape)).astype(np.uint8)
 
 
 @pytest.fixture
@@ -28,20 +20,6 @@ def white() -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[:, WIDTH // 2 - 3 :] = True
     return mask
-
-
-@pytest.fixture
-def folder(tmp_path: Path, photo, monkeypatch) -> Path:
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def status(command: str) -> int:
-    try:
-        return main(shlex.split(command))
-    except SystemExit as end:
-        return int(end.code or 0)
 
 
 def levels_of(path: str) -> np.ndarray:
@@ -91,6 +69,24 @@ def test_a_mask_is_refined_as_two_classes_and_written_as_a_mask(folder, photo, w
     labels = crfrnn.refine(white.astype(np.uint8), photo, EVERYTHING, input="labels", return_labels=True)
     assert 0 < labels.mean() < white.mean()
     np.testing.assert_array_equal(levels_of(output.split()[0]), np.array(expected)[labels])
+
+
+def test_a_mask_of_fewer_pixels_is_stretched(folder, photo, white, capsys):
+    small = white[::4, ::4].astype(np.uint8)
+    Image.fromarray(255 * small).save("small.png")
+    assert status("refine small.png photo.png -o out.png --tolerance 0") == 0
+    assert "scores stretched from 14×10" in capsys.readouterr().out
+    logits = np.where(np.stack([small == 0, small == 1]), np.log(0.7), np.log(0.3)).astype(np.float32)
+    size = (WIDTH, HEIGHT)
+    large = np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BILINEAR)) for each in logits])
+    labels = crfrnn.refine(large, photo, EVERYTHING, return_labels=True)
+    np.testing.assert_array_equal(levels_of("out.png"), 255 * labels)
+    np.save("labels.npy", 2 * small)
+    assert status("refine labels.npy photo.png -o out.npz") == 0
+    assert np.load("out.npz")["probabilities"].shape == (3, HEIGHT, WIDTH)
+    np.save("map.npy", logits[1] - logits[0])
+    assert status("refine map.npy photo.png -o out.npy --format labels --tolerance 0") == 0
+    np.testing.assert_array_equal(np.load("out.npy"), labels)
 
 
 def test_two_classes_of_a_mask_may_be_said(folder, white):

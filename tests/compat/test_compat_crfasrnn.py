@@ -126,3 +126,12 @@ def test_install(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.stdout == "crfrnn.compat.crfasrnn.crfrnn\n", ended.stderr
+
+
+def test_weights_of_the_layer_of_this_package_are_refused():
+    """They have the same names, and the compatibility has the opposite sign."""
+    state = Layer(3).state_dict()
+    with pytest.raises(RuntimeError, match=r"diagonal of mean -1, below 0.*Give -compatibility_matrix"):
+        CrfRnn(3).load_state_dict(state)
+    state["compatibility_matrix"] = -state["compatibility_matrix"]
+    CrfRnn(3).load_state_dict(state)

@@ -5,6 +5,7 @@ Where pydensecrf2 is installed, each program runs on it too and must come to the
 
 import importlib
 import json
+import re
 import warnings
 
 import numpy as np
@@ -158,6 +159,65 @@ class TestWhatPydensecrfTakes:
         assert ours.shape == theirs.shape
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=case[3] if case[3:] else GOLDEN)
+
+
+CHANCES = np.random.default_rng(7).dirichlet(np.ones(LABELS), (HEIGHT, WIDTH)).astype(np.float32)
+FIRST = np.ascontiguousarray(CHANCES.transpose(2, 0, 1)).reshape(LABELS, -1)
+LAST = CHANCES.reshape(LABELS, -1).copy()  # labels last, which no reshape turns
+
+
+class TestEnergiesThatAreNone:
+    """Taken as pydensecrf takes them, and a warning where sums give away that they are something else."""
+
+    @pytest.mark.parametrize(
+        ("energies", "said"),
+        [
+            (FIRST, "sums to 1 over the 3 labels, as probabilities do.*unary_from_softmax"),
+            (np.log(FIRST), "this is log p.*give -u"),
+            (np.eye(LABELS)[:, FIRST.argmax(axis=0)], "one-hot"),
+            (-np.log(LAST), r"groups of 3 numbers.*np\.moveaxis"),
+            (-np.log(FIRST), None),
+            (-np.log(np.clip(FIRST, 1e-5, 1)), None),
+            (1 - FIRST, None),
+            (FIRST * 7 - 3, None),
+            (np.zeros_like(FIRST), None),
+        ],
+    )
+    @pytest.mark.parametrize("call", ["setUnaryEnergy", "ConstUnary"])
+    def test_warning(self, energies, said, call, original):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            d = ours_densecrf.DenseCRF2D(WIDTH, HEIGHT, LABELS)
+            if call == "setUnaryEnergy":
+                d.setUnaryEnergy(energies)
+            else:
+                d.setUnary(ours_densecrf.ConstUnary(energies))
+        assert len(caught) == (said is not None)
+        if said is not None:
+            assert re.search(said, str(caught[0].message))
+            assert caught[0].filename == __file__
+        theirs = crf(original[0], energies=np.ascontiguousarray(energies, np.float32))
+        for each in (d, theirs):
+            each.addPairwiseGaussian(3, 3)
+        np.testing.assert_allclose(d.inference(3), np.array(theirs.inference(3)), atol=GOLDEN)
+
+    @pytest.mark.parametrize(
+        ("sm", "said"),
+        [
+            (CHANCES * 255, "levels up to 255 are divided by it"),
+            (CHANCES * 100, "levels up to 100 are divided by it"),
+            (-np.log(FIRST), "energies already"),
+            (np.log(FIRST), "logits"),
+            (LAST, r"np\.moveaxis\(sm, -1, 0\)"),
+            (FIRST, None),
+            (FIRST * 0.5, None),
+        ],
+    )
+    def test_unary_from_softmax(self, sm, said):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ours_utils.unary_from_softmax(sm)
+        assert [bool(re.search(said or "", str(each.message))) for each in caught] == [True] * (said is not None)
 
 
 class TestUndefinedEnergies:

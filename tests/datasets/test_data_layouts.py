@@ -87,6 +87,38 @@ def test_label_after_the_last_class_is_void_in_camvid_only(tmp_path, classes):
         SegmentationData(data, "train", classes)[0]
 
 
+def write_labels(root, images, colours="grey"):
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+    for number, labels in enumerate(images):
+        Image.new("RGB", (3, 2)).save(root / f"images/{number}.png")
+        image = Image.fromarray(np.array(labels, np.uint8))
+        if colours == "palette":
+            image.putpalette([9, 7, 5] * 256)
+        image.save(root / f"labels/{number}.png")
+    (root / "val.txt").write_text("\n".join(map(str, range(len(images)))))
+    return root
+
+
+MASKS = [[[0, 0, 255], [0, 255, 255]], [[0, 0, 0], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("images", "colours", "count", "expected"),
+    [
+        (MASKS, "grey", 2, [9, 3]),
+        (MASKS, "palette", 2, [9, 0]),  # void, as in PASCAL VOC
+        (MASKS, "grey", 3, [9, 0, 0]),
+        ([*MASKS, [[1, 0, 0], [0, 0, 255]]], "grey", 2, [13, 1]),
+        ([[[255, 255, 255], [1, 1, 0]]], "grey", 2, [1, 2]),
+    ],
+)
+def test_masks_of_0_and_255_are_labels_of_two_classes(tmp_path, images, colours, count, expected):
+    """Where no label image of the split has a 1, 255 is the second class; everywhere else it is void."""
+    data = SegmentationData(write_labels(tmp_path, images, colours), "val", class_set(count))
+    assert data.pixel_counts().tolist() == expected
+
+
 def test_pixel_counts(tmp_path, classes):
     data = SegmentationData(write_toy_data(tmp_path), "train", classes)
     every = np.concatenate([toy_sample(index)[1].ravel() for index in range(7)])

@@ -113,7 +113,7 @@ def test_damaged_and_foreign_files(image, labels, folder, capsys):
         (
             "labels.nii.gz image.nii.gz -o out.nii --spacing 1,2",
             1,
-            ["spacing=(1.0, 2.0) has 2 values", "3 spatial axes"],
+            ["--spacing 1.0,2.0 has 2 values", "3 spatial axes"],
         ),
         ("labels.nii.gz image.nii.gz -o out.nii --input probabilities", 1, ["probabilities"]),
         ("labels.nii.gz image.nii.gz -o image.nii.gz", 2, ["image.nii.gz is one of the inputs"]),

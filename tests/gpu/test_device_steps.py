@@ -39,6 +39,16 @@ def gradients_by(steps, cotangent, record, couplings, numbers):
     return found.logits, found.couplings
 
 
+@pytest.mark.parametrize("offset", cases(1e4, 1e5, 3e5, few=[1e5]))
+@pytest.mark.parametrize("d", cases(1, 2, 5, 8, few=[2, 5]))
+def test_weights_far_from_the_origin(rng, place, d, offset):
+    """As in the native core, differences to lattice points are worked out in float64 there."""
+    features = (rng.uniform(-3, 3, (200, d)) + offset).astype(np.float32)
+    weights = place.lattice(features).weight.cpu().numpy().T
+    _, expected = reference.simplices(features.astype(np.float64))
+    np.testing.assert_allclose(np.sort(weights, axis=1), np.sort(expected, axis=1), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", cases(1, 2, 3, 5, 7, 8, 16, few=[1, 5, 16]))
 def test_simplices_and_weights_are_the_native_ones_to_the_bit(rng, place, d, dtype):

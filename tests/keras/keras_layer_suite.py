@@ -399,10 +399,20 @@ def test_upsampling_in_models_of_any_size(rng):
     assert fixed.shape == (None, 6, 9, 4)
 
 
+def test_logits_of_fewer_pixels_are_interpolated_with_a_warning(rng):
+    logits, image = rng.normal(size=(2, 3, 4, 4)).astype(np.float32), 255 * rng.random((2, 6, 8, 3)).astype(np.float32)
+    crf = layer(rng)
+    larger = np.stack([np.moveaxis(interpolate(np.moveaxis(each, -1, 0), image[0]), 0, -1) for each in logits])
+    with pytest.warns(InputWarning, match="logits are 3 × 4 pixels and the image 6 × 8"):
+        found = crf([logits, image])
+    assert_close(numpy(found), numpy(crf([larger, image])), SINGLE.mean_field)
+    assert crf.compute_output_shape([logits.shape, image.shape]) == (2, 6, 8, 4)
+
+
 @pytest.mark.parametrize(
     ("shapes", "options", "words"),
     [
-        (((2, 3, 4, 4), (2, 6, 8, 3)), {}, "brings scores to the size of the image"),
+        (((2, 5, 8, 4), (2, 6, 8, 3)), {}, "brings scores to the size of the image"),
         (((2, 9, 4, 4), (2, 6, 8, 3)), {"upsampling": "bilinear"}, r"more than \(6, 8\) pixels"),
         (((2, 3, 4, 4), (3, 6, 8, 3)), {"upsampling": "bilinear"}, r"image has shape \(3, 6, 8, 3\)"),
         (((2, 3, 4, 5), (2, 6, 8, 3)), {"upsampling": "bilinear"}, "5 classes on axis -1"),

@@ -76,14 +76,16 @@ class Model:
         damping = self.solver.damping
         _, kept = reference.mean_field(self.unary, self.truth, iterations=self.solver.iterations, damping=damping)
         truth = term_gradients(self.cotangent, kept, self.truth, damping=damping)
-        unary, couplings, ours = self.backward()
-        assert len(ours) == len(truth)
-        for mine, theirs in zip(ours, truth, strict=True):
-            for name in ("kernel", "pre", "post"):
-                result, expected = getattr(mine, name), np.asarray(getattr(theirs, name))
-                assert result.dtype == dtype
-                # The sums of a grid cancel, as their terms have either sign.
-                assert_close(result, np.broadcast_to(expected, result.shape), 4 * tolerance(dtype).gradient, floor=1e-2)
+        for keep in ("with messages", "computed"):
+            unary, couplings, ours = self.backward(keep=keep)
+            assert len(ours) == len(truth)
+            for mine, theirs in zip(ours, truth, strict=True):
+                for name in ("kernel", "pre", "post"):
+                    result, expected = getattr(mine, name), np.asarray(getattr(theirs, name))
+                    assert result.dtype == dtype
+                    # The sums of a grid cancel, as their terms have either sign.
+                    expected = np.broadcast_to(expected, result.shape)
+                    assert_close(result, expected, 4 * tolerance(dtype).gradient, floor=1e-2)
         plain_unary, plain_couplings, none = self.backward(guide=False)
         assert none == []
         assert_close(unary, plain_unary, tolerance(dtype).gradient)
@@ -154,11 +156,12 @@ def test_factors_that_are_none_are_ones(rng):
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("unlikely", [3, 14])
 @pytest.mark.parametrize("mask", [None, "binary"])
-def test_classes_left_out_are_nothing_sent(rng, mask, unlikely, coupling):
+@pytest.mark.parametrize("keep", ["computed", "with messages"])
+def test_classes_left_out_are_nothing_sent(rng, keep, mask, unlikely, coupling):
     """With a tolerance, gradients are those of a backward pass whose cotangents lack the classes of equation (21)."""
     model = Model(rng, kinds=KINDS, classes=21, coupling=coupling, mask=mask, tolerance=0.05)
     model.unary[unlikely:] -= 16
-    _, kept, _ = native.mean_field(model.unary, model.terms, model.solver, "logits", "computed", 1)
+    _, kept, _ = native.mean_field(model.unary, model.terms, model.solver, "logits", keep, 1)
     unary, _, found = native.mean_field_vjp(model.cotangent, kept, model.terms, model.solver, 1, guide=True)
     alone, _, _ = native.mean_field_vjp(model.cotangent, kept, model.terms, model.solver, 1)
     assert_close(unary, alone, 1e-12)

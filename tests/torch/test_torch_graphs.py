@@ -266,3 +266,22 @@ def test_script_and_onnx_say_what_can_be_done(behind_a_network) -> None:
         torch.jit.script(network)
     with pytest.raises(ValueError, match="cannot be exported to ONNX"):
         torch.onnx.export(network, given, io.BytesIO(), dynamo=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_onnx_exporter_of_graphs_says_it_too() -> None:
+    """It tries several ways to trace, of which a compiler takes torch's own answer to be False."""
+    pytest.importorskip("onnxscript")
+    given = torch.randn(1, 3, 8, 9), 255 * torch.rand(1, 3, 8, 9)
+    with pytest.raises(Exception, match="CrfRnn cannot be exported to ONNX"):
+        torch.onnx.export(CrfRnn(3), given, io.BytesIO(), dynamo=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_graph_for_onnx_is_refused_where_it_is_traced(strict: bool, monkeypatch) -> None:
+    given = torch.randn(1, 3, 8, 9), 255 * torch.rand(1, 3, 8, 9)
+    torch.export.export(CrfRnn(3), given, strict=strict)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with pytest.raises(Exception, match="CrfRnn cannot be exported to ONNX"):
+        torch.export.export(CrfRnn(3), given, strict=strict)

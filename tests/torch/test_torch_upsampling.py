@@ -181,6 +181,21 @@ def test_layers_keep_it(rng):
     assert before.upsampling is None
 
 
+def test_logits_of_fewer_pixels_are_interpolated_with_a_warning(rng):
+    logits = torch.from_numpy(rng.normal(size=(2, 3, 4, 5))).requires_grad_()
+    image = torch.from_numpy(rng.uniform(0, 255, (2, 3, 8, 10)))
+    larger = torch.nn.functional.interpolate(logits, (8, 10), mode="bilinear", align_corners=False)
+    layer = CrfRnn(3, 2, **SMALL).double()
+    for call in (layer, lambda scores, levels: mean_field(scores, levels, parameters=layer.crf)):
+        with pytest.warns(crfrnn.InputWarning, match="logits are 4 × 5 pixels and the image 8 × 10.*'bilinear'"):
+            found = call(logits, image)
+        assert_close(found.detach(), call(larger, image).detach(), 1e-9)
+    found.sum().backward()
+    assert logits.grad.abs().sum() > 0
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    assert_close(compiled(logits, image).detach(), layer(larger, image).detach(), 1e-9)
+
+
 def test_compiled(rng):
     logits, image = torch.randn(1, 3, 4, 5), torch.rand(1, 3, 8, 10) * 255
     layer = CrfRnn(3, 2, **SMALL, upsampling="joint-bilateral")
@@ -191,7 +206,7 @@ def test_compiled(rng):
 @pytest.mark.parametrize(
     ("logits", "image", "options", "words"),
     [
-        (*GOOD, {}, ("(2, 3, 8, 10)", "(2, 3, 4, 5)", "upsampling='joint-bilateral' or 'bilinear'")),
+        (torch.zeros(2, 3, 7, 10), GOOD[1], {}, ("(2, 3, 8, 10)", "upsampling='joint-bilateral' or 'bilinear'")),
         (*GOOD, {"upsampling": "nearest"}, ("upsampling='nearest' is unknown",)),
         (GOOD[0], None, {"upsampling": "bilinear"}, ("upsampling='bilinear'", "give one")),
         (torch.zeros(2, 3, 9, 5), GOOD[1], {"upsampling": "bilinear"}, ("(2, 3, 9, 5)", "more than (8, 10)")),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.cli.inputs import Reading
-from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.parser import add_command
+from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
+from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import UsageError, counted, distances
 from crfrnn.files.parameter_files import content_of, crf_of
 from crfrnn.files.replacement import replacing
@@ -45,9 +45,10 @@ def add_accuracy(commands: Any) -> None:
     parser.add_argument(
         "--input",
         choices=("logits", "probabilities", "labels"),
-        help="what SCORES are; logits when not given, labels for an image and for volumes of whole numbers",
+        help="what SCORES are; logits when not given, labels for an image and for volumes of whole numbers, "
+        "probabilities for arrays of that name or called softmax",
     )
-    parser.add_argument("--array", metavar="NAME", help="the array of an .npz file to use; the first when not given")
+    parser.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     parser.add_argument(
         "--square-scores",
         action="store_true",
@@ -63,6 +64,8 @@ def add_accuracy(commands: Any) -> None:
         help="distance between neighbouring pixels, a number or x,y[,z], instead of what the file says",
     )
     parser.add_argument("--threads", type=int, metavar="T", help="threads; OMP_NUM_THREADS or all cores when not given")
+    add_device(parser)
+    add_quiet(parser)
     add_parameter_options(parser)
     parser.set_defaults(run=run_accuracy, parser=parser)
 
@@ -97,6 +100,7 @@ def run_accuracy(options: argparse.Namespace) -> int:
         num_classes=options.num_classes,
         spacing=spacing,
         threads=options.threads,
+        device=options.device,
     )
     grid = scores.shape if pair.kind == "labels" else scores.shape[1:]
     size = "×".join(map(str, reversed(grid)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.cli.inputs import Pair, Reading
-from crfrnn.cli.outputs import format_of
-from crfrnn.cli.pairing import paired
+from crfrnn.cli.changes import Change, labels_of, vanished_warning
+from crfrnn.cli.clip_files import Clip, clip_of
+from crfrnn.cli.inputs import Pair
+from crfrnn.cli.outputs import (
+    LABELS,
+    check_result,
+    folder_suffixes,
+    format_of,
+    result_array,
+    result_dtype,
+    write_result,
+)
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.scores import Scores
-from crfrnn.cli.usage import UsageError, real_path
+from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.crf import CRF
-from crfrnn.files.frames import VIDEO_SUFFIXES, Clip, read_video
-from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, stem_of, suffix_of
+from crfrnn.files.frames import VIDEO_SUFFIXES, write_video
+from crfrnn.files.palette import overlay
+from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
+from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import per_axis
-from crfrnn.tiles import class_count
+from crfrnn.tiles import REACH, Tile, image_lattices, tile_grid
 
 
 def refine_clip(
@@ -33,7 +44,6 @@ def refine_clip(
     output: Path,
     output_format: str | None,
     time_theta: float,
-    quiet: bool = False,
 ) -> int:
     """Refine all frames together and write them. Returns the exit status."""
     if len(images) > 1:
@@ -48,16 +58,23 @@ def refine_clip(
     if suffix in VIDEO_SUFFIXES and output_format != "overlay":
         raise UsageError(f"{output} is a video, which holds the frames tinted by class: leave out --format")
     start = time.perf_counter()
-    whole = replace(refinement.reading, mapped=False)
-    pair = (clip_of_folders if images[0].is_dir() else clip_of_video)(whole, scores, images[0])
-    through_time = replace(refinement, crf=with_time(refinement.crf, time_theta))
-    written = through_time.write(pair, output, output_format, show=lambda tiles: progress(tiles, "refine", quiet))
-    if written.warning is not None:
-        print(f"crfrnn refine: warning: {output}: {written.warning}", file=sys.stderr)
-    classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
-    size = f"{pair.grid[2]}×{pair.grid[1]}, {pair.grid[0]} frames"
-    seconds = time.perf_counter() - start
-    print(f"{output}: {size}, {classes} classes{pair.remark}, {written.change.words}, {seconds:.2f} s")
+    clip = clip_of(replace(refinement.reading, mapped=False), scores, images[0])
+    clip.count_classes(refinement.num_classes)
+    check_clip(clip, output, output_format)
+    through_time = replace(refinement, crf=with_time(refinement.crf, time_theta), tiling=None)
+    tiles = windows(clip, refinement, math.ceil(REACH * time_theta))
+    change = Change(clip.classes)
+    frames = refined_frames(clip, through_time, tiles, output_format in LABELS, change)
+    write_frames(clip, frames, output, output_format)
+    if change.vanished:
+        warning = vanished_warning(change.vanished, clip.first, clip.first.image, through_time.crf)
+        if warning is not None:
+            print(f"crfrnn refine: warning: {output}: {warning}", file=sys.stderr)
+    size = f"{clip.grid[2]}×{clip.grid[1]}, {counted(clip.grid[0], 'frame')}"
+    done = [f"{len(tiles)} windows in time"] if len(tiles) > 1 else []
+    done += [change.words, f"{time.perf_counter() - start:.2f} s"]
+    classes = max(clip.classes, clip.first.least_classes)
+    print(f"{output}: {size}, {classes} classes{clip.first.remark}, {', '.join(done)}")
     return 0
 
 
@@ -73,71 +90,79 @@ def with_time(crf: CRF, theta: float) -> CRF:
     return replace(crf, kernels=kernels)
 
 
-def clip_of_folders(reading: Reading, scores: Path, frames: Path) -> Pair:
-    """The frames of a folder that have scores, in the order of their names.
+def windows(clip: Clip, refinement: Refinement, margin: int) -> list[Tile]:
+    """The parts of a clip in time that are refined one after the other, as long as memory allows.
 
-    Raises: ValueError: if scores and frames do not match, or frames differ in size.
+    Args:
+        margin: Frames around each that are refined with it, where the options say nothing else.
+    Raises: MemoryError: if there is too little memory for one frame with its margin.
     """
-    if not scores.is_dir():
-        photos = sorted(each for each in frames.iterdir() if suffix_of(each) in IMAGE_SUFFIXES)
-        if not photos:
-            raise ValueError(f"{frames} holds no frames ({', '.join(IMAGE_SUFFIXES)})")
-        images = [oriented_picture(photo, "as stored" if reading.as_stored else None)[0] for photo in photos]
-        return clip_of_array(reading, scores, stacked(images, photos), Clip(tuple(map(stem_of, photos))))
-    cases = paired(scores, frames)
-    for case in cases.values():
-        if case.problem or len(case.images) > 1:
-            raise ValueError(case.problem or f"{case.images[0].name} and others are the channels of one frame")
-    parts = [reading.pair(case.scores[0], case.images) for case in cases.values()]
-    image = stacked([part.image for part in parts], [case.images[0] for case in cases.values()])
-    values = stacked([part.scores for part in parts], [case.scores[0] for case in cases.values()])
-    return of_frames(parts[0], values, image, Clip(tuple(cases)))
-
-
-def clip_of_video(reading: Reading, scores: Path, video: Path) -> Pair:
-    """The frames of a video, with scores in a folder, in the order of their names, or in one array."""
-    image, clip = read_video(video)
-    if not scores.is_dir():
-        return clip_of_array(reading, scores, image, clip)
-    cases = paired(scores, scores)
-    files = [case.scores[0] for case in cases.values()]
-    if len(files) != len(image):
-        raise ValueError(f"{scores} holds scores of {len(files)} frames, but {video} has {len(image)} frames")
-    found = [
-        reading.stretched(reading.scores(path).beside(frame), frame) for path, frame in zip(files, image, strict=True)
-    ]
-    first = Pair(found[0].values, found[0].kind, image[0], mask=found[0].mask, remark=found[0].remark)
-    named = Clip(tuple(cases), clip.rate)
-    return of_frames(first, stacked([each.values for each in found], files), image, named)
-
-
-def clip_of_array(reading: Reading, path: Path, image: NDArray[Any], clip: Clip) -> Pair:
-    """Frames with scores (C, T, H, W), (T, C, H, W) or labels (T, H, W) in one file."""
-    scores = reading.scores(path)
-    values = np.asarray(scores.values)
-    if scores.kind != "labels" and values.ndim == 4 and values.shape[0] == len(image) != values.shape[1]:
-        values = np.moveaxis(values, 0, 1)
-    found = Scores(values, scores.kind)
-    if found.grid[:1] != (len(image),):
-        raise ValueError(
-            f"{path} has shape {values.shape}; expected (classes, {len(image)}, H, W) for {len(image)} frames"
+    duration, height, width = clip.grid
+    tiling = refinement.tiling
+    if tiling is not None and tiling.overlap is not None:
+        margin = tiling.overlap
+    image = clip.first.image
+    features = 3 + (image.shape[2] if image.ndim == 3 else 1)
+    itemsize = 8 if clip.first.scores.dtype == np.float64 else 4
+    frame_bytes = tile_bytes(height * width, max(2, clip.classes), features, itemsize, image_lattices(refinement.crf))
+    memory = half_of_memory() if tiling is None or tiling.memory is None else tiling.memory_left(0)
+    assert memory is not None
+    whole = duration * frame_bytes <= memory
+    longest = duration if whole else int(memory // frame_bytes) - 2 * margin
+    if longest < 1 or (refinement.device is not None and not whole):
+        raise MemoryError(
+            f"{counted(duration, 'frame')} of {width}×{height} pixels and {clip.classes} classes need about "
+            f"{duration * frame_bytes / 1e9:.3g} GB together, and a frame with the {2 * margin} around it "
+            f"{(1 + 2 * margin) * frame_bytes / 1e9:.3g} GB, but memory is {memory / 1e9:.3g} GB: give smaller frames, "
+            "a smaller --time-theta or --overlap, or more --memory"
         )
-    if scores.kind != "labels" and found.grid[1:] != image.shape[1:3]:
-        each = [reading.stretched(Scores(values[:, number], scores.kind), frame) for number, frame in enumerate(image)]
-        values = np.stack([part.values for part in each], axis=1)
-    return Pair(values, scores.kind, image, mask=scores.mask, clip=clip, remark=scores.remark)
+    if tiling is not None and tiling.tile is not None:
+        longest = min(longest, tiling.tile)
+    return tile_grid((duration,), (margin,), longest)
 
 
-def of_frames(first: Pair, values: NDArray[Any], image: NDArray[Any], clip: Clip) -> Pair:
-    """A clip of the scores of frames (T, …), read like those of its first frame."""
-    if first.kind != "labels":
-        values = np.moveaxis(values, 0, 1)
-    return replace(first, scores=values, image=image, clip=clip, geometry=None, tags=())
+def refined_frames(
+    clip: Clip, refinement: Refinement, tiles: Sequence[Tile], labelled: bool, change: Change
+) -> Iterator[tuple[Pair, NDArray[Any]]]:
+    """Each frame, and its labels (H, W) or probabilities (C, H, W); what changed is counted."""
+    fitted: Refinement | None = None
+    for tile in progress(tiles, "refine"):
+        ((context,), (inner,)) = tile.context, tile.inner
+        pair = clip.part(context)
+        fitted = fitted or refinement.fitted(pair)[0]
+        result = fitted.refined(pair, labelled, origin=None if len(tiles) == 1 else (0, 0, context.start))[0]
+        for number in range(inner.start, inner.stop):
+            scores = pair.scores[number] if pair.kind == "labels" else pair.scores[:, number]
+            values = result[number] if labelled else result[:, number]
+            change.count(labels_of(scores, pair.kind), values if labelled else labels_of(values, "probabilities"))
+            yield replace(pair, scores=scores, image=pair.image[number], mask=clip.mask), values
 
 
-def stacked(arrays: Sequence[NDArray[Any]], paths: Sequence[Path]) -> NDArray[Any]:
-    """Arrays of frames as one. Raises ValueError if they differ in shape."""
-    for array, path in zip(arrays, paths, strict=True):
-        if array.shape != arrays[0].shape:
-            raise ValueError(f"{path} has shape {array.shape}, but {paths[0]} {arrays[0].shape}: frames are alike")
-    return np.stack(arrays)
+def check_clip(clip: Clip, output: Path, output_format: str) -> None:
+    """Raise a UsageError or ValueError if results do not suit the file or the folder."""
+    if suffix_of(output) in ("", *VIDEO_SUFFIXES):
+        check_result(output, output_format, clip.first)
+    elif output_format in ("overlay", "coco") or suffix_of(output) == ".png":
+        raise UsageError(
+            f"{output} is one picture for {counted(clip.grid[0], 'frame')}: name a folder, a video, or a volume that "
+            "ends in .npy, .npz, .nii.gz or .tif"
+        )
+
+
+def write_frames(clip: Clip, frames: Iterator[tuple[Pair, NDArray[Any]]], output: Path, output_format: str) -> None:
+    """Write frames to a folder, each as `write_result` does, as a video tinted by class, or as a volume."""
+    if suffix_of(output) in VIDEO_SUFFIXES:
+        tinted = (overlay(frame.image, labels.astype(np.intp)) for frame, labels in frames)
+        write_video(output, tinted, clip.rate)
+    elif not suffix_of(output):
+        ending = folder_suffixes(output_format)[0]
+        for name, (frame, values) in zip(clip.names, frames, strict=True):
+            write_result(output / f"{name}{ending}", output_format, values, replace(frame, name=name), None)
+    else:
+        labelled = output_format in LABELS
+        whole = replace(clip.first, mask=clip.mask, geometry=None, tags=())
+        dtype = result_dtype(output_format, clip.classes, whole)
+        shape = clip.grid if labelled else (clip.classes, *clip.grid)
+        with result_array(output, output_format, shape, dtype, whole, None) as array:
+            for number, (_, values) in enumerate(frames):
+                array[number if labelled else (slice(None), number)] = values

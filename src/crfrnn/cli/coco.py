@@ -15,12 +15,14 @@ from crfrnn.cli.inputs import Pair
 from crfrnn.cli.refinement import Refinement
 from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
-from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, stem_of, suffix_of
+from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.interrupts import raise_asked
 
+SHOWN = 5
 
-def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], output: Path, quiet: bool = False) -> int:
+
+def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], output: Path) -> int:
     """Refine the masks of the photos given, or of a folder of photos, and write the file anew. Returns the exit status.
 
     Masks of other photos stay as they are.
@@ -35,7 +37,7 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
     masks: dict[int, NDArray[np.bool_]] = {}
     failures, gone = [], []
     todo = photos_of(file, images)
-    for photo in progress(todo, "refine", quiet):
+    for photo in progress(todo, "refine"):
         try:
             numbers = file.of(photo)
             image, _ = oriented_picture(
@@ -54,10 +56,15 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
     if masks:
         write_coco(output, file.content, masks)
     if gone:
-        names = ", ".join(str(file.annotations[number].get("id", number)) for number in gone[:5])
-        print(f"crfrnn refine: warning: {counted(len(gone), 'mask')} vanished: {names}", file=sys.stderr)
+        names = ", ".join(str(file.annotations[number].get("id", number)) for number in gone[:SHOWN])
+        more = ", …" if len(gone) > SHOWN else ""
+        print(
+            f"crfrnn refine: warning: {counted(len(gone), 'mask')} vanished: annotation {names}{more}", file=sys.stderr
+        )
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
+    if not masks and failures:
+        return 1
     kept = len(file.annotations) - len(masks)
     done = len(todo) - len(failures)
     print(f"{output}: {counted(len(masks), 'mask')} of {counted(done, 'photo')} refined, {kept} left as they are")
@@ -67,15 +74,17 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
 def photos_of(file: CocoFile, images: Sequence[Path]) -> list[Path]:
     """The photos given, and of folders those that the file has masks of.
 
-    Raises: ValueError: if a folder has none of them.
+    Raises: ValueError: if a folder has none of them, or there is no such file.
     """
     photos: list[Path] = []
     for path in images:
+        if not path.exists():
+            raise ValueError(f"there is no file or folder {path}")
         if not path.is_dir():
             photos.append(path)
             continue
         inside = [each for each in sorted(path.iterdir()) if suffix_of(each) in IMAGE_SUFFIXES]
-        known = [each for each in inside if file.knows(stem_of(each))]
+        known = [each for each in inside if file.images_of(each)]
         if not known:
             raise ValueError(f"{path} holds none of the photos that {file.path} has masks of")
         photos += known

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crfrnn.cli.parser import add_command
+from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import real_path
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_convert(commands: Any) -> None:
         help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line; "
         "%(default)s when not given, the classes of the official weights",
     )
+    add_quiet(parser)
     parser.set_defaults(run=run_convert, parser=parser)
 
 

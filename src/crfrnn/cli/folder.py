@@ -12,10 +12,11 @@ from pathlib import Path
 from threading import Condition
 
 from crfrnn.cli.failures import described
-from crfrnn.cli.outputs import folder_suffix, folder_suffixes
-from crfrnn.cli.pairing import paired
+from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
+from crfrnn.cli.pairing import left_over, paired
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.cli.usage import SUBJECT, UsageError, counted, real_path
+from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
@@ -23,6 +24,7 @@ from crfrnn.threads import thread_count
 COMPARED = 4
 """Labels before and after are compared at every so many pixels along each axis, to tell which classes are gone."""
 WARNINGS_SHOWN = 5
+OVERWRITE_HINT = "; --overwrite redoes what is there"
 
 
 def refine_folder(
@@ -32,7 +34,6 @@ def refine_folder(
     output: Path,
     output_format: str | None,
     overwrite: bool,
-    quiet: bool = False,
 ) -> int:
     """Refine the photos or volumes of a folder that have scores. Returns the exit status.
 
@@ -43,9 +44,12 @@ def refine_folder(
         raise UsageError(f"{output} is one of the inputs; name another folder to write to")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; with folders of scores and photos, name a folder to write to")
+    if suffix_of(output) in RESULT_SUFFIXES and not output.exists():
+        raise UsageError(f"{output} is named like a file; with folders of scores and photos, name a folder to write to")
     chosen_format = output_format or "labels"
     suffixes = folder_suffixes(chosen_format)
     cases = paired(scores, images)
+    alone_images = left_over(cases, images)
     todo = [stem for stem in cases if overwrite or not any((output / (stem + end)).exists() for end in suffixes)]
     alone = refinement.tiling is not None or refinement.device is not None
     threads = 1 if alone else thread_count(refinement.threads)
@@ -53,6 +57,7 @@ def refine_folder(
     sampled = replace(refinement, compared=COMPARED)
 
     def work(stem: str) -> tuple[Written, tuple[str, ...]]:
+        SUBJECT.set(stem)
         case = cases[stem]
         if case.problem:
             raise ValueError(case.problem)
@@ -67,7 +72,7 @@ def refine_folder(
             return fewer.write(pair, path, chosen_format), pair.notes
 
     failures, ran, gone, notes = {}, [], {}, Counter[str]()
-    shown = iter(progress(todo, "refine", quiet))  # it imports: no thread is to be at work then
+    shown = iter(progress(todo, "refine"))  # it imports: no thread is to be at work then
     with ThreadPoolExecutor(threads) as pool:
         futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {pool.submit(work, stem): stem for stem in todo}
         try:
@@ -90,6 +95,8 @@ def refine_folder(
         print(f"failed: {stem}: {failures[stem]}", file=sys.stderr)
     print(
         f"{output}: {len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
+        + (f"; {counted(alone_images, 'image')} without scores" if alone_images else "")
+        + (OVERWRITE_HINT if len(todo) < len(cases) else "")
         + (f"; {iterations_run(ran, refinement.crf)}" if ran else "")
     )
     return 1 if failures else 0

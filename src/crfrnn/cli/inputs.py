@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import Shape, score_array
+from crfrnn.arrays import Shape, label_array, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
-from crfrnn.files.frames import Clip
 from crfrnn.files.masks import Mask
+from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
     AS_STORED,
@@ -29,7 +29,9 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.resize import resize_scores, seem_square
 from crfrnn.files.volumes import Geometry, check_same_grid, read_nifti
-from crfrnn.upsampling import Method, upsample
+from crfrnn.refine import label_count
+from crfrnn.unary import unary_from_labels
+from crfrnn.upsampling import LEAST_STRIDE, Method, are_smaller, upsample
 
 SQUARE_HINT = "; if they cover a square, give --square-scores"
 NOTES = {
@@ -53,7 +55,6 @@ class Pair:
         tags: Tags of the image's TIFF or, if it has none, of the scores', that say where it lies.
         mask: The mask that the scores were read from.
         name: What the image is called.
-        clip: The frames, if they are a clip.
         remark: What was done to them, printed after the sizes.
         notes: What of it is worth telling of a folder.
     """
@@ -65,7 +66,6 @@ class Pair:
     tags: tiff.Tags = ()
     mask: Mask | None = None
     name: str = ""
-    clip: Clip | None = None
     remark: str = ""
     notes: tuple[str, ...] = ()
 
@@ -119,6 +119,9 @@ class Reading:
             raise ValueError(f"{scores_path} has shape {tuple(scores.values.shape)}, without a single pixel")
         scores = scores.beside(image)
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
+        if is_crop(scores, grids[1]):
+            scores = replace(scores, values=put_back(scores_path, scores.values, grids[1]))
+            grids = grids[1], grids[1]
         check_same_grid(scores_path, image_paths[0], grids, (scores.geometry, geometry))
         if not self.mapped:
             scores = self.stretched(scores, image)
@@ -139,9 +142,17 @@ class Reading:
         return read_scores(path, self.input, self.array, self.num_classes, self.mapped)
 
     def stretched(self, scores: Scores, image: Any) -> Scores:
-        """Scores of a picture at its size."""
-        if scores.kind == "labels" or len(scores.grid) != 2:
+        """Scores of a picture at its size; labels of fewer pixels as the logits that they stand for."""
+        if len(scores.grid) != 2:
             return scores
+        if scores.kind == "labels":
+            covered = (max(image.shape[:2]),) * 2 if self.square else tuple(image.shape[:2])
+            if not are_smaller(scores.grid, covered, LEAST_STRIDE):
+                return scores
+            labels = label_array(scores.values)
+            count = 2 if scores.mask is not None else self.num_classes or label_count(labels)
+            logits = unary_from_labels(labels, count, zero_unsure=False)
+            scores = replace(scores, values=logits, kind="logits")
         values, remark = stretch(score_array(scores.values, "scores"), image, self.square, self.upsampling)
         return replace(scores, values=values, remark=scores.remark + remark)
 
@@ -172,25 +183,34 @@ class Reading:
             values, geometry = read_nifti(path)
             return (np.moveaxis(values, 0, -1) if values.ndim == 4 else values), geometry, (), ""
         if suffix in ARRAY_SUFFIXES:
-            return tiff.channels_last(read_array(path, None, self.mapped), "", scores.grid, last=True), None, (), ""
+            array = read_array(path, None, self.mapped)
+            return tiff.channels_last(array, "", scores.grid_beside(array.shape), last=True), None, (), ""
         if suffix in TIFF_SUFFIXES:
             tags = tiff.georeference(path) if path.is_file() else ()
-            return self._tiff(path, scores.grid, grey), None, tags, ""
+            return self._tiff(path, scores, grey), None, tags, ""
         size = None if self.square or len(scores.plane) != 2 else scores.plane
         photo, remark = oriented_picture(path, "as stored" if self.as_stored else size, grey)
         return photo, None, (), remark
 
-    def _tiff(self, path: Path, grid: Shape, grey: bool) -> Any:
+    def _tiff(self, path: Path, scores: Scores, grey: bool) -> Any:
         if self.mapped:
-            values, axes = tiff.map_tiff(path, len(grid))
+            values, axes = tiff.map_tiff(path, len(scores.grid))
             photo = tiff.is_photo(path)
             if isinstance(values, tiff.TiffWindows):
                 return replace(values, photo=photo)
-            values = tiff.channels_last(values, axes, grid)
+            values = tiff.channels_last(values, axes, scores.grid_beside(values.shape))
             return tiff.rgb(values) if photo else values
         if not is_picture(path):
-            return tiff.channels_last(*tiff.read_tiff(path), grid)
+            values, axes = tiff.read_tiff(path)
+            return tiff.channels_last(values, axes, scores.grid_beside(values.shape))
         return oriented_picture(path, grey=grey)[0]
+
+
+def is_crop(scores: Scores, grid: Shape) -> bool:
+    """Whether scores are those of a part of a volume, as nnU-Net 1 writes them."""
+    smaller = all(length <= whole for length, whole in zip(scores.grid, grid, strict=True)) and scores.grid != grid
+    archive = suffix_of(scores.path) == ".npz" and scores.path.with_suffix(".pkl").is_file()
+    return smaller and archive and scores.kind == "probabilities" and len(grid) == 3
 
 
 def stretch(

@@ -20,14 +20,15 @@ from crfrnn.cli.convert import add_convert
 from crfrnn.cli.evaluate import add_evaluate
 from crfrnn.cli.failures import described, files_of, tracebacks
 from crfrnn.cli.info import info_lines
-from crfrnn.cli.parser import Parser, add_debug
+from crfrnn.cli.parser import Parser, add_debug, add_quiet
 from crfrnn.cli.printing import finished_output, spelt_output
 from crfrnn.cli.refine import add_refine
 from crfrnn.cli.segment import add_segment
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
-from crfrnn.cli.usage import one_line
+from crfrnn.cli.usage import SUBJECT, one_line
 from crfrnn.demo import run_demo
+from crfrnn.files.progress import hidden_progress
 from crfrnn.interrupts import orderly_end, raise_asked
 
 NOISY = ("/PIL/", "Detected pickle protocol")
@@ -89,7 +90,8 @@ def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         told = f"{Path(filename).as_posix()} {message}"
         if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
-            _complain(options, f"warning: {one_line(message)}")
+            subject = f"{SUBJECT.get()}: " if SUBJECT.get() else ""
+            _complain(options, f"warning: {subject}{one_line(message)}")
 
     if not options.debug:
         warnings.showwarning = speak
@@ -123,11 +125,11 @@ def spoken_background(options: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def silence(quiet: bool) -> Iterator[None]:
-    """Leave out what is printed on stdout."""
+    """Leave out what is printed on stdout, and progress."""
     if not quiet:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), hidden_progress():
         yield
 
 
@@ -151,6 +153,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="segment three photos that come with the package and draw one picture")
     demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help="%(default)s")
+    add_quiet(demo)
     add_debug(demo)
     demo.set_defaults(run=lambda options: run_demo(options.output))
     add_completion(commands, parser)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.usage import UsageError
 from crfrnn.files.coco import write_results
-from crfrnn.files.frames import VIDEO_SUFFIXES, Clip, write_video
 from crfrnn.files.palette import overlay
 from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
@@ -43,6 +41,7 @@ FORMAT_SUFFIXES = {
     "coco": (".json",),
 }
 """The formats and their file suffixes. A suffix alone means the first format that has it."""
+RESULT_SUFFIXES = tuple(sorted({suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes}))
 LABELS = ("labels", "overlay", "coco")
 """The formats that hold labels; the others hold probabilities."""
 
@@ -62,6 +61,21 @@ def folder_suffix(output_format: str, pair: Pair) -> str:
     return tiff if len(pair.grid) > 2 or pair.tags else picture
 
 
+def check_result(path: Path, output_format: str, pair: Pair) -> None:
+    """Raise a ValueError if the result of a pair will not suit the file or the format."""
+    axes, colours = len(pair.grid), tuple(pair.image.shape)
+    if colours[:axes] != pair.grid:
+        return  # `refine` says so
+    if output_format == "overlay" and (pair.image.dtype != np.uint8 or len(colours) != 3 or colours[2] != 3):
+        raise ValueError(
+            f"an overlay tints an 8-bit photo, and this image is {pair.image.dtype} {colours}: write labels"
+        )
+    if output_format == "coco" and axes > 2:
+        raise ValueError(f"labels of a volume {pair.grid} are no masks of COCO, which have two axes: write labels")
+    if output_format == "labels" and suffix_of(path) == ".png" and axes > 2:
+        raise ValueError(f"labels of a volume {pair.grid} do not fit {path}: end its name in .nii.gz, .tif or .npy")
+
+
 def write_result(
     path: Path, output_format: str, values: NDArray[Any], pair: Pair, spacing: Sequence[float] | None
 ) -> None:
@@ -71,23 +85,15 @@ def write_result(
 
     Args:
         spacing: Spacing of voxels without a geometry.
-    Raises: ValueError: if they do not suit the format.
+    Raises: ValueError: if a class id does not fit the file; `check_result` says before what else does not suit.
     """
     suffix = suffix_of(path)
-    if pair.clip is not None and suffix in ("", *VIDEO_SUFFIXES):
-        write_clip(path, output_format, values, pair, pair.clip)
-        return
     if output_format == "labels" and pair.mask is not None:
         values = pair.mask.levels[values]
     if output_format == "coco":
         write_results(path, values, pair.name)
     elif output_format == "overlay":
-        photo = np.asarray(pair.image[:, :])
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise ValueError(
-                f"an overlay tints an 8-bit photo, and this image is {photo.dtype} {photo.shape}: write labels"
-            )
-        write_picture(path, overlay(photo, values.astype(np.intp)))
+        write_picture(path, overlay(np.asarray(pair.image[:, :]), values.astype(np.intp)))
     elif output_format in ("npy", "npz"):
         write_probabilities(path, values)
     elif output_format == "nii":
@@ -101,28 +107,10 @@ def write_result(
     elif suffix == ".npy":
         with replacing(path) as handle:
             np.save(handle, values)
-    elif values.ndim != 2:
-        raise ValueError(f"labels of a volume {values.shape} do not fit {path}: end its name in .nii.gz, .tif or .npy")
     elif pair.mask is not None:
         write_grey(path, values)
     else:
         write_labels(path, values)
-
-
-def write_clip(path: Path, output_format: str, values: NDArray[Any], pair: Pair, clip: Clip) -> None:
-    """Write the frames of a clip to a folder, each as `write_result` does, or as a video tinted by class.
-
-    Args:
-        values: Labels (T, H, W), or probabilities (C, T, H, W).
-    """
-    if suffix_of(path):
-        painted = (overlay(photo, labels.astype(np.intp)) for photo, labels in zip(pair.image, values, strict=True))
-        write_video(path, painted, clip.rate)
-        return
-    frames = values if output_format in LABELS else np.moveaxis(values, 1, 0)
-    for number, name in enumerate(clip.names):
-        frame = replace(pair, image=pair.image[number], clip=None, name=name)
-        write_result(path / f"{name}{folder_suffixes(output_format)[0]}", output_format, frames[number], frame, None)
 
 
 def result_dtype(output_format: str, classes: int, pair: Pair) -> np.dtype[Any]:
@@ -175,8 +163,9 @@ def format_of(output: Path, output_format: str | None) -> str:
             return "overlay"
         output_format = next((name for name, suffixes in FORMAT_SUFFIXES.items() if suffix in suffixes), None)
         if output_format is None:
-            known = sorted({suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes})
-            raise UsageError(f"cannot tell what to write to {output}: end its name in one of {', '.join(known)}")
+            raise UsageError(
+                f"cannot tell what to write to {output}: end its name in one of {', '.join(RESULT_SUFFIXES)}"
+            )
     elif suffix not in FORMAT_SUFFIXES[output_format]:
         expected = " or ".join(FORMAT_SUFFIXES[output_format])
         raise UsageError(f"{output} does not suit the format {output_format}; end its name in {expected}")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from crfrnn.cli.parser import meant
 from crfrnn.cli.scores import INPUT_SUFFIXES
-from crfrnn.files.photos import ARRAY_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
+from crfrnn.files.frames import frame_order
+from crfrnn.files.photos import ARRAY_SUFFIXES, IMAGE_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
 
-SCORE_ENDINGS = re.compile(
-    r"[-_. ](masks?|scores?|logits?|prob(s|abilit(y|ies))?|softmax|label(s|ids)?|gt|seg(mentation)?|pred(iction)?s?)$",
-    re.IGNORECASE,
+SCORE_WORDS = (
+    r"(masks?|scores?|logits?|prob(s|abilit(y|ies))?|softmax|label(s|ids|trainids)?|gt(fine|coarse)?|seg(mentation)?|"
+    r"pred(iction)?s?|matte|bin(ary)?)"
 )
-"""What names of scores and masks end in beside the name of their photo."""
-IMAGE_ENDINGS = re.compile(r"[-_. ](image|img|photo|sat|rgb|leftimg8bit)$", re.IGNORECASE)
-"""What names of photos end in."""
+"""What names of scores and masks have in them beside the name of their photo."""
+IMAGE_WORDS = r"(image|img|photo|sat|rgb|leftimg8bit)"
 CHANNEL_ENDING = re.compile(r"_\d{4}$")
 """nnU-Net's number of a channel, which each have a file of their own: case_0000, case_0001."""
+PHOTO_ENDING = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
+"""The suffix of a photo before another one, as in photo.jpg.npy."""
 
 
 @dataclass(frozen=True)
@@ -37,55 +40,108 @@ class Case:
 
 
 def paired(scores: Path, images: Path) -> dict[str, Case]:
-    """The cases of two folders by name, one for every file of scores.
+    """The cases of two folders by name, one for every file of scores, or of one folder that holds both.
 
-    A file of scores belongs to the image of its name, or of its name without an ending such as "_mask"; the image may
-    have an ending too, or number its channels as nnU-Net does.
+    A file of scores belongs to the image of its name, or of its name without words such as "_mask" or "mask_"; the name
+    of the image may have such words too, or number its channels as nnU-Net does.
 
     Raises: ValueError: if there are no scores.
     """
-    by_stem = files_by_stem(scores)
+    by_stem, found = files_by_stem(scores), files_by_stem(images)
+    if scores.resolve() == images.resolve():
+        by_stem, found = _told_apart(by_stem)
     if not by_stem:
         raise ValueError(f"{scores} holds no scores ({', '.join(ARRAY_SUFFIXES + NIFTI_SUFFIXES)}) and no label images")
-    found = files_by_stem(images)
-    bare = _without_endings(found)
+    bare = _without_words(found)
     cases: dict[str, Case] = {}
     for stem, files in by_stem.items():
-        name = next((each for each in (stem, SCORE_ENDINGS.sub("", stem)) if each in found or each in bare), stem)
+        name = next((each for each in _shorter(stem, SCORE_WORDS) if each in found or each in bare), stem)
         before = cases[name].scores if name in cases else ()
-        cases[name] = _case(name, (*before, *files), found.get(name) or bare.get(name, []), scores, images)
-    return cases
+        case = _case(name, (*before, *_of_nnunet(files)), found.get(name) or bare.get(name, []), scores, images)
+        cases[name] = replace(case, problem=case.problem + meant(name, list(found))) if not case.images else case
+    return _with_all_channels(cases)
+
+
+def left_over(cases: Mapping[str, Case], images: Path) -> int:
+    """How many images of a folder no scores belong to."""
+    used = {path for case in cases.values() for path in (*case.scores, *case.images)}
+    return sum(not used.intersection(files) for files in files_by_stem(images).values())
 
 
 def files_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """The visible files of a folder that can be read, by name without suffix."""
+    """The visible files of a folder that can be read, by name without suffix, 2 before 10."""
     by_stem: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: frame_order(path.name)):
         if suffix_of(path) in INPUT_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
             by_stem.setdefault(stem_of(path), []).append(path)
     return by_stem
 
 
-def _without_endings(by_stem: Mapping[str, Iterable[Path]]) -> dict[str, list[Path]]:
-    """The files by name without an ending of images or of channels."""
+def _shorter(stem: str, words: str) -> Iterator[str]:
+    """A name, and what is left of it without the words at its end, one after the other, and at its beginning."""
+    ending, beginning = (re.compile(each, re.IGNORECASE) for each in (rf"[-_. ]{words}$", rf"^{words}[-_. ]"))
+    left = [stem]
+    while (shorter := PHOTO_ENDING.sub("", ending.sub("", left[-1]))) not in ("", left[-1]):
+        left.append(shorter)
+    yield from left
+    yield from (beginning.sub("", each) for each in left if beginning.search(each))
+
+
+def _without_words(by_stem: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """The files by name without words of images, or without the number of a channel."""
     bare: dict[str, list[Path]] = {}
     for stem, files in by_stem.items():
-        for ending in (IMAGE_ENDINGS, CHANNEL_ENDING):
-            if ending.search(stem):
-                bare.setdefault(ending.sub("", stem), []).extend(files)
+        for shorter in {*_shorter(stem, IMAGE_WORDS), CHANNEL_ENDING.sub("", stem)} - {stem}:
+            bare.setdefault(shorter, []).extend(files)
     return bare
+
+
+def _told_apart(by_stem: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Scores and images of one folder: arrays are scores, and so are files named like another but for their words."""
+    scores: dict[str, list[Path]] = {}
+    images: dict[str, list[Path]] = {}
+    bare = _without_words(by_stem)
+    for stem, files in by_stem.items():
+        named = any(each in by_stem or each in bare for each in _shorter(stem, SCORE_WORDS) if each != stem)
+        for path in files:
+            kind = scores if named or suffix_of(path) in ARRAY_SUFFIXES else images
+            kind.setdefault(stem, []).append(path)
+    return scores, images
+
+
+def _of_nnunet(files: list[Path]) -> list[Path]:
+    """The probabilities alone, if nnU-Net wrote them: it leaves labels and a .pkl of the same name beside them."""
+    archives = [path for path in files if suffix_of(path) == ".npz" and path.with_suffix(".pkl").is_file()]
+    return archives or files
+
+
+def _with_all_channels(cases: dict[str, Case]) -> dict[str, Case]:
+    """The same cases; those with fewer channels than others have a problem."""
+    channels = {name: len(case.images) for name, case in cases.items() if _is_numbered(name, case.images)}
+    most = max(channels.values(), default=0)
+    few = {name: count for name, count in channels.items() if count < most and not cases[name].problem}
+    missing = {name: f"{name} has {count} of the {most} channels that others have" for name, count in few.items()}
+    return cases | {name: replace(cases[name], problem=problem) for name, problem in missing.items()}
+
+
+def _is_numbered(name: str, images: Sequence[Path]) -> bool:
+    """Whether images are the channels of one, by their names."""
+    stems = [stem_of(path) for path in images]
+    return bool(stems) and all(CHANNEL_ENDING.search(stem) and CHANNEL_ENDING.sub("", stem) == name for stem in stems)
 
 
 def _case(name: str, scores: tuple[Path, ...], images: list[Path], folder: Path, image_folder: Path) -> Case:
     problem = ""
-    numbered = len(images) > 1 and all(CHANNEL_ENDING.search(stem_of(path)) for path in images)
-    distinct = len({stem_of(path) for path in images}) == len(images)
+    stems = [stem_of(path) for path in images]
+    numbered = _is_numbered(name, images)
     if len(scores) > 1:
         problem = _share_a_name(scores, folder)
     elif not images:
         problem = f"there is no photo named {name} in {image_folder}"
-    elif len(images) > 1 and not (numbered and distinct):
+    elif len(images) > 1 and not (numbered and len(set(stems)) == len(images)):
         problem = _share_a_name(images, image_folder)
+    elif numbered and [int(stem[-4:]) for stem in stems] != list(range(len(stems))):
+        problem = f"channels of {name} are missing: there are {', '.join(path.name for path in images)} alone"
     return Case(scores, tuple(images), problem)
 
 

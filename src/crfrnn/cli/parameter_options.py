@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
 
+ARRAY_HELP = "the array of a file of several; the one named like scores, or the first"
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
 PRESET_PURPOSES = {
     "photos": "logits or probabilities of a network for photos; the default, which gained on both data sets tried",

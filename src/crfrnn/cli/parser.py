@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from crfrnn.cli.usage import one_line
+
 
 class Parser(argparse.ArgumentParser):
-    """A parser of the whole line, or of a command."""
+    """A parser of the whole line, or of a command. Values may be lists of numbers that begin below 0, such as -1,1."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = re.compile(r"^-\.?\d[-+.,\deE]*$")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         if self._subparsers is None:
             self._refuse_unknown(given)
+        elif given and given[0].startswith("-") and given[0] not in self._option_string_actions:
+            self.error(f"options such as {given[0]} come after the command")
         return super().parse_known_args(given, namespace)
 
     def _refuse_unknown(self, given: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from crfrnn.cli.folder import refine_folder
 from crfrnn.cli.inputs import Reading
 from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import (
+    ARRAY_HELP,
     add_common_parameters,
     add_device,
     add_rarer_parameters,
@@ -36,8 +37,8 @@ REFINE_HELP = """\
 Refine class scores, labels or a mask with the photo or the volume they belong to.
 
 SCORES is one of these:
-  class scores (C, H, W) or (C, D, H, W) in .npy, .npz (also nnU-Net's), .pt, .pth or .safetensors, where a single
-  class is the foreground;
+  class scores (C, H, W) or (C, D, H, W) in .npy, .npz (also nnU-Net's), .pt, .pth or .safetensors; of a single class,
+  whole numbers are labels and others scores of the foreground;
   a label image of class ids, or a mask of two levels such as 0 and 255, which is written as such a mask again;
   a soft mask in grey levels, with --input probabilities;
   a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C);
@@ -48,8 +49,8 @@ IMAGE is one of these: a photo, turned upright as its EXIF orientation says unle
 stored; a NIfTI volume; a TIFF of many pages, many channels or more than 8 bits; or an array (H, W, K). Several files
 are the channels of one image.
 
-SCORES and IMAGE may also be two folders: a.npy, a_scores.npy and a_mask.png belong to a.jpg, and a.npz to a_0000.nii.gz
-and a_0001.nii.gz. Results go to the folder OUT, and existing results are not computed again.
+SCORES and IMAGE may also be two folders, or one that holds both: a.npy, a_scores.npy and a_mask.png belong to a.jpg,
+and a.npz to a_0000.nii.gz and a_0001.nii.gz. Results go to the folder OUT, and existing results are not computed again.
 
 In a NIfTI file voxels have a size, and θ_α and θ_γ are in MILLIMETRES, not in pixels.
 """
@@ -64,6 +65,18 @@ EXAMPLES = """\
   crfrnn refine annotations.json photos/ -o refined.json               # masks of COCO
   crfrnn refine scores/ clip.mp4 -o refined.mp4 --time-theta 2
 """
+
+
+NOT_FOR_COCO = {
+    "input": (None, "labels"),
+    "format": (None, "coco"),
+    "array": (None,),
+    "num_classes": (None, 2),
+    "square_scores": (False,),
+    "upsampling": (None,),
+    "time_theta": (None,),
+}
+"""Options that say nothing about COCO's masks, and the values that do not either."""
 
 
 def add_refine(commands: Any) -> None:
@@ -89,7 +102,9 @@ def add_refine(commands: Any) -> None:
     _add_files(parser.add_argument_group("files"))
     _add_work(parser.add_argument_group("work"))
     tiling = parser.add_argument_group(
-        "images larger than memory", "With any of these, images are refined tile by tile, from and to .npy or TIFF."
+        "images larger than memory",
+        "With any of these, images are refined tile by tile, from and to .npy or TIFF. With --time-theta, tiles are\n"
+        "  windows of all pixels in time, and PIXELS are frames.",
     )
     tiling.add_argument("--tile", type=int, metavar="PIXELS", help="most pixels of a tile along each axis")
     tiling.add_argument("--memory", type=byte_count, metavar="AMOUNT", help="roughly how much to use, such as 4GB")
@@ -110,9 +125,7 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "(X, Y, Z, C). If not given, OUT's name decides (overlay.png and NAME_overlay.png are overlays), and labels "
         "for folders",
     )
-    group.add_argument(
-        "--array", metavar="NAME", help="the array of a file of several; the one named like scores, or the first"
-    )
+    group.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     group.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"
     )
@@ -134,9 +147,9 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "--time-theta",
         type=frames,
         metavar="T",
-        help="IMAGE is a video, or a folder of frames in the order of their names, and the kernels also reach along "
-        "time with this deviation, in frames. SCORES is a folder of files for each frame, or an array (C, frames, H, "
-        "W). OUT is a folder of results for each frame, a volume, or a video tinted by class",
+        help="IMAGE is a video, or a folder of frames in the order of the numbers in their names, and the kernels also "
+        "reach along time with this deviation, in frames. SCORES is a folder of files for each frame, or an array "
+        "(C, frames, H, W). OUT is a folder of results for each frame, a volume, or a video tinted by class",
     )
     group.add_argument(
         "--spacing",
@@ -161,20 +174,30 @@ def run_refine(options: argparse.Namespace) -> int:
     try:
         refinement = chosen_refinement(options)
         if suffix_of(scores) == COCO_SUFFIX:
-            return refine_coco(refinement, scores, images, output, options.quiet)
+            _refuse(options, NOT_FOR_COCO, "masks of COCO are refined one by one, each as foreground and background")
+            return refine_coco(refinement, scores, images, output)
         if options.time_theta is not None:
-            return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta, options.quiet)
+            return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta)
         if any(suffix_of(image) in VIDEO_SUFFIXES for image in images):
             raise UsageError("IMAGE is a video: give --time-theta, such as 2, for the frames that belong together")
         if any(image.is_dir() != scores.is_dir() for image in images):
+            if missing := [str(path) for path in (scores, *images) if not path.exists()]:
+                raise ValueError(f"there is no file or folder {missing[0]}")
             raise UsageError("SCORES and IMAGE must both be files or both be folders")
         if scores.is_dir():
             if len(images) > 1:
                 raise UsageError(f"{len(images)} folders of images; put them into one, named a_0000, a_0001, …")
-            return refine_folder(refinement, scores, images[0], output, chosen_format, options.overwrite, options.quiet)
-        return refine_file(refinement, scores, images, output, chosen_format, options.quiet)
+            return refine_folder(refinement, scores, images[0], output, chosen_format, options.overwrite)
+        return refine_file(refinement, scores, images, output, chosen_format)
     except UsageError as error:
         parser.error(str(error))
+
+
+def _refuse(options: argparse.Namespace, known: Mapping[str, tuple[Any, ...]], reason: str) -> None:
+    """Raise a UsageError for options that have other values than these."""
+    given = [f"--{name.replace('_', '-')}" for name, allowed in known.items() if getattr(options, name) not in allowed]
+    if given:
+        raise UsageError(f"{reason}: leave out {', '.join(given)}")
 
 
 def chosen_refinement(options: argparse.Namespace) -> Refinement:
@@ -209,17 +232,18 @@ def refine_file(
     images: Sequence[Path],
     output: Path,
     output_format: str | None,
-    quiet: bool = False,
 ) -> int:
     """Refine one photo or volume. Returns the exit status."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder; name a file in it, such as {output / stem_of(images[0])}.png")
+    if real_path(scores) in map(real_path, images):
+        raise UsageError(f"{scores} is given as SCORES and as IMAGE")
     if real_path(output) in map(real_path, (scores, *images)):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     start = time.perf_counter()
     chosen_format = format_of(output, output_format)
     pair = refinement.reading.pair(scores, images)
-    written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine", quiet))
+    written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
     if written.warning is not None:
         print(f"crfrnn refine: warning: {output}: {written.warning}", file=sys.stderr)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)

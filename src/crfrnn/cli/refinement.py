@@ -16,6 +16,7 @@ from crfrnn.cli.changes import Change, change_of, change_of_parts, vanished_warn
 from crfrnn.cli.inputs import Pair, Reading
 from crfrnn.cli.outputs import (
     LABELS,
+    check_result,
     is_mapped,
     result_array,
     result_dtype,
@@ -137,11 +138,12 @@ class Refinement:
         Args:
             show: Wraps the tiles to show their progress.
         """
-        fitted, remark = self._fitted(pair)
+        check_result(output, output_format, pair)
+        fitted, remark = self.fitted(pair)
         iterations: int | None = None
         tiles: Sequence[Tile] = ()
         if self.tiling is None:
-            result, iterations = fitted._refined(pair, output_format in LABELS)
+            result, iterations = fitted.refined(pair, output_format in LABELS)
             write_result(output, output_format, result, pair, fitted.spacing)
             change = change_of(pair, result, class_count(pair.scores, pair.kind, self.num_classes), self.compared)
         else:
@@ -159,7 +161,7 @@ class Refinement:
         features = axes + math.prod(pair.image.shape[axes:])
         return tile_bytes(points, classes, features, itemsize, image_lattices(self.crf))
 
-    def _fitted(self, pair: Pair) -> tuple[Refinement, str]:
+    def fitted(self, pair: Pair) -> tuple[Refinement, str]:
         """The same refinement with the spacing and the contrast of a pair, and a remark on them."""
         crf, remark, axes = self.crf, "", len(pair.grid)
         spacing = None if self.spacing is None else per_axis(self.spacing, axes, "spacing", "spatial axes")
@@ -178,16 +180,23 @@ class Refinement:
 
     def labels(self, pair: Pair) -> NDArray[Any]:
         """The refined labels of a pair, which is not tiled."""
-        return self._fitted(pair)[0]._refined(pair, labelled=True)[0]
+        return self.fitted(pair)[0].refined(pair, labelled=True)[0]
 
-    def _refined(self, pair: Pair, labelled: bool) -> tuple[NDArray[Any], int | None]:
-        """Labels or probabilities, and how many iterations ran, if that is known."""
+    def refined(
+        self, pair: Pair, labelled: bool, origin: Sequence[int] | None = None
+    ) -> tuple[NDArray[Any], int | None]:
+        """Labels or probabilities, and how many iterations ran, if that is known.
+
+        Args:
+            origin: Position (x, y[, z]) of the first pixel, if this is part of a larger image.
+        """
         options: dict[str, Any] = {
             "input": pair.kind,
             "num_classes": self.num_classes,
             "spacing": self.spacing,
             "return_labels": labelled,
             "threads": self.threads,
+            "origin": origin,
         }
         iterations = None
         if self.device is None:

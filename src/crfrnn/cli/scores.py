@@ -27,7 +27,8 @@ from crfrnn.files.photos import (
     suffix_of,
 )
 from crfrnn.files.volumes import Geometry, read_nifti
-from crfrnn.tiles import levels_present
+from crfrnn.tiles import BLOCK, levels_present, tile_grid
+from crfrnn.upsampling import are_proportional, are_smaller
 
 ScoresInput = Literal["logits", "probabilities", "labels"]
 
@@ -50,6 +51,9 @@ class Scores:
         mask: The mask that they were read from.
         indexed: Whether labels are indices of a palette.
         remark: How they were read, for people.
+        path: The file.
+        num_classes: Classes of labels, if the user says so.
+        guessed: Whether neither the user nor the file says what they are.
     """
 
     values: Any
@@ -59,6 +63,9 @@ class Scores:
     mask: Mask | None = None
     indexed: bool = False
     remark: str = ""
+    path: Path = Path()
+    num_classes: int | None = None
+    guessed: bool = False
 
     @property
     def grid(self) -> Shape:
@@ -73,23 +80,75 @@ class Scores:
     def beside(self, image: Any) -> Scores:
         """The same, with the axes that fit an image.
 
-        Scores (1, C, H, W), (C, 1, H, W) and (H, W, 1) of a picture become (C, H, W), foregrounds (*spatial) one class.
+        Scores (1, C, H, W) and (C, 1, H, W) of a picture become (C, H, W), those of one class are `of_one_class`, for a
+        picture also if they have fewer pixels.
         """
         values, shape = self.values, tuple(self.values.shape)
         if self.kind == "labels":
-            return replace(self, values=values[0]) if _has_single_axis(shape, image, 3) else self
+            if _has_single_axis(shape, image, 3):
+                values = values[0]
+            return replace(self, values=values[..., 0] if shape == (*image.shape[:2], 1) else values)
         if _has_single_axis(shape, image, 4):
             values = values[0] if shape[0] == 1 else values[:, 0]
-        elif shape == image.shape[: len(shape)] and (len(shape) == 2 or not _is_picture(image)):
-            values = values[np.newaxis]
+        elif len(shape) == 2 or (shape == image.shape[: len(shape)] and not _is_picture(image)):
+            return replace(self, values=values).of_one_class()
         elif shape == (*image.shape[:2], 1):
-            values = np.moveaxis(np.asarray(values), -1, 0)
+            return replace(self, values=values[..., 0]).of_one_class()
+        elif _is_small_map(shape, image):
+            return replace(self, values=np.asarray(values).reshape(shape[:2])).of_one_class()
+        if len(values) == 1:
+            return replace(self, values=_of_first_class(values)).of_one_class()
         return replace(self, values=values)
+
+    def of_one_class(self) -> Scores:
+        """Scores (*spatial) as those of the foreground, (1, *spatial).
+
+        Numbers that are class ids are labels, where nothing says what they are.
+        """
+        if self.guessed and _are_ids(self.values):
+            ids = np.asarray(self.values[(slice(None),) * self.values.ndim])
+            ids = ids if ids.dtype.kind in "iu" else ids.astype(np.uint8 if ids.dtype == bool else np.int64)
+            return as_mask(replace(self, values=ids, kind="labels"))
+        whole = isinstance(self.values, tiff.TiffWindows)
+        return replace(self, values=tiff.ClassesFirst(self.values) if whole else self.values[np.newaxis])
+
+    def grid_beside(self, stored: Shape) -> Shape:
+        """The spatial shape, beside an image whose file has this shape.
+
+        An array of many slices beside another of the same shape has no classes: both are volumes.
+        """
+        shape: Shape = tuple(self.values.shape)
+        volumes = self.kind != "labels" and len(shape) == 3 and min(shape[0], shape[-1]) > MOST_CHANNELS
+        return shape if volumes and shape == stored else self.grid
 
 
 def _is_picture(image: Any) -> bool:
     """Whether an image is (H, W), or (H, W, K) of few channels."""
     return bool(image.ndim == 2 or (image.ndim == 3 and image.shape[-1] <= MOST_CHANNELS < image.shape[0]))
+
+
+def _of_first_class(values: Any) -> Any:
+    """Scores (*spatial) of (1, *spatial)."""
+    return values.windows if isinstance(values, tiff.ClassesFirst) else values[0]
+
+
+def _are_ids(values: Any) -> bool:
+    """Whether numbers of any type are whole and, in floating point, not below 0; read a block at a time."""
+    if np.dtype(values.dtype).kind in "biu":
+        return True
+    for block in tile_grid(tuple(values.shape), (0,) * len(values.shape), BLOCK):
+        part = np.asarray(values[block.core])
+        if part.dtype.kind != "f" or not ((part >= 0) & (part == np.rint(part))).all():
+            return False
+    return True
+
+
+def _is_small_map(shape: Shape, image: Any) -> bool:
+    """Whether scores (h, w) or (h, w, 1) are a foreground of fewer pixels than their picture."""
+    flat, grid = shape[:2], tuple(image.shape[:2])
+    if len(shape) > 2 and shape[2:] != (1,):
+        return False
+    return _is_picture(image) and are_smaller(flat, grid) and (image.ndim == 3 or are_proportional(flat, grid))
 
 
 def _has_single_axis(shape: Shape, image: Any, axes: int) -> bool:
@@ -117,17 +176,19 @@ def read_scores(
         found = _array(path, input, array, mapped)
     if suffix in TIFF_SUFFIXES:
         found = replace(found, tags=tiff.georeference(path))
-    return _as_mask(path, found, num_classes) if found.kind == "labels" else found
+    found = replace(found, path=path, num_classes=num_classes)
+    return as_mask(found) if found.kind == "labels" else found
 
 
-def _as_mask(path: Path, labels: Scores, num_classes: int | None) -> Scores:
+def as_mask(labels: Scores) -> Scores:
     """Labels; as 0 and 1 if they are those of a mask. A ValueError for a soft mask."""
     if labels.mask is not None or np.dtype(labels.values.dtype).kind not in "iu":
         return labels
+    path, num_classes = labels.path, labels.num_classes
     present = levels_present(labels.values)
     if num_classes not in (None, 2):
         return labels
-    found = mask_of(present, labels.indexed)
+    found = mask_of(present, labels.indexed, suffix_of(path) in IMAGE_SUFFIXES)
     if found is not None:
         values = Foreground(labels.values, found.foreground)
         in_memory = not isinstance(labels.values, np.memmap | tiff.TiffWindows)
@@ -144,7 +205,7 @@ def _picture(path: Path, input: ScoresInput | None) -> Scores:
     """Labels of a label image, or the probability of the foreground in grey."""
     if input == "probabilities":
         remark = " (grey levels are the foreground's probability)"
-        return Scores(read_grey(path)[np.newaxis], input, mask=Mask(), remark=remark)
+        return Scores(_probabilities(path, read_grey(path))[np.newaxis], input, mask=Mask(), remark=remark)
     if input == "logits":
         raise ValueError(
             f"{path} is an image, which can only hold labels, a mask, or with --input probabilities the probability of "
@@ -159,15 +220,12 @@ def _picture(path: Path, input: ScoresInput | None) -> Scores:
 def _array(path: Path, input: ScoresInput | None, name: str | None, mapped: bool) -> Scores:
     values, found = named_array(path, name, mapped)
     known: Any = SCORE_NAMES.get(found)
-    flags = values.dtype == bool or values.dtype.kind in "iu"
-    if input is None and flags and values.ndim == 2:
-        known = "labels"
     kind: ScoresInput = input or known or "logits"
-    if kind == "probabilities" and flags:
+    if kind == "probabilities" and values.dtype.kind in "biu":
         return Scores(_probabilities(path, values), kind)
     if kind == "labels" and values.dtype == bool:
         values = values.astype(np.uint8)
-    return Scores(values, kind)
+    return Scores(values, kind, guessed=not (input or known))
 
 
 def _probabilities(path: Path, values: Any) -> Any:
@@ -206,9 +264,10 @@ def _tiff(path: Path, values: Any, axes: str, input: ScoresInput | None) -> Scor
     if isinstance(values, tiff.TiffWindows):
         if not floating:
             raise ValueError(f"{path} holds whole numbers; scores that are read in parts are in floating point")
-        return Scores(tiff.ClassesFirst(values), input or "logits")
+        return Scores(tiff.ClassesFirst(values), input or "logits", guessed=input is None)
     if "S" in axes or "C" in axes:
         values = np.moveaxis(values, max(axes.find("S"), axes.find("C")), 0)
     elif values.ndim == 2 or "Z" in axes:
         values = values[np.newaxis]
-    return Scores(_probabilities(path, values) if input == "probabilities" else values, input or "logits")
+    values = _probabilities(path, values) if input == "probabilities" else values
+    return Scores(values, input or "logits", guessed=input is None)

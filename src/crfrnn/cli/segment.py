@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crfrnn.cli.failures import described
-from crfrnn.cli.outputs import format_of
+from crfrnn.cli.outputs import RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import UsageError, real_path
 from crfrnn.files.legend import full_palette, labelled_overlay
-from crfrnn.files.photos import IMAGE_SUFFIXES, PICTURE_SUFFIXES, write_labels, write_picture, write_probabilities
+from crfrnn.files.photos import (
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    suffix_of,
+    write_labels,
+    write_picture,
+    write_probabilities,
+)
 from crfrnn.files.progress import progress
 from crfrnn.interrupts import raise_asked
 
@@ -102,7 +109,7 @@ def run_segment(options: argparse.Namespace) -> int:
     if todo:
         model = chosen_model(options.model, options.parameters, options.device, options.iterations)
         inputs = {real_path(photo) for photo in photos}
-        for photo in progress(todo, "segment", options.quiet):
+        for photo in progress(todo, "segment"):
             try:
                 results.refuse_collisions(photo, photos, inputs)
                 write_segmentation(photo, model, options, results)
@@ -113,7 +120,8 @@ def run_segment(options: argparse.Namespace) -> int:
         print(f"failed: {failure}", file=sys.stderr)
     done = len(todo) - len(failures)
     where = results.output if len(photos) > 1 else ", ".join(map(str, results.paths(photos[0]).values()))
-    print(f"{where}: {done} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed")
+    hint = "; --overwrite redoes what is there" if len(todo) < len(photos) else ""
+    print(f"{where}: {done} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed{hint}")
     return 1 if failures else 0
 
 
@@ -141,6 +149,8 @@ class Results:
         if output.suffix.lower() not in PICTURE_SUFFIXES:
             if output.exists():
                 raise UsageError(f"{output} is a file; name a folder to write to")
+            if suffix_of(output) in RESULT_SUFFIXES:
+                raise UsageError(f"{output} is named like a file; results are .png, .jpg or a folder")
             return cls(output, {"labels": LABELS_END, "overlay": OVERLAY_END})
         if len(photos) > 1:
             raise UsageError(f"{output} is one file for {len(photos)} photos; name a folder to write to")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.cli.parameter_options import PARAMETERS_HELP
-from crfrnn.cli.parser import add_command
+from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings, settings_of
 
 TRAIN_HELP = """\
@@ -33,6 +33,7 @@ def add_train(commands: Any) -> None:
     parser = add_command(commands, "train", "train a network and its CRF on your data", TRAIN_HELP, EXAMPLES, usage)
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="a file with settings")
     parser.add_argument("--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF starts with them")
+    add_quiet(parser)
     group = parser.add_argument_group("settings")
     for setting in fields(TrainingConfig):
         # --flip alone is --flip true.

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cli.parameter_options import add_parameter_options, chosen_parameters
-from crfrnn.cli.parser import add_command
+from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
+from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
 
@@ -41,12 +41,15 @@ def add_tune(commands: Any) -> None:
         type=Path,
         metavar="FOLDER",
         default=Path("scores"),
-        help="folder, may be inside DATA, with scores (C, H, W) of each photo in NAME.npy or NAME.npz; %(default)s",
+        help="folder, may be inside DATA, with scores (C, H, W) of each photo in NAME.npy, .npz, .pt, .pth or "
+        ".safetensors; %(default)s",
     )
     parser.add_argument(
-        "--input", choices=("logits", "probabilities"), default="logits", help="what the scores are; %(default)s"
+        "--input",
+        choices=("logits", "probabilities"),
+        help="what the scores are; logits when not given, probabilities for arrays of that name or called softmax",
     )
-    parser.add_argument("--array", metavar="NAME", help="the array of .npz files to use; the first when not given")
+    parser.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     parser.add_argument(
         "--square-scores",
         action="store_true",
@@ -73,6 +76,8 @@ def add_tune(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="T", help="photos at a time; OMP_NUM_THREADS or all cores when not given"
     )
+    add_device(parser)
+    add_quiet(parser)
     add_parameter_options(parser)
     parser.set_defaults(run=run_tune, parser=parser)
 
@@ -112,7 +117,7 @@ def run_tune(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     trials = TRIALS if options.trials is None else options.trials
-    settings = {"holdout": options.holdout, "seed": options.seed, "threads": options.threads}
+    settings = {"holdout": options.holdout, "seed": options.seed, "threads": options.threads, "device": options.device}
     keep = output.with_name(f"{output.name}.trials")
     found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
     notes = {

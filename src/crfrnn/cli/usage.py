@@ -4,31 +4,23 @@ import argparse
 import math
 import os
 import re
+from contextvars import ContextVar
+from dataclasses import fields
 from pathlib import Path
 
-UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+from crfrnn import memory
+from crfrnn.parameters import CRFParameters
 
+SUBJECT: ContextVar[str] = ContextVar("SUBJECT", default="")
+"""Which of several files a thread is at work on, named in warnings."""
 
-AS_OPTIONS = (
-    (r"\binput='(\w+)'", r"--input \1"),
-    (r"\bnum_classes=(\d*)", r"--num-classes \1"),
-    (r"\bimage_range=\(([^,()]+), ([^,()]+)\)", r"--image-range \1,\2"),
-    (r"\bcrfrnn\.contrast_theta_beta\(image\)", "--theta-beta contrast"),
-)
-"""How advice for Python is typed in a shell."""
-
-
-MOST_BYTES = 2**63
-MOST_SHOWN = 60
+OPTIONS = [*(field.name for field in fields(CRFParameters)), "input", "num_classes", "classes", "spacing", "device"]
+"""Arguments of functions that are options of commands."""
+ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(\([^()]*\)|\[[^\[\]]*\]|'[^']*'|[^\s,;:()]*)")
 
 
 class UsageError(ValueError):
     """The arguments do not fit together, regardless of what the files hold."""
-
-
-def shortened(text: str) -> str:
-    """A text as it was given, in quotes, without most of a very long one."""
-    return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,9 +31,16 @@ def counted(number: int, noun: str) -> str:
 def one_line(message: object) -> str:
     """A message of the package on one line, with arguments of functions as options."""
     text = " ".join(str(message).split())
-    for pattern, option in AS_OPTIONS:
-        text = re.sub(pattern, option, text)
-    return text
+    text = text.replace("crfrnn.contrast_theta_beta(image)", "--theta-beta contrast")
+    text = text.replace("(low, high), such as (0, 1)", "low,high, such as 0,1")
+    return ARGUMENT.sub(_as_option, text)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """How an argument of a function is typed in a shell."""
+    name, value = argument.groups()
+    typed = value.strip("()[]'").replace(", ", ",")
+    return f"--{name.replace('_', '-')} {typed}"
 
 
 def real_path(path: Path) -> Path:
@@ -51,13 +50,10 @@ def real_path(path: Path) -> Path:
 
 def byte_count(text: str) -> int:
     """Bytes in words such as 4GB, 500MB or 1.5 TB."""
-    given = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kmgt])b?", text.strip().lower())
-    if given is None:
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is no amount of memory; expected one such as 4GB or 500MB")
-    amount = float(given[1]) * UNITS[given[2]]
-    if amount >= MOST_BYTES:
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is more memory than there is")
-    return int(amount)
+    try:
+        return memory.byte_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def frames(text: str) -> float:

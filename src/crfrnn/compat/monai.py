@@ -325,7 +325,7 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
         raise ValueError(f"{name} has shape {tuple(scores.shape)}; expected {layout}")
     if not scores.is_floating_point():
         raise TypeError(f"{name} is {scores.dtype}; expected a floating-point tensor: call .float() first")
-    if (beside.ndim, beside.shape[0], beside.shape[2:]) != (scores.ndim, scores.shape[0], scores.shape[2:]):
+    if (beside.shape[:1], beside.shape[2:], beside.ndim) != (scores.shape[:1], scores.shape[2:], scores.ndim):
         raise ValueError(
             f"{name_beside} has shape {tuple(beside.shape)}; expected {layout}, of the same batch and spatial shape as "
             f"{name} of shape {tuple(scores.shape)}"

@@ -39,9 +39,10 @@ class PAMR(nn.Module):
     def __init__(self, num_iter: int = 1, dilations: Sequence[int] = (1,)) -> None:
         super().__init__()
         self.num_iter = whole_number(num_iter, "num_iter")
-        self.dilations = [whole_number(each, "dilations") for each in dilations]
+        given = dilations if isinstance(dilations, list | tuple | range) else []
+        self.dilations = [whole_number(each, "dilations") for each in given]
         if not self.dilations or min(self.dilations) < 1:
-            raise ValueError(f"dilations={list(dilations)} must be whole numbers above 0, at least one")
+            raise ValueError(f"dilations={dilations!r} must be a list of whole numbers above 0, at least one")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Refined probabilities.

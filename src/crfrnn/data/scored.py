@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import score_array
 from crfrnn.data.segmentation import Sample, SegmentationData
-from crfrnn.files.photos import ARRAY_SUFFIXES, read_array
+from crfrnn.files.photos import ARRAY_SUFFIXES, SCORE_NAMES, named_array
 from crfrnn.files.resize import resize_scores, seem_square
 from crfrnn.numbers import one_of
 from crfrnn.unary import unary_from_probabilities
@@ -26,10 +26,11 @@ class ScoredPhotos:
 
     Args:
         data: The photos and labels.
-        folder: Holds NAME.npy or NAME.npz for each photo: scores (C, h, w), stretched over the photo if they are
-            smaller. With two classes, (1, h, w) are those of the second against the first.
-        input: What the scores are, "logits" or "probabilities".
-        array: The array of an .npz file; the first when not given.
+        folder: Holds NAME.npy, NAME.npz or a file of tensors for each photo: scores (C, h, w), stretched over the photo
+            if they are smaller. With two classes, (1, h, w) are those of the second against the first.
+        input: What the scores are, "logits" or "probabilities". None means probabilities for arrays of that name or
+            called softmax, and logits for all others.
+        array: The array of a file of several; as `crfrnn.files.photos.named_array` chooses when not given.
         square: The scores cover a square with the photo at its top left: see `crfrnn.files.resize.resize_scores`.
     Attributes:
         files: The file with the scores of each photo.
@@ -42,11 +43,12 @@ class ScoredPhotos:
         data: SegmentationData,
         folder: Path,
         *,
-        input: ScoresInput = "logits",
+        input: ScoresInput | None = None,
         array: str | None = None,
         square: bool = False,
     ) -> None:
-        one_of(input, get_args(ScoresInput), "input")
+        if input is not None:
+            one_of(input, get_args(ScoresInput), "input")
         if not folder.is_dir():
             raise ValueError(f"cannot read scores from {folder}: there is no such folder")
         self.data, self.folder, self.input, self.array, self.square = data, folder, input, array, square
@@ -73,7 +75,7 @@ class ScoredPhotos:
 
     def __getitem__(self, index: int) -> tuple[Sample, NDArray[np.float32]]:
         """A photo with its labels, and its logits (C, H, W)."""
-        sample, scores = self.data[index], self._scores(index)
+        sample, (scores, kind) = self.data[index], self._scores(index)
         height, width = size = sample.labels.shape
         most = (max(size), max(size)) if self.square else size
         try:
@@ -84,7 +86,7 @@ class ScoredPhotos:
                 )
             if self.square or scores.shape[1:] != size:
                 scores = resize_scores(scores, (height, width), self.square)
-            if self.input == "probabilities":
+            if kind == "probabilities":
                 scores = unary_from_probabilities(scores).astype(np.float32, copy=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.files[index]}: {error}") from error
@@ -94,24 +96,28 @@ class ScoredPhotos:
         """Whether the first photos suggest that scores cover a square although `square` is not set."""
         first = range(min(len(self), PHOTOS_LOOKED_AT))
         return not self.square and any(
-            seem_square(self._scores(index).shape, self.data[index].labels.shape) for index in first
+            seem_square(self._scores(index)[0].shape, self.data[index].labels.shape) for index in first
         )
 
-    def _scores(self, index: int) -> NDArray[np.float32]:
-        """The scores of a file (C, h, w), of all classes."""
+    def _scores(self, index: int) -> tuple[NDArray[np.float32], str]:
+        """The scores of a file (C, h, w), of all classes, and what they are."""
         path, num_classes = self.files[index], self.data.classes.num_classes
-        array = read_array(path, self.array)
+        array, name = named_array(path, self.array)
+        kind = self.input or SCORE_NAMES.get(name) or "logits"
         try:
             scores = score_array(array, "scores", np.float32).astype(np.float32, copy=False)
             if scores.ndim != 3:
                 raise ValueError(f"scores have shape {scores.shape}; expected (classes, height, width)")
             if len(scores) == 1 and num_classes == 2:
-                first = 1 - scores if self.input == "probabilities" else np.zeros_like(scores)
+                first = 1 - scores if kind == "probabilities" else np.zeros_like(scores)
                 scores = np.concatenate([first, scores])
             if len(scores) != num_classes:
+                names = ", ".join(self.data.classes.names[:NAMES_SHOWN])
                 raise ValueError(
-                    f"scores have shape {scores.shape}, so {len(scores)} classes, but the labels have {num_classes}"
+                    f"scores have shape {scores.shape}, so {len(scores)} classes, but the labels are said to have "
+                    f"{num_classes} ({names}{', …' if num_classes > NAMES_SHOWN else ''}): say which, such as "
+                    f"classes={len(scores)}"
                 )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-        return scores
+        return scores, kind

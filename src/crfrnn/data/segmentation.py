@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from crfrnn.data.annotations import Annotations
 from crfrnn.data.layouts import Pair, layout_of
 from crfrnn.files.classes import VOID, ClassSet
-from crfrnn.files.photos import read_labels, read_photo
+from crfrnn.files.photos import read_label_image, read_photo
 from crfrnn.files.progress import progress
 from crfrnn.threads import default_threads
+
+LOOKED_AT = 32
+"""About how many label images of two classes tell what 255 means in all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class SegmentationData(Sequence[Sample]):
     Args:
         root: The data set's folder, arranged in one of the ways of `crfrnn.data.layouts.LAYOUTS`.
         split: Which part of it, such as "train".
-        classes: What the labels stand for.
+        classes: What the labels stand for. The label images of two classes may be masks of 0 and 255.
         layout: "folder", "voc" or "camvid"; None chooses by what the folder holds.
         annotations: Sparse labels of the photos, which take the place of the data set's label images.
     Attributes:
@@ -79,13 +83,31 @@ class SegmentationData(Sequence[Sample]):
         pair = self.pairs[index]
         image = read_photo(pair.photo)
         sparse = self.annotations
-        labels = read_labels(pair.labels) if sparse is None else sparse.labels(pair, image.shape[:2])
+        labels = read_label_image(pair.labels)[0] if sparse is None else sparse.labels(pair, image.shape[:2])
+        if sparse is None and self._are_masks:
+            labels = np.where(labels == VOID, 1, labels)
         if image.shape[:2] != labels.shape:
             raise ValueError(
                 f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "
                 "of their photo"
             )
         return Sample(pair.name, image, self._checked(labels, pair))
+
+    @cached_property
+    def _are_masks(self) -> bool:
+        """Whether the label images are masks of 0 and 255, where 255 is the second of two classes and not void.
+
+        They are if those looked at are in grey levels and none holds a 1.
+        """
+        if self.classes.num_classes != 2:
+            return False
+        images = (read_label_image(pair.labels) for pair in self.pairs[:: max(1, len(self) // LOOKED_AT)])
+        levels: set[int] = set()
+        for labels, colours in images:
+            levels |= {int(level) for level in np.unique(labels)}
+            if colours != "grey" or not levels <= {0, VOID}:
+                return False
+        return levels == {0, VOID}
 
     def pixel_counts(self) -> NDArray[np.int64]:
         """How many pixels each class has, (classes,). Reads, and so checks, every photo and label image.

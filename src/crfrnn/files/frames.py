@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.files.replacement import replacing
-from crfrnn.memory import require_memory
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 FORMATS = {".mkv": "matroska", ".m4v": "mp4"}
@@ -22,12 +21,10 @@ CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
 RATE = Fraction(25)
 
 
-@dataclass(frozen=True)
-class Clip:
-    """What frames are called, and how many there are in a second."""
-
-    names: tuple[str, ...]
-    rate: Fraction = RATE
+def frame_order(name: str) -> list[tuple[int, str]]:
+    """What sorts names by the numbers in them, 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts]
 
 
 def av_module() -> Any:
@@ -39,38 +36,51 @@ def av_module() -> Any:
     return av
 
 
-def read_video(path: Path) -> tuple[NDArray[np.uint8], Clip]:
-    """All frames (T, H, W, 3) of a video, RGB, and their names, which are numbers.
+class Video:
+    """The frames of a video: `video[number]` is (H, W, 3), RGB. They are decoded when asked for, forward in time.
 
-    Raises:
-        ValueError: if it cannot be read, or holds no frames.
-        MemoryError: if there is not enough memory for all of them.
+    Attributes:
+        count: How many frames there are; all are decoded once to count them.
+        rate: Frames in a second.
+    Raises: ValueError: if it cannot be read, or holds no frames.
     """
-    av = av_module()
-    if not path.is_file():
-        raise ValueError(f"cannot read {path}: there is no such file")
-    frames: list[NDArray[np.uint8]] = []
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError("it holds no frames")
-            stream = container.streams.video[0]
-            rate = Fraction(stream.average_rate or RATE)
-            pixels = 3 * stream.width * stream.height
-            if stream.frames:
-                require_memory(2 * pixels * stream.frames, f"reading {stream.frames} frames of {path}")
-            for frame in container.decode(stream):
-                if len(frames) % 64 == 0:
-                    require_memory(2 * pixels * 64, f"reading more than {len(frames)} frames of {path}")
-                frames.append(frame.to_ndarray(format="rgb24"))
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files raise more kinds than PyAV documents
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"cannot read {path} as a video: {reason}") from error
-    if not frames:
-        raise ValueError(f"cannot read {path} as a video: it holds no frames")
-    return np.stack(frames), Clip(tuple(f"{number:06}" for number in range(len(frames))), rate)
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"cannot read {path}: there is no such file")
+        self.path, self.rate = path, RATE
+        self.count = sum(1 for _ in self._decoded())
+        if not self.count:
+            raise ValueError(f"cannot read {path} as a video: it holds no frames")
+        self._next, self._frames = 0, self._decoded()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+        if number < self._next:
+            self._next, self._frames = 0, self._decoded()
+        for frame in self._frames:
+            self._next += 1
+            if self._next > number:
+                pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+                return pixels
+        raise IndexError(f"{self.path} has {self.count} frames, not {number + 1}")
+
+    def _decoded(self) -> Iterator[Any]:
+        av = av_module()
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise ValueError("it holds no frames")
+                stream = container.streams.video[0]
+                self.rate = Fraction(stream.average_rate or RATE)
+                yield from container.decode(stream)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged files raise more kinds than PyAV documents
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot read {self.path} as a video: {reason}") from error
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], rate: Fraction) -> None:

@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape
 from crfrnn.files.classes import VOID
-
-LARGEST_ID = 100
-"""Grey levels above this, without a palette and without a number of classes, are taken to be no class ids."""
-SEVERAL_LEVELS = 8
-BETWEEN = 0.4
-SMALL_STEP = 0.25
-"""A picture of this many levels is smooth if this share of its edges is next to another one, and their median is at
-most this share of all levels."""
+from crfrnn.unary import LARGEST_ID, is_soft, mask_levels
 
 
 @dataclass(frozen=True)
@@ -34,24 +27,19 @@ class Mask:
         return np.array([self.background, self.foreground], np.min_scalar_type(self.foreground))
 
 
-def mask_of(present: NDArray[Any], indexed: bool) -> Mask | None:
-    """The mask that a label image of these levels is, or None.
+def mask_of(present: NDArray[Any], indexed: bool, picture: bool) -> Mask | None:
+    """The mask that a label image of these levels is, by `mask_levels`, or None.
 
-    It is one if the levels are 0 and another above 1, 255 alone, or two of which the higher is no class id. In an image
-    with a palette, 255 is void, and so it is beside any other level than 0.
+    It is none if it has a palette, in which 255 is void, or holds 0 and 1, which are labels of two classes.
 
     Args:
         present: The levels that occur, in ascending order.
         indexed: Whether the image has a palette.
+        picture: Whether the image is a picture, which is written in the levels it was read in, and not an array.
     """
     levels = [int(level) for level in present]
-    if indexed or len(levels) > 2 or levels[0] < 0 or levels in ([0], [0, 1]):
-        return None
-    if levels == [VOID]:
-        return Mask()
-    if len(levels) == 2 and (levels[0] == 0 or (levels[1] > LARGEST_ID and levels[1] != VOID)):
-        return Mask(*levels)
-    return None
+    found = None if indexed or levels == [0, 1] else mask_levels(levels, picture)
+    return None if found is None else Mask(*found)
 
 
 def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) -> None:
@@ -63,23 +51,13 @@ def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) ->
     levels = present[present != VOID]
     if len(present) < 3 or labels.dtype != np.uint8:
         return
-    if int(levels[-1]) <= LARGEST_ID and not (len(levels) >= SEVERAL_LEVELS and _is_smooth(labels)):
+    if int(levels[-1]) <= LARGEST_ID and not is_soft(labels):
         return
     raise ValueError(
         f"{path} has {len(present)} grey levels from {present[0]} to {present[-1]}: if it is a soft mask, which gives "
         "the probability of the foreground, give --input probabilities; if the levels are class ids, give "
         f"--num-classes, at least {int(levels[-1]) + 1}"
     )
-
-
-def _is_smooth(levels: NDArray[np.uint8]) -> bool:
-    """Whether levels (H, W) go up and down in ramps, unlike those of regions and unlike ids at random."""
-    steps = np.abs(np.diff(levels.astype(np.int16), axis=1))
-    edges = steps > 0
-    before, both = int(edges[:, :-1].sum()), int((edges[:, :-1] & edges[:, 1:]).sum())
-    if both <= BETWEEN * max(before, 1):
-        return False
-    return bool(np.median(steps[edges]) <= SMALL_STEP * float(levels.max()))
 
 
 @dataclass(frozen=True)

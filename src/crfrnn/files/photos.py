@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from crfrnn.files.opening import opened_picture
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
 from crfrnn.files.replacement import replacing
 from crfrnn.files.tensors import SAFETENSORS, TORCH_SUFFIXES, read_tensors
@@ -92,7 +93,7 @@ def picture_levels(picture: Image.Image) -> NDArray[Any]:
 def is_picture(path: Path) -> bool:
     """Whether Pillow reads all of a TIFF: a page of integers in channels that it knows, colours of 8 bits at most."""
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
             whole = getattr(image, "n_frames", 1) == 1 and image.mode != "F"
             return whole and (len(bits) == 1 or max(bits) <= 8)
@@ -105,19 +106,34 @@ def read_labels(path: Path) -> NDArray[np.integer]:
     return read_label_image(path)[0]
 
 
-def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
-    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit."""
+def read_label_image(
+    path: Path, advice: str = "--input probabilities"
+) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """What `read_labels` reads, and what it is coloured in: a palette, grey levels, or black and white of one bit.
+
+    Args:
+        advice: How the user says that a picture holds probabilities.
+    """
     image = _decoded(path)
     if image.format == "JPEG":
         raise ValueError(
             f"{path} is a JPEG, which changes class ids: save the label image as PNG; a JPEG of a mask can be read as "
-            "the probability of the foreground: --input probabilities"
+            f"the probability of the foreground: {advice}"
         )
+    return label_levels(image, path)
+
+
+def label_levels(image: Image.Image, name: object) -> tuple[NDArray[np.integer], Literal["palette", "grey", "two"]]:
+    """Class ids (H, W) of a picture, and what it is coloured in.
+
+    Args:
+        name: What it is called in messages.
+    """
     indexed = _is_indexed(image)
-    grey = image if indexed else _grey(image)
+    grey = image if indexed else _grey(name, image)
     if grey is None:
         raise ValueError(
-            f"{path} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
+            f"{name} holds colours ({image.mode}), not class ids; save the label image with a palette or in grey levels"
         )
     labels = np.asarray(grey)
     if labels.dtype == bool:
@@ -126,16 +142,20 @@ def read_label_image(path: Path) -> tuple[NDArray[np.integer], Literal["palette"
 
 
 def read_grey(path: Path) -> NDArray[Any]:
-    """Grey levels (H, W) of a picture, from 0 to 1 for black to white; floating-point levels as they are.
+    """Grey levels (H, W) of a picture, 0 for black and the highest of their type for white; or in floating point.
 
     Raises: ValueError: if it cannot be read, or holds colours.
     """
-    image = _decoded(path)
-    grey = _grey(image)
+    return grey_levels(_decoded(path), path)
+
+
+def grey_levels(image: Image.Image, name: object) -> NDArray[Any]:
+    """What `read_grey` reads, of a picture that is called by this name in messages."""
+    grey = _grey(name, image)
     if grey is None:
-        raise ValueError(f"{path} holds colours ({image.mode}), not grey levels")
+        raise ValueError(f"{name} holds colours ({image.mode}), not grey levels")
     levels = np.asarray(grey)
-    return as_shares(levels if levels.dtype != np.int32 else levels.astype(np.uint16))
+    return levels if levels.dtype != np.int32 else levels.astype(np.uint16)
 
 
 def as_shares(levels: NDArray[Any]) -> NDArray[Any]:
@@ -168,11 +188,15 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
         return tensors[chosen], chosen.rpartition(".")[2]
     try:
         if mapped and path.suffix.lower() == ".npy":
-            mapping: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            mapping = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(mapping, np.ndarray):
+                raise ValueError("it is an archive of arrays, whose name ends in .npz")
             return mapping, ""
         with path.open("rb") as handle:
             content = np.load(handle, allow_pickle=False)
             if isinstance(content, np.ndarray):
+                if name is not None:
+                    raise ValueError(f"it holds one array, which has no name such as {name!r}")
                 return content, ""
             if not content.files:
                 raise ValueError("it holds no array")
@@ -249,15 +273,26 @@ def _save(path: Path, image: Image.Image, **options: Any) -> None:
         handle.write(encoded.getbuffer())
 
 
-def _grey(image: Image.Image) -> Image.Image | None:
-    """An image of one channel, or one in colours that are all grey, whatever its opacity; None if some are not."""
+def _grey(name: object, image: Image.Image) -> Image.Image | None:
+    """An image of one channel, or one in colours that are all grey; None if some are not.
+
+    Raises: ValueError: if they are all the same, and its opacity is not.
+    """
     if image.mode in ("1", "L") or _is_deep(image):
         return image
     if image.mode not in ("LA", "P", "RGB", "RGBA"):
         return None
     red, green, blue = image.convert("RGB").split()
     same = np.array_equal(np.asarray(red), np.asarray(green)) and np.array_equal(np.asarray(red), np.asarray(blue))
+    if same and image.mode in ("LA", "RGBA") and _is_flat(red) and not _is_flat(image.getchannel("A")):
+        raise ValueError(f"{name} is of one colour, and what it shows is in its opacity: save that in grey levels")
     return red if same else None
+
+
+def _is_flat(grey: Image.Image) -> bool:
+    """Whether all pixels have the same level."""
+    low, high = grey.getextrema()
+    return bool(low == high)
 
 
 def _is_indexed(image: Image.Image) -> bool:
@@ -287,8 +322,10 @@ def _decoded(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             image.load()
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more for damaged files
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     return image

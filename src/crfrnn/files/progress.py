@@ -5,19 +5,32 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 QUIET_SECONDS = 1.0
+HIDDEN: ContextVar[bool] = ContextVar("HIDDEN", default=False)
 
 
-def progress(items: Sequence[Item], description: str, quiet: bool = False) -> Iterable[Item]:
-    """The same items, with a progress bar once they have taken a second; none if quiet or stderr is not a terminal.
+@contextmanager
+def hidden_progress() -> Iterator[None]:
+    """Show no progress meanwhile."""
+    token = HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        HIDDEN.reset(token)
+
+
+def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
+    """The same items, with a progress bar once they have taken a second; none if stderr is not a terminal.
 
     tqdm draws the bar where it is installed; otherwise a counter does.
     """
-    if quiet:
+    if HIDDEN.get():
         return items
     try:
         from tqdm import tqdm

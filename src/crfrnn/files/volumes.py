@@ -26,6 +26,9 @@ GRID_TOLERANCE = 0.1
 """How far apart two files on the same grid may place a corner of the volume, in voxels."""
 
 
+CROP_HINT = ", or if nnU-Net 1 cropped the scores, put its .pkl beside them, which says where"
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Where the voxels of a NIfTI file lie.
@@ -75,6 +78,8 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Geometry]:
             f"{path} has {voxels.ndim} axes {voxels.shape}; expected (x, y, z), or (x, y, z, channels) of an image or "
             "of class scores"
         )
+    if voxels.size == 0:
+        raise ValueError(f"{path} has no voxels: its axes are {voxels.shape}")
     if voxels.dtype.kind not in "biuf":
         kind = "complex numbers" if voxels.dtype.kind == "c" else "colours"
         raise ValueError(
@@ -126,7 +131,7 @@ def check_same_grid(
     if grids[0] != grids[1]:
         raise ValueError(
             f"{scores} has {_sizes(grids[0])} voxels and {image} {_sizes(grids[1])} (x × y × z): resample one to the "
-            "grid of the other"
+            "grid of the other" + (CROP_HINT if scores.name.lower().endswith(".npz") else "")
         )
     if first is None or second is None:
         return

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import check_finite, image_array, mask_array, points_first
+from crfrnn.arrays import check_finite, check_result, image_array, mask_array, points_first
 from crfrnn.crf import CRF, Normalization
 from crfrnn.inference.backend import Ability, Execution, Gradients, Inputs
 from crfrnn.inference.coupling import fewest_axes
@@ -55,20 +55,27 @@ def forward(
     crf = _with_thetas(crf, inputs)
     # Forward, diagonal matrices cost no more than diagonals; their gradients have all C×C entries.
     fewest = [fewest_axes(coupling) for coupling in couplings]
-    storage = _storage(execution) if keep else None
+    storage = _storage(execution, bool(inputs.thetas)) if keep else None
 
     def one(index: int, threads: int) -> tuple[Array, Record]:
         check_finite(logits[index], f"logits[{index}]")
         guide = _guide(inputs, index, crf.region_names)
         classes, points = logits.shape[1], logits[index, 0].size
         kept_rows = solver.kept_rows(crf.solver) if keep else 0
-        kept_itemsize = 2 if execution.storage else logits.itemsize
+        # A photo's lattice has about as many vertices as points.
+        kept_itemsize = 2 if execution.storage else (1 + (storage == "with messages")) * logits.itemsize
         marginals_bytes = mean_field_bytes(points, classes, logits.itemsize, kept_rows, kept_itemsize)
         require_memory(
             terms_bytes(crf, guide, logits.itemsize) + marginals_bytes,
             f"a mean field of {points} points and {classes} classes",
         )
         terms = build_terms(crf, guide, inputs.spacing, logits.dtype, threads)
+        for coupling, name in zip(fewest, crf.names, strict=True):
+            if not np.isfinite(coupling).all():
+                raise ValueError(
+                    f"{name}_weight times the compatibility is not a finite {logits.dtype} number: make one of them "
+                    "smaller, or look at what training made of them"
+                )
         refined, kept = solver.forward(crf.solver, _rows(logits[index]), terms, fewest, "logits", storage, threads)
         return refined, Record(terms, kept)
 
@@ -131,7 +138,10 @@ def filtered(values: Array, terms: Sequence[PairwiseTerm], transpose: bool, thre
         if not transpose:
             check_finite(values[index], f"values[{index}]")
         rows = values[index].reshape(values.shape[1], -1).T
-        return np.ascontiguousarray(terms[index].filter_rows(rows, transpose, threads).T)
+        result = terms[index].filter_rows(rows, transpose, threads)
+        if not transpose:
+            check_result(result, "filtered values", "values or mask")
+        return np.ascontiguousarray(result.T)
 
     return _stacked(_each_image(len(values), threads, one), values.shape)
 
@@ -177,6 +187,8 @@ def pairwise_filtered(
         for term in pairs:
             message = term.filter_rows(rows, transpose, threads)
             total += float(np.asarray(term.weight)) * (message if own_pairs else message - term.own[:, None] * rows)
+        if not transpose:
+            check_result(total, "filtered probabilities", "weights or mask")
         return total.T
 
     return _stacked(_each_image(len(values), execution.threads, one), values.shape)
@@ -201,10 +213,10 @@ def _with_thetas(crf: CRF, inputs: Inputs) -> CRF:
     return crf.with_thetas(**{name: theta.tolist() for name, theta in inputs.thetas.items()})
 
 
-def _storage(execution: Execution) -> Storage:
+def _storage(execution: Execution, learn_theta: bool) -> Storage:
     """How to keep marginals: by the name of a dtype of torch."""
     if execution.storage is None:
-        return "computed"
+        return "with messages" if learn_theta else "computed"
     return "bfloat16" if str(execution.storage) == "torch.bfloat16" else "float16"
 
 

@@ -3,6 +3,7 @@
 A coupling is a number, a (C,) diagonal or a (C, C) matrix, whichever is the smallest that holds it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,22 @@ def coupling_gradient(cotangent: Array, received: Array, axes: int) -> Array:
 def weight_gradient(gradient: Matrix, compatibility: Matrix | None, weight: Matrix, num_classes: int) -> Matrix:
     """∂W = Mᵀ ∂E, in the shape of the weight."""
     given = np.asarray(-1.0) if compatibility is None else compatibility
-    return _shaped_like(weight, _full(given, num_classes).T @ _full_gradient(gradient, num_classes))
+    return _factor_gradient(gradient, given, weight, num_classes, lambda other, full: other.T @ full)
 
 
 def compatibility_gradient(gradient: Matrix, compatibility: Matrix, weight: Matrix, num_classes: int) -> Matrix:
     """One kernel's share of ∂M = Σ ∂E Wᵀ, in the shape of the compatibility."""
-    return _shaped_like(compatibility, _full_gradient(gradient, num_classes) @ _full(weight, num_classes).T)
+    return _factor_gradient(gradient, weight, compatibility, num_classes, lambda other, full: full @ other.T)
+
+
+def _factor_gradient(
+    gradient: Matrix, other: Matrix, factor: Matrix, num_classes: int, product: Callable[[Matrix, Matrix], Matrix]
+) -> Matrix:
+    """The gradient to one factor of a coupling, in its shape, given the other one. Diagonals need no matrices."""
+    if max(gradient.ndim, other.ndim, factor.ndim) == 2:
+        return _shaped_like(factor, product(_full(other, num_classes), _full_gradient(gradient, num_classes)))
+    of_classes = np.broadcast_to(other * (gradient if gradient.ndim else gradient / num_classes), num_classes)
+    return of_classes.copy() if factor.ndim else np.asarray(of_classes.sum())
 
 
 def _full(matrix: Matrix, num_classes: int) -> Matrix:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crfrnn.arrays import Array, label_array, num_points, score_array
+from crfrnn.arrays import Array, check_result, label_array, num_points, score_array
 from crfrnn.crf import FrankWolfe, MeanField
 from crfrnn.inference import frankwolfe
 from crfrnn.inference.coupling import Matrix
@@ -36,7 +36,7 @@ def energy(
         compatibility: M, a number, (C,) or (C, C); None is the Potts model, -1.
     """
     scores = score_array(unary, "unary", precision(pairwise))
-    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    couplings, _ = checked_couplings(scores, pairwise, compatibility)
     classes = len(scores)
     if np.shape(labels) == scores.shape:
         labels = score_array(labels, "labels").argmax(axis=0)
@@ -52,7 +52,9 @@ def energy(
     one_hot = np.zeros((given.size, classes), scores.dtype)
     one_hot[points, chosen] = 1
     total = -float(scores.reshape(classes, -1)[chosen, points].sum(dtype=np.float64))
-    return total + sum(term.energy(one_hot, matrix) for term, matrix in zip(pairwise, couplings, strict=True))
+    with np.errstate(over="ignore", invalid="ignore"):
+        pairs = sum(term.energy(one_hot, matrix) for term, matrix in zip(pairwise, couplings, strict=True))
+    return _finite(total + pairs)
 
 
 def relaxed_energy(
@@ -111,7 +113,7 @@ def mean_field_trace(
     Arguments are those of `mean_field`. Values come one by one; nothing of earlier iterations is kept.
     """
     scores = score_array(unary, "unary", precision(pairwise))
-    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    couplings, _ = checked_couplings(scores, pairwise, compatibility)
     solver = MeanField(iterations, damping)
 
     def trace() -> Iterator[tuple[Array, float]]:
@@ -144,7 +146,7 @@ def frank_wolfe_trace(
         raise TypeError(f"solver is a {type(solver).__name__}; expected FrankWolfe(…)")
     scores = score_array(unary, "unary", precision(pairwise))
     _require_pairs(pairwise, "frank_wolfe_trace")
-    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    couplings, _ = checked_couplings(scores, pairwise, compatibility)
     regularizer = regularizer_of(solver)
 
     def trace() -> Iterator[tuple[Array, float]]:
@@ -160,7 +162,8 @@ def frank_wolfe_trace(
 
 def divergence(q: Array, unary: Array, received: Array) -> float:
     """D(q) of marginals, logits and the message that the marginals make, of one shape (docs/algorithm.md, eq. 7)."""
-    return total(q * (logarithm(q) - unary + received))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _finite(total(q * (logarithm(q) - unary + received)))
 
 
 def _require_pairs(pairwise: Sequence[Term], caller: str) -> None:
@@ -172,7 +175,14 @@ def _require_pairs(pairwise: Sequence[Term], caller: str) -> None:
 
 def _relaxed(q: Array, unary: Array, received: Array) -> float:
     """R(q) of marginals, logits and the message that the marginals make, of one shape (docs/algorithm.md, eq. 28)."""
-    return total(q * (0.5 * received - unary))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _finite(total(q * (0.5 * received - unary)))
+
+
+def _finite(value: float) -> float:
+    """An energy; a ValueError if it is beyond what its precision holds."""
+    check_result(np.asarray(value), "energies", "scores, weights or compatibility")
+    return value
 
 
 def _beside(
@@ -185,7 +195,7 @@ def _beside(
         raise ValueError(f"marginals have shape {given.shape} but the unary has shape {scores.shape}")
     if given.min() < -SLACK or given.max() > 1 + SLACK:
         raise ValueError(f"marginals are from {given.min():.3g} to {given.max():.3g}; expected probabilities, 0 to 1")
-    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    couplings, _ = checked_couplings(scores, pairwise, compatibility)
     return _rows(given), _rows(scores), couplings
 
 

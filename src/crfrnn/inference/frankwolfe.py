@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import Array
+from crfrnn.arrays import Array, check_result
 from crfrnn.crf import FrankWolfe
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.adjoint import array_arithmetic, check_converged, conjugate_gradients
@@ -75,11 +75,13 @@ def forward(
     U = np.ascontiguousarray(unary.T)
     unrolled = keep is not None and solver.gradient == "unrolled"
     taken: list[Step] = []
-    end = begin = start(U, pairwise, couplings, threads)
-    for step in steps(solver, U, begin, pairwise, couplings, threads):
-        end = step.end
-        if unrolled:
-            taken.append(step)
+    with np.errstate(over="ignore", invalid="ignore"):
+        end = begin = start(U, pairwise, couplings, threads)
+        for step in steps(solver, U, begin, pairwise, couplings, threads):
+            end = step.end
+            if unrolled:
+                taken.append(step)
+    check_result(end.marginals, "scores")
     kept: Unrolled | FixedPoint | None = None
     if unrolled:
         kept = Unrolled(U, taken, end.marginals)
@@ -100,10 +102,13 @@ def observed(
 ) -> tuple[Array, Activity]:
     """As in `solver.observed`: it leaves nothing out, but may end early."""
     U = np.ascontiguousarray(unary.T)
-    end, iterations = start(U, pairwise, couplings, threads), 0
-    for step in steps(solver, U, end, pairwise, couplings, threads):
-        end = step.end
-        iterations += 1
+    iterations = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        end = start(U, pairwise, couplings, threads)
+        for step in steps(solver, U, end, pairwise, couplings, threads):
+            end = step.end
+            iterations += 1
+    check_result(end.marginals, "scores")
     return _result(end.marginals, output), complete_activity(iterations, *unary.shape)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, float_array, num_points, padded_channels, score_array
+from crfrnn.arrays import Array, check_result, float_array, num_points, padded_channels, score_array
 from crfrnn.crf import MeanField
 from crfrnn.inference.activity import Activity, complete_activity
 from crfrnn.inference.adjoint import array_arithmetic, biconjugate_gradients, check_converged
@@ -21,6 +21,7 @@ from crfrnn.inference.terms import PairwiseTerm, Term, checked_couplings, precis
 from crfrnn.kernels import native
 from crfrnn.kernels.native import FusedTerm, Happened, NativeKernel, Output, Storage, TermGradient
 from crfrnn.memory import mean_field_bytes, require_memory
+from crfrnn.numbers import flag
 from crfrnn.threads import thread_count
 
 
@@ -80,9 +81,9 @@ def mean_field(
     """
     solver = MeanField(iterations, damping, class_threshold, tolerance)
     scores = score_array(unary, "unary", precision(pairwise))
-    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    couplings, _ = checked_couplings(scores, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, 0)
-    output: Output = "probabilities" if return_probabilities else "logits"
+    output: Output = "probabilities" if flag(return_probabilities, "return_probabilities") else "logits"
     result, _ = forward(solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), output, None, threads)
     return result.reshape(scores.shape)
 
@@ -103,7 +104,7 @@ def mean_field_with_marginals(
     """
     solver = MeanField(iterations, damping)
     scores = score_array(unary, "unary", precision(pairwise))
-    couplings, _ = checked_couplings(scores.shape, pairwise, compatibility)
+    couplings, _ = checked_couplings(scores, pairwise, compatibility)
     _require_memory(scores.shape[0], num_points(scores.shape[1:]), scores.itemsize, solver.iterations)
     logits, marginals = forward(
         solver, _by_class(scores), pairwise, _all_fewest_axes(couplings), "logits", "computed", threads
@@ -129,7 +130,7 @@ def mean_field_vjp(
         guide: Whether to compute those to features, deviations and masks of kernels too, in about twice the time.
     """
     given = score_array(cotangent, "cotangent", precision(pairwise))
-    couplings, compatible = checked_couplings(given.shape, pairwise, compatibility)
+    couplings, compatible = checked_couplings(given, pairwise, compatibility)
     classes, points = len(given), num_points(given.shape[1:])
     kept = float_array(marginals, "marginals", given.dtype)
     if kept.ndim != 3 or kept.shape[1:] != (points, padded_channels(classes)):
@@ -137,7 +138,7 @@ def mean_field_vjp(
             f"marginals have shape {kept.shape}, which is not what mean_field_with_marginals returns for "
             f"{classes} classes and {points} points"
         )
-    solver = MeanField(len(kept), damping, tolerance=0)
+    solver, guide = MeanField(len(kept), damping, tolerance=0), flag(guide, "guide")
     rows = given.reshape(classes, points)
     unary, gradients, to_terms = vjp(solver, rows, kept, pairwise, couplings, threads, guide)
     by_coupling = [gradient.astype(np.float64) for gradient in gradients]
@@ -293,11 +294,13 @@ def _by_steps(
     classes, points = unary.shape
     kept = np.zeros((solver.iterations if keep else 0, points, padded_channels(classes)), unary.dtype)
     logits, sent = unary.T, []
-    for iteration, step in zip(range(solver.iterations), steps(solver, unary.T, pairwise, couplings), strict=False):
-        logits = step.logits
-        sent.append(step.classes)
-        if keep:
-            kept[iteration, :, :classes] = step.marginals
+    with np.errstate(over="ignore", invalid="ignore"):
+        for iteration, step in zip(range(solver.iterations), steps(solver, unary.T, pairwise, couplings), strict=False):
+            logits = step.logits
+            check_result(logits, "scores")
+            sent.append(step.classes)
+            if keep:
+                kept[iteration, :, :classes] = step.marginals
     happened = (solver.iterations, sent, None)
     if output == "labels":
         return logits.argmax(axis=1).astype(np.int32), kept, happened

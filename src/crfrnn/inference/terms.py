@@ -11,16 +11,21 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from crfrnn.arrays import (
     Array,
     Shape,
+    cast_finite,
     check_classes,
+    check_result,
     class_weights,
+    double_or_single,
     float_dtype,
     image_array,
+    is_tensor,
     mask_array,
     num_points,
     point_array,
     real_shape,
     region_array,
     spatial_shape,
+    wider,
 )
 from crfrnn.crf import CRF, EPSILON, Normalization, Regions
 from crfrnn.files.parameter_files import crf_of, parameters_of
@@ -28,12 +33,12 @@ from crfrnn.inference.coupling import Matrix, couple, coupling, coupling_gradien
 from crfrnn.inference.regions import RegionTerm
 from crfrnn.kernels.base import PointKernel
 from crfrnn.kernels.build import build_kernel, given_mapping, kernel_bytes, missing
-from crfrnn.kernels.features import Guide
+from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.matrix import MatrixKernel, is_sparse
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import region_bytes, require_memory
-from crfrnn.numbers import one_of
+from crfrnn.numbers import flag, one_of
 from crfrnn.parameters import CRFParameters, with_values
 from crfrnn.plausibility import check_levels
 
@@ -99,7 +104,7 @@ class PairwiseTerm:
     post: Array | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.kernel, np.ndarray) or is_sparse(self.kernel):
+        if isinstance(self.kernel, np.ndarray) or is_sparse(self.kernel) or is_tensor(self.kernel):
             object.__setattr__(self, "kernel", MatrixKernel(self.kernel))
         if not all(hasattr(self.kernel, name) for name in ("num_points", "filter")):
             raise TypeError(
@@ -129,7 +134,11 @@ class PairwiseTerm:
         """
         dtype = getattr(self.kernel, "dtype", None)
         given = point_array(values, "values", self.kernel.num_points, dtype)
-        return self.filter_rows(given.reshape(len(given), -1), transpose, threads).reshape(given.shape)
+        filtered = self.filter_rows(given.reshape(len(given), -1), flag(transpose, "transpose"), threads).reshape(
+            given.shape
+        )
+        check_result(filtered, "filtered values", "values")
+        return filtered
 
     def filter_rows(self, rows: Array, transpose: bool = False, threads: int | None = None) -> Array:
         """`filter` of (N, C) values that are not checked."""
@@ -216,7 +225,8 @@ class PairwiseTerm:
 
     def _factors(self) -> tuple[Array | None, Array | None]:
         given: Any = self.mask
-        mask: Array | None = None if given is None else given.astype(getattr(self.kernel, "dtype", np.float64))
+        dtype = getattr(self.kernel, "dtype", np.float64)
+        mask: Array | None = None if given is None else cast_finite(given, dtype, "mask")
         if self.normalization == "none":
             return mask, mask
         norm = filtered_mask(self.kernel, mask)
@@ -282,9 +292,9 @@ def pairwise_terms(
     elif grid is None:
         raise ValueError("without an image, shape= must say how large the grid is")
     if dtype is None:
-        dtype = np.float64 if channels is not None and channels.dtype == np.float64 else np.float32
+        dtype = np.float32 if channels is None else double_or_single(channels.dtype)
     weights = None if mask is None else mask_array(mask, grid)
-    guide = Guide(grid, channels, weights, given_mapping(given), origin)
+    guide = Guide(grid, channels, weights, given_mapping(given), origin_of(origin, len(grid)))
     if channels is not None:
         check_levels(crf, channels)
     kind = float_dtype(dtype)
@@ -330,10 +340,15 @@ def precision(pairwise: Sequence[Term]) -> np.dtype[Any] | None:
 
 
 def checked_couplings(
-    shape: Shape, pairwise: Sequence[Term], compatibility: ArrayLike | None
+    scores: Array, pairwise: Sequence[Term], compatibility: ArrayLike | None, names: Sequence[str] | None = None
 ) -> tuple[list[Matrix], Matrix | None]:
-    """E of every term and the compatibility as a matrix, after checking that terms fit scores of this shape."""
-    classes, *spatial = shape
+    """E of every term and the compatibility as a matrix, after checking that terms fit these scores.
+
+    Args:
+        names: What the user calls the weights, for messages; None if they are those of the list `pairwise`.
+    Raises: ValueError: if they do not, or a coupling is beyond what the precision of the scores holds.
+    """
+    classes, *spatial = scores.shape
     compatible = None if compatibility is None else class_weights(compatibility, "compatibility")
     if compatible is not None:
         check_classes(compatible, classes, "compatibility")
@@ -341,8 +356,16 @@ def checked_couplings(
     for index, term in enumerate(pairwise):
         term.check_points(tuple(spatial), f"pairwise[{index}]")
         weight: Any = term.weight
-        check_classes(weight, classes, f"the weight of pairwise[{index}]")
-        couplings.append(coupling(compatible, weight))
+        name = f"the weight of pairwise[{index}]" if names is None else names[index]
+        check_classes(weight, classes, name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            couplings.append(coupling(compatible, weight))
+        limit = np.finfo(scores.dtype).max
+        if not (np.abs(couplings[-1]) <= limit).all():
+            raise ValueError(
+                f"{name} times the compatibility is more than {scores.dtype} scores can hold, "
+                f"{limit:.2g}: make one of them smaller{wider(scores.dtype)}"
+            )
     return couplings, compatible
 
 
@@ -356,6 +379,7 @@ def filtered_mask(kernel: Any, mask: Array | None) -> Array:
     else:
         weights = np.ones(kernel.num_points) if mask is None else mask
         norm = np.asarray(kernel.filter(weights[:, None]))[:, 0]
+    check_result(norm, "sums of the mask" if mask is not None else "sums of the kernel", "the mask")
     return norm + EPSILON
 
 

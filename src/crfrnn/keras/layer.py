@@ -17,7 +17,7 @@ from crfrnn.keras.upsampling import at_image_size
 from crfrnn.numbers import one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.unary import num_classes_of
-from crfrnn.upsampling import Method
+from crfrnn.upsampling import LEAST_STRIDE, Method, are_smaller
 
 Deviation: TypeAlias = float | Sequence[float]
 CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
@@ -49,14 +49,16 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         image_range: (low, high) of the levels of images, such as (0, 1): θ_β is then in 255ths of high - low, as for
             photos of 8 bits. None: θ_β is in the image's own levels. An attribute too.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
-            or channel where they are given so. The backward pass then takes about twice as long.
+            or channel where they are given so. The backward pass then takes about twice as long, and needs a third
+            to twice as much memory on top, more for textured images.
         crf: Any other kernels and regions, and how they are solved; it takes the place of the θ, `num_iterations`,
             `spatial`, `filter`, `tolerance` and `image_range`. Its weights and compatibility are ignored: at the start
             every W is I and M is -I, as always. Features of kernels over `Given(name)` are further inputs of a call, in
             the order of the kernels, and so are segments of regions after them: ids (B, *spatial), whole numbers of any
             type, or memberships (B, *spatial, S), which get no gradient.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
-            `crfrnn.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
+            `crfrnn.upsample` does) or "bilinear"; an attribute too. None is "bilinear" too,
+            with an `InputWarning`.
         data_format: "channels_last" or "channels_first"; None is `keras.config.image_data_format()`.
         **kwargs: name, trainable and dtype. The mean field is computed in float64 if dtype is, else in float32,
             and the result has the dtype's compute type.
@@ -188,7 +190,7 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         """The shape of the logits."""
         logits, image, *others = self._inputs(input_shape)
         layout = self._layout()
-        if self.upsampling is not None:
+        if self.upsampling is not None or are_smaller(layout.spatial(logits), layout.spatial(image), LEAST_STRIDE):
             logits = layout.upsampled(logits, image)
         layout.check(logits, image, None)
         self._check_given(layout, logits, others)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
-from crfrnn.upsampling import Grids, JointBilateral, Linear, Method, chosen_map, image_guide
+from crfrnn.upsampling import Grids, JointBilateral, Linear, Method, chosen_map, image_guide, method_for
 
 Array = NDArray[Any]
 
@@ -21,8 +21,9 @@ def at_image_size(logits: Any, image: Any, method: Method | None, layout: Layout
     Args:
         logits: float32 or float64; they get a gradient.
         image: Of the same dtype.
-        method: None leaves them as they are, and so does an image of their size.
+        method: As for `method_for`. An image of their size leaves them as they are.
     """
+    method = method_for(method, layout.spatial(logits.shape), layout.spatial(image.shape), "logits")
     if method is None:
         return logits
     shape = layout.upsampled(logits.shape, image.shape)

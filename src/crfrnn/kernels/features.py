@@ -1,5 +1,6 @@
 """Feature rows of points (docs/algorithm.md, eq. 3): what kernels compare them by."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -7,9 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from crfrnn.arrays import Array, Shape, float_array, float_dtype, image_array, num_points, real_shape, spatial_shape
+from crfrnn.arrays import (
+    Array,
+    Shape,
+    double_or_single,
+    float_array,
+    float_dtype,
+    image_array,
+    num_points,
+    real_shape,
+    spatial_shape,
+)
 from crfrnn.crf import Bilateral, Features, Given, Spatial
+from crfrnn.memory import require_memory
 from crfrnn.numbers import per_axis
+
+FURTHEST = 2**48
+"""The largest number of an origin."""
 
 
 class Guide(NamedTuple):
@@ -42,7 +57,9 @@ def spatial_features(
         origin: Position (x, y[, z]) of the first point in a larger grid; None is 0.
         dtype: float32 or float64.
     """
-    return feature_rows(Spatial(theta_gamma), Guide(spatial_shape(shape), origin=origin), float_dtype(dtype))
+    grid, kind = spatial_shape(shape), float_dtype(dtype)
+    require_memory(2 * num_points(grid) * len(grid) * kind.itemsize, f"features of {' × '.join(map(str, grid))} points")
+    return feature_rows(Spatial(theta_gamma), Guide(grid, origin=origin_of(origin, len(grid))), kind)
 
 
 def bilateral_features(
@@ -70,9 +87,10 @@ def bilateral_features(
     """
     channels = image_array(image, None if shape is None else spatial_shape(shape))
     if dtype is None:
-        dtype = np.float64 if channels.dtype == np.float64 else np.float32
-    features = Bilateral(theta_alpha, theta_beta)
-    return feature_rows(features, Guide(channels.shape[:-1], channels, origin=origin), float_dtype(dtype))
+        dtype = double_or_single(channels.dtype)
+    features, grid = Bilateral(theta_alpha, theta_beta), channels.shape[:-1]
+    guide = Guide(grid, channels, origin=origin_of(origin, len(grid)))
+    return feature_rows(features, guide, float_dtype(dtype))
 
 
 @singledispatch
@@ -158,6 +176,24 @@ def _theta_gradient(theta: Any, rows: Array, to_rows: Array) -> Array:
     return np.asarray(sums / np.asarray(theta, np.float64))
 
 
+def origin_of(origin: Any, axes: int) -> tuple[int, ...] | None:
+    """The position of the first pixel, (x, y[, z]); None is 0.
+
+    Raises: TypeError or ValueError: if it is not one integer for each of so many axes, or further than `FURTHEST`.
+    """
+    if origin is None:
+        return None
+    try:
+        first = tuple(operator.index(position) for position in origin)
+    except TypeError:
+        raise TypeError(f"origin={origin!r} must be integers, one for each spatial axis, (x, y[, z])") from None
+    if len(first) != axes:
+        raise ValueError(f"origin={first} has {len(first)} values, but there are {axes} spatial axes")
+    if any(abs(position) > FURTHEST for position in first):
+        raise ValueError(f"origin={first} is further away than any image is large: {FURTHEST} at most")
+    return first
+
+
 def given_count(name: str, given: Mapping[str, Any], grid: Shape) -> int:
     """How many features a point has in the features that a call gave.
 
@@ -178,9 +214,7 @@ def _write_coordinates(rows: NDArray[Any], theta: Any, origin: Sequence[int] | N
     """Write the scaled coordinates into the first columns of (*spatial, d) features: the last axis, x, first."""
     *grid, _ = rows.shape
     thetas = per_axis(theta, len(grid), name, "spatial axes")
-    first = (0,) * len(grid) if origin is None else tuple(origin)
-    if len(first) != len(grid):
-        raise ValueError(f"origin={first} has {len(first)} values, but there are {len(grid)} spatial axes")
+    first = (0,) * len(grid) if origin is None else origin
     with np.errstate(over="ignore"):
         for column, (length, start, theta) in enumerate(zip(reversed(grid), first, thetas, strict=True)):
             positions = np.arange(start, start + length, dtype=rows.dtype)

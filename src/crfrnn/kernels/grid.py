@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike, DTypeLike
 from crfrnn import _native
 from crfrnn.arrays import Array, float_array, float_dtype, num_points, spatial_shape
 from crfrnn.kernels.native import NativeKernel
+from crfrnn.memory import require_memory
 
 MAX_AXES = 4
+LONGEST_AXIS = 2**28
+LARGE_GRID = 2**26
+"""Points from which on memory is worth a look."""
 
 
 class GridGaussian(NativeKernel):
@@ -46,6 +50,14 @@ class GridGaussian(NativeKernel):
         self.sigma = _axis_sigmas(sigma, len(self.shape))
         self.num_points = num_points(self.shape)
         self.dtype = float_dtype(dtype)
+        if max(self.shape) > LONGEST_AXIS:
+            raise ValueError(
+                f"shape {self.shape} has an axis of more than {LONGEST_AXIS} points; a grid takes no longer one"
+            )
+        if self.num_points > LARGE_GRID:
+            require_memory(
+                2 * self.num_points * self.dtype.itemsize, f"a grid of {' × '.join(map(str, self.shape))} points"
+            )
         self._threads = threads
         build: Any = _native.GridGaussian64 if self.dtype == np.float64 else _native.GridGaussian32
         self._native: Any = build(self.shape, self.sigma)

@@ -9,11 +9,14 @@ from crfrnn import _native
 from crfrnn.arrays import Array, check_finite, float_array
 from crfrnn.crf import MOST_NEIGHBOUR_ROUNDS
 from crfrnn.kernels.native import NativeKernel
-from crfrnn.memory import lattice_bytes, require_memory
+from crfrnn.memory import available_memory, lattice_bytes, require_memory
 from crfrnn.numbers import whole_number
 from crfrnn.threads import thread_count
 
 MAX_FEATURES = 16
+MANY_VERTICES = 2**21
+"""So many vertices that memory is worth a look before they are built, which takes fractions of a millisecond."""
+NO_LIMIT = 2**63 - 1
 
 
 class PermutohedralLattice(NativeKernel):
@@ -75,7 +78,7 @@ class PermutohedralLattice(NativeKernel):
         self.num_points, self.num_features = rows.shape
         self.dtype: np.dtype[Any] = rows.dtype
         build: Any = _native.Lattice64 if rows.dtype == np.float64 else _native.Lattice32
-        self._native: Any = build(rows, ids, rounds, thread_count(threads))
+        self._native: Any = build(rows, ids, rounds, thread_count(threads), _most_bytes(rows, rounds))
         self.num_vertices: int = self._native.num_vertices
 
     @property
@@ -95,6 +98,14 @@ class PermutohedralLattice(NativeKernel):
         """(d+1, M, 2) ids of each vertex's previous and next one along each direction; -1 where there is none."""
         neighbours: NDArray[np.int32] = self._native.neighbours()
         return neighbours
+
+
+def _most_bytes(rows: Array, rounds: int) -> int:
+    """What building may take. Only counted vertices tell how much it takes, and small lattices need no limit."""
+    corners = rows.shape[1] + 1
+    most_vertices = len(rows) * corners * (2 * corners + 1) ** rounds
+    available = available_memory() if most_vertices > MANY_VERTICES else None
+    return NO_LIMIT if available is None else available
 
 
 def _batch_ids(batch: ArrayLike, num_points: int) -> NDArray[np.int32]:

@@ -4,22 +4,24 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.arrays import Array, Shape, check_finite, real_shape
+from crfrnn.arrays import Array, Shape, check_finite, is_tensor, plain_array, real_shape
 
 
 class MatrixKernel:
     """K v is the product of a matrix with values, in the time that its library takes.
 
     Args:
-        matrix: (N, N) real numbers: an array, or a sparse matrix or array of SciPy, such as the graph of neighbours
-            that scikit-learn makes. K[i, j] is what point i receives from point j; it need not be symmetric.
+        matrix: (N, N) real numbers: an array, a sparse matrix or array of SciPy, such as the graph of neighbours that
+            scikit-learn makes, or a tensor of torch, dense or sparse. K[i, j] is what point i receives from point j; it
+            need not be symmetric.
     Raises:
         TypeError: if it does not hold real numbers.
         ValueError: if it is not square or not finite.
     """
 
     def __init__(self, matrix: Any) -> None:
-        self._matrix: Any = matrix.tocsr() if is_sparse(matrix) else np.asarray(matrix)
+        matrix = of_scipy(matrix)
+        self._matrix: Any = matrix.tocsr() if is_sparse(matrix) else plain_array(matrix, "the matrix of a kernel")
         shape = self._matrix.shape
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
             raise ValueError(f"the matrix of a kernel has shape {shape}; expected (points, points)")
@@ -46,6 +48,23 @@ def is_sparse(value: Any) -> bool:
     return hasattr(value, "tocsr") and hasattr(value, "shape")
 
 
+def of_scipy(value: Any) -> Any:
+    """A sparse tensor of torch as a sparse matrix of SciPy; anything else as it is.
+
+    Raises: ImportError: if SciPy is missing.
+    """
+    if not (is_tensor(value) and value.ndim == 2 and str(value.layout) != "torch.strided"):
+        return value
+    try:
+        from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(
+            "a sparse tensor as a kernel needs SciPy, which is not installed: pip install scipy"
+        ) from error
+    entries = value.detach().cpu().to_sparse_coo().coalesce()
+    return coo_matrix((entries.values().numpy(), entries.indices().numpy()), tuple(entries.shape))
+
+
 def matrix_kernel(value: Any, points: int | None = None, name: str = "a kernel") -> MatrixKernel | None:
     """The kernel of a matrix (N, N); None for anything else.
 
@@ -53,6 +72,7 @@ def matrix_kernel(value: Any, points: int | None = None, name: str = "a kernel")
         points: N, which the matrix must have; None takes any square matrix.
         name: What the user calls it, for messages.
     """
+    value = of_scipy(value)
     if is_sparse(value):
         shape: Shape = tuple(value.shape)
         if points is not None and shape != (points, points):

@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import _native
-from crfrnn.arrays import Array, mask_array, point_array
+from crfrnn.arrays import Array, cast_finite, check_result, mask_array, padded_channels, point_array
 from crfrnn.crf import MeanField
+from crfrnn.memory import require_memory
+from crfrnn.numbers import flag
 from crfrnn.threads import thread_count
 
 Output: TypeAlias = Literal["logits", "probabilities", "labels"]
-Storage: TypeAlias = Literal["computed", "float16", "bfloat16"]
+Storage: TypeAlias = Literal["computed", "with messages", "float16", "bfloat16"]
 """How marginals are kept for the gradient: in the precision of computing, or rounded to 16 bits."""
+LARGE_MESSAGES = 2**28
+"""Bytes from which on memory is worth a look."""
 Happened: TypeAlias = tuple[int, list[int], NDArray[np.uint8] | None]
 """How many iterations ran, how many classes sent in each, and, if asked, which points were evaluated (T, N)."""
 
@@ -46,7 +50,11 @@ class NativeKernel:
         Returns: An array of the shape of values, of the kernel's dtype.
         """
         given = point_array(values, "values", self.num_points, self.dtype)
-        return self.filter_rows(given.reshape(self.num_points, -1), transpose, threads).reshape(given.shape)
+        filtered = self.filter_rows(given.reshape(self.num_points, -1), flag(transpose, "transpose"), threads).reshape(
+            given.shape
+        )
+        check_result(filtered, "filtered values", "values")
+        return filtered
 
     def gradient(self, values: ArrayLike, cotangent: ArrayLike, threads: int | None = None) -> Array:
         """The gradient of ⟨cotangent, K values⟩ to what the kernel was built from (docs/algorithm.md, eq. 23 and 24).
@@ -91,7 +99,7 @@ class NativeKernel:
 
     def norm_of(self, mask: Array | None, threads: int | None = None) -> Array:
         """`norm` of a mask that has been checked."""
-        weights = np.ones(self.num_points, self.dtype) if mask is None else mask.astype(self.dtype, copy=False)
+        weights = np.ones(self.num_points, self.dtype) if mask is None else cast_finite(mask, self.dtype, "mask")
         return self.filter_rows(weights[:, None], False, threads)[:, 0]
 
 
@@ -130,10 +138,10 @@ def mean_field(
     keep: Storage | None,
     threads: int,
     evaluated: bool = False,
-) -> tuple[Array, Array | None, Happened]:
+) -> tuple[Array, Any, Happened]:
     """The fused loop: logits a_T, their softmax (C, N) or labels (N,), and the marginals (T, N, P) if they are kept.
 
-    NumPy has no bfloat16: marginals kept so are uint16.
+    NumPy has no bfloat16: marginals kept so are uint16. Kept "with messages", they are a pair with those.
 
     Args:
         unary: (C, N), contiguous class after class or point after point, in the precision of the kernels.
@@ -141,21 +149,26 @@ def mean_field(
         evaluated: Whether to tell which points were evaluated.
     """
     tolerance = 0.0 if keep else solver.tolerance
-    storage = None if keep is None else _native.Storage[keep.upper()]
+    with_messages = keep == "with messages"
+    storage = None if keep is None else _native.Storage["COMPUTED" if with_messages else keep.upper()]
     row_sums = [term.row_sum for term in terms]
     numbers = row_sums, solver.iterations, solver.damping, solver.class_threshold, tolerance
+    _require_messages(terms, unary)
     arguments = _apart(terms, unary.dtype)
     if output == "labels":
         labelled: Callable[..., tuple[Array, Happened]] = _by_precision("mean_field_labels", unary)
         labels, happened = labelled(unary, *arguments, *numbers, evaluated, threads)
         return labels, None, happened
-    fused: Callable[..., tuple[Array, Array, Happened]] = _by_precision("mean_field", unary)
-    return fused(unary, *arguments, *numbers, storage, output == "probabilities", evaluated, threads)
+    fused: Callable[..., tuple[Array, Array, Happened, Any]] = _by_precision("mean_field", unary)
+    result, marginals, happened, messages = fused(
+        unary, *arguments, *numbers, storage, with_messages, output == "probabilities", evaluated, threads
+    )
+    return result, (marginals, messages) if with_messages else marginals, happened
 
 
 def mean_field_vjp(
     cotangent: Array,
-    marginals: Array,
+    kept: Any,
     terms: Sequence[FusedTerm],
     solver: MeanField,
     threads: int,
@@ -164,13 +177,23 @@ def mean_field_vjp(
     """Gradients of ⟨cotangent, a_T⟩ to the unary, to every coupling, in its shape, and to every term.
 
     Args:
+        kept: By `mean_field`.
         guide: Whether to compute those to the terms; without it there are none.
     """
+    marginals = kept if isinstance(kept, tuple) else (kept, None)
     row_sums = [term.row_sum for term in terms]
     numbers = row_sums, solver.damping, solver.tolerance, guide, threads
     fused: Callable[..., tuple[Array, list[Array], list[Any]]] = _by_precision("mean_field_vjp", cotangent)
-    unary, couplings, of_terms = fused(cotangent, marginals, *_apart(terms, cotangent.dtype), *numbers)
+    unary, couplings, of_terms = fused(cotangent, *marginals, *_apart(terms, cotangent.dtype), *numbers)
     return unary, couplings, [TermGradient(*each) for each in of_terms]
+
+
+def _require_messages(terms: Sequence[FusedTerm], unary: Array) -> None:
+    """Raise a MemoryError unless there is room for two rows of each vertex: only built lattices tell how many."""
+    vertices = sum(getattr(term.kernel, "num_vertices", 0) for term in terms)
+    needed = 2 * vertices * padded_channels(len(unary)) * unary.itemsize
+    if needed > LARGE_MESSAGES:
+        require_memory(needed, f"messages about {len(unary)} classes over {vertices} lattice vertices")
 
 
 def _by_precision(name: str, scores: Array) -> Any:

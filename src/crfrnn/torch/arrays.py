@@ -21,7 +21,9 @@ from crfrnn.torch.scene import Scene
 def device_named(device: str) -> torch.device:
     """The device that torch calls so. Raises ValueError if it is not there."""
     try:
-        return torch.zeros(0).to(device).device
+        return torch.zeros(0).to(torch.device(device)).device
+    except TypeError:
+        raise TypeError(f"device={device!r} must be the name of a device of torch, such as 'cuda'") from None
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ValueError(f"device={device!r} is not available: {error}") from error
 

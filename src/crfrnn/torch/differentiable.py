@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crfrnn.arrays import check_finite, mask_array, region_array
+from crfrnn.arrays import MAGNITUDES, check_finite, check_result, mask_array, region_array
 from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, FrankWolfe, Given, Grid, Kernel, Lattice, MeanField
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
@@ -23,7 +23,9 @@ from crfrnn.torch.coupling import couple
 from crfrnn.torch.exact_filter import exact_filter, full_precision
 from crfrnn.torch.features import axis_thetas, feature_columns
 from crfrnn.torch.frankwolfe import frank_wolfe
+from crfrnn.torch.gpu.grid import NARROW, at_least_narrow
 from crfrnn.torch.implicit import mean_field_at_fixed_point
+from crfrnn.torch.plausibility import readable
 from crfrnn.torch.regions import region_filter
 
 Filter = Callable[[Tensor], Tensor]
@@ -55,6 +57,7 @@ def forward(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execution: Ex
         filters: list[Filter] = [*normalised_filters(crf, inputs, execution)]
         filters += [region_filter(inputs.given[regions.name], regions.order, mask, logits) for regions in crf.regions]
         refined: Tensor = SOLVERS[type(crf.solver)](crf.solver, logits, filters, couplings)
+    check_outcome(refined, "scores")
     return refined
 
 
@@ -77,7 +80,9 @@ def gaussian_filter(
     check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
-        return _normalised(*_of_features(filter, features, execution), sent, normalization)(values)
+        filtered = _normalised(*_of_features(filter, features, execution), sent, normalization)(values)
+    check_outcome(filtered, "filtered values", "values or mask")
+    return filtered
 
 
 def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
@@ -91,7 +96,8 @@ def grid_filter(values: Tensor, sigmas: Sequence[Any]) -> Tensor:
         reach = CUTOFF * abs(float(sigma.detach() if isinstance(sigma, Tensor) else sigma))
         radius = min(math.ceil(reach), length - 1)
         step = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
-        taps = torch.exp(-0.5 * (step / sigma) ** 2)
+        width = at_least_narrow(sigma) if isinstance(sigma, Tensor) else max(sigma, NARROW)
+        taps = torch.exp(-0.5 * (step / width) ** 2)
         padded = pad(values, [0, 0] * after + [radius, radius])
         values = torch.zeros_like(values)
         for start, tap in enumerate(taps.unbind()):
@@ -224,6 +230,14 @@ def _check_segments(crf: CRF, inputs: Inputs) -> None:
     for name in crf.region_names:
         for index, item in enumerate(inputs.given[name].detach().numpy()):
             region_array(item, f"given[{name!r}][{index}]", tuple(inputs.logits.shape[2:]))
+
+
+def check_outcome(result: Tensor, what: str, causes: str = MAGNITUDES) -> None:
+    """`check_result` where `check_values` looks."""
+    if not torch.compiler.is_compiling():
+        numbers = readable(result)
+        if numbers is not None:
+            check_result(numbers, what, causes)
 
 
 def check_values(tensors: dict[str, Tensor | None], mask: Tensor | None) -> None:

@@ -8,12 +8,13 @@ from typing import Any, get_args, overload
 import torch
 from torch import Tensor
 
+from crfrnn.arrays import MAGNITUDES
 from crfrnn.crf import CRF, Bilateral, Exact, Features, Lattice, Normalization, Spatial
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import given_mapping
-from crfrnn.numbers import one_of, spacing_steps
+from crfrnn.numbers import flag, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
@@ -87,7 +88,8 @@ def mean_field(
         spacing: Distance between neighbouring pixels, a number or one for each axis as (x, y[, z]); θ_α and θ_γ are
             then in its unit. None: they are in pixels.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
-            `crfrnn.torch.upsample` does) or "bilinear". None takes logits of the image's size only.
+            `crfrnn.torch.upsample` does) or "bilinear". None is "bilinear" too,
+            with an `InputWarning`.
         return_probabilities: Return softmax(a) instead of the logits a.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
@@ -157,8 +159,8 @@ def refine(
     check_scores("logits", logits)
     image = scene.image if any(kernel.features.reads_image for kernel in crf.kernels) else None
     check_scene(crf, scene)
-    if execution.threads is not None:
-        thread_count(execution.threads)
+    execution = checked_execution(execution)
+    return_probabilities = flag(return_probabilities, "return_probabilities")
     learned = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
     dtype = compute_dtype(logits)
     couplings = [
@@ -184,7 +186,7 @@ def refine(
     result: Tensor = torch.softmax(refined, dim=1) if return_probabilities else refined
     if binary:
         result = result[:, 1:] if return_probabilities else result[:, 1:] - result[:, :1]
-    return result.to(logits.dtype)
+    return _stored(result, logits.dtype, "scores", MAGNITUDES)
 
 
 def gaussian_filter(
@@ -219,8 +221,7 @@ def gaussian_filter(
     check_scores("values", values)
     check_beside("features", features, "values", values)
     check_mask(mask, "values", values)
-    if threads is not None:
-        thread_count(threads)
+    threads, deterministic, _ = checked_execution(Execution(threads, deterministic))
     dtype = compute_dtype(values)
     weights = _readable(mask)
     one_of(normalization, get_args(Normalization), "normalization")
@@ -234,11 +235,19 @@ def gaussian_filter(
         differentiably = differentiable.gaussian_filter(
             values.to(dtype), points, weights, normalization, kernel, execution
         )
-        return differentiably.to(values.dtype)
+        return _stored(differentiably, values.dtype, "filtered values", "values")
     arguments = (features.to(dtype), weights, normalization, lattice.neighbour_rounds, deterministic, threads)
     handle = ops.lattice(*arguments)
     filtered: Tensor = ops.gaussian_filter(values.to(dtype), handle, False, *arguments)
-    return filtered.to(values.dtype)
+    return _stored(filtered, values.dtype, "filtered values", "values")
+
+
+def _stored(result: Tensor, dtype: torch.dtype, what: str, causes: str) -> Tensor:
+    """A result in the dtype of what was given, which in 16 bits may hold less than it was computed in."""
+    stored = result.to(dtype)
+    if dtype in (torch.float16, torch.bfloat16):
+        differentiable.check_outcome(stored, what, causes)
+    return stored
 
 
 def pairwise_filters(crf: CRF, scene: Scene, threads: int | None) -> list[differentiable.Normalised]:
@@ -251,19 +260,26 @@ def pairwise_filters(crf: CRF, scene: Scene, threads: int | None) -> list[differ
     """
     scores = scene.logits
     check_scene(crf, scene, "probabilities")
-    if threads is not None:
-        thread_count(threads)
+    execution = checked_execution(Execution(threads))
     if scene.spacing is not None:
         crf = crf.in_pixels(scene.spacing, scores.ndim - 2)
     image = scene.image if any(kernel.features.reads_image for kernel in crf.kernels) else None
     given = {name: _own(scene.given[name]) for name in crf.given_names}
     inputs = Inputs(scores.to(compute_dtype(scores)), _readable(image), _readable(scene.mask), given)
-    execution = Execution(threads)
     backends: Sequence[Any] = (differentiable,)
     able(backends, _asked(crf, inputs, execution, False), "crfrnn.torch.losses")
     differentiable.check_values({"probabilities": inputs.logits, "image": inputs.image}, inputs.mask)
     with full_precision(scores.device):
         return differentiable.normalised_filters(crf, inputs, execution)
+
+
+def checked_execution(execution: Execution) -> Execution:
+    """How to compute, as operators of torch take it.
+
+    Raises: TypeError or ValueError: if threads or deterministic are none.
+    """
+    threads = None if execution.threads is None else thread_count(execution.threads)
+    return execution._replace(threads=threads, deterministic=flag(execution.deterministic, "deterministic"))
 
 
 def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
@@ -355,10 +371,12 @@ def _product(M: Tensor, W: Tensor) -> Tensor:
 def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor:
     classes = num_classes_of(logits.shape[1])
     if isinstance(given, int | float):
+        if not abs(given) <= torch.finfo(dtype).max:
+            raise ValueError(f"{name}={given} is not a finite number that {dtype} can hold")
         # A GPU would wait for a number that is copied to it.
         tensor = torch.full((), given, dtype=dtype, device=logits.device)
     else:
-        tensor = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=dtype, device=logits.device)
+        tensor = given if isinstance(given, Tensor) else _tensor_of(name, given, dtype, logits.device)
     if tensor.ndim > 2 or any(size != classes for size in tensor.shape):
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; expected a number, ({classes},) or ({classes}, {classes}) "
@@ -366,6 +384,16 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
         )
     check_device(name, tensor, "logits", logits)
     return tensor.to(dtype)
+
+
+def _tensor_of(name: str, given: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers of a caller as a tensor."""
+    try:
+        return torch.as_tensor(given, dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} is a {type(given).__name__}; expected a number, a vector or matrix over classes, or a tensor"
+        ) from error
 
 
 def compute_dtype(scores: Tensor) -> torch.dtype:

@@ -11,7 +11,7 @@ from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, Normalization
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
-from crfrnn.numbers import finite_number, one_of, whole_number
+from crfrnn.numbers import finite_number, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
@@ -34,6 +34,12 @@ NO_SCRIPT = (
     "CrfRnn cannot be scripted, since its specification is a Python object: use torch.export, or under torch.no_grad() "
     "torch.jit.trace, which takes images of any size"
 )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _exports_to_onnx() -> bool:
+    """Whether torch.onnx.export traces this, in any of its ways: a compiler takes torch's own answer to be False."""
+    return torch.onnx.is_in_onnx_export()
 
 
 class CrfRnn(CrfAttributes, nn.Module):
@@ -70,12 +76,14 @@ class CrfRnn(CrfAttributes, nn.Module):
         image_range: (low, high) of the levels of images, such as (0, 1): θ_β is then in 255ths of high - low, as for
             photos of 8 bits. None: θ_β is in the image's own levels.
         learn_theta: Train θ_α, θ_β and θ_γ as well, by their logarithms, so that they stay above 0: one for each axis
-            or channel where they are given so. The backward pass then takes about twice as long.
+            or channel where they are given so. The backward pass then takes about twice as long, and needs a third
+            to twice as much memory on top, more for textured images; in 16 bits (`storage`) none.
         crf: Any other kernels and regions, and how they are solved; it takes the place of all arguments from
             `num_iterations` to `spatial`, of `damping`, `tolerance`, `filter` and `image_range`. Its weights must be
             numbers; times I, they are the weights at the start.
         upsampling: How logits smaller than the image are brought to its size, "joint-bilateral" (along its edges, as
-            `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None takes logits of the image's size only.
+            `crfrnn.torch.upsample` does) or "bilinear"; an attribute too. None is "bilinear" too,
+            with an `InputWarning`.
         return_probabilities: Return softmax(a) instead of the logits a; of one channel, those of the foreground.
         deterministic: Give the same bits in every run, on a GPU too, where sums in any order may be faster
             (docs/gpu.md). The CPU always does; so do all with `torch.use_deterministic_algorithms(True)`.
@@ -153,8 +161,8 @@ class CrfRnn(CrfAttributes, nn.Module):
         if upsampling is not None:
             one_of(upsampling, get_args(Method), "upsampling")
         self.upsampling = upsampling
-        self.return_probabilities = return_probabilities
-        self.deterministic = deterministic
+        self.return_probabilities = flag(return_probabilities, "return_probabilities")
+        self.deterministic = flag(deterministic, "deterministic")
         self.storage = check_storage(storage, crf)
         self.threads = threads
         classes = num_classes_of(num_classes)
@@ -163,7 +171,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             self.register_parameter(f"{name}_ker_weights", nn.Parameter(_identity(classes, weights) * start))
         agreement = -1.0 if crf.compatibility is None else finite_number(crf.compatibility, "compatibility")
         self.compatibility_matrix = nn.Parameter(agreement * _identity(classes, compatibility))
-        if learn_theta:
+        if flag(learn_theta, "learn_theta"):
             for name, theta in trained_thetas(crf).items():
                 self.log_thetas[name] = nn.Parameter(torch.tensor(theta).log())
 
@@ -226,7 +234,7 @@ class CrfRnn(CrfAttributes, nn.Module):
                 f"logits have shape {tuple(logits.shape)}, with {logits.shape[1]} classes on axis 1; this CrfRnn was "
                 f"made for {self.num_classes} classes: expected (batch, {self.num_classes}, *spatial)"
             )
-        if torch.onnx.is_in_onnx_export():
+        if _exports_to_onnx():
             raise ValueError(NO_ONNX)
         scores = at_image_size(logits, image, self.upsampling, self.deterministic, self.threads)
         refined = refine(

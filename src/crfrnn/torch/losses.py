@@ -23,7 +23,7 @@ from crfrnn.inference.losses import (
     not_probabilities,
 )
 from crfrnn.kernels.build import given_mapping
-from crfrnn.torch.differentiable import Normalised
+from crfrnn.torch.differentiable import Normalised, check_outcome
 from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.functional import compute_dtype, pairwise_filters
 from crfrnn.torch.plausibility import check_levels
@@ -79,7 +79,7 @@ def dense_crf_loss(
     scene = Scene(probabilities, image, mask, given_mapping(given), spacing)
     filtered = pair_filter(loss_crf(parameters), scene, True, threads)
     with full_precision(q.device):
-        return (q * filtered(_complement(q))).sum() / _pixels(q, mask)
+        return _checked((q * filtered(_complement(q))).sum() / _pixels(q, mask))
 
 
 def gated_crf_loss(
@@ -118,7 +118,7 @@ def gated_crf_loss(
     with full_precision(q.device):
         received = filtered(_gated(_complement(q), source)).clamp(min=0)
         pixels = _pixels(q, mask, source if destination is None else destination)
-        return _gated(q * received, destination).sum() / pixels
+        return _checked(_gated(q * received, destination).sum() / pixels)
 
 
 def normalized_cut_loss(
@@ -149,7 +149,7 @@ def normalized_cut_loss(
         received = filtered(torch.cat([apart, torch.ones_like(apart[:, :1])], dim=1))
         cut = (q * received[:, :-1]).flatten(2).sum(dim=2)
         connected = (q * received[:, -1:]).flatten(2).sum(dim=2)
-        return (cut / (connected + LEAST_CONNECTION)).sum(dim=1).mean()
+        return _checked((cut / (connected + LEAST_CONNECTION)).sum(dim=1).mean())
 
 
 def pair_filter(crf: CRF, scene: Scene, own_pairs: bool, threads: int | None) -> Callable[[Tensor], Tensor]:
@@ -252,6 +252,12 @@ class NormalizedCutLoss(PairwiseLoss):
         return normalized_cut_loss(
             probabilities, image, mask, self.crf, given=given, spacing=spacing, threads=self.threads
         )
+
+
+def _checked(loss: Tensor) -> Tensor:
+    """A loss; on the CPU a ValueError if it is not finite although all that it was computed from is."""
+    check_outcome(loss, "losses", "weights, mask or gates")
+    return loss
 
 
 def _of_all_classes(probabilities: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ def check_mask(mask: Tensor | None, beside: str, scores: Tensor, name: str = "ma
 def check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} is a tensor of layout {tensor.layout}; expected a dense one: call .to_dense() first")
 
 
 def check_device(name: str, tensor: Tensor, beside: str, scores: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Scores brought to the size of an image, differentiably: `crfrnn.upsampling` in operations of torch."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from crfrnn.contrast import SHARE
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.kernels.build import check_specification
-from crfrnn.numbers import one_of
+from crfrnn.numbers import flag
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable
 from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.features import feature_columns
 from crfrnn.torch.scene import check_device, check_scores, check_tensor
-from crfrnn.upsampling import CONTRASTS, LINEAR_SHARE, Method, low_steps
+from crfrnn.upsampling import CONTRASTS, LEAST_STRIDE, LINEAR_SHARE, Method, are_smaller, low_steps, method_for
 
 BY_CONTRAST = Bilateral()
 """What pixels are compared by when nothing is given; its deviations are found for each call."""
@@ -55,8 +55,8 @@ def upsample(
     """
     check_pair(scores, image, "scores")
     check_specification(features, filter)
-    if threads is not None:
-        thread_count(threads)
+    threads = None if threads is None else thread_count(threads)
+    deterministic = flag(deterministic, "deterministic")
     step = low_steps(scores.shape, image.shape[2:], covers)
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     values, colours = scores.to(dtype), image if image.dtype == torch.float64 else image.to(dtype)
@@ -85,6 +85,7 @@ def upsample(
         received = received[:, :, count:].reshape(*sent.shape[:2], *image.shape[2:])
         interpolated = interpolate(scores.to(dtype), image, step)
         upsampled: Tensor = (received[:, :-1] + LINEAR_SHARE * interpolated) / (received[:, -1:] + LINEAR_SHARE)
+    differentiable.check_outcome(upsampled, "upsampled scores", "scores")
     return upsampled.to(scores.dtype)
 
 
@@ -98,13 +99,15 @@ def at_image_size(
     """Logits (B, C, *low) at the size of the image (B, K, *spatial): the one rule for tensors.
 
     Args:
-        method: None leaves them as they are, and so does an image of their size.
+        method: As for `method_for`. An image of their size leaves them as they are.
     """
-    if method is None:
+    low, grid = (tuple(getattr(each, "shape", ()))[2:] for each in (logits, image))
+    if method is None and torch.compiler.is_compiling():  # where nothing can warn
+        method = "bilinear" if are_smaller(low, grid, LEAST_STRIDE) else None
+    else:
+        method = method_for(method, low, None if image is None else grid, "logits")
+    if method is None or image is None:
         return logits
-    one_of(method, get_args(Method), "upsampling")
-    if image is None:
-        raise ValueError(f"upsampling={method!r} brings logits to the size of an image; give one")
     check_pair(logits, image, "logits")
     if logits.shape[2:] == image.shape[2:]:
         return logits
@@ -132,7 +135,7 @@ def contrast_thetas(image: Tensor) -> Tensor:
         squares, pairs = squares + steps.square().flatten(2).sum(dim=2), pairs + steps[0, 0].numel()
     means = (squares / max(pairs, 1)).sqrt()
     largest = levels.abs().flatten(2).amax(dim=2)
-    flat = torch.where(largest > 0, largest, 1.0)
+    flat = torch.where(largest > torch.finfo(largest.dtype).tiny, largest, 1.0)
     scale = SHARE * (means > 0).sum(dim=1, keepdim=True).to(means.dtype).sqrt()
     return torch.where(means > 0, scale * means, flat).reshape(*means.shape, *(1 for _ in axes))
 

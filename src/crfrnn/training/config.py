@@ -57,7 +57,7 @@ class TrainingConfig:
     crf_loss: Annotated[
         str | None, "loss for pixels without a label, of the network's scores: null, dense, gated or normalized-cut"
     ] = None
-    crf_loss_weight: Annotated[float, "weight of the CRF loss beside the cross-entropy"] = 1.0
+    crf_loss_weight: Annotated[float, "weight of the CRF loss beside the cross-entropy"] = 0.3
     crf_loss_theta_alpha: Annotated[
         float | None, "deviation of the CRF loss in pixels of the photos; null: as published, 100, or 6 of gated"
     ] = None
@@ -189,7 +189,7 @@ def read_settings(path: Path) -> dict[str, object]:
     yaml = _yaml()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read settings from {path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings; expected lines such as `batch_size: 8`")

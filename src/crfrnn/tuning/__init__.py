@@ -49,6 +49,7 @@ def tune(
     holdout: float = 0.5,
     seed: int = 0,
     threads: int | None = None,
+    device: str | None = None,
     keep: Path | None = None,
 ) -> Tuning:
     """Find the deviations and weights that are best on some photos, and measure them on the others.
@@ -73,6 +74,7 @@ def tune(
         holdout: Share of the photos that the gain is measured on, above 0 and below 1.
         seed: Seed of the choice of these photos, of the search and of the bootstrap.
         threads: Photos refined at a time; None is `default_threads()`. No result depends on it.
+        device: A device of torch to refine on, such as "cuda", one photo at a time; the CPU when not given.
         keep: A file for the trials of the search that are done. It goes away when all are; until then, the same call
             goes on with them, and finds what it would have found without a break.
     Raises:
@@ -90,8 +92,8 @@ def tune(
     if not names:
         raise ValueError("both weights are 0 at the start, so that there is no CRF to tune: raise one of them")
     tuned_on, held_out = split_photos(len(photos), holdout, whole_number(seed, "seed"))
-    pool = ThreadPoolExecutor(thread_count(threads))
-    choosing, measuring = Bench(photos, tuned_on, pool), Bench(photos, held_out, pool)
+    pool = ThreadPoolExecutor(1 if device is not None else thread_count(threads))
+    choosing, measuring = (Bench(photos, part, pool, device) for part in (tuned_on, held_out))
     with patient_interrupts():
         try:
             before = measuring.confusions([None, begin], "measure")
@@ -146,7 +148,7 @@ def _descended(bench: Bench, start: CRFParameters, names: Sequence[str], seed: i
     """The start, and places on the way downhill."""
     complete = [(start, bench.value(start))]
     try:
-        for found in descend(bench.photos, bench.indices, start, names, seed):
+        for found in descend(bench.photos, bench.indices, start, names, seed, bench.device):
             parameters = replace(start, **{name: rounded(getattr(found, name)) for name in names})
             complete.append((parameters, bench.value(parameters)))
     except Terminated:

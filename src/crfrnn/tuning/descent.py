@@ -14,6 +14,7 @@ from crfrnn.data.scored import ScoredPhotos
 from crfrnn.files.classes import VOID
 from crfrnn.files.progress import progress
 from crfrnn.parameters import CRFParameters
+from crfrnn.torch.arrays import device_named
 from crfrnn.torch.functional import mean_field
 
 STEPS = 200
@@ -25,15 +26,23 @@ ROUNDS = 4
 
 
 def descend(
-    photos: ScoredPhotos, indices: Sequence[int], start: CRFParameters, names: Sequence[str], seed: int
+    photos: ScoredPhotos,
+    indices: Sequence[int],
+    start: CRFParameters,
+    names: Sequence[str],
+    seed: int,
+    device: str | None = None,
 ) -> Iterator[CRFParameters]:
     """The parameters after each round of steps downhill in 1 - `soft_iou` of the refined scores.
 
     Every number of the parameters named is multiplied by a factor of its own. They keep their signs.
 
+    Args:
+        device: Where they are refined; None is the CPU.
     Raises: ValueError: as refining a photo does.
     """
-    values = {name: torch.tensor(getattr(start, name)) for name in names}
+    there = torch.device("cpu") if device is None else device_named(device)
+    values = {name: torch.tensor(getattr(start, name), device=there) for name in names}
     logs = {name: torch.zeros_like(value, requires_grad=True) for name, value in values.items()}
     optimizer = torch.optim.Adam(logs.values(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -43,11 +52,11 @@ def descend(
     for step in progress(range(1, STEPS + 1), "descend"):
         waiting = waiting or order.permutation(list(indices)).tolist()
         sample, scores = photos[waiting.pop()]
-        labels = torch.from_numpy(sample.labels.astype(np.int64))
+        labels = torch.from_numpy(sample.labels.astype(np.int64)).to(there)
         if bool((labels != VOID).any()):
             changed: dict[str, Any] = {name: value * logs[name].exp() for name, value in values.items()}
-            photo = torch.from_numpy(np.moveaxis(sample.image, -1, 0).astype(np.float32))
-            refined = mean_field(torch.from_numpy(scores)[None], photo[None], parameters=fixed, **changed)
+            photo = torch.from_numpy(np.moveaxis(sample.image, -1, 0).astype(np.float32)).to(there)
+            refined = mean_field(torch.from_numpy(scores).to(there)[None], photo[None], parameters=fixed, **changed)
             optimizer.zero_grad()
             (1 - soft_iou(refined[0], labels)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

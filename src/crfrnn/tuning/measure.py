@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,13 @@ class Bench:
 
     Attributes:
         indices: Those of the photos to compare on.
+        device: Where they are refined; None is the CPU.
     """
 
     photos: ScoredPhotos
     indices: Sequence[int]
     pool: Executor
+    device: str | None = None
 
     def confusions(self, crfs: Sequence[CRFParameters | None], label: str) -> Tensor:
         """Confusion matrices (photos, crfs, 2, C, C) of all pixels and of those near label edges."""
@@ -64,10 +67,12 @@ class Bench:
         return found
 
     def _of_photos(self, indices: Sequence[int], crfs: Sequence[CRFParameters | None]) -> Iterator[Tensor]:
-        return self.pool.map(partial(photo_confusions, self.photos, crfs), indices)
+        return self.pool.map(partial(photo_confusions, self.photos, crfs, device=self.device), indices)
 
 
-def photo_confusions(photos: ScoredPhotos, crfs: Sequence[CRFParameters | None], index: int) -> Tensor:
+def photo_confusions(
+    photos: ScoredPhotos, crfs: Sequence[CRFParameters | None], index: int, device: str | None = None
+) -> Tensor:
     """Confusion matrices (crfs, 2, C, C) of a photo, from its scores alone (None) or with a CRF.
 
     The first kind counts all pixels, the second those near label edges.
@@ -76,8 +81,9 @@ def photo_confusions(photos: ScoredPhotos, crfs: Sequence[CRFParameters | None],
     truth = torch.from_numpy(sample.labels.astype(np.int64))
     kinds = [truth, torch.where(edge_band(truth), truth, VOID)]
     found = []
+    options: dict[str, Any] = {"threads": 1} if device is None else {"device": device}
     for crf in crfs:
-        ids = logits.argmax(axis=0) if crf is None else refine(logits, sample.image, crf, return_labels=True, threads=1)
+        ids = logits.argmax(axis=0) if crf is None else refine(logits, sample.image, crf, return_labels=True, **options)
         labels = torch.from_numpy(ids.astype(np.int64))
         found.append(torch.stack([confusion_matrix(labels, kind, len(logits)) for kind in kinds]))
     return torch.stack(found)

@@ -1,5 +1,7 @@
 """The port's layer."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,18 @@ class CrfRnn(nn.Module):
         self.spatial_ker_weights = nn.Parameter(self.params.spatial_ker_weight * torch.eye(num_labels))
         self.bilateral_ker_weights = nn.Parameter(self.params.bilateral_ker_weight * torch.eye(num_labels))
         self.compatibility_matrix = nn.Parameter(torch.eye(num_labels))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
+        """Refuse weights of `crfrnn.torch.CrfRnn`, which have the same names and the opposite compatibility."""
+        matrix = state_dict.get(f"{prefix}compatibility_matrix")
+        if matrix is not None and matrix.ndim == 2 and matrix.device.type != "meta" and matrix.diagonal().mean() < 0:
+            others[-1].append(
+                f"{prefix}compatibility_matrix has a diagonal of mean {float(matrix.diagonal().mean()):.3g}, below 0 "
+                "as in weights of crfrnn.torch.CrfRnn: that layer subtracts the compatibility, and this one adds it. "
+                "Give -compatibility_matrix"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def forward(self, image: Tensor, logits: Tensor) -> Tensor:
         """Refined logits (B, num_labels, H, W).

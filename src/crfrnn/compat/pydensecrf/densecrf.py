@@ -210,7 +210,7 @@ class DenseCRF:
             # One iteration of the native core from logits whose softmax is q: a = log q - message.
             logits = logarithm(q)
             return logits - self._solved(logits, self._terms, 1, return_probabilities=False)
-        couplings = [np.asarray(matrix, q.dtype) for matrix in checked_couplings(q.shape, self._terms, None)[0]]
+        couplings = [np.asarray(matrix, q.dtype) for matrix in checked_couplings(q, self._terms, None)[0]]
         return message(np.ascontiguousarray(q.T), self._terms, couplings).T
 
     def _reached(self, undefined: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:

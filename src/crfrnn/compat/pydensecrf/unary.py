@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import Shape, float_array, num_points, real_shape
 from crfrnn.compat.pydensecrf.arguments import copied_bytes, layout
 from crfrnn.memory import require_memory
-from crfrnn.plausibility import warn_of_input
+from crfrnn.plausibility import check_energies, warn_of_input
 
 Float32 = NDArray[np.float32]
 IMPOSSIBLE = 1e6
@@ -38,7 +38,9 @@ class ConstUnary(Unary):
         if len(shape) < 2 or num_points(shape) == 0:
             raise ValueError(f"u has shape {shape}; expected (labels, points), at least one of each")
         _require_memory(copied_bytes(u, shape), shape)
-        self.scores, self.undefined = _scores(float_array(u, "u", np.float32), "u")
+        energies = float_array(u, "u", np.float32)
+        check_energies(energies, "u")
+        self.scores, self.undefined = _scores(energies, "u")
 
 
 class LogisticUnary(Unary):

@@ -15,11 +15,9 @@ from crfrnn import unary
 from crfrnn.arrays import Shape, float_array, image_array, label_array, real_shape, spatial_shape
 from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_deviations, positive_count
 from crfrnn.memory import require_memory
-from crfrnn.plausibility import warn_of_input
+from crfrnn.plausibility import check_probabilities, warn_of_input
 
 Float32 = NDArray[np.float32]
-OUTSIDE = 1e-2
-"""How far probabilities may lie outside 0 to 1 before a warning."""
 
 
 def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_unsure: bool = True) -> Float32:
@@ -86,12 +84,7 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
         raise ValueError(f"sm has shape {shape}; expected (labels, height, width) or (labels, points)")
     require_memory(8 * math.prod(shape), f"energies of probabilities of shape {shape}")
     given = float_array(sm, "sm")
-    lowest, highest = given.min(), given.max()
-    if lowest < -OUTSIDE or highest > 1 + OUTSIDE:
-        warn_of_input(
-            f"sm ranges from {lowest:.4g} to {highest:.4g}, outside 0 to 1: unary_from_softmax takes probabilities, "
-            "and the scores of a network before its softmax are logits"
-        )
+    check_probabilities(given, "sm", "unary_from_softmax takes")
     mixed = given if scale is None else scale * given + (1 - scale) / len(given)
     probabilities = mixed if clip is None else np.clip(mixed, clip, 1)
     with np.errstate(divide="ignore", invalid="ignore"):

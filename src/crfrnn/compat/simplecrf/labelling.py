@@ -8,7 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from crfrnn.arrays import float_array, image_array, num_points
 from crfrnn.compat.pydensecrf.arguments import check_levels, first_deviations
 from crfrnn.compat.pydensecrf.densecrf import DenseCRF
+from crfrnn.compat.pydensecrf.unary import IMPOSSIBLE
 from crfrnn.kernels.features import bilateral_features, spatial_features
+from crfrnn.plausibility import check_probabilities, warn_of_input
 
 MOST_LABELS = 128
 """As many as the labels that are returned, of 8 bits with a sign, can tell apart."""
@@ -65,10 +67,10 @@ def labels(
     across = [first_deviations(each.value, axes, each.name, "axes") for each in (kernels.position, kernels.both)]
     between = first_deviations(kernels.levels.value, levels.shape[-1], kernels.levels.name, "channels of I")
     check_levels(levels, between, kernels.levels.name)
+    check_probabilities(np.moveaxis(given, -1, 0), "P", "SimpleCRF takes")
     kept = given if clip is None else given.clip(*clip)
     crf = DenseCRF(num_points(tuple(grid)), classes)
-    with np.errstate(divide="ignore"):
-        crf.setUnaryEnergy(-np.log(kept.reshape(-1, classes).T))
+    crf.setUnaryEnergy(_energies(kept).reshape(-1, classes).T)
     features = [
         spatial_features(grid, across[0]),
         bilateral_features(levels, across[1], between, shape=grid, dtype=np.float32),
@@ -77,3 +79,17 @@ def labels(
         crf.addPairwiseEnergy(rows.T, weight)
     chosen: NDArray[np.int8] = crf.inference(iterations).argmax(axis=0).astype(np.int8).reshape(grid)
     return chosen
+
+
+def _energies(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """-log p; that of 0 as pydensecrf's names take it, with a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        energies: NDArray[np.float32] = -np.log(probabilities)
+    zero = probabilities == 0
+    if zero.any():
+        warn_of_input(
+            f"P holds {zero.sum()} probabilities of 0 among {zero.size}: such labels never win, and masks of 0 and 1 "
+            "stay as they are. Give P.clip(0.01, 0.99), as denseCRF.densecrf does by itself, if they may change"
+        )
+        energies[zero & ~zero.all(axis=-1, keepdims=True)] = IMPOSSIBLE
+    return energies

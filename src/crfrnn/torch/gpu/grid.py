@@ -12,6 +12,9 @@ from torch import Tensor
 from crfrnn.crf import CUTOFF
 from crfrnn.torch.gpu.lattice import constants
 
+NARROW = 1 / 40
+"""A deviation at which the tap beside the middle one is exp(-800), 0 in any precision."""
+
 
 class Taps(NamedTuple):
     """Weights of the neighbours along an axis, symmetric.
@@ -80,6 +83,7 @@ def build_grid(
 
 
 def _learned(length: int, sigma: Tensor, steps: ModuleType) -> Taps:
+    sigma = at_least_narrow(sigma)
     reach = (CUTOFF * sigma.abs()).ceil().clamp(max=length - 1).to(torch.int32).clamp(min=0)
     values = torch.exp(-0.5 * (_offsets(length - 1, sigma) / sigma).square())
     taps: Taps = steps.cut_off(values, reach)
@@ -89,7 +93,12 @@ def _learned(length: int, sigma: Tensor, steps: ModuleType) -> Taps:
 def slope(taps: Taps, sigma: Tensor) -> Taps:
     """The derivative of taps to σ (docs/algorithm.md, eq. 24)."""
     offsets = _offsets(len(taps.values) // 2, sigma)
-    return taps._replace(values=taps.values * offsets.square() / sigma**3)
+    return taps._replace(values=taps.values * offsets.square() / at_least_narrow(sigma) ** 3)
+
+
+def at_least_narrow(sigma: Tensor) -> Tensor:
+    """A σ of which no power is 0: below it all taps but the middle one are 0 anyhow, and so are their slopes."""
+    return sigma.clamp(min=NARROW)
 
 
 def _offsets(radius: int, like: Tensor) -> Tensor:
@@ -99,4 +108,5 @@ def _offsets(radius: int, like: Tensor) -> Tensor:
 @lru_cache
 def _taps(length: int, sigma: float) -> tuple[float, ...]:
     radius = min(math.ceil(CUTOFF * sigma), length - 1)
-    return tuple(math.exp(-0.5 * k * k / (sigma * sigma)) for k in range(-radius, radius + 1))
+    narrowest = max(sigma, NARROW)
+    return tuple(math.exp(-0.5 * k * k / (narrowest * narrowest)) for k in range(-radius, radius + 1))

@@ -18,6 +18,7 @@ from crfrnn.kernels.lattice import MAX_FEATURES
 MOST_CORNERS = 2**31 - 2**24
 # Beyond these, cells of neighbouring points can no longer be told apart, or do not fit 32 bits.
 CELL_LIMIT = {torch.float32: 2.0**21, torch.float64: 2.0**30}
+FAR = 4096  # in coordinates on the hyperplane, as in the native core: from here on float32 is not exact enough
 MARGIN = 4  # cells that corners and their neighbours reach beyond those of the points, on both sides together
 # Any numbers without a pattern: the golden ratio's bits, mixed as SplitMix64 does.
 _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
@@ -129,6 +130,11 @@ def build_lattice(
         old, vertex_key, remainder = vertex_key[present], vertex_key[present], remainder[present]
         for _ in range(neighbour_rounds):
             vertex_key, remainder = _with_neighbours(vertex_key, remainder, step)
+            if len(vertex_key) > MOST_CORNERS:
+                raise ValueError(
+                    f"neighbour_rounds={neighbour_rounds} makes {len(vertex_key)} vertices, too many for one lattice; "
+                    "take fewer rounds, or give fewer images at a time"
+                )
         number = torch.searchsorted(vertex_key, old, out_int32=True)[number]
         start = torch.searchsorted(key, vertex_key, out_int32=True)
         start = torch.cat([start, torch.full_like(start[:1], corners)])
@@ -165,7 +171,12 @@ def type_of_sums(rows: Tensor) -> torch.dtype:
 
 def _embedded(features: Tensor, steps: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
     """`plain.embed` of features (d, P)."""
-    cell, order, weight = steps.embed(features * _scale_of(features), CELL_LIMIT[features.dtype])
+    d, device = len(features), features.device
+    scale = constants(_scales(d, features.dtype), features.dtype, device)
+    # Apple's GPUs have no float64.
+    is_exact = features.dtype == torch.float64 or device.type == "mps"
+    exact = None if is_exact else constants(_scales(d, torch.float64), torch.float64, device)
+    cell, order, weight = steps.embed(features, scale, exact, CELL_LIMIT[features.dtype])
     return cell, order, weight
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from crfrnn.torch.gpu.grid import Taps
-from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
 from crfrnn.torch.gpu.terms import rows_of
 
 
@@ -20,32 +20,39 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return unary, torch.softmax(unary, dim=1).to(dtype)
 
 
-def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     """The simplex around each point (Adams, Baek & Davis 2010, section 3).
 
     Operation by operation what the native core does, without fused multiply-adds: many pixels lie exactly on the
     border of two simplices, and rounding decides on which side.
 
     Args:
-        features: (d, P), scaled to the lattice.
+        features: (d, P).
+        scale: (d,), to the lattice, in the precision of the features.
+        exact_scale: (d,) in float64, for points with a coordinate of `FAR` or more, whose differences to lattice points
+            are worked out in float64; None where all points are worked out as they are.
         limit: Points with a coordinate of this many cells or more, or NaN, get NaN weights.
     Returns: The nearest remainder-0 vertex divided by d + 1 (d, P) int32; the coordinate of rank d - k that the step
         from corner k to the next one takes back, (d, P) int32; and barycentric weights (d + 1, P) by corner.
     """
     d = len(features)
     down = 1 / (d + 1)
-    total = torch.zeros_like(features[0])
-    position = features.new_empty(d + 1, features.shape[1])
-    for j in range(d, 0, -1):
-        position[j] = total - features[j - 1] * j
-        total = total + features[j - 1]
-    position[0] = total
+    position = _elevated(features * scale[:, None])
     known = ((position * down).abs() < limit).all(0)
     position = torch.where(known, position, 0)
 
     cell = torch.round(position * down)
     difference = position - cell * (d + 1)
-    rank = cell.sum(0).to(torch.int32).repeat(d + 1, 1)
+    excess = cell.sum(0)
+    if exact_scale is not None:
+        far = (position.abs() >= FAR).any(0)
+        exact = torch.where(known, _elevated(features.double() * exact_scale[:, None]), 0)
+        exact_cell = torch.round(exact * down)
+        exact_difference = exact - exact_cell * (d + 1)
+        excess = torch.where(far, exact_cell.sum(0).to(excess.dtype), excess)
+        cell = torch.where(far, exact_cell.to(cell.dtype), cell)
+        difference = torch.where(far, exact_difference.to(cell.dtype), difference)
+    rank = excess.to(torch.int32).repeat(d + 1, 1)
     for i in range(d + 1):
         for j in range(i + 1, d + 1):
             less = difference[i] < difference[j]
@@ -65,6 +72,17 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     # Rounding can leave a weight on the far side of 0.
     weight = torch.where(known, weight.clamp(min=0), torch.nan)
     return cell[:d].to(torch.int32), order[:d].contiguous(), weight
+
+
+def _elevated(scaled: Tensor) -> Tensor:
+    """The d + 1 coordinates on the hyperplane of points (d, P)."""
+    total = torch.zeros_like(scaled[0])
+    position = scaled.new_empty(len(scaled) + 1, scaled.shape[1])
+    for j in range(len(scaled), 0, -1):
+        position[j] = total - scaled[j - 1] * j
+        total = total + scaled[j - 1]
+    position[0] = total
+    return position
 
 
 def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:

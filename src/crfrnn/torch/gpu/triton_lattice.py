@@ -16,6 +16,8 @@ import triton.language as tl
 @triton.jit
 def embed(
     features,
+    scale,
+    exact_scale,
     cell,
     order,
     weight,
@@ -23,6 +25,8 @@ def embed(
     D: tl.constexpr,
     DOWN: tl.constexpr,
     ROUNDER: tl.constexpr,
+    EXACT_ROUNDER: tl.constexpr,
+    FAR: tl.constexpr,
     LIMIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -35,12 +39,14 @@ def embed(
     position = ()
     known = inside
     for j in tl.static_range(D, 0, -1):
-        f = tl.load(features + (j - 1) * points + p, mask=inside, other=0)
+        f = tl.load(features + (j - 1) * points + p, mask=inside, other=0) * tl.load(scale + j - 1)
         position = (total - f * j,) + position
         total += f
     position = (total,) + position
+    far = inside & (total != total)  # false, but for NaN, which is not known
     for i in tl.static_range(D + 1):
         known = known & (tl.abs(position[i] * DOWN) < LIMIT)
+        far = far | (tl.abs(position[i]) >= FAR)
 
     nearest = ()
     difference = ()
@@ -51,6 +57,27 @@ def embed(
         nearest = nearest + (n,)
         difference = difference + (x - n * (D + 1),)
         excess += n
+    if exact_scale is not None:
+        exact = tl.zeros([BLOCK], tl.float64)
+        exact_position = ()
+        for j in tl.static_range(D, 0, -1):
+            f = tl.load(features + (j - 1) * points + p, mask=inside, other=0).to(tl.float64)
+            f *= tl.load(exact_scale + j - 1)
+            exact_position = (exact - f * j,) + exact_position
+            exact += f
+        exact_position = (exact,) + exact_position
+        exact_excess = tl.zeros([BLOCK], tl.float64)
+        rounded = ()
+        apart = ()
+        for i in tl.static_range(D + 1):
+            x = tl.where(known, exact_position[i], 0.0)
+            n = (x * DOWN + EXACT_ROUNDER) - EXACT_ROUNDER
+            rounded = rounded + (tl.where(far, n.to(zero.dtype), nearest[i]),)
+            apart = apart + (tl.where(far, (x - n * (D + 1)).to(zero.dtype), difference[i]),)
+            exact_excess += n
+        nearest = rounded
+        difference = apart
+        excess = tl.where(far, exact_excess.to(zero.dtype), excess)
 
     rank = ()
     share = ()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
 from crfrnn.torch.gpu.grid import Taps
-from crfrnn.torch.gpu.lattice import Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
 
 TILE = 1024  # numbers a program holds
 NARROW_TILE = 256  # the same where rows take different times
@@ -46,7 +46,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return unary, marginals
 
 
-def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     d, points = features.shape
     cell = torch.empty(d, points, dtype=torch.int32, device=features.device)
     order = torch.empty_like(cell)
@@ -54,6 +54,8 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     # Fused multiply-adds would put points on the border of two simplices elsewhere than the CPU does.
     triton_lattice.embed[(_ceil_div(points, POINTS),)](
         features,
+        scale,
+        exact_scale,
         cell,
         order,
         weight,
@@ -61,6 +63,8 @@ def embed(features: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
         D=d,
         DOWN=1 / (d + 1),
         ROUNDER=ROUNDER[features.dtype],
+        EXACT_ROUNDER=ROUNDER[torch.float64],
+        FAR=FAR,
         LIMIT=limit,
         BLOCK=POINTS,
         enable_fp_fusion=False,

@@ -1,0 +1,55 @@
+"""Pictures opened by Pillow at any size that memory holds."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from crfrnn.memory import require_memory
+
+FORMATS = ("PNG", "JPEG", "BMP")
+"""Those whose decoders have no limit of their own."""
+TOO_LARGE = "it has more pixels than Pillow opens in this format: save it as PNG"
+BYTES_PER_PIXEL = 10
+"""What decoding a picture and turning it into RGB takes."""
+
+
+def opened_picture(path: Path) -> Image.Image:
+    """A picture whose pixels are still to be decoded; close it, or use it in a `with`.
+
+    Pillow's limit on pixels is a setting of the whole process, and warns in its own words before it is reached. So the
+    decoders of photos are called here without it, and memory is the limit. Other formats keep Pillow's.
+
+    Raises:
+        MemoryError: if there is not enough memory for its pixels.
+        ValueError: if it has more than Pillow's limit, in another format than `FORMATS`.
+        Exception: whatever a decoder raises for a damaged file.
+    """
+    image = _of_photo(path)
+    if image is None:
+        try:
+            image = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{TOO_LARGE} ({error})") from error
+    try:
+        require_memory(
+            BYTES_PER_PIXEL * image.width * image.height, f"reading {path}, {image.width}×{image.height} pixels,"
+        )
+    except MemoryError:
+        image.close()
+        raise
+    return image
+
+
+def _of_photo(path: Path) -> Image.Image | None:
+    """The picture if it is in one of `FORMATS`."""
+    Image.preinit()
+    with open(path, "rb") as file:
+        prefix = file.read(16)
+    for name in FORMATS:
+        decoder, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(prefix) is True:
+            opened: Any = decoder
+            return opened(os.fspath(path), os.fspath(path))  # type: ignore[no-any-return]
+    return None
