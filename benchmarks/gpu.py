@@ -31,7 +31,7 @@ from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch import exact_filter as exact
 from crfrnn.torch.gpu import meanfield, plain
-from crfrnn.torch.gpu.lattice import CELL_LIMIT, Lattice
+from crfrnn.torch.gpu.lattice import Lattice, embedded
 from crfrnn.torch.gpu.terms import rows_of
 
 from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, crf_of, make_case
@@ -113,8 +113,7 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
     vertices = int(lattice.num_vertices)
     features = torch.rand(corners - 1, points, device=bench.device) * 30
     corner_bytes = 8 * points * corners
-    limit = CELL_LIMIT[torch.float32]
-    add("embed", lambda: steps.embed(features, limit), 4 * points * (4 * corners - 3))
+    add("embed", lambda: embedded(features, steps), 4 * points * (4 * corners - 3))
     for mode in (Mode(), Mode(deterministic=False)):
         add(
             f"both kernels and their norms, {mode.name}",

@@ -47,9 +47,10 @@ class LatticeBuilder {
  public:
   LatticeBuilder(const T* features, const int32_t* batch, const KeyLayout& layout, LatticeArrays<T>& lattice, Team& team,
                  int64_t most_bytes)
-      : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), most_bytes_(most_bytes), d_(lattice.d),
-        corners_(lattice.corners), chunks_(lattice.chunks), chunk_row_bits_(chunk_row_bits(lattice.chunks, lattice.corners)),
-        steps_(layout, lattice.d), cell_sums_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {
+      : features_(features), batch_(batch), layout_(layout), lattice_(lattice), team_(team), most_bytes_(most_bytes),
+        d_(lattice.d), corners_(lattice.corners), chunks_(lattice.chunks),
+        chunk_row_bits_(chunk_row_bits(lattice.chunks, lattice.corners)), steps_(layout, lattice.d),
+        cell_sums_(layout, lattice.d), scale_(feature_scales<T>(lattice.d)) {
     if (sizeof(T) == sizeof(float) && layout.reach >= far) exact_scale_ = feature_scales<double>(lattice.d);
   }
 
@@ -87,8 +88,8 @@ class LatticeBuilder {
   // Throws TooLarge unless there is memory for so many keys, and for the neighbours and chains of so many vertices.
   void require_room(int64_t keys, int64_t vertices) const {
     const int64_t points = lattice_.chunks.total, corner = 2 * sizeof(int32_t) + sizeof(T) + sizeof(uint8_t);
-    const int64_t needed = points * corners_ * corner + keys * int64_t{sizeof(Key<Words>)} +
-                           vertices * corners_ * 2 * int64_t{sizeof(int32_t)};
+    const int64_t needed =
+        points * corners_ * corner + keys * int64_t{sizeof(Key<Words>)} + vertices * corners_ * 2 * int64_t{sizeof(int32_t)};
     if (needed > most_bytes_) throw TooLarge(points, d_, neighbour_rounds_, needed, most_bytes_);
   }
 
@@ -183,7 +184,8 @@ class LatticeBuilder {
     const int64_t more_size = size + present * 2 * corners_;
     require_room(size + 2 * more_size, 0);
     if (more_size > std::numeric_limits<int32_t>::max())
-      throw std::invalid_argument("too many vertices for one lattice: take fewer neighbour_rounds, or split the image into tiles");
+      throw std::invalid_argument(
+          "too many vertices for one lattice: take fewer neighbour_rounds, or split the image into tiles");
     Buffer<Key<Words>> more(more_size);
     auto* to = std::copy(entries_.begin(), entries_.end(), more.begin());
     for (int64_t i = 0; i < size; ++i) {
@@ -300,7 +302,7 @@ class LatticeBuilder {
   const CellSums<Words> cell_sums_;
   const std::vector<T> scale_;
   std::vector<double> exact_scale_;  // none where no point is far
-  Buffer<Key<Words>> entries_;  // the rows of sums, sorted by key
+  Buffer<Key<Words>> entries_;       // the rows of sums, sorted by key
   int64_t num_vertices_ = 0;
   Buffer<Key<Words>> keys_;  // of the vertices
   Buffer<Row> rows_;         // of sums, as the chunks numbered them

@@ -13,8 +13,8 @@ constexpr int tile_size = 64;        // points worked on together: their rows st
 constexpr int run_size = 16;         // points that are worked out anew together, or not: a part of a tile
 constexpr int block_size = 64;       // points of a block of the exact kernel
 constexpr int embedding_lanes = 32;  // points embedded together
-constexpr int far = 4096;            // in coordinates on the hyperplane: from here on float32 is not exact enough (embedding.cpp)
-constexpr int tap_margin = 8;        // zeros on both sides of the taps of a convolution
+constexpr int far = 4096;      // in coordinates on the hyperplane: from here on float32 is not exact enough (embedding.cpp)
+constexpr int tap_margin = 8;  // zeros on both sides of the taps of a convolution
 
 // 1, 2, 4, 8, 16, 24, …: rows stay aligned, and no loop has a remainder.
 constexpr int padded_channels(int channels) { return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8; }

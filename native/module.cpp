@@ -353,8 +353,7 @@ void bind(nb::module_& m, const std::string& bits) {
           "__init__",
           [](ExactGaussian<T>* self, const Rows<T>& features) {
             nb::gil_scoped_release unlocked;
-            new (self)
-                ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), feature_count(features));
+            new (self) ExactGaussian<T>(features.data(), static_cast<int64_t>(features.shape(0)), feature_count(features));
           },
           "features"_a);
   nb::class_<KeptMessages<T>>(m, ("KeptMessages" + bits).c_str()).def_prop_ro("nbytes", &KeptMessages<T>::bytes);

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <limits>
+#include <new>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -217,6 +220,59 @@ void bad_input() {
   thrown([&] { ExactGaussian<double>(features.data(), 4, 0); }, __LINE__);
   thrown([] { GridGaussian<double>({4}, {-1.0}); }, __LINE__);
   thrown([] { GridGaussian<double>({4, 0}, {1.0, 1.0}); }, __LINE__);
+  thrown([] { GridGaussian<float>({int64_t{1} << 40}, {1e10}); }, __LINE__);
+  thrown([] { GridGaussian<float>({longest_axis + 1}, {1.0}); }, __LINE__);
+}
+
+// Sizes that do not fit, and more memory than a lattice may take, are std::bad_alloc.
+void too_large() {
+  auto is_refused = [](const std::function<void()>& work, int line) {
+    try {
+      work();
+      check(false, "no exception", line);
+    } catch (const std::bad_alloc&) {
+    }
+  };
+  is_refused([] { Buffer<double>(std::numeric_limits<int64_t>::max()); }, __LINE__);
+  is_refused([] { Buffer<double>(-1); }, __LINE__);
+  is_refused([] { product_of({int64_t{1} << 40, int64_t{1} << 40}); }, __LINE__);
+  CHECK(product_of({3, 0, int64_t{1} << 62}) == 0);
+  const int64_t axis = longest_axis;
+  is_refused([=] { GridGaussian<float>({axis, axis, axis}, {1.0, 1.0, 1.0}); }, __LINE__);
+  const auto rough = random_numbers<float>(200 * 8, 30);
+  is_refused([&] { Lattice<float>(rough.data(), 200, 8, nullptr, 2, 1, 100'000); }, __LINE__);
+}
+
+// Scores that leave their precision are refused, at the end or on the way.
+void overflow() {
+  const std::vector<float> unary{1, -1, 2, 0, 1, 3};
+  const GridGaussian<float> kernel({2}, {1.0});
+  const float largest = std::numeric_limits<float>::max();
+  for (const float weight : {-largest, largest})
+    for (const int iterations : {1, 4}) {
+      const std::vector<Pairwise<float>> terms(2, {&kernel, nullptr, nullptr, Pairwise<float>::Coupling::scalar, &weight});
+      const MeanFieldSettings settings{{3, 2}, iterations, 0, 0, 0, 2};
+      std::vector<int32_t> labels(2);
+      thrown(
+          [&] {
+            mean_field<float>(settings, unary.data(), terms, {MeanFieldResult<float>::Form::labels, nullptr, labels.data()},
+                              {});
+          },
+          __LINE__);
+    }
+}
+
+// Points far from the origin have weights that sum to 1.
+void far_points() {
+  for (const int d : {1, 5, 16}) {
+    auto features = random_numbers<float>(100 * d, 3);
+    for (std::size_t i = 0; i < features.size(); i += 2) features[i] += 1e5f;
+    const Lattice<float> lattice(features.data(), 100, d, nullptr, 0, 2);
+    for (int64_t i = 0; i < 100; ++i) {
+      const float* const weights = lattice.weights() + i * (d + 1);
+      CHECK(std::abs(std::accumulate(weights, weights + d + 1, 0.0) - 1) < 4e-6);
+    }
+  }
 }
 
 // Compares the vector-Jacobian product with central differences of ⟨result, cotangent⟩ along a random direction, in scores and
@@ -378,6 +434,9 @@ int main() {
   loops_of_changes<double>();
   loops_of_changes<float>();
   bad_input();
+  too_large();
+  overflow();
+  far_points();
   gradients();
   classes_left_out();
   sixteen_bits<float>();

@@ -71,8 +71,9 @@ def check_finite(array: NDArray[Any], name: str, given: Any = None) -> None:
     if finite.all():
         return
     bad = ~finite
-    if given is not None and np.isfinite(given).all():
-        raise ValueError(f"{name} {beyond(np.asarray(given), array.dtype)}, or give kernels and scores as float64")
+    wide = None if given is None else plain_array(given, name)
+    if wide is not None and np.isfinite(wide).all():
+        raise ValueError(f"{name} {beyond(wide, array.dtype)}, or give kernels and scores as float64")
     if array.ndim == 0:
         raise ValueError(f"{name} is {array}; expected a finite number")
     position = np.unravel_index(int(bad.argmax()), array.shape)

@@ -45,6 +45,8 @@ def spacing_steps(spacing: Any) -> list[float]:
         # Numbers, lists and tuples do not go through NumPy, which torch would trace.
         given = spacing if isinstance(spacing, int | float | list | tuple) else np.ravel(spacing).tolist()
         steps = [float(step) for step in _sequence(given)]
+    except OverflowError:  # of an integer with more than 308 digits
+        steps = [math.inf]
     except (TypeError, ValueError):
         raise TypeError(f"spacing={spacing!r} must be a number, or one for each axis") from None
     if not all(0 < step < math.inf for step in steps):
@@ -129,6 +131,14 @@ def proper_fraction(value: Any, name: str) -> float:
         raise TypeError(f"{name}={value!r} must be a number") from None
     if not (math.isfinite(number) and 0 <= number < 1):
         raise ValueError(f"{name}={number} must be at least 0 and below 1")
+    return number
+
+
+def share(value: Any, name: str, most: float = math.inf) -> float:
+    """A number above 0 and below 1, or with `most` up to that."""
+    number = finite_number(value, name)
+    if not 0 < number < min(1, most) and number != most:
+        raise ValueError(f"{name}={value} must be above 0 and {'below' if most == math.inf else 'at most'} 1")
     return number
 
 

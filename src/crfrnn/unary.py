@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import LARGEST_LABEL, Array, label_array, plain_array, score_array
 from crfrnn.memory import require_memory
-from crfrnn.numbers import finite_number, whole_number
+from crfrnn.numbers import flag, share, whole_number
 from crfrnn.plausibility import classes_last, likeness, warn_of_input
 
 UNKNOWN_LABEL = 255
@@ -51,10 +51,11 @@ def unary_from_labels(
     Warns: InputWarning: if `zero_unsure` is on and 0 seems to be a class, because the last label never occurs.
         MemoryError: if there is not enough memory for this many classes.
     """
-    if whole_number(num_classes, "num_classes") < 1:
+    num_classes = whole_number(num_classes, "num_classes")
+    if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
-    if not 0 < finite_number(ground_truth_probability, "ground_truth_probability") < 1:
-        raise ValueError(f"ground_truth_probability={ground_truth_probability} must be above 0 and below 1")
+    ground_truth_probability = share(ground_truth_probability, "ground_truth_probability")
+    zero_unsure = flag(zero_unsure, "zero_unsure")
     given = label_array(labels)
     first = 1 if zero_unsure else 0
     unknown = unknown_labels(given, num_classes, first)
@@ -171,10 +172,8 @@ def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = Non
     Returns: Logits of the same shape; for one channel p, the log-odds log p - log(1 - p).
     Raises: ValueError: if these are not probabilities, or scale or floor is out of range.
     """
-    if scale is not None and not 0 < scale <= 1:
-        raise ValueError(f"scale={scale} must be above 0 and at most 1")
-    if not 0 < floor < 1:
-        raise ValueError(f"floor={floor} must be above 0 and below 1")
+    scale = None if scale is None else share(scale, "scale", most=1)
+    floor = share(floor, "floor")
     given = score_array(probabilities, "probabilities")
     _check_probabilities(given)
     of_classes = np.concatenate([1 - given, given]) if len(given) == 1 else given

@@ -49,8 +49,6 @@ NO_WORDS = (
     *("has no attribute", "out of range", "argument must be", "unexpected keyword", "std::", "unhashable"),
 )
 """What no message should say: terms of the machine, unless they are a library's reason behind our words."""
-NAMES_FILES = bool(os.environ.get("NAMES"))
-"""Whether every message has to name the file, not only those that tell how the command is used."""
 MOST_LENGTH = 3000
 """Characters of a message that people read."""
 
@@ -97,14 +95,14 @@ def _run(command: str, file: Path) -> bool:
         raise Fault("foreign error", last_own_line(error), f"{type(error).__name__}: {str(error)[:300]}") from error
     require(not Path(MARK).exists(), "a pickle has run")
     message = errors.getvalue()
-    ours = message.partition("cannot read")[0]
+    ours = message.partition("cannot read")[0].partition("does not describe")[0]
     for words in NO_WORDS:
         require(words not in ours, f"{command} says {words!r}", message[-1500:])
     require(len(message) < MOST_LENGTH, f"{command}: a message of many characters", message[:500])
     if status == 0:
         require(any(Path().glob("out*")) or command == "accuracy", "no result", message)
         return False
-    if NAMES_FILES and status == 1:
+    if status == 1:
         plain = re.sub(r"[^\sa-z]\S*|\S*[^\sa-z]", "…", message.lower())[:120]
         require("given" in message, f"{command}: no name of the file in: {plain}", message[:1000])
     require(not list(Path().glob("out*.part")) and not list(Path().glob(".*")), "a part of a result is left", message)

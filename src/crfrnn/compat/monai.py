@@ -182,7 +182,10 @@ class PHLFilter:
         scaled = _readable(features)
         if sigmas is not None:
             count = features.shape[1]
-            divisors = torch.as_tensor(sigmas, dtype=scaled.dtype, device=features.device)
+            try:
+                divisors = torch.as_tensor(sigmas, dtype=scaled.dtype, device=features.device)
+            except (TypeError, ValueError, RuntimeError, OverflowError):
+                raise ValueError(f"sigmas={sigmas!r} must be {count} numbers above 0, one for each feature") from None
             if divisors.ndim == 1 and len(divisors) > count:
                 warn_of_input(f"sigmas={sigmas!r} are {len(divisors)} for {count} features: the last ones count not")
                 divisors = divisors[:count]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -62,6 +61,7 @@ class SegmentationData(Sequence[Sample]):
             there = f"there are {', '.join(splits)}" if splits else "there are none at all"
             raise ValueError(f"{root} has no split {split!r}; {there} (expected {arranged.description})")
         self.annotations = annotations
+        self._are_masks: bool | None = None  # not known yet
         if annotations is None:
             self.pairs = arranged.pairs(self.root, split)
         else:
@@ -84,7 +84,9 @@ class SegmentationData(Sequence[Sample]):
         image = read_photo(pair.photo)
         sparse = self.annotations
         labels = read_label_image(pair.labels)[0] if sparse is None else sparse.labels(pair, image.shape[:2])
-        if sparse is None and self._are_masks:
+        if self._are_masks is None:
+            self._are_masks = sparse is None and self._look_like_masks()
+        if self._are_masks:
             labels = np.where(labels == VOID, 1, labels)
         if image.shape[:2] != labels.shape:
             raise ValueError(
@@ -93,8 +95,7 @@ class SegmentationData(Sequence[Sample]):
             )
         return Sample(pair.name, image, self._checked(labels, pair))
 
-    @cached_property
-    def _are_masks(self) -> bool:
+    def _look_like_masks(self) -> bool:
         """Whether the label images are masks of 0 and 255, where 255 is the second of two classes and not void.
 
         They are if those looked at are in grey levels and none holds a 1.

@@ -177,6 +177,8 @@ def _read(path: Path) -> Model:
 
 def _built(description: dict[str, Any]) -> tuple[Segmenter, ClassSet, dict[str, str]]:
     """What a header describes, with weights still to be loaded."""
+    if not isinstance(description, dict):
+        raise ValueError(f"its header is a {type(description).__name__}; expected an object")
     if description["format"] != FORMAT:
         raise ValueError(f"it has format {description['format']}, this version reads {FORMAT}: update crfrnn")
     if description["network"] not in NETWORKS:

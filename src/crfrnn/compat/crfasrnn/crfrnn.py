@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.compat.crfasrnn.params import DenseCRFParams
+from crfrnn.numbers import whole_number
 from crfrnn.parameters import CRFParameters
 from crfrnn.torch import mean_field
 
@@ -28,7 +29,7 @@ class CrfRnn(nn.Module):
     def __init__(self, num_labels: int, num_iterations: int = 5, crf_init_params: DenseCRFParams | None = None) -> None:
         super().__init__()
         self.params = DenseCRFParams() if crf_init_params is None else crf_init_params
-        self.num_labels = num_labels
+        self.num_labels = num_labels = whole_number(num_labels, "num_labels", least=1)
         self.num_iterations = num_iterations
         self.spatial_ker_weights = nn.Parameter(self.params.spatial_ker_weight * torch.eye(num_labels))
         self.bilateral_ker_weights = nn.Parameter(self.params.bilateral_ker_weight * torch.eye(num_labels))

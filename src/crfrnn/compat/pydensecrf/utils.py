@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import unary
-from crfrnn.arrays import Shape, float_array, image_array, label_array, real_shape, spatial_shape
+from crfrnn.arrays import Shape, float_array, image_array, label_array, plain_array, real_shape, spatial_shape
 from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_deviations, positive_count
 from crfrnn.memory import require_memory
+from crfrnn.numbers import finite_number, flag, share
 from crfrnn.plausibility import check_probabilities, warn_of_input
 
 Float32 = NDArray[np.float32]
@@ -36,8 +37,7 @@ def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_uns
         MemoryError: if there is not enough memory.
     """
     number = positive_count(n_labels, "n_labels")
-    if not 0 < gt_prob < 1:
-        raise ValueError(f"gt_prob={gt_prob} must be above 0 and below 1")
+    gt_prob, zero_unsure = share(gt_prob, "gt_prob"), flag(zero_unsure, "zero_unsure")
     given = label_array(labels)
     lowest, highest = int(given.min()), int(given.max())
     first, last = (1, number) if zero_unsure else (0, number - 1)
@@ -77,8 +77,8 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
         ValueError: if it is empty, or scale is out of range.
         MemoryError: if there is not enough memory.
     """
-    if scale is not None and not 0 < scale <= 1:
-        raise ValueError(f"scale={scale} must be above 0 and at most 1")
+    scale = None if scale is None else share(scale, "scale", most=1)
+    clip = None if clip is None else finite_number(clip, "clip")
     shape = real_shape(sm, "sm")
     if 0 in (len(shape), *shape):
         raise ValueError(f"sm has shape {shape}; expected (labels, height, width) or (labels, points)")
@@ -130,7 +130,9 @@ def create_pairwise_bilateral(
         ValueError: if sdims or schan do not fit the image, or it is not finite.
         MemoryError: if there is not enough memory.
     """
-    image = np.asarray(img)
+    image = plain_array(img, "img")
+    if not isinstance(chdim, int | np.integer) or not -image.ndim <= chdim < image.ndim:
+        raise ValueError(f"chdim={chdim!r} is no axis of img of shape {image.shape}; -1 means that it has no channels")
     planes = image[np.newaxis] if chdim == -1 else np.moveaxis(image, chdim, 0)
     grid, channels = spatial_shape(planes.shape[1:]), len(planes)
     one_less = chdim == -1 and np.size(sdims) == len(grid) - 1

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crfrnn.arrays import real_shape
 from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
 
 NAMES = (
@@ -35,7 +36,7 @@ def densecrf3d(I: ArrayLike, P: ArrayLike, param: Mapping[str, Any]) -> NDArray[
     missing = [name for name in NAMES if name not in param]
     if missing:
         raise KeyError(f"param has no {', '.join(missing)}")
-    channels, divisors = np.shape(I)[-1:], np.shape(param["BilateralModsStds"])
+    channels, divisors = np.shape(I)[-1:], real_shape(param["BilateralModsStds"], "BilateralModsStds")
     if not channels == divisors == (param["ModalityNum"],):
         raise ValueError(
             f"I has shape {np.shape(I)}, ModalityNum is {param['ModalityNum']} and BilateralModsStds is "

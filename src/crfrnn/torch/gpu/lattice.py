@@ -110,7 +110,7 @@ def build_lattice(
     if corners > MOST_CORNERS:
         raise ValueError(f"{points} points of {d} features are too many for one lattice; give fewer images at a time")
     device = features.device
-    cell, order, weight = _embedded(features, steps)
+    cell, order, weight = embedded(features, steps)
 
     unit = _units(cell, images, MARGIN + 2 * neighbour_rounds)
     key, entry = torch.sort(steps.corner_keys(cell, order, unit, images).view(-1), stable=True)
@@ -151,7 +151,7 @@ def feature_gradient(features: Tensor, to_weight: Tensor, steps: ModuleType) -> 
     Within a simplex weights are linear in the features (docs/algorithm.md, eq. 23); on its border this takes one side.
     """
     d = len(features)
-    _, order, _ = _embedded(features, steps)
+    _, order, _ = embedded(features, steps)
     order = torch.cat([order, d * (d + 1) // 2 - order.sum(0, keepdim=True, dtype=order.dtype)])
     # Weight k is the share of the coordinate of rank d - k less that of the rank above, round in a circle.
     by_corner = (to_weight - to_weight.roll(-1, 0)) / (d + 1)
@@ -169,7 +169,7 @@ def type_of_sums(rows: Tensor) -> torch.dtype:
     return torch.bfloat16 if rows.dtype == torch.float16 else rows.dtype
 
 
-def _embedded(features: Tensor, steps: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
+def embedded(features: Tensor, steps: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
     """`plain.embed` of features (d, P)."""
     d, device = len(features), features.device
     scale = constants(_scales(d, features.dtype), features.dtype, device)
