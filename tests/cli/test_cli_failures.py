@@ -69,10 +69,7 @@ TILED = ("", " --tile 8", " --memory 1GB", " --theta-beta contrast", " --upsampl
         ("scores.npy", "2.npy", "2.npy"),
         ("0.npy", "photo.png", "0.npy"),
         ("1.npy", "photo.png", "1.npy"),
-<<<<<<< HEAD
         ("0.npy", "00.npy", "0.npy"),
-=======
->>>>>>> main
         ("nothing.npy", "photo.png", "nothing.npy"),
         ("empty.npz", "photo.png", "empty.npz"),
         ("text.npz", "photo.png", "text.npz"),
