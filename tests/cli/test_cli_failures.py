@@ -27,6 +27,7 @@ def files(tmp_path, monkeypatch):
     np.save("scores.npy", rng.normal(size=(3, 12, 16)).astype(np.float32))
     for axes in (0, 1, 2):
         np.save(f"{axes}.npy", np.ones((3,) * axes, np.float32))
+    np.save("00.npy", np.float32(1))
     np.save("nothing.npy", np.ones((3, 0, 16), np.float32))
     np.savez("empty.npz")
     with zipfile.ZipFile("text.npz", "w") as archive:
@@ -68,6 +69,7 @@ TILED = ("", " --tile 8", " --memory 1GB", " --theta-beta contrast", " --upsampl
         ("scores.npy", "2.npy", "2.npy"),
         ("0.npy", "photo.png", "0.npy"),
         ("1.npy", "photo.png", "1.npy"),
+        ("0.npy", "00.npy", "0.npy"),
         ("nothing.npy", "photo.png", "nothing.npy"),
         ("empty.npz", "photo.png", "empty.npz"),
         ("text.npz", "photo.png", "text.npz"),
