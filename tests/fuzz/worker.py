@@ -26,6 +26,10 @@ SANITIZER_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:hard_rss_limit_m
 """Python itself keeps memory until it ends."""
 
 
+ENDED_FROM_OUTSIDE = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""Exit statuses that say nothing of an example."""
+
+
 class Verdict(NamedTuple):
     """Of one example: "right", "refused" in words of our own, or "fault" of a kind, and where."""
 
@@ -61,6 +65,8 @@ class Worker:
         self.close()
         if line is None:
             return Verdict("fault", "hang", property_name, f"no answer within {self.seconds} s")
+        if process.returncode in ENDED_FROM_OUTSIDE:
+            return self.verdict(property_name, example)
         return Verdict("fault", "crash", f"{property_name}, {_ending(process.returncode)}", self._last_words())
 
     def close(self) -> None:

@@ -143,12 +143,13 @@ class PairwiseTerm:
     def filter_rows(self, rows: Array, transpose: bool = False, threads: int | None = None) -> Array:
         """`filter` of (N, C) values that are not checked."""
         before, after = (self.post, self.pre) if transpose else (self.pre, self.post)
-        sent = rows if before is None else rows * before[:, None]
-        if isinstance(self.kernel, NativeKernel):
-            received = self.kernel.filter_rows(sent, transpose, threads)
-        else:
-            received = self.kernel.filter(sent, transpose)
-        return received if after is None else received * after[:, None]
+        with np.errstate(over="ignore"):  # callers check what comes out
+            sent = rows if before is None else rows * before[:, None]
+            if isinstance(self.kernel, NativeKernel):
+                received = self.kernel.filter_rows(sent, transpose, threads)
+            else:
+                received = self.kernel.filter(sent, transpose)
+            return received if after is None else received * after[:, None]
 
     @property
     def symmetric(self) -> bool:
