@@ -492,3 +492,28 @@ def test_tensors_of_any_layout(form):
         "conj": lambda: (1j * whole).conj().imag.neg(),
     }.get(form, lambda: whole.to(getattr(torch, form)))()
     np.testing.assert_allclose(refine(given, PHOTO, SHORT), refine(whole.numpy(), PHOTO, SHORT), atol=1e-6)
+
+
+def test_numbers_at_odd_addresses(rng):
+    """Bytes of a file or a message, read where a number does not begin at a multiple of its size."""
+
+    def moved(array):
+        room = bytearray(array.nbytes + 1)
+        room[1:] = array.tobytes()
+        return np.frombuffer(room, array.dtype, offset=1).reshape(array.shape)
+
+    scores, image = rng.normal(size=(3, 6, 7)).astype(np.float32), rng.integers(0, 9999, (6, 7, 3)).astype(np.uint16)
+    assert not moved(scores).flags.aligned
+    np.testing.assert_array_equal(refine(moved(scores), moved(image)), refine(scores, image))
+    features, batch = rng.normal(size=(20, 3)), np.arange(20, dtype=np.int32) % 2
+    np.testing.assert_array_equal(
+        crfrnn.PermutohedralLattice(moved(features), batch=moved(batch)).weights,
+        crfrnn.PermutohedralLattice(features, batch=batch).weights,
+    )
+
+
+def test_doubles_of_another_order_of_bytes_stay_doubles(rng):
+    image = rng.random((5, 6, 3)) * 255
+    features = crfrnn.bilateral_features(image.astype(">f8"), 5.0, 9.0)
+    np.testing.assert_array_equal(features, crfrnn.bilateral_features(image, 5.0, 9.0))
+    assert crfrnn.pairwise_terms(image.astype(">f8"), "photos")[0].dtype == np.float64

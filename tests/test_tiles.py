@@ -256,3 +256,11 @@ def test_a_mask_of_two_levels(image, white):
     expected = refine_tiled((mask > 0).astype(np.uint8), image, SHORT, input="labels", tile=45)
     np.testing.assert_array_equal(refine_tiled(mask, image, SHORT, input="labels", tile=45), expected)
     assert set(np.unique(expected)) == {0, 1}
+
+
+def test_signals_have_tiles(rng):
+    """One axis, along which θ is one number."""
+    scores, signal = rng.normal(size=(3, 40)), rng.integers(0, 256, (40, 2), np.uint8)
+    expected = crfrnn.refine(scores, signal, SHORT, return_labels=True)
+    np.testing.assert_array_equal(refine_tiled(scores, signal, SHORT, tile=9, overlap=40), expected)
+    assert refine_tiled(scores, signal, SHORT, tile=9).shape == (40,)

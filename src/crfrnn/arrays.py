@@ -341,7 +341,9 @@ def _array(given: Any, name: str) -> NDArray[Any]:
         array = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} cannot be read as an array of numbers: {error}") from error
-    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2") else array
+    if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        return array.astype(np.float32)
+    return array if array.flags.aligned else array.copy()  # the native core reads whole numbers
 
 
 def _hides(given: Any) -> bool:

@@ -40,10 +40,13 @@ def contrast_theta_beta(
     planes = [levels[..., channel] for channel in range(channels)]
     steps = [math.sqrt(_mean_square_step(plane, weights)) for plane in planes]
     scale = SHARE * math.sqrt(np.count_nonzero(steps))
-    return tuple(
-        scale * step if step else float(np.abs(plane.astype(np.float64)).max()) or 1.0
-        for step, plane in zip(steps, planes, strict=True)
-    )
+    return tuple(scale * step if step else _level(plane) for step, plane in zip(steps, planes, strict=True))
+
+
+def _level(plane: NDArray[Any]) -> float:
+    """The largest absolute level, or 1 if nothing can be divided by that."""
+    largest = float(np.abs(plane.astype(np.float64)).max())
+    return largest if largest > np.finfo(np.float32).tiny else 1.0
 
 
 def _mean_square_step(plane: NDArray[Any], weights: NDArray[np.floating[Any]]) -> float:

@@ -189,6 +189,7 @@ class Subclass(np.ndarray):
 
 
 def _formed(array: np.ndarray, form: str) -> Any:
+    array = np.asarray(array)  # a number of NumPy, without axes
     if form == "read-only":
         view = array.copy() if array.base is None else array.view()
         view.flags.writeable = False

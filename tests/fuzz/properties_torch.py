@@ -95,7 +95,8 @@ def torch_layer(example: dict[str, Any]) -> bool:
         layer = crfrnn.torch.CrfRnn(classes, **options)
         result = layer(logits, image)
         if result.requires_grad and not result.isnan().any():
-            result.double().square().mean().backward(retain_graph=True, inputs=list(layer.parameters()))
+            shares = result.double() / (1 + result.detach().double().abs().max())  # gradients within float32
+            shares.square().mean().backward(retain_graph=True, inputs=list(layer.parameters()))
             for name, weight in layer.named_parameters():
                 if weight.grad is not None:
                     require_finite(weight.grad, f"gradient to {name}")

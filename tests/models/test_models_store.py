@@ -262,3 +262,13 @@ def test_the_exact_filter_is_kept(tmp_path):
     saved = Segmenter(FcnLite(5), CrfRnn(5, filter="exact"))
     save_model(tmp_path / "model.safetensors", saved, class_set(5))
     assert load_model(tmp_path / "model.safetensors").segmenter.crf.crf.kernels[1].filter == Exact()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(file, number):
+    def spoilt(state):
+        state["network.score_fr.bias"][1] = number
+        return state
+
+    with raises_saying(ValueError, str(file), "network.score_fr.bias", "NaN or infinite"):
+        load_model(rewritten(file, tensors=spoilt))

@@ -116,4 +116,4 @@ def _batch_ids(batch: ArrayLike, num_points: int) -> NDArray[np.int32]:
         raise ValueError(f"batch has shape {ids.shape}, but there are {num_points} points: expected ({num_points},)")
     if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
         raise ValueError(f"batch ids range from {ids.min()} to {ids.max()}; they must be at least 0 and below 2³¹")
-    return np.ascontiguousarray(ids, dtype=np.int32)
+    return np.require(ids, np.int32, ["C_CONTIGUOUS", "ALIGNED"])

@@ -171,6 +171,9 @@ def _read(path: Path) -> Model:
         raise ValueError(f"{path} does not describe a model: its header has no {error}") from error
     except Exception as error:  # a header may hold anything
         raise ValueError(f"{path} does not describe a model: {error}") from error
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{path} holds NaN or infinite numbers in {key}: it is damaged, or its training diverged")
     copy_state(segmenter, state, str(path))
     return Model(segmenter.eval(), classes, notes)
 

@@ -135,7 +135,7 @@ def create_pairwise_bilateral(
         raise ValueError(f"chdim={chdim!r} is no axis of img of shape {image.shape}; -1 means that it has no channels")
     planes = image[np.newaxis] if chdim == -1 else np.moveaxis(image, chdim, 0)
     grid, channels = spatial_shape(planes.shape[1:]), len(planes)
-    one_less = chdim == -1 and np.size(sdims) == len(grid) - 1
+    one_less = chdim == -1 and math.prod(real_shape(sdims, "sdims")) == len(grid) - 1
     hint = (
         f". chdim=-1 means that img of shape {image.shape} has no axis of channels: if its last axis holds them, give "
         f"chdim={len(grid) - 1}"
