@@ -22,8 +22,11 @@ def densecrf(I: ArrayLike, P: ArrayLike, param: Sequence[float]) -> NDArray[np.i
             weight of the spatial kernel, its deviation, and iterations.
     Raises: ValueError: if shapes do not fit, or there are not six numbers.
     """
-    if not hasattr(param, "__len__") or len(param) != 6:
-        given = f"has {len(param)} values" if hasattr(param, "__len__") else f"is {param!r}"
+    try:
+        given = "" if len(param) == 6 else f"has {len(param)} values"
+    except TypeError:
+        given = f"is {param!r}"
+    if given:
         raise ValueError(f"param {given}; expected six: (w1, alpha, beta, w2, gamma, it)")
     w1, alpha, beta, w2, gamma, it = param
     kernels = Kernels(Deviations("gamma", gamma), Deviations("alpha", alpha), Deviations("beta", beta), (w2, w1))

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import real_shape
 from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
+from crfrnn.numbers import whole_number
 
 NAMES = (
     "MaxIterations",
@@ -37,9 +38,10 @@ def densecrf3d(I: ArrayLike, P: ArrayLike, param: Mapping[str, Any]) -> NDArray[
     if missing:
         raise KeyError(f"param has no {', '.join(missing)}")
     channels, divisors = np.shape(I)[-1:], real_shape(param["BilateralModsStds"], "BilateralModsStds")
-    if not channels == divisors == (param["ModalityNum"],):
+    number = whole_number(param["ModalityNum"], "ModalityNum")
+    if not channels == divisors == (number,):
         raise ValueError(
-            f"I has shape {np.shape(I)}, ModalityNum is {param['ModalityNum']} and BilateralModsStds is "
+            f"I has shape {np.shape(I)}, ModalityNum is {number} and BilateralModsStds is "
             f"{param['BilateralModsStds']!r}; expected as many channels, the last axis, as deviations and ModalityNum"
         )
     position, both = (tuple(f"{kernel}{axis}Std" for axis in "RCZ") for kernel in ("Pos", "Bilateral"))
