@@ -135,6 +135,6 @@ def _coordinates(scores: Tensor, thetas: Sequence[Any], dtype: torch.dtype) -> l
 def _divided(values: Tensor, theta: Any, dtype: torch.dtype) -> Tensor:
     """values / θ, rounded once: a GPU multiplies by the reciprocal of a Python number."""
     if not isinstance(theta, Tensor):
-        theta = torch.full((), theta, dtype=dtype, device=values.device)
+        theta = torch.full((), min(theta, torch.finfo(dtype).max), dtype=dtype, device=values.device)
     quotient: Tensor = values / theta
     return quotient.to(dtype)

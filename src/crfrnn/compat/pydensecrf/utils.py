@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import unary
-from crfrnn.arrays import Shape, float_array, image_array, label_array, plain_array, real_shape, spatial_shape
+from crfrnn.arrays import (
+    Shape,
+    check_result,
+    float_array,
+    image_array,
+    label_array,
+    plain_array,
+    real_shape,
+    spatial_shape,
+)
 from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_deviations, positive_count
 from crfrnn.memory import require_memory
 from crfrnn.numbers import finite_number, flag, share
@@ -111,7 +120,9 @@ def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int
     """
     grid = spatial_shape(shape)
     _require_memory(grid, 0)
-    return _coordinates(grid, deviations(sdims, len(grid), "sdims", "axes"), 0).reshape(len(grid), -1)
+    features = _coordinates(grid, deviations(sdims, len(grid), "sdims", "axes"), 0)
+    check_result(features, "features", "positions / sdims")
+    return features.reshape(len(grid), -1)
 
 
 def create_pairwise_bilateral(
@@ -150,6 +161,7 @@ def create_pairwise_bilateral(
         for channel, divisor in enumerate(divisors):
             column = features[len(grid) + channel]
             np.divide(levels[..., channel], np.float32(divisor), out=column, casting="same_kind")
+    check_result(features, "features", "positions / sdims and img / schan")
     return features.reshape(len(features), -1)
 
 
