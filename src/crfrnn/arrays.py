@@ -360,7 +360,7 @@ def _readable(value: Any) -> Any:
     tensor = value.cpu()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
-    if tensor.layout.__str__() != "torch.strided":
+    if str(tensor.layout) != "torch.strided":
         tensor = tensor.to_dense()
     narrow = tensor.is_floating_point() and tensor.dtype.itemsize <= 2 and str(tensor.dtype) != "torch.float16"
     return (tensor.float() if narrow else tensor).resolve_conj().resolve_neg()

@@ -9,7 +9,7 @@ from typing import Any
 from crfrnn.arrays import padded_channels
 
 MOST_BYTES, MOST_SHOWN = 2**63, 60
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 CGROUP = Path("/sys/fs/cgroup")
 UNKNOWN_MEMORY = 4_000_000_000
 """Bytes assumed to be half of the memory if the system does not tell how much there is."""

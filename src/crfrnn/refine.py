@@ -157,7 +157,6 @@ def refine(
     one_of(input, get_args(Input), "input")
     return_labels, return_activity = flag(return_labels, "return_labels"), flag(return_activity, "return_activity")
     count = thread_count(threads)
-    return_labels, return_activity = flag(return_labels, "return_labels"), flag(return_activity, "return_activity")
     held, indexed = taken(scores, image, input)
     if held.batched:
         if return_activity or given is not None:
