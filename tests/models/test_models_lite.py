@@ -54,7 +54,9 @@ def test_encoder_equals_the_library(variant, taps, channels):
     truth.eval()
     network = FcnLite(4, encoder=variant)
     network.load_imagenet()
-    photo = np.asarray(Image.open(ROOT / "src" / "crfrnn" / "data" / "examples" / "chelsea.png").convert("RGB"))[:129, :161].transpose(2, 0, 1)
+    photo = np.asarray(Image.open(ROOT / "src" / "crfrnn" / "data" / "examples" / "chelsea.png").convert("RGB"))[
+        :129, :161
+    ].transpose(2, 0, 1)
     images = torch.from_numpy(photo.copy()).float()[None]
     with torch.no_grad():
         features = truth._swish(truth._bn0(truth._conv_stem((images - 127) / 128)))

