@@ -113,10 +113,10 @@ class SegmentationData(Sequence[Sample]):
 
     def _labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[np.integer]:
         """As its file holds them; void if there is none."""
-        if pair.labels is None:
-            return np.full(size, VOID, np.uint8)
         if self.annotations is not None:
-            return self.annotations.labels(pair.name, pair.labels, size)
+            return self.annotations.labels(pair, size)
+        if pair.labels is None:
+            return np.full(size, VOID)
         labels = read_label_image(pair.labels)[0]
         if self._are_masks is None:
             self._are_masks = self._look_like_masks()
