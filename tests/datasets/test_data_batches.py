@@ -142,11 +142,8 @@ def epochs(made, count):
 
 
 def same(batches, others):
-    return all(
-        torch.equal(a, b)
-        for one, two in zip(batches, others, strict=True)
-        for a, b in zip(one[:3], two[:3], strict=True)
-    )
+    pairs = zip(batches, others, strict=True)
+    return all(torch.equal(a, b) for one, two in pairs for a, b in zip(one[:3], two[:3], strict=True))
 
 
 def test_order_and_variants_differ_between_epochs_and_repeat_with_the_seed():
