@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
 from crfrnn.data.annotations import CLICK_RADIUS
-from crfrnn.files.classes import ClassSet, class_set
+from crfrnn.files.classes import BACKGROUND, ClassSet, class_set, named_classes
 from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
 from crfrnn.files.replacement import replacing
 from crfrnn.numbers import finite_number, one_of, proper_fraction, whole_number
@@ -17,6 +17,7 @@ from crfrnn.parameters import CRFParameters
 ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
 
 IMAGENET = "imagenet"
+FOREGROUND = "foreground"
 MACHINE_SETTINGS = ("accelerator", "workers", "threads")
 """Settings that say where a run is computed, not what it computes: they may change when it is resumed."""
 
@@ -30,7 +31,11 @@ class TrainingConfig:
 
     data: Annotated[str, "folder of the data set: images/ and labels/, PASCAL VOC's or CamVid's"]
     output: Annotated[str, "folder for the model, checkpoints, logs and these settings"]
-    classes: Annotated[str, "voc, msrc21, camvid, a number of classes, or a file with a name on each line"] = "voc"
+    classes: Annotated[
+        str,
+        "voc, msrc21, camvid, a number of classes, or a file with a name on each line; a single one is the foreground, "
+        "label 1 or the 255 of masks, in one channel",
+    ] = "voc"
     train_split: Annotated[str, "split to train on"] = "train"
     val_split: Annotated[str, "split that chooses the best epoch"] = "val"
     network: Annotated[str, "FcnLite, Fcn8s, Fcn16s or Fcn32s"] = "FcnLite"
@@ -141,8 +146,19 @@ class TrainingConfig:
         self.crf_parameters()
 
     def class_set(self) -> ClassSet:
-        """The classes to learn. Raises ValueError if no set of classes has that name."""
-        return class_set(self.classes)
+        """The classes to learn; a single one is that of the foreground, after a background.
+
+        Raises: ValueError: if no set of classes has that name.
+        """
+        found = class_set(self.classes)
+        if found.num_classes > 1:
+            return found
+        return named_classes((BACKGROUND, FOREGROUND if self.classes == "1" else found.names[0]))
+
+    @property
+    def channels(self) -> int:
+        """Of the network's logits: one for each class, or a single one for a single class."""
+        return class_set(self.classes).num_classes
 
     def crf_parameters(self) -> CRFParameters:
         """The CRF's constants, checked."""

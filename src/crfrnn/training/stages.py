@@ -36,11 +36,11 @@ def new_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) -> Segm
     """The segmenter of a stage, with random weights."""
     seed_everything(config.seed, verbose=False)
     options = {} if config.encoder is None else {"encoder": config.encoder}
-    network = NETWORKS[config.network](num_classes=classes.num_classes, **options)
+    network = NETWORKS[config.network](num_classes=config.channels, **options)
     if stage == NETWORK_STAGE:
         return Segmenter(network, None)
     crf = CrfRnn(
-        classes.num_classes,
+        config.channels,
         config.test_iterations,
         config.theta_alpha,
         config.theta_beta,
@@ -90,6 +90,8 @@ def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) ->
             f"{config.init} has other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
             f"than classes={config.classes!r} ({', '.join(classes.names[:3])}, …; {classes.num_classes})"
         )
+    if model.segmenter.network.num_classes != config.channels:
+        raise ValueError(f"{config.init} has {model.segmenter.network.num_classes} channels, not {config.channels}")
     encoders = [getattr(each, "options", {}).get("encoder") for each in (model.segmenter.network, network)]
     if encoders[0] != encoders[1]:
         raise ValueError(

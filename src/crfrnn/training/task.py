@@ -15,6 +15,7 @@ from crfrnn.data.batches import Batch
 from crfrnn.data.cells import means_of_pixels
 from crfrnn.files.classes import VOID
 from crfrnn.models import Segmenter
+from crfrnn.models.segmenter import of_classes
 from crfrnn.torch.losses import DenseCrfLoss, GatedCrfLoss, NormalizedCutLoss, PairwiseLoss
 from crfrnn.training.config import TrainingConfig
 
@@ -83,7 +84,8 @@ class SegmentationTask(LightningModule):
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.train_iterations
         unary = self._unary(batch)
-        loss = cross_entropy(self._refined(unary, batch), batch.labels, self.class_weights)
+        loss = cross_entropy(of_classes(self._refined(unary, batch)), batch.labels, self.class_weights)
+        unary = of_classes(unary)
         if self.crf_loss is not None:
             # A pixel with a label has what it should agree with.
             gates = {"destination": batch.labels == VOID} if isinstance(self.crf_loss, GatedCrfLoss) else {}
@@ -102,7 +104,7 @@ class SegmentationTask(LightningModule):
     def validation_step(self, batch: Batch) -> None:
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.test_iterations
-        logits = self(batch)
+        logits = of_classes(self(batch))
         self.miou.update(logits.argmax(dim=1), batch.labels)
         self.log(METRIC, self.miou, on_step=False, on_epoch=True, batch_size=len(batch.images))
         loss = cross_entropy(logits, batch.labels, self.class_weights)
