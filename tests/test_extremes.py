@@ -200,7 +200,7 @@ def test_features_too_far_away_are_named():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scores_from_one_end_of_the_numbers_to_the_other(dtype):
-    """Their difference is no number; the likelier class has probability 1 all the same. Energies are finite or refused."""
+    """Their difference is no number; the likelier class has probability 1; energies are finite or refused."""
     ends = np.finfo(dtype)
     scores = np.array([[ends.max, ends.min, 1.0], [ends.min, ends.max, ends.min]], dtype)
     certain = np.array([[1, 0, 1], [0, 1, 0]], dtype)
