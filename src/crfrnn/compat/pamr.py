@@ -19,7 +19,7 @@ from crfrnn.numbers import whole_number
 from crfrnn.parameters import CRFParameters
 from crfrnn.torch import mean_field
 from crfrnn.torch.scene import check_scores, check_tensor
-from crfrnn.torch.upsampling import check_pair, contrast_thetas
+from crfrnn.torch.upsampling import check_pair, in_contrasts
 
 FLOOR = 1e-5
 """Smaller probabilities count as this one."""
@@ -69,7 +69,7 @@ class PAMR(nn.Module):
         )
         return mean_field(
             logits,
-            image / contrast_thetas(image),
+            in_contrasts(image),
             parameters=parameters,
             upsampling="bilinear",
             return_probabilities=True,

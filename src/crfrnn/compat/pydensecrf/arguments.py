@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Shape, check_classes, class_weights, float_array, num_points
+from crfrnn.numbers import whole_number
 from crfrnn.plausibility import NO_CONNECTION, unseen, warn_of_input
 
 SMALLEST_DEVIATION = float(np.finfo(np.float32).tiny)
@@ -31,10 +32,7 @@ def count(value: Any, name: str) -> int:
 
 def positive_count(value: Any, name: str) -> int:
     """A whole number of at least 1; fractions are cut off, with a warning."""
-    number = _whole(value, name)
-    if number < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return number
+    return whole_number(_whole(value, name), name, least=1)
 
 
 def deviations(value: Any, number: int, name: str, what: str) -> tuple[float, ...]:

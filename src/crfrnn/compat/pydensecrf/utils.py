@@ -48,6 +48,7 @@ def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_uns
     number = positive_count(n_labels, "n_labels")
     gt_prob, zero_unsure = share(gt_prob, "gt_prob"), flag(zero_unsure, "zero_unsure")
     given = label_array(labels)
+    require_memory(4 * number * given.size, f"energies of {number} classes on {given.size} pixels")
     lowest, highest = int(given.min()), int(given.max())
     first, last = (1, number) if zero_unsure else (0, number - 1)
     if lowest < first - number or highest > last:
