@@ -7,7 +7,18 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn import CRF, Bilateral, CRFParameters, Given, InputWarning, Kernel, MeanField, pairwise_terms, refine
+from crfrnn import (
+    CRF,
+    Bilateral,
+    CRFParameters,
+    Given,
+    InputWarning,
+    Kernel,
+    MeanField,
+    pairwise_terms,
+    refine,
+    refine_tiled,
+)
 from crfrnn.unary import mask_labels
 from errors import raises_saying
 
@@ -336,7 +347,7 @@ def test_void_beside_a_palette_is_no_foreground():
     """In VOC's label images 255 is void; an array has lost its palette and is a mask."""
     picture = Image.fromarray(np.where(FOREGROUND > 0, 255, 0).astype(np.uint8))
     picture.putpalette([0, 0, 0] * 255 + [224, 224, 192])
-    with raises_saying(ValueError, "0 and 255, which stands for unknown"):
+    with raises_saying(ValueError, "class 0 alone, and 255, which stands for unknown"):
         refine(picture, PHOTO, SHORT, input="labels")
     assert refine(picture, PHOTO, SHORT, input="labels", num_classes=3).shape == (3, H, W)
 
@@ -348,6 +359,25 @@ def test_levels_that_are_a_mask(levels, classes):
     """Ids of classes are 100 at most; 255 beside another level than 0 is unknown."""
     labels = np.where(FOREGROUND > 0, levels[1], levels[0])
     assert len(refine(labels, PHOTO, SHORT, input="labels")) == classes
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        ((-1, 0), ("class 0 alone, and -1", "mask == 0 or mask == -1")),
+        ((-1, 1), ("class 1 alone, and -1", "mask == 1")),
+        ((-128, 127), ("class 127 alone, and -128", "mask == 127")),
+        ((-1, 255), ("no known label, only -1, 255", "mask == 255")),
+    ],
+)
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_mask_with_negative_levels(levels, said, tiled):
+    """Negative labels are unknown: the result would be the other level everywhere."""
+    labels = np.where(FOREGROUND > 0, levels[1], levels[0])
+    call = refine_tiled if tiled else refine
+    with raises_saying(ValueError, *said, "num_classes="):
+        call(labels, PHOTO, SHORT, input="labels")
+    assert (refine(labels, PHOTO, SHORT, input="labels", num_classes=300, return_labels=True) == max(levels)).all()
 
 
 def test_ramps_are_no_class_ids():

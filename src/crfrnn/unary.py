@@ -160,6 +160,23 @@ def unknown_labels(labels: NDArray[np.int64], num_classes: int, first: int = 0) 
     return unknown
 
 
+def is_alone(present: Sequence[Any]) -> bool:
+    """Whether of the levels that occur one is a class and others are unknown, but most probably meant as a class.
+
+    The result would be that class everywhere. So negative levels beside one class are refused, such as a mask of -1 and
+    1, and 255 beside 0; beside another class 255 is void, as in label images of one object.
+    """
+    known = [level for level in present if level >= 0 and level != UNKNOWN_LABEL]
+    return len(present) > len(known) == 1 and (known[0] == 0 or present[0] < 0)
+
+
+def written_unknown(levels: Sequence[Any]) -> str:
+    """Which of these levels stand for unknown, in words: negative ones and 255."""
+    unknown = [f"{level}" for level in levels if level < 0 or level == UNKNOWN_LABEL]
+    listed = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+    return f"{listed}, which stand{'s' if len(unknown) == 1 else ''} for unknown"
+
+
 def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = None, floor: float = 1e-5) -> Array:
     """Logits (C, *spatial) of class probabilities, such as the softmax output of a network.
 
