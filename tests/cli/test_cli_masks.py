@@ -155,7 +155,7 @@ def test_advice_for_a_soft_mask_can_be_typed(folder, photo, capsys, kind, white)
     assert status(f"refine soft.{kind} photo.png -o out.png") == 1
     said = capsys.readouterr().err
     assert "give --input probabilities" in said
-    assert f"--num-classes, at least {int(levels.max()) + 1}" in said
+    assert "--num-classes, at least" in said
     assert "mask >" not in said
     assert status(f"refine soft.{kind} photo.png -o out.png --input probabilities") == 0
 
