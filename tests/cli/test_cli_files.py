@@ -413,6 +413,34 @@ def test_labels_lie_where_the_image_does(folder, photo, logits, options, place):
         assert [written[code].value for code, *_ in GEOTIFF] == [value for _, _, _, value, _ in GEOTIFF]
 
 
+@pytest.mark.parametrize("output", ["out.png", "overlay.png", "out.jpg"])
+@pytest.mark.parametrize("kind", ["tif", "nii.gz"])
+def test_a_picture_that_holds_no_place(folder, photo, logits, capsys, output, kind):
+    """Said once, for a file and for a folder; not of files that keep the place, nor of arrays."""
+    np.save("scores.npy", logits)
+    if kind == "tif":
+        pytest.importorskip("tifffile").imwrite("image.tif", photo, photometric="rgb", extratags=GEOTIFF)
+    else:
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(photo[..., 0].T.astype(np.int16), np.diag([2.0, 2, 2, 1])), "image.nii.gz")
+    if kind == "tif" or output == "out.png":
+        assert status(f"refine scores.npy image.{kind} -o {output}") == 0
+        said = capsys.readouterr().err
+        assert said.count(f"labels that end in .{kind} keep") == 1
+        assert f"warning: {output}: a picture does not hold the place" in said
+    for kept in (f"labels.{kind}", "out.npy"):
+        assert status(f"refine scores.npy image.{kind} -o {kept}") == 0
+        assert "place" not in capsys.readouterr().err
+    for name in ("a", "b"):
+        Path("scores").mkdir(exist_ok=True)
+        Path("images").mkdir(exist_ok=True)
+        np.save(f"scores/{name}.npy", logits)
+        Path(f"images/{name}.{kind}").write_bytes(Path(f"image.{kind}").read_bytes())
+    if kind == "tif":
+        assert status("refine scores images -o out --format overlay") == 0
+        assert "2 images: a picture does not hold the place of a GeoTIFF" in capsys.readouterr().err
+
+
 def test_folders_of_geotiff_write_geotiff(folder, photo, logits):
     tifffile = pytest.importorskip("tifffile")
     for name in ("scores", "images"):

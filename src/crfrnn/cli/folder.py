@@ -82,7 +82,7 @@ def refine_folder(
                 except Exception as error:
                     failures[futures[future]] = described(error)
                     continue
-                notes.update(said)
+                notes.update(each for each in (*said, written.lost) if each)
                 if written.iterations is not None:
                     ran.append(written.iterations)
                 if written.warning is not None:

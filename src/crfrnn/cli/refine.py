@@ -245,8 +245,8 @@ def refine_file(
     chosen_format = format_of(output, output_format)
     pair = refinement.reading.pair(scores, images)
     written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
-    if written.warning is not None:
-        print(f"crfrnn refine: warning: {output}: {written.warning}", file=sys.stderr)
+    for warning in filter(None, (written.warning, written.lost)):
+        print(f"crfrnn refine: warning: {output}: {warning}", file=sys.stderr)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
     size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
     done = [written.change.words]
