@@ -142,6 +142,23 @@ def test_integers_in_two_axes_are_labels(folder, photo, logits):
     np.testing.assert_array_equal(refined("scores.npy"), crfrnn.refine(labels, photo, input="labels"))
 
 
+@pytest.mark.parametrize("options", ["", "--tile 20 --overlap 40"])
+@pytest.mark.parametrize("classes", [3, 7])
+def test_scores_with_the_classes_last(folder, photo, rng, capsys, options, classes):
+    np.save("scores.npy", rng.normal(0, 1, (HEIGHT, WIDTH, classes)))
+    np.save("image.npy", photo)
+    for image in ("image.npy", "photo.png"):
+        assert status(f"refine scores.npy {image} -o out.npy {options}") == 1
+        assert "np.moveaxis(scores, -1, 0)" in capsys.readouterr().err
+
+
+def test_scores_of_fewer_pixels_by_tiles(folder, rng, capsys):
+    np.save("scores.npy", rng.normal(0, 1, (CLASSES, HEIGHT // 4, WIDTH // 4)))
+    assert status("refine scores.npy photo.png -o out.npy --tile 20") == 1
+    assert "Without --tile, --memory and --overlap they are stretched" in capsys.readouterr().err
+    assert status("refine scores.npy photo.png -o out.npy") == 0
+
+
 def test_an_image_with_its_channels_first(folder, photo, logits):
     np.save("scores.npy", logits)
     np.save("image.npy", np.moveaxis(photo, -1, 0))

@@ -121,6 +121,12 @@ class Scores:
         volumes = self.kind != "labels" and len(shape) == 3 and min(shape[0], shape[-1]) > MOST_CHANNELS
         return shape if volumes and shape == stored else self.grid
 
+    def has_classes_last(self, image: Shape) -> bool:
+        """Whether these are (H, W, C) beside an array of the picture, (H, W, K)."""
+        shape: Shape = tuple(self.values.shape)
+        beside = len(shape) == len(image) == 3 and shape[:2] == image[:2] and shape[2] > 1
+        return self.kind != "labels" and beside and image[2] <= MOST_CHANNELS < min(image[:2])
+
 
 def _is_picture(image: Any) -> bool:
     """Whether an image is (H, W), or (H, W, K) of few channels."""
