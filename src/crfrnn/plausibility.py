@@ -123,6 +123,14 @@ def looks_like_foreground(scores: NDArray[Any]) -> bool:
     return bool(0 <= low < high and (high <= 1 or (low == 0 and ((scores == 0) | (scores == high)).all())))
 
 
+def within_unit(scores: NDArray[Any]) -> bool:
+    """Whether scores (C, *spatial) of several classes lie from 0 to 1, and reach the upper half of it."""
+    sample = scores[(slice(None), *_steps(scores[0]))]
+    if len(scores) < 2 or sample[0].size < FEWEST or sample.min() < 0 or not 0.5 < sample.max() <= 1:
+        return False
+    return bool(0 <= scores.min() < scores.max() <= 1)
+
+
 def are_one_hot(scores: NDArray[Any]) -> bool:
     """Whether scores (C, *spatial) of several classes are 1 for a class of each pixel and 0 for the others."""
     sample = scores[(slice(None), *_steps(scores[0]))]
@@ -214,6 +222,12 @@ def check_logits(scores: NDArray[Any], advice: str, name: str = "scores") -> Non
             warn_of_input(
                 f"logits are 1 for a class of each pixel and 0 for the others, as labels of {len(scores)} classes "
                 f"one-hot are. Taken as logits they say almost nothing: {advice}"
+            )
+        elif within_unit(scores):
+            warn_of_input(
+                f"logits of all {len(scores)} classes are from {scores.min():.4g} to {scores.max():.4g}, as activation "
+                "maps and the outputs of a sigmoid for each class are, and none is below 0. Taken as logits they say "
+                "almost nothing: give the scores before the sigmoid, or the logarithm of the maps"
             )
         return
     if alike.classes_last:

@@ -117,7 +117,7 @@ def mask_labels(values: ArrayLike, name: str = "labels") -> NDArray[np.uint8] | 
         white = given == high
         if bool((white | (given == low)).all()):
             return np.asarray(white, np.uint8)
-    if given.dtype.kind in "iu" and low >= 0 and high >= SEVERAL_LEVELS and is_soft(given):
+    if given.dtype.kind in "iu" and low >= 0 and SEVERAL_LEVELS <= high <= LARGEST_LABEL and is_soft(given):
         raise ValueError(
             f"{name} hold {len(np.unique(given))} levels from {low} to {high}, as a grey mask with soft edges does. "
             "If it is the probability of the foreground, give input='probabilities'; for a mask of two classes, "
@@ -227,12 +227,12 @@ def _check_probabilities(given: Array) -> None:
 
 def _advice(given: Array, lowest: float, highest: float) -> str:
     """What numbers outside 0 to 1 may be instead of probabilities."""
-    total = given.sum(axis=0)
-    if lowest >= 0 and len(given) > 1 and total.min() > 0.95 * total.max():
-        return f"they sum to about {total.mean():.4g} at every pixel: divide them by their sum, scores.sum(axis=0)"
     alike = likeness(given)
     if alike is not None and alike.kind == "energies":
         return "exp(-scores) sums to 1: these are energies, -log p; give -scores as logits"
+    total = given.sum(axis=0)
+    if lowest >= 0 and len(given) > 1 and total.min() > 0.95 * total.max():
+        return f"they sum to about {total.mean():.4g} at every pixel: divide them by their sum, scores.sum(axis=0)"
     white = next((white for white in (100, 255, 65535) if highest <= white), None)
     if lowest >= 0 and len(given) == 1 and white:
         return f"divide levels up to {white} by it; scores of a network before its sigmoid are logits"
@@ -241,6 +241,6 @@ def _advice(given: Array, lowest: float, highest: float) -> str:
 
 def _advice_of_sums(total: Array) -> str:
     """What probabilities may be that do not sum to 1."""
-    if total.min() > 0.9 and total.max() < 1.1:
-        return "Divide them by their sum, scores.sum(axis=0), if they were rounded"
+    if (total.min() > 0.9 and total.max() < 1.1) or total.min() > 0.95 * total.max():
+        return "Divide them by their sum, scores.sum(axis=0), if they were rounded or scaled"
     return "Outputs of a sigmoid for each class do not exclude each other: refine each map scores[c] as a foreground"
