@@ -361,6 +361,18 @@ def test_levels_that_are_a_mask(levels, classes):
     assert len(refine(labels, PHOTO, SHORT, input="labels")) == classes
 
 
+@pytest.mark.torch
+def test_a_tensor_without_numbers():
+    torch = pytest.importorskip("torch")
+    with raises_saying(TypeError, "scores is a tensor on the device meta, which holds no numbers"):
+        refine(torch.from_numpy(SCORES).to("meta"), PHOTO)
+
+
+def test_a_preset_that_was_meant():
+    with raises_saying(ValueError, "there is no preset 'deeplabb'", "did you mean 'deeplab'?"):
+        refine(SCORES, PHOTO, "deeplabb")
+
+
 @pytest.mark.parametrize(
     ("levels", "said"),
     [
