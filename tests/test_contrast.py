@@ -85,6 +85,16 @@ def test_unsigned_levels_do_not_wrap():
     assert contrast_theta_beta(image > 0) == (0.125,)
 
 
+@pytest.mark.parametrize("exponent", [-120, 500, 1020])
+def test_levels_of_any_size(rng, exponent):
+    """Multiplying levels multiplies θ_β, also where their squares are beyond float64."""
+    levels = rng.uniform(-1, 1, (*SHAPE, 2))
+    few = np.array([[1.0, 0.0, 0.0]])
+    for each in (levels, few):
+        scaled = contrast_theta_beta(np.ldexp(each, exponent))
+        np.testing.assert_allclose(scaled, np.ldexp(contrast_theta_beta(each), exponent), rtol=1e-12)
+
+
 def test_channels_without_steps_do_not_count(rng):
     """θ_β of theirs is finite and leaves the kernel as it is without them."""
     image, logits = picture(rng), rng.normal(size=(3, *SHAPE))

@@ -13,11 +13,13 @@ from crfrnn import (
     PermutohedralLattice,
     bilateral_solver,
     energy,
+    kl_divergence,
     mean_field,
     mean_field_vjp,
     mean_field_with_marginals,
     reference,
     refine,
+    relaxed_energy,
     upsample,
 )
 from errors import raises_saying
@@ -193,3 +195,21 @@ def test_features_too_far_away_are_named():
     PermutohedralLattice(rows.astype(np.float64))
     with raises_saying(ValueError, "feature 4 of 5", "theta"):
         refine(scores_of(3), IMAGE + np.array([0, 0, 1e8]), "crfrnn", theta_beta=(9e9, 9e9, 1.0))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_from_one_end_of_the_numbers_to_the_other(dtype):
+    """Their difference is no number; the likelier class has probability 1; energies are finite or refused."""
+    ends = np.finfo(dtype)
+    scores = np.array([[ends.max, ends.min, 1.0], [ends.min, ends.max, ends.min]], dtype)
+    certain = np.array([[1, 0, 1], [0, 1, 0]], dtype)
+    for kernel in (GridGaussian((3,), 1e-9, dtype), np.zeros((3, 3), dtype)):
+        terms = [PairwiseTerm(kernel, weight=0.0)]
+        np.testing.assert_array_equal(mean_field(scores, terms, return_probabilities=True), certain)
+        for divergence in (kl_divergence, relaxed_energy):
+            if dtype == np.float32:
+                assert np.isfinite(divergence(certain, scores, terms))
+            else:
+                with raises_saying(ValueError, "energies"):
+                    divergence(certain, scores, terms)

@@ -11,6 +11,7 @@ from crfrnn.arrays import image_array, mask_array, spatial_shape
 
 SHARE = 0.125
 """θ_β as a share of the root mean square step. Edges dominate that mean: at 1 the kernel would reach across them."""
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def contrast_theta_beta(
@@ -37,24 +38,30 @@ def contrast_theta_beta(
     levels = image_array(image, None if shape is None else spatial_shape(shape))
     *grid, channels = levels.shape
     weights = np.ones(grid) if mask is None else mask_array(mask, tuple(grid)).reshape(grid)
-    planes = [levels[..., channel] for channel in range(channels)]
-    steps = [math.sqrt(_mean_square_step(plane, weights)) for plane in planes]
+    planes = [levels[..., channel].astype(np.float64) for channel in range(channels)]
+    steps = [_step(plane, weights) for plane in planes]
     scale = SHARE * math.sqrt(np.count_nonzero(steps))
     return tuple(scale * step if step else _level(plane) for step, plane in zip(steps, planes, strict=True))
 
 
-def _level(plane: NDArray[Any]) -> float:
+def _level(plane: NDArray[np.float64]) -> float:
     """The largest absolute level, or 1 if nothing can be divided by that."""
-    largest = float(np.abs(plane.astype(np.float64)).max())
-    return largest if largest > np.finfo(np.float32).tiny else 1.0
+    largest = float(np.abs(plane).max())
+    return largest if largest > TINY else 1.0
 
 
-def _mean_square_step(plane: NDArray[Any], weights: NDArray[np.floating[Any]]) -> float:
+def _step(plane: NDArray[np.float64], weights: NDArray[np.floating[Any]]) -> float:
+    """√⟨Δ²⟩, from levels divided by a power of two, so that no square is beyond float64."""
+    exponent = math.frexp(_level(plane))[1]
+    return math.ldexp(math.sqrt(_mean_square_step(np.ldexp(plane, -exponent), weights)), exponent)
+
+
+def _mean_square_step(plane: NDArray[np.float64], weights: NDArray[np.floating[Any]]) -> float:
     """⟨Δ²⟩ over all pairs of neighbours along all axes; 0 if there are none."""
     total, pairs = 0.0, 0.0
     for axis in range(plane.ndim):
         levels, weight = np.moveaxis(plane, axis, 0), np.moveaxis(weights, axis, 0)
-        step = np.subtract(levels[1:], levels[:-1], dtype=np.float64)
+        step = levels[1:] - levels[:-1]
         both = weight[1:] * weight[:-1]
         total += float((both * step * step).sum())
         pairs += float(both.sum(dtype=np.float64))

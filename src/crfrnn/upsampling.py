@@ -4,6 +4,7 @@ Both are linear maps of the values, so each has a transpose. docs/algorithm.md, 
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -262,7 +263,7 @@ class Grids(NamedTuple):
     def features(self) -> Bilateral:
         """What pixels are compared by when nothing is given."""
         levels = contrast_theta_beta(self.guide.image, shape=self.guide.grid)  # type: ignore[arg-type]
-        return Bilateral(self.step[::-1], tuple(CONTRASTS * level for level in levels))
+        return Bilateral(self.step[::-1], tuple(min(CONTRASTS * level, sys.float_info.max) for level in levels))
 
     def taps(self) -> list[Taps]:
         """Where each pixel of the image lies among the low ones, for each axis."""

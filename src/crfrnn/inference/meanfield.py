@@ -277,7 +277,8 @@ def message(q: Array, pairwise: Sequence[Term], couplings: Sequence[NDArray[np.f
 
 def softmax(logits: Array, axis: int) -> Array:
     """Softmax over the axis of the classes."""
-    exponentials: Array = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    with np.errstate(over="ignore"):  # a class that is beyond the range of numbers below the likeliest has 0
+        exponentials: Array = np.exp(logits - logits.max(axis=axis, keepdims=True))
     exponentials /= exponentials.sum(axis=axis, keepdims=True)
     return exponentials
 
