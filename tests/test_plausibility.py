@@ -257,6 +257,8 @@ def test_probabilities_whose_classes_were_last():
     ("scores", "facts"),
     [
         (np.floor(P * 255).astype(np.uint8), ["rounded", "scores.sum(axis=0)"]),
+        (0.8 * P, ["sum to 0.8", "scores.sum(axis=0)"]),
+        (-np.log(np.broadcast_to(P[:, :1, :1], P.shape)), ["energies, -log p", "give -scores"]),
         (100 * P, ["sum to about 100", "scores.sum(axis=0)"]),
         (-np.log(P), ["energies", "give -scores"]),
         (LOGITS, ["logits"]),
@@ -267,6 +269,18 @@ def test_probabilities_whose_classes_were_last():
 def test_advice_on_probabilities_that_are_none(scores, facts):
     with raises_saying(ValueError, *facts):
         refine(scores, photo(), input="probabilities")
+
+
+@pytest.mark.parametrize("scores", [1 / (1 + np.exp(-LOGITS)), np.sqrt(P)])
+def test_maps_of_each_class_as_logits(scores):
+    """Outputs of a sigmoid and activation maps do not sum to 1, and are no logits either."""
+    with pytest.warns(InputWarning, match=r"logits of all 4 classes are from .* to .*before the sigmoid"):
+        refine(scores, photo())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refine(scores - 0.1, photo())
+        refine(scores * 1.5, photo())
+        refine(scores / 3, photo())
 
 
 def test_a_warning_is_shown_once_for_each_line():

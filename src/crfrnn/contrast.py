@@ -41,7 +41,8 @@ def contrast_theta_beta(
     planes = [levels[..., channel].astype(np.float64) for channel in range(channels)]
     largest = [float(np.abs(plane).max()) for plane in planes]
     told = [level > TINY for level in largest]
-    steps = [_step(*each, weights) if apart else 0.0 for *each, apart in zip(planes, largest, told, strict=True)]
+    described = zip(planes, largest, told, strict=True)
+    steps = [_step(plane, level, weights) if apart else 0.0 for plane, level, apart in described]
     scale = SHARE * math.sqrt(np.count_nonzero(steps))
     flat = [level if apart else 1.0 for level, apart in zip(largest, told, strict=True)]
     return tuple(scale * step or level for step, level in zip(steps, flat, strict=True))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRF, Bilateral
 from crfrnn.numbers import per_axis
+from crfrnn.terms import are_ours, in_terms
 
 SAMPLED = 1024
 """About how many pixels are looked at."""
@@ -84,7 +85,7 @@ def warn_of_input(message: str) -> None:
     if key in _shown and _action() in ("default", "module", "once"):
         return
     _shown.add(key)
-    warnings.warn(message, InputWarning, stacklevel=depth)
+    warnings.warn(in_terms(message), InputWarning, stacklevel=depth)
 
 
 def _action() -> str:
@@ -120,6 +121,14 @@ def looks_like_foreground(scores: NDArray[Any]) -> bool:
         return False
     low, high = scores.min(), scores.max()
     return bool(0 <= low < high and (high <= 1 or (low == 0 and ((scores == 0) | (scores == high)).all())))
+
+
+def within_unit(scores: NDArray[Any]) -> bool:
+    """Whether scores (C, *spatial) of several classes lie from 0 to 1, and reach the upper half of it."""
+    sample = scores[(slice(None), *_steps(scores[0]))]
+    if len(scores) < 2 or sample[0].size < FEWEST or sample.min() < 0 or not 0.5 < sample.max() <= 1:
+        return False
+    return bool(0 <= scores.min() < scores.max() <= 1)
 
 
 def are_one_hot(scores: NDArray[Any]) -> bool:
@@ -193,11 +202,12 @@ def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
         )
 
 
-def check_logits(scores: NDArray[Any], advice: str) -> None:
+def check_logits(scores: NDArray[Any], advice: str, name: str = "scores") -> None:
     """Warn if logits (C, *spatial) are probabilities or energies, or their classes were last.
 
     Args:
         advice: What to do with probabilities.
+        name: What the argument is called.
     """
     alike = likeness(scores)
     if alike is None:
@@ -213,9 +223,15 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
                 f"logits are 1 for a class of each pixel and 0 for the others, as labels of {len(scores)} classes "
                 f"one-hot are. Taken as logits they say almost nothing: {advice}"
             )
+        elif within_unit(scores):
+            warn_of_input(
+                f"logits of all {len(scores)} classes are from {scores.min():.4g} to {scores.max():.4g}, as activation "
+                "maps and the outputs of a sigmoid for each class are, and none is below 0. Taken as logits they say "
+                "almost nothing: give the scores before the sigmoid, or the logarithm of the maps"
+            )
         return
     if alike.classes_last:
-        warn_of_input(classes_last(scores.shape, alike.kind))
+        warn_of_input(classes_last(scores.shape, alike.kind, name))
     elif alike.kind == "probabilities":
         warn_of_input(
             f"logits are from {scores.min():.4g} to {scores.max():.4g} and sum to 1 over the {len(scores)} classes, as "
@@ -224,7 +240,7 @@ def check_logits(scores: NDArray[Any], advice: str) -> None:
     elif alike.kind == "energies":
         warn_of_input(
             f"logits are at least {scores.min():.4g}, and exp(-logits) sums to 1 over the {len(scores)} classes: these "
-            "are energies, -log p, of which the smallest is the likeliest: give -scores"
+            f"are energies, -log p, of which the smallest is the likeliest: give -{name}"
         )
 
 
@@ -277,9 +293,10 @@ def check_energies(energies: NDArray[Any], name: str) -> None:
 def classes_last(shape: tuple[int, ...], kind: Kind, name: str = "scores") -> str:
     """The message for what is called so and has this shape, but whose classes vary fastest."""
     spatial = ", ".join(map(str, shape[1:]))
+    verb = "have" if name in ("scores", "logits") else "has"
     what = "they sum" if kind == "probabilities" else f"exp({'-' if kind == 'energies' else ''}{name}) sums"
     return (
-        f"{name} {'have' if name == 'scores' else 'has'} shape {shape}, but {what} to 1 over groups of {shape[0]} "
+        f"{name} {verb} shape {shape}, but {what} to 1 over groups of {shape[0]} "
         f"numbers that follow each other, as those of ({spatial}, {shape[0]}) do: the classes were last and the array "
         f"was reshaped; use np.moveaxis({name}, -1, 0) instead of reshape"
     )
@@ -302,7 +319,7 @@ class Doubts:
             call: How it is called, for messages.
         """
         if self.pending and logits.size:
-            check_logits(logits[0], "leave out the softmax or sigmoid before it, or give the logarithm")
+            check_logits(logits[0], "leave out the softmax or sigmoid before it, or give the logarithm", "logits")
             check_swapped(logits, image, call)
             self.pending = not check_levels(crf, np.moveaxis(image, 1, -1))
 
@@ -368,16 +385,32 @@ def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[n
     if how is None:
         return ""
     low, high = float(sample.min()), float(sample.max())
+    deviation = sample.std(axis=tuple(range(sample.ndim - 1))).max()
+    facts = f"image levels are from {low:.5g} to {high:.5g}, with a standard deviation of {deviation:.3g}"
+    if not are_ours():
+        return f"{facts}, which is far from {far_from('theta_beta', thetas[0], how, high)}"
     said = _range_of(low, high, USUAL_RANGES[how])
     fix = f"Say their range, image_range={said}, and θ_β is in 255ths of it; or give theta_beta in these levels"
     if said == PHOTO:
         fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
     return (
-        f"image levels are from {low:.5g} to {high:.5g}, with a standard deviation of "
-        f"{sample.std(axis=tuple(range(sample.ndim - 1))).max():.3g}, which is far from "
-        f"theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own levels, 0-255 for the presets. "
-        f"{fix}, or take crfrnn.contrast_theta_beta(image)"
+        f"{facts}, which is far from theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own "
+        f"levels, 0-255 for the presets. {fix}, or take crfrnn.contrast_theta_beta(image)"
     )
+
+
+def far_from(name: str, theta: float, how: str, high: float) -> str:
+    """What to say of a deviation of another tool, which knows no range of levels.
+
+    Args:
+        name: What it is called there.
+        how: What the kernel fails to see.
+        high: The highest level.
+    """
+    fix = f"give an image of 0-255, or {name} in these levels"
+    if how == NO_CONNECTION and high <= PHOTO[1]:
+        fix = f"for a share of the range multiply by 255: {name}={255 * theta:g}"
+    return f"{name}={theta:g}: {how}. {name} is in the image's own levels: {fix}"
 
 
 def _unseen(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> str | None:

@@ -26,10 +26,12 @@ from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_
 from crfrnn.memory import require_memory
 from crfrnn.numbers import finite_number, flag, share
 from crfrnn.plausibility import check_probabilities, warn_of_input
+from crfrnn.terms import speaking
 
 Float32 = NDArray[np.float32]
 
 
+@speaking({"give another input than labels": "use unary_from_softmax"})
 def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_unsure: bool = True) -> Float32:
     """Energies of labels that are each right with the same probability.
 
