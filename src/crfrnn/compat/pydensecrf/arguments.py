@@ -5,6 +5,7 @@ is an error.
 """
 
 import operator
+import sys
 from typing import Any
 
 import numpy as np
