@@ -215,3 +215,14 @@ def test_bad_gates_and_calls_are_named():
         losses.DenseCrfLoss(data_format="channels_last")(Q)
     with raises_saying(ValueError, "data_format='last'"):
         losses.DenseCrfLoss(data_format="last")
+
+
+def test_a_gate_below_0_is_named():
+    with pytest.raises(Exception, match="gates hold values below 0"):
+        numpy(losses.gated_crf_loss(Q, IMAGE, source=-np.ones_like(MASK), data_format="channels_last"))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_missing_image_is_named(name):
+    with raises_saying(TypeError, "image is None", "(B, *spatial, channels)"):
+        LOSSES[name](Q, None, data_format="channels_last")

@@ -290,7 +290,10 @@ def check_complement(values: Array, gated: bool) -> None:
     Args:
         gated: Whether the values are multiplied by weights, so that large ones say nothing.
     """
-    if values.min() < -SLACK or (not gated and values.max() > 1 + SLACK):
+    if gated and not values.min() >= -SLACK:
+        message = not_probabilities(1 - values.max(), 1 - values.min())
+        raise ValueError(f"{message}; or gates hold values below 0, which weigh pixels and must be at least 0")
+    if not gated and not (values.min() >= -SLACK and values.max() <= 1 + SLACK):
         raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
 
 

@@ -137,6 +137,9 @@ class _Pairs:
         one_of(data_format, list(CHANNEL_AXES), "data_format")
         self.axis, self.training = CHANNEL_AXES[data_format], training
         self.crf = loss_crf(parameters)
+        for name, tensor in (("probabilities", probabilities), ("image", image)):
+            if tensor is None:
+                raise TypeError(f"{name} is None; expected a tensor (B, *spatial, channels)")
         q = ops.convert_to_tensor(probabilities)
         self.dtype = "float64" if keras.backend.standardize_dtype(q.dtype) == "float64" else "float32"
         image = ops.convert_to_tensor(image)
