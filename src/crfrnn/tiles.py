@@ -18,10 +18,11 @@ from crfrnn.crf import CRF, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
+from crfrnn.levels import check_levels
 from crfrnn.memory import byte_count, half_of_memory, tile_bytes
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
-from crfrnn.plausibility import check_levels, check_logits
+from crfrnn.plausibility import check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
 from crfrnn.threads import thread_count
 from crfrnn.unary import mask_labels
