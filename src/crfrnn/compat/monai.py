@@ -24,7 +24,7 @@ from crfrnn.arrays import check_finite
 from crfrnn.kernels.lattice import MAX_FEATURES
 from crfrnn.numbers import deviations, finite_number, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter
-from crfrnn.plausibility import warn_of_input
+from crfrnn.plausibility import classes_last, likeness, warn_of_input
 from crfrnn.terms import speaking
 from crfrnn.torch import gaussian_filter, mean_field
 from crfrnn.torch.plausibility import readable
@@ -105,6 +105,7 @@ class CRF(nn.Module):
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
+        _doubt_order(input_tensor)
         there = input_tensor.device
         compatibility = -self._factor(there)
         if self.compatibility_matrix is not None:
@@ -352,6 +353,14 @@ def install() -> None:
         for ours in (CRF, PHLFilter):
             if hasattr(module, ours.__name__):
                 setattr(module, ours.__name__, ours)
+
+
+def _doubt_order(logits: Tensor) -> None:
+    """Warn of logits (B, C, *spatial) whose classes were last; with their axes turned, nothing gives that away."""
+    scores = None if torch.compiler.is_compiling() or not len(logits) else readable(logits)
+    alike = None if scores is None else likeness(scores[0])
+    if alike is not None and alike.classes_last:
+        warn_of_input(classes_last(tuple(logits.shape[1:]), alike.kind, "input_tensor"))
 
 
 def _keys(keys: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
