@@ -49,7 +49,7 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64; a TypeError for any other type."""
     try:
         given: np.dtype[Any] = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"dtype={dtype!r} is none; use float32 or float64") from None
     if given not in (np.float32, np.float64):
         raise TypeError(f"dtype={given} is not supported; use float32 or float64")
@@ -257,7 +257,9 @@ def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
 
 def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
     """A number, a (C,) vector or a (C, C) matrix over classes, as finite float64, copied."""
-    weights = np.array(_real_array(value, name), dtype=np.float64, order="C")
+    given = _real_array(value, name)
+    with np.errstate(over="ignore"):
+        weights = np.array(given, dtype=np.float64, order="C")
     if weights.ndim > 2 or (weights.ndim == 2 and weights.shape[0] != weights.shape[1]) or weights.size == 0:
         raise ValueError(f"{name} has shape {weights.shape}; expected a number, (classes,) or (classes, classes)")
     check_finite(weights, name)

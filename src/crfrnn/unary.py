@@ -210,7 +210,8 @@ def _check_probabilities(given: Array) -> None:
 
 def _advice(given: Array, lowest: float, highest: float) -> str:
     """What numbers outside 0 to 1 may be instead of probabilities."""
-    total = given.sum(axis=0)
+    with np.errstate(over="ignore"):
+        total = given.sum(axis=0)
     if lowest >= 0 and len(given) > 1 and total.min() > 0.95 * total.max():
         return f"they sum to about {total.mean():.4g} at every pixel: divide them by their sum, scores.sum(axis=0)"
     alike = likeness(given)

@@ -16,6 +16,7 @@ from crfrnn.data.layouts import Pair, layout_of
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.photos import read_label_image, read_photo
 from crfrnn.files.progress import progress
+from crfrnn.numbers import file_path
 from crfrnn.threads import default_threads
 
 LOOKED_AT = 32
@@ -54,7 +55,7 @@ class SegmentationData(Sequence[Sample]):
         layout: str | None = None,
         annotations: Annotations | None = None,
     ) -> None:
-        self.root, self.split, self.classes = Path(root), split, classes
+        self.root, self.split, self.classes = file_path(root, "root"), split, classes
         arranged = layout_of(self.root, layout)
         splits = arranged.splits(self.root)
         if split not in splits:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
 from crfrnn.files.photos import read_photo
+from crfrnn.numbers import file_path
 
 SIZE = 500
 BGR_MEAN = (103.939, 116.779, 123.68)
@@ -21,7 +22,7 @@ def network_input(path: Path | str) -> tuple[NDArray[np.float32], int, int, tupl
         and width; the photo's own size as (width, height).
     Raises: ValueError: if the file holds no 8-bit photo.
     """
-    photo = Image.fromarray(read_photo(Path(path)))
+    photo = Image.fromarray(read_photo(file_path(path, "path")))
     ratio = min(SIZE / photo.width, SIZE / photo.height)
     width, height = (max(int(length * ratio), 1) for length in photo.size)
     scaled = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR))

@@ -24,7 +24,7 @@ def device_named(device: str) -> torch.device:
         return torch.zeros(0).to(torch.device(device)).device
     except TypeError:
         raise TypeError(f"device={device!r} must be the name of a device of torch, such as 'cuda'") from None
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch without CUDA asserts
         raise ValueError(f"device={device!r} is not available: {error}") from error
 
 
