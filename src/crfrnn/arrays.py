@@ -156,7 +156,7 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
         TypeError: if they are not integers.
         ValueError: if there are none, or one does not fit.
     """
-    given = _readable(value)
+    given = _readable(value, name)
     labels = given.astype(np.int64).filled(-1) if _hides(given) and given.dtype.kind in "iu" else _array(given, name)
     if labels.dtype.kind not in "biu":
         whole = labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
@@ -324,7 +324,7 @@ def plain_array(value: ArrayLike, name: str) -> NDArray[Any]:
         TypeError: if it cannot be read as an array, or is a tensor that requires a gradient, which would be lost.
         ValueError: if it is a masked array that hides something.
     """
-    return _array(_readable(value), name)
+    return _array(_readable(value, name), name)
 
 
 def is_tensor(value: Any) -> bool:
@@ -353,12 +353,14 @@ def _hides(given: Any) -> bool:
     return isinstance(given, np.ma.MaskedArray) and bool(np.ma.getmaskarray(given).any())
 
 
-def _readable(value: Any) -> Any:
+def _readable(value: Any, name: str) -> Any:
     """A tensor of torch of any layout and type as one that NumPy can read, and a picture of Pillow upright."""
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value)
     if not is_tensor(value) or value.requires_grad:
         return value
+    if value.device.type == "meta":
+        raise TypeError(f"{name} is a tensor on the device meta, which holds no numbers")
     tensor = value.cpu()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
