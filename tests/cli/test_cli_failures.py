@@ -368,3 +368,13 @@ def test_odd_files_to_convert(content: str, capsys):
     assert error.startswith("crfrnn convert: error: weights.pth ")
     assert error.count("\n") == 1
     assert "mistake in crfrnn" not in error
+
+
+def test_a_current_folder_that_was_removed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert status("refine ../scores.npy ../photo.png -o out.png") == 1
+    assert capsys.readouterr().err == (
+        "crfrnn: error: the current folder is not there any more: change to another one\n"
+    )

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.enter_context(spelt_output())
         try:
             with orderly_end(), finished_output():
+                require_folder()
                 command_parser().parse_args(arguments, options)
                 if options.debug:
                     stack.enter_context(tracebacks())
@@ -58,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return interrupted(options, asked)
         except Exception as error:
             return failed(options, error)
+
+
+def require_folder() -> None:
+    """Raise a ValueError if the current folder was removed: libraries find no file then, not even their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ValueError("the current folder is not there any more: change to another one") from error
 
 
 def failed(options: argparse.Namespace, error: Exception) -> int:
