@@ -20,7 +20,7 @@ except ImportError as error:
         "crfrnn.compat.monai needs PyTorch, which is not installed: pip install 'crfrnn[torch]'"
     ) from error
 
-from crfrnn.numbers import deviations, one_of, whole_number
+from crfrnn.numbers import deviations, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.plausibility import warn_of_input
 from crfrnn.torch import gaussian_filter, mean_field
@@ -82,9 +82,15 @@ class CRF(nn.Module):
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
         there = input_tensor.device
+        if not isinstance(self.update_factor, float | int | np.number | Tensor):
+            raise TypeError(f"update_factor={self.update_factor!r} must be a number, or a tensor of one")
         compatibility = _on(there, self.update_factor) * -1
         if self.compatibility_matrix is not None:
             classes = num_classes_of(input_tensor.shape[1])
+            if not hasattr(self.compatibility_matrix, "shape"):
+                raise TypeError(
+                    f"compatibility_matrix is a {type(self.compatibility_matrix).__name__}; expected a torch.Tensor"
+                )
             if self.compatibility_matrix.shape != (classes, classes):
                 raise ValueError(
                     f"compatibility_matrix has shape {tuple(self.compatibility_matrix.shape)}; expected "
@@ -219,7 +225,7 @@ class BilateralFilter:
         space, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")
         if isinstance(space, tuple) or isinstance(color, tuple):
             raise ValueError(f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be numbers")
-        filter: Filter = "lattice" if fast_approx else "exact"
+        filter: Filter = "lattice" if flag(fast_approx, "fast_approx") else "exact"
         return _bilateral(input, input, [space] * (input.ndim - 2), color, filter)
 
 
@@ -326,6 +332,8 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
     layout = "(batch, channels, *spatial) with 1 to 3 spatial axes"
     if not 3 <= scores.ndim <= 5 or 0 in scores.shape:
         raise ValueError(f"{name} has shape {tuple(scores.shape)}; expected {layout}")
+    if beside.is_complex():
+        raise TypeError(f"{name_beside} is {beside.dtype}; expected real numbers")
     if not scores.is_floating_point():
         raise TypeError(f"{name} is {scores.dtype}; expected a floating-point tensor: call .float() first")
     if (beside.shape[:1], beside.shape[2:], beside.ndim) != (scores.shape[:1], scores.shape[2:], scores.ndim):
