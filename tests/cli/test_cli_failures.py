@@ -200,6 +200,20 @@ def test_names_that_no_terminal_can_show(monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no such files")
+@pytest.mark.parametrize("names", [("a\nb.npy", "photo.png"), ("scores.npy", "a\nb.png")])
+def test_names_of_several_lines_are_said_on_one(names: tuple[str, str], capsys):
+    assert main(["refine", *names, "-o", "out.png"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("crfrnn refine: error: cannot read a b.")
+    assert error.count("\n") == 1
+    for folder, name in zip(("scores", "photos"), names, strict=True):
+        Path(folder).mkdir()
+        Path(folder, f"a\nb{Path(name).suffix}").write_bytes(b"damaged")
+    assert main(["refine", "scores", "photos", "-o", "out"]) == 1
+    assert "failed: a b: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such files")
 def test_readers_that_are_gone_and_disks_that_are_full():
     reader, writer = os.pipe()
     os.close(reader)

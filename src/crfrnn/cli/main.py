@@ -99,7 +99,7 @@ def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         told = f"{Path(filename).as_posix()} {message}"
         if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
-            subject = f"{SUBJECT.get()}: " if SUBJECT.get() else ""
+            subject = f"{one_line(SUBJECT.get())}: " if SUBJECT.get() else ""
             _complain(options, f"warning: {subject}{one_line(message)}")
 
     if not options.debug:
