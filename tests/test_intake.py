@@ -7,7 +7,18 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn import CRF, Bilateral, CRFParameters, Given, InputWarning, Kernel, MeanField, pairwise_terms, refine
+from crfrnn import (
+    CRF,
+    Bilateral,
+    CRFParameters,
+    Given,
+    InputWarning,
+    Kernel,
+    MeanField,
+    pairwise_terms,
+    refine,
+    refine_tiled,
+)
 from crfrnn.unary import mask_labels
 from errors import raises_saying
 
@@ -65,6 +76,12 @@ def test_a_map_of_the_foreground(input, image):
     np.testing.assert_array_equal(refine(scores[..., np.newaxis], image, SHORT, input=input), expected[0][..., None])
     labels = refine(scores, image, SHORT, input=input, return_labels=True)
     np.testing.assert_array_equal(labels, (expected[0] > 0.5).astype(np.uint8))
+
+
+def test_classes_of_a_volume_one_pixel_wide_are_no_map(rng):
+    """The image fits them as it is, and a map of the foreground only without its first axis."""
+    scores, image = rng.normal(size=(3, 1, 3, 1)), rng.integers(0, 256, (1, 3, 1, 3), np.uint8)
+    np.testing.assert_allclose(refine(scores, image, SHORT).sum(axis=0), 1, rtol=1e-6)
 
 
 def test_a_map_of_the_foreground_of_a_volume():
@@ -336,7 +353,7 @@ def test_void_beside_a_palette_is_no_foreground():
     """In VOC's label images 255 is void; an array has lost its palette and is a mask."""
     picture = Image.fromarray(np.where(FOREGROUND > 0, 255, 0).astype(np.uint8))
     picture.putpalette([0, 0, 0] * 255 + [224, 224, 192])
-    with raises_saying(ValueError, "0 and 255, which stands for unknown"):
+    with raises_saying(ValueError, "class 0 alone, and 255, which stands for unknown"):
         refine(picture, PHOTO, SHORT, input="labels")
     assert refine(picture, PHOTO, SHORT, input="labels", num_classes=3).shape == (3, H, W)
 
@@ -348,6 +365,37 @@ def test_levels_that_are_a_mask(levels, classes):
     """Ids of classes are 100 at most; 255 beside another level than 0 is unknown."""
     labels = np.where(FOREGROUND > 0, levels[1], levels[0])
     assert len(refine(labels, PHOTO, SHORT, input="labels")) == classes
+
+
+@pytest.mark.torch
+def test_a_tensor_without_numbers():
+    torch = pytest.importorskip("torch")
+    with raises_saying(TypeError, "scores is a tensor on the device meta, which holds no numbers"):
+        refine(torch.from_numpy(SCORES).to("meta"), PHOTO)
+
+
+def test_a_preset_that_was_meant():
+    with raises_saying(ValueError, "there is no preset 'deeplabb'", "did you mean 'deeplab'?"):
+        refine(SCORES, PHOTO, "deeplabb")
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        ((-1, 0), ("class 0 alone, and -1", "mask == 0 or mask == -1")),
+        ((-1, 1), ("class 1 alone, and -1", "mask == 1")),
+        ((-128, 127), ("class 127 alone, and -128", "mask == 127")),
+        ((-1, 255), ("no known label, only -1, 255", "mask == 255")),
+    ],
+)
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_mask_with_negative_levels(levels, said, tiled):
+    """Negative labels are unknown: the result would be the other level everywhere."""
+    labels = np.where(FOREGROUND > 0, levels[1], levels[0])
+    call = refine_tiled if tiled else refine
+    with raises_saying(ValueError, *said, "num_classes="):
+        call(labels, PHOTO, SHORT, input="labels")
+    assert (refine(labels, PHOTO, SHORT, input="labels", num_classes=300, return_labels=True) == max(levels)).all()
 
 
 def test_ramps_are_no_class_ids():

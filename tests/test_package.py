@@ -84,7 +84,7 @@ def test_commands_of_the_readme(readme_files: Path, rng: np.random.Generator) ->
     np.save("huge.npy", np.load("scores.npy"))
     tifffile.imwrite("huge.tif", np.asarray(Image.open("photo.jpg")))
     crfrnn.save_parameters(Path("parameters.json"), crfrnn.CRFParameters(iterations=3))
-    assert len(COMMANDS) == 20
+    assert len(COMMANDS) == 21
     for command in COMMANDS:
         arguments = shlex.split(command, comments=True)[1:]
         if arguments[0] in ("refine", "info", "accuracy"):

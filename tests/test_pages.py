@@ -11,9 +11,11 @@ from PIL import Image
 
 import crfrnn
 from crfrnn.cli.main import command_parser
+from crfrnn.data.score_files import Teacher
+from crfrnn.files.classes import class_set
 from repository import ROOT
 
-PAGES = ("filters", "solvers", "tuning", "weak-supervision")
+PAGES = ("distillation", "filters", "solvers", "tuning", "weak-supervision")
 
 
 def text_of(page: str) -> str:
@@ -81,6 +83,14 @@ def test_a_trained_layer_as_parameters(names: dict[str, Any], kind: str) -> None
 @pytest.mark.parametrize("names", ["weak-supervision"], indirect=True)
 def test_weak_supervision(names: dict[str, Any]) -> None:
     assert (names["logits"].grad.abs().sum(dim=1) > 0).all()  # where there is no label too
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("names", ["distillation"], indirect=True)
+def test_distillation(names: dict[str, Any]) -> None:
+    """What the page saves is read as what it was."""
+    found = Teacher(Path()).probabilities(Path("photo.npz"), class_set("voc"))
+    np.testing.assert_allclose(found, names["probabilities"], atol=2e-3)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,7 +7,8 @@ import pytest
 
 import crfrnn
 from crfrnn import CRFParameters, InputWarning, refine, unary_from_labels
-from crfrnn.plausibility import Likeness, check_levels, likeness
+from crfrnn.levels import check_levels
+from crfrnn.plausibility import Likeness, common_sum, likeness
 from errors import raises_saying
 
 H, W = 40, 50
@@ -227,12 +228,16 @@ def test_what_scores_look_like(kind, scores, last, dtype):
 )
 def test_scores_that_give_nothing_away(scores):
     assert likeness(scores) is None
+    assert common_sum(scores) is None
 
 
 @pytest.mark.parametrize(
     ("scores", "facts"),
     [
         (P, "input='probabilities'"),
+        (100 * P, "sum to 100 .*percentages.*input='probabilities'"),
+        (np.floor(255 * P).astype(np.float32), r"sum to 25\d.* at every pixel"),
+        (np.random.default_rng(7).multinomial(9, P[:, 0, 0], (H, W)).transpose(2, 0, 1) / 1.0, "sum to 9 .*votes"),
         (-np.log(P), "energies"),
         (np.moveaxis(np.log(P), 0, -1).reshape(P.shape), r"np\.moveaxis\(scores, -1, 0\)"),
         (P[0], "output of a sigmoid.*input='probabilities'"),
@@ -257,6 +262,8 @@ def test_probabilities_whose_classes_were_last():
     ("scores", "facts"),
     [
         (np.floor(P * 255).astype(np.uint8), ["rounded", "scores.sum(axis=0)"]),
+        (0.8 * P, ["sum to 0.8", "scores.sum(axis=0)"]),
+        (-np.log(np.broadcast_to(P[:, :1, :1], P.shape)), ["energies, -log p", "give -scores"]),
         (100 * P, ["sum to about 100", "scores.sum(axis=0)"]),
         (-np.log(P), ["energies", "give -scores"]),
         (LOGITS, ["logits"]),
@@ -267,6 +274,18 @@ def test_probabilities_whose_classes_were_last():
 def test_advice_on_probabilities_that_are_none(scores, facts):
     with raises_saying(ValueError, *facts):
         refine(scores, photo(), input="probabilities")
+
+
+@pytest.mark.parametrize("scores", [1 / (1 + np.exp(-LOGITS)), np.sqrt(P)])
+def test_maps_of_each_class_as_logits(scores):
+    """Outputs of a sigmoid and activation maps do not sum to 1, and are no logits either."""
+    with pytest.warns(InputWarning, match=r"logits of all 4 classes are from .* to .*before the sigmoid"):
+        refine(scores, photo())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refine(scores - 0.1, photo())
+        refine(scores * 1.5, photo())
+        refine(scores / 3, photo())
 
 
 def test_a_warning_is_shown_once_for_each_line():

@@ -283,6 +283,15 @@ def test_activity_of_a_kernel_of_ones_own(rng):
     assert activity.evaluated.all()
 
 
+def test_a_device_without_numbers_and_arrays_that_cannot_be_written_to(rng, recwarn):
+    scores, image = rng.normal(size=(4, *SHAPE)).astype(np.float32), textured(rng, SHAPE)
+    with raises_saying(ValueError, "device='meta'", "not available"):
+        refine(scores, image, device="meta")
+    scores.flags.writeable = image.flags.writeable = False
+    refine(scores, image, device="cpu")
+    assert not recwarn.list
+
+
 def test_activity_on_a_device_is_not_known(rng):
     with raises_saying(ValueError, "return_activity=True", "device='cpu'"):
         refine(rng.normal(size=(4, *SHAPE)), textured(rng, SHAPE), device="cpu", return_activity=True)

@@ -156,13 +156,16 @@ def test_sizes_are_checked(model, photo):
 
 
 @pytest.mark.parametrize("crf", [True, False])
-def test_one_channel_is_refused(photo, crf):
-    network = torch.nn.Conv2d(3, 1, 1)
-    one = Model(
-        Segmenter(network, CrfRnn(1, 1, theta_alpha=4.3, theta_beta=400.0)).eval(), named_classes(("spot",)), {}
-    )
-    with raises_saying(ValueError, "one channel", "log-odds", "sigmoid", "two channels"):
-        segment(photo, one, crf=crf)
+def test_one_channel_is_the_second_of_two_classes(photo, crf):
+    segmenter = Segmenter(torch.nn.Conv2d(3, 1, 1), CrfRnn(1, 1, theta_alpha=4.3, theta_beta=400.0)).eval()
+    found = segment(photo, Model(segmenter, named_classes(("background", "spot")), {}), crf=crf)
+    images = torch.from_numpy(photo.transpose(2, 0, 1).copy())[None].float()
+    with torch.no_grad():
+        foreground = (segmenter(images) if crf else segmenter.unary(images)).sigmoid()[0, 0].numpy()
+    np.testing.assert_allclose(found.probabilities, np.stack([1 - foreground, foreground]), atol=1e-6)
+    assert np.array_equal(found.labels, foreground > 0.5)
+    with raises_saying(ValueError, "one channel", "log-odds", "names of two classes"):
+        segment(photo, Model(segmenter, named_classes(("spot",)), {}), crf=crf)
 
 
 # Files.

@@ -243,6 +243,34 @@ def test_values_are_checked_tile_by_tile(logits, image):
     assert (written[:45, :86] != 9).all()
 
 
+@pytest.mark.parametrize(
+    ("scores", "image", "said"),
+    [
+        ((3, 16, 24), (64, 96, 3), "Bring them to it before, as crfrnn.upsample(scores, image) does"),
+        ((64, 96), (64, 96, 3), "give scores[np.newaxis]"),
+        ((64, 96, 1), (64, 96, 3), "give scores[..., 0][np.newaxis]"),
+        ((64, 96, 3), (64, 96, 3), "np.moveaxis(scores, -1, 0)"),
+        ((64, 96, 21), (64, 96, 3), "np.moveaxis(scores, -1, 0)"),
+        ((3, 64, 96), (3, 64, 96), "np.moveaxis(image, 0, -1)"),
+        ((3, 63, 96), (64, 96, 3), "expected (63, 96) or (63, 96, channels) for scores of shape (3, 63, 96)"),
+    ],
+)
+def test_shapes_that_do_not_go_together(scores, image, said):
+    with raises_saying(ValueError, f"image has shape {image}", said):
+        refine_tiled(np.zeros(scores, np.float32), np.zeros(image, np.uint8), SHORT, tile=40)
+
+
+@pytest.mark.parametrize("options", [{"upsampling": "bilinear"}, {"mask": 1}, {"return_labels": True}])
+def test_what_only_whole_images_have(logits, image, options):
+    with raises_saying(TypeError, f"refine_tiled takes no {next(iter(options))}="):
+        refine_tiled(logits, image, SHORT, **options)
+
+
+def test_a_path(image):
+    with raises_saying(TypeError, "np.load('scores.npy', mmap_mode='r')"):
+        refine_tiled("scores.npy", image, SHORT)
+
+
 def test_labels_of_which_none_is_known(image):
     with raises_saying(ValueError, "labels hold no known label"):
         refine_tiled(np.full((HEIGHT, WIDTH), -1), image, SHORT, input="labels", tile=45)

@@ -39,20 +39,18 @@ def contrast_theta_beta(
     *grid, channels = levels.shape
     weights = np.ones(grid) if mask is None else mask_array(mask, tuple(grid)).reshape(grid)
     planes = [levels[..., channel].astype(np.float64) for channel in range(channels)]
-    steps = [_step(plane, weights) for plane in planes]
+    largest = [float(np.abs(plane).max()) for plane in planes]
+    told = [level > TINY for level in largest]
+    described = zip(planes, largest, told, strict=True)
+    steps = [_step(plane, level, weights) if apart else 0.0 for plane, level, apart in described]
     scale = SHARE * math.sqrt(np.count_nonzero(steps))
-    return tuple(scale * step if step else _level(plane) for step, plane in zip(steps, planes, strict=True))
+    flat = [level if apart else 1.0 for level, apart in zip(largest, told, strict=True)]
+    return tuple(scale * step or level for step, level in zip(steps, flat, strict=True))
 
 
-def _level(plane: NDArray[np.float64]) -> float:
-    """The largest absolute level, or 1 if nothing can be divided by that."""
-    largest = float(np.abs(plane).max())
-    return largest if largest > TINY else 1.0
-
-
-def _step(plane: NDArray[np.float64], weights: NDArray[np.floating[Any]]) -> float:
+def _step(plane: NDArray[np.float64], largest: float, weights: NDArray[np.floating[Any]]) -> float:
     """√⟨Δ²⟩, from levels divided by a power of two, so that no square is beyond float64."""
-    exponent = math.frexp(_level(plane))[1]
+    exponent = math.frexp(largest)[1]
     return math.ldexp(math.sqrt(_mean_square_step(np.ldexp(plane, -exponent), weights)), exponent)
 
 

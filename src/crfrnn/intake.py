@@ -130,6 +130,8 @@ def _opened_image(image: Any) -> Opened:
 
 def _detached(name: str, value: Any) -> Any:
     """A tensor of torch without its graph, and a warning that no gradients will come back."""
+    if is_tensor(value) and getattr(value, "is_meta", False):
+        raise TypeError(f"{name} is a tensor on the device meta, which holds no numbers")
     if not (is_tensor(value) and value.requires_grad):
         return value
     if sys.modules["torch"].is_grad_enabled():

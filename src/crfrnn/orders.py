@@ -150,7 +150,8 @@ def _foreground(pair: Pair, input: str) -> Ordered | None:
         if images is not None and images is not picture and images.shape[-1] <= MOST_CHANNELS:
             return Ordered(scores, images, True)
     image = pair.image(shape) if len(shape) <= MOST_AXES else None
-    if image is None and shape[-1] == 1 and len(shape) <= MOST_AXES + 1:
+    are_classes = _fits(picture, shape[1:])  # of an image as it is, where a map needs one without its first axis
+    if image is None and shape[-1] == 1 and len(shape) <= MOST_AXES + 1 and not are_classes:
         scores, axis = scores[..., 0], -1
         image = pair.image(scores.shape)
     if image is None or scores.ndim < 2:

@@ -262,5 +262,7 @@ DEFAULT_PRESET = "photos"
 def preset(name: str) -> CRFParameters:
     """The parameters of that name in `PRESETS`."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        near = get_close_matches(name, PRESETS, 1) if isinstance(name, str) else []
+        meant = f": did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}{meant}")
     return PRESETS[name]

@@ -30,17 +30,19 @@ from crfrnn.intake import map_of_probability, taken
 from crfrnn.kernels.build import given_mapping
 from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.native import Output
+from crfrnn.levels import check_levels
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import flag, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
-from crfrnn.plausibility import check_levels, check_logits, check_swapped
+from crfrnn.plausibility import check_logits, check_swapped
 from crfrnn.threads import thread_count
 from crfrnn.unary import (
-    UNKNOWN_LABEL,
+    is_alone,
     mask_labels,
     unary_from_labels,
     unary_from_probabilities,
     unknown_labels,
+    written_unknown,
 )
 from crfrnn.upsampling import Method, at_image_size, hint_for
 
@@ -344,18 +346,19 @@ def labels_of(scores: ArrayLike, num_classes: int | None, indexed: bool) -> tupl
 
 
 def label_count(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
-    """One more than the largest known label; a ValueError if none is known, or 255 seems to be a class."""
+    """One more than the largest known label; a ValueError if none is known, or `is_alone` one."""
     unknown = unknown_labels(labels, 1)
     known = labels[~unknown]
     if not known.size:
-        white = bool((labels == UNKNOWN_LABEL).all())
+        levels = np.unique(labels).tolist()
         raise ValueError(
-            f"labels hold no known label{f', only {UNKNOWN_LABEL}, which stands for unknown' if white else ''}: give "
-            f"num_classes={f', or for a mask that is all foreground mask == {UNKNOWN_LABEL}' if white else ''}"
+            f"labels hold no known label, only {written_unknown(levels)}: give num_classes=, or for a mask "
+            f"mask == {levels[-1]}"
         )
-    if known.max() == 0 and (labels[unknown] == UNKNOWN_LABEL).any():
+    if known.size < labels.size and known.min() == known.max() and is_alone(levels := np.unique(labels).tolist()):
+        other = f" or mask == {levels[0]}, whichever is the foreground" if levels[-1] == 0 else ""
         raise ValueError(
-            f"labels hold only 0 and {UNKNOWN_LABEL}, which stands for unknown; for a mask of two classes give "
-            f"mask == {UNKNOWN_LABEL}, otherwise num_classes="
+            f"labels hold class {known[0]} alone, and {written_unknown(levels)}: for a mask of two classes give "
+            f"mask == {levels[-1]}{other}; otherwise num_classes="
         )
     return int(known.max()) + 1

@@ -22,6 +22,7 @@ except ImportError as error:
     raise ImportError("crfrnn.segment needs PyTorch, which is not installed: pip install 'crfrnn[models]'") from error
 
 from crfrnn.models import Model, Segmenter, load_model
+from crfrnn.models.segmenter import of_classes
 
 LONGEST_SIDE = 500
 """The longest side of the photo that a network sees, in pixels: that of the original CRF-RNN."""
@@ -65,7 +66,8 @@ def segment(
         longest_side: Longest side of the photo that the network sees, in pixels.
     Raises:
         TypeError: if the image is neither 8-bit, 16-bit nor floating point.
-        ValueError: if its shape or its values are not among those above, or the model gives one channel.
+        ValueError: if its shape or its values are not among those above, or the model gives one channel and
+            has not two classes.
         MemoryError: if there is not enough memory.
     """
     photo = rgb_photo(image)
@@ -79,12 +81,12 @@ def segment(
     with torch.inference_mode():
         images = image_batch(seen, chosen.segmenter)
         logits = chosen.segmenter(images) if crf else chosen.segmenter.unary(images)
-        if logits.shape[1] == 1:
+        if logits.shape[1] == 1 == chosen.classes.num_classes:
             raise ValueError(
-                "the model gives one channel, the log-odds of a foreground; segment takes models of two or more "
-                "classes: call model.segmenter(images).sigmoid() yourself, or give the network two channels"
+                "the model gives one channel, the log-odds of a foreground, and has one class: give it the names of "
+                "two classes, the background first"
             )
-        probabilities: NDArray[np.float32] = torch.softmax(logits[0].float(), dim=0).cpu().numpy()
+        probabilities: NDArray[np.float32] = torch.softmax(of_classes(logits)[0].float(), dim=0).cpu().numpy()
     return Segmentation(enlarged_labels(probabilities, (height, width)), probabilities, chosen.classes)
 
 

@@ -18,14 +18,15 @@ from crfrnn.crf import CRF, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
+from crfrnn.levels import check_levels
 from crfrnn.memory import byte_count, half_of_memory, tile_bytes
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
-from crfrnn.plausibility import check_levels, check_logits
+from crfrnn.plausibility import check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
 from crfrnn.threads import thread_count
 from crfrnn.unary import mask_labels
-from crfrnn.upsampling import are_smaller
+from crfrnn.upsampling import LEAST_STRIDE, are_smaller
 
 REACH = 3
 """Margin around a tile, in deviations θ_α; docs/large-images.md gives the error for other margins."""
@@ -33,6 +34,8 @@ SPATIAL_REACH = 8
 """Margin in deviations θ_γ: that kernel is short, but its messages travel further with every iteration."""
 MOST_WORK = 25
 """How many times the core's size a context may have before `memory` counts as too little."""
+OF_WHOLE_IMAGES = {"mask", "given", "origin", "upsampling", "return_labels", "return_activity", "device"}
+"""Arguments of `refine` that tiles do not have; labels are what `refine_tiled` gives without an output."""
 MOST_BYTES = 2**60
 """More memory is as good as this."""
 BLOCK = 4096
@@ -111,6 +114,8 @@ def refine_tiled(
         TypeError, ValueError: as `refine`, with the place of the tile; or if sizes do not match.
         MemoryError: if `memory` is too little for a tile.
     """
+    for name in OF_WHOLE_IMAGES & values.keys():
+        raise TypeError(f"refine_tiled takes no {name}=, which is for images that are refined whole, by refine")
     crf = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
     if not callable(progress):
@@ -157,6 +162,10 @@ def refine_tiled(
 
 def _sliceable(given: Any, name: str) -> Any:
     """What has a shape and gives arrays when sliced, as it is; lists and whatever else holds numbers as an array."""
+    if isinstance(given, str | Path):
+        raise TypeError(
+            f"{name} is a path: open it, np.load({str(given)!r}, mmap_mode='r') or as your format is opened"
+        )
     return given if hasattr(given, "shape") and hasattr(given, "__getitem__") else plain_array(given, name)
 
 
@@ -325,12 +334,27 @@ def _check_shapes(scores: Any, image: Any, grid: Shape) -> None:
     if not grid or 0 in scores.shape:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected (classes, height, width), none of them 0")
     if image is not None and (tuple(image.shape[: len(grid)]) != grid or len(image.shape) > len(grid) + 1):
-        small = are_smaller(grid, tuple(image.shape[: len(grid)]))
         raise ValueError(
             f"image has shape {tuple(image.shape)}; expected {grid} or ({', '.join(map(str, grid))}, channels) for "
-            f"scores of shape {tuple(scores.shape)}"
-            f"{'; tiles take scores at the size of the image: see crfrnn.upsample' if small else ''}"
+            f"scores of shape {tuple(scores.shape)}{_shape_hint(tuple(scores.shape), tuple(image.shape), grid)}"
         )
+
+
+def _shape_hint(scores: Shape, image: Shape, grid: Shape) -> str:
+    """What may be meant by shapes that do not go together, or nothing."""
+    if scores in (image[:2], (*image[:2], 1)) and len(image) == 3:
+        single = "scores" if len(scores) == 2 else "scores[..., 0]"
+        return f": for the foreground of two classes give {single}[np.newaxis]"
+    if image[1:] == grid and image[0] < image[-1]:
+        return ": its channels come last, np.moveaxis(image, 0, -1)"
+    if scores[:-1] == image[: len(scores) - 1] and scores[-1] < scores[0]:
+        return ": classes come first, np.moveaxis(scores, -1, 0)"
+    if are_smaller(grid, image[: len(grid)], LEAST_STRIDE):
+        return (
+            ": tiles take scores at the size of the image. Bring them to it before, as crfrnn.upsample(scores, image) "
+            "does, or refine the image whole, which brings them to it"
+        )
+    return ""
 
 
 def _is_labels(output: Any, grid: Shape, classes: int) -> bool:

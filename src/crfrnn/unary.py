@@ -117,7 +117,7 @@ def mask_labels(values: ArrayLike, name: str = "labels") -> NDArray[np.uint8] | 
         white = given == high
         if bool((white | (given == low)).all()):
             return np.asarray(white, np.uint8)
-    if given.dtype.kind in "iu" and low >= 0 and high >= SEVERAL_LEVELS and is_soft(given):
+    if given.dtype.kind in "iu" and low >= 0 and SEVERAL_LEVELS <= high <= LARGEST_LABEL and is_soft(given):
         raise ValueError(
             f"{name} hold {len(np.unique(given))} levels from {low} to {high}, as a grey mask with soft edges does. "
             "If it is the probability of the foreground, give input='probabilities'; for a mask of two classes, "
@@ -158,6 +158,23 @@ def unknown_labels(labels: NDArray[np.int64], num_classes: int, first: int = 0) 
     if first + num_classes <= UNKNOWN_LABEL:
         unknown |= labels == UNKNOWN_LABEL
     return unknown
+
+
+def is_alone(present: Sequence[Any]) -> bool:
+    """Whether of the levels that occur one is a class and others are unknown, but most probably meant as a class.
+
+    The result would be that class everywhere. So negative levels beside one class are refused, such as a mask of -1 and
+    1, and 255 beside 0; beside another class 255 is void, as in label images of one object.
+    """
+    known = [level for level in present if level >= 0 and level != UNKNOWN_LABEL]
+    return len(present) > len(known) == 1 and (known[0] == 0 or present[0] < 0)
+
+
+def written_unknown(levels: Sequence[Any]) -> str:
+    """Which of these levels stand for unknown, in words: negative ones and 255."""
+    unknown = [f"{level}" for level in levels if level < 0 or level == UNKNOWN_LABEL]
+    listed = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+    return f"{listed}, which stand{'s' if len(unknown) == 1 else ''} for unknown"
 
 
 def unary_from_probabilities(probabilities: ArrayLike, scale: float | None = None, floor: float = 1e-5) -> Array:
@@ -210,13 +227,13 @@ def _check_probabilities(given: Array) -> None:
 
 def _advice(given: Array, lowest: float, highest: float) -> str:
     """What numbers outside 0 to 1 may be instead of probabilities."""
+    alike = likeness(given)
+    if alike is not None and alike.kind == "energies":
+        return "exp(-scores) sums to 1: these are energies, -log p; give -scores as logits"
     with np.errstate(over="ignore"):
         total = given.sum(axis=0)
     if lowest >= 0 and len(given) > 1 and total.min() > 0.95 * total.max():
         return f"they sum to about {total.mean():.4g} at every pixel: divide them by their sum, scores.sum(axis=0)"
-    alike = likeness(given)
-    if alike is not None and alike.kind == "energies":
-        return "exp(-scores) sums to 1: these are energies, -log p; give -scores as logits"
     white = next((white for white in (100, 255, 65535) if highest <= white), None)
     if lowest >= 0 and len(given) == 1 and white:
         return f"divide levels up to {white} by it; scores of a network before its sigmoid are logits"
@@ -225,6 +242,6 @@ def _advice(given: Array, lowest: float, highest: float) -> str:
 
 def _advice_of_sums(total: Array) -> str:
     """What probabilities may be that do not sum to 1."""
-    if total.min() > 0.9 and total.max() < 1.1:
-        return "Divide them by their sum, scores.sum(axis=0), if they were rounded"
+    if (total.min() > 0.9 and total.max() < 1.1) or total.min() > 0.95 * total.max():
+        return "Divide them by their sum, scores.sum(axis=0), if they were rounded or scaled"
     return "Outputs of a sigmoid for each class do not exclude each other: refine each map scores[c] as a foreground"

@@ -59,6 +59,24 @@ def test_frames_are_a_volume_in_time(folder, clip, logits, scores, capsys):
     assert (found[0] != alone).any()
 
 
+@pytest.mark.parametrize(("output", "complete"), [("out", True), ("out.npy", False), ("out.mp4", False)])
+def test_a_later_window_that_fails(folder, logits, capsys, output, complete):
+    """Frames of a folder that are complete stay, and are named; nothing half-written is left."""
+    if output == "out.mp4":
+        pytest.importorskip("av")
+    logits[:, 4, 2, 3] = np.nan
+    np.save("scores/f4.npy", logits[:, 4])
+    assert status(f"refine scores frames -o {output} {OPTIONS} --tile 2 --overlap 1") == 1
+    said = capsys.readouterr().err
+    assert "NaN" in said
+    if complete:
+        assert "3 frames of 5, f0 to f2, are complete in out; the others are not new" in said
+        assert sorted(path.name for path in Path("out").iterdir()) == ["f0.png", "f1.png", "f2.png"]
+    else:
+        assert not Path(output).exists()
+    assert not list(Path().rglob("*.part"))
+
+
 def test_other_results(folder, clip, logits):
     assert status(f"refine scores frames -o out.npy {OPTIONS}") == 0
     np.testing.assert_array_equal(np.load("out.npy"), crfrnn.refine(logits, clip, THROUGH_TIME))

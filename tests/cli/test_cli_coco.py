@@ -137,6 +137,22 @@ def test_photos_of_one_name(folder, photo, mask, capsys):
     assert not Path("none.json").exists()
 
 
+def test_two_photos_of_one_image(folder, photo, mask, capsys):
+    """The one of its name is refined; where neither or both have it, that is an error."""
+    Path("given.json").write_text(json.dumps(data_set(mask, "compressed")))
+    assert status("refine given.json photos -o out.json --preset deeplab") == 0
+    Image.fromarray(255 - photo).save("photos/a.bmp")
+    assert status("refine given.json photos photos/a.png -o both.json --preset deeplab") == 0
+    assert "2 masks of 2 photos refined" in capsys.readouterr().out
+    assert Path("both.json").read_bytes() == Path("out.json").read_bytes()
+    Path("photos/a.png").rename("photos/a.jpeg")
+    assert status("refine given.json photos -o both.json") == 1
+    assert "photos/a.bmp and photos/a.jpeg have the same masks in given.json" in capsys.readouterr().err
+    Path("results.json").write_text(json.dumps([one_mask(77, mask)]))
+    assert status("refine results.json photos/a.bmp photos/a.jpeg -o both.json") == 1
+    assert "have the same masks in results.json" in capsys.readouterr().err
+
+
 def test_polygons_of_a_photo_that_was_resized(folder, capsys):
     image = {"id": 1, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDTH}
     annotation = {"id": 7, "image_id": 1, "category_id": 1, "segmentation": [[34, 24, 76, 24, 76, 56]]}

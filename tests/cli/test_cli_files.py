@@ -9,6 +9,7 @@ from PIL import Image
 
 import crfrnn
 from commands import status
+from crfrnn.cli import main
 from crfrnn.cli.pairing import paired
 
 CLASSES, HEIGHT, WIDTH = 3, 24, 36
@@ -141,6 +142,23 @@ def test_integers_in_two_axes_are_labels(folder, photo, logits):
     np.testing.assert_array_equal(refined("scores.npy"), crfrnn.refine(labels, photo, input="labels"))
 
 
+@pytest.mark.parametrize("options", ["", "--tile 20 --overlap 40"])
+@pytest.mark.parametrize("classes", [3, 7])
+def test_scores_with_the_classes_last(folder, photo, rng, capsys, options, classes):
+    np.save("scores.npy", rng.normal(0, 1, (HEIGHT, WIDTH, classes)))
+    np.save("image.npy", photo)
+    for image in ("image.npy", "photo.png"):
+        assert status(f"refine scores.npy {image} -o out.npy {options}") == 1
+        assert "np.moveaxis(scores, -1, 0)" in capsys.readouterr().err
+
+
+def test_scores_of_fewer_pixels_by_tiles(folder, rng, capsys):
+    np.save("scores.npy", rng.normal(0, 1, (CLASSES, HEIGHT // 4, WIDTH // 4)))
+    assert status("refine scores.npy photo.png -o out.npy --tile 20") == 1
+    assert "Without --tile, --memory and --overlap they are stretched" in capsys.readouterr().err
+    assert status("refine scores.npy photo.png -o out.npy") == 0
+
+
 def test_an_image_with_its_channels_first(folder, photo, logits):
     np.save("scores.npy", logits)
     np.save("image.npy", np.moveaxis(photo, -1, 0))
@@ -171,6 +189,36 @@ def test_an_image_with_its_channels_first(folder, photo, logits):
         (["a.jpg_mask.png"], ["a.jpg"], {"a": ("a.jpg_mask.png", "a.jpg")}),
         (["mask_7.png"], ["7.jpg"], {"7": ("mask_7.png", "7.jpg")}),
         (["mask_7.png"], ["img_7.jpg"], {"7": ("mask_7.png", "img_7.jpg")}),
+        (["a_mask1.png"], ["a.jpg"], {"a": ("a_mask1.png", "a.jpg")}),
+        (
+            ["a_mask1.png", "a_mask_2.png", "a_mask-03.png", "mask4_a.png"],
+            ["a.jpg"],
+            {
+                "a_mask1": ("a_mask1.png", "a.jpg"),
+                "a_mask_2": ("a_mask_2.png", "a.jpg"),
+                "a_mask-03": ("a_mask-03.png", "a.jpg"),
+                "mask4_a": ("mask4_a.png", "a.jpg"),
+            },
+        ),
+        (
+            ["a_scores.npy", "a.png", "a_cat_mask.png", "a_left_ear_mask2.png"],
+            ["a_image.jpg"],
+            {
+                "a": ("a.png", "a_image.jpg"),
+                "a_scores": ("a_scores.npy", "a_image.jpg"),
+                "a_cat_mask": ("a_cat_mask.png", "a_image.jpg"),
+                "a_left_ear_mask2": ("a_left_ear_mask2.png", "a_image.jpg"),
+            },
+        ),
+        (["a_cat_mask.png"], ["a.jpg", "a_cat.jpg"], {"a_cat": ("a_cat_mask.png", "a_cat.jpg")}),
+        (
+            ["a_pred.npz", "a_mask.nii.gz"],
+            ["a_0000.nii.gz", "a_0001.nii.gz"],
+            {
+                "a_pred": ("a_pred.npz", "a_0000.nii.gz a_0001.nii.gz"),
+                "a_mask": ("a_mask.nii.gz", "a_0000.nii.gz a_0001.nii.gz"),
+            },
+        ),
         (["a.nii.gz", "a.npz", "a.pkl", "plans.json"], ["a_0000.nii.gz"], {"a": ("a.npz", "a_0000.nii.gz")}),
     ],
 )
@@ -191,7 +239,7 @@ def test_names_that_belong_together(tmp_path, scores, images, expected):
 @pytest.mark.parametrize(
     ("scores", "images", "problem"),
     [
-        (["a.npy", "a_mask.png"], ["a.jpg"], "a.npy and a_mask.png"),
+        (["a.npy", "a.png"], ["a.jpg"], "a.npy and a.png"),
         (["a.npy"], ["b.jpg"], "there is no photo named a"),
         (["a.npy"], ["a.jpg", "a.png"], "a.jpg and a.png"),
         (["a.npy"], ["a_image.jpg", "a_0000.png"], "share a name"),
@@ -209,6 +257,52 @@ def test_names_that_do_not(tmp_path, scores, images, problem):
         for name in names:
             (tmp_path / folder / name).touch()
     assert problem in paired(tmp_path / "scores", tmp_path / "images")["a"].problem
+
+
+def test_a_number_is_that_of_a_photo(tmp_path):
+    """A photo that is missing is not another one, whose name the mask's begins with."""
+    for name in ("scores/a_2_mask.png", "images/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    cases = paired(tmp_path / "scores", tmp_path / "images")
+    assert "there is no photo named a_2_mask" in cases["a_2_mask"].problem
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_several_masks_of_a_photo(folder, photo, capsys, together):
+    """Each is refined by itself, and its result has its name; in a folder of masks, or beside the photo."""
+    masks, photos = Path("both" if together else "masks"), Path("both" if together else "photos")
+    for each in (masks, photos):
+        each.mkdir(exist_ok=True)
+    Image.fromarray(photo).save(photos / "a.png")
+    for number, name in enumerate(["a_mask1", "a_mask_2", "a_cat_mask"]):
+        mask = np.zeros(photo.shape[:2], np.uint8)
+        mask[2 + number : 12, 3 : 14 + number] = 255
+        Image.fromarray(mask).save(masks / f"{name}.png")
+        assert main(["refine", str(masks / f"{name}.png"), str(photos / "a.png"), "-o", f"{name}.png"]) == 0
+    assert main(["refine", str(masks), str(photos), "-o", "out"]) == 0
+    captured = capsys.readouterr()
+    assert "3 refined, 0 already there, 0 failed" in captured.out
+    assert "1 image: taken for the photo that the name begins with" in captured.err
+    for name in ("a_mask1", "a_mask_2", "a_cat_mask"):
+        np.testing.assert_array_equal(np.asarray(Image.open(f"out/{name}.png")), np.asarray(Image.open(f"{name}.png")))
+
+
+@pytest.mark.parametrize("options", [[], ["--time-theta", "2"]])
+def test_links_that_lead_in_a_circle(folder, photo, capsys, options):
+    """One line that names them, among photos as well; the other photos are refined."""
+    Path("circle").symlink_to("circle")
+    Path("photos").mkdir()
+    Image.fromarray(photo).save("photos/a.png")
+    Image.fromarray((photo[..., 0] > 99).astype(np.uint8) * 255).save("photos/a_mask.png")
+    assert main(["refine", "circle", "photos", "-o", "out", *options]) == 1
+    assert "circle" in capsys.readouterr().err
+    Path("photos/a_mask2.png").symlink_to("a_mask2.png")
+    assert main(["refine", "photos", "photos", "-o", "out", *options]) == 1
+    captured = capsys.readouterr()
+    assert "a_mask2" in captured.err
+    assert "Traceback" not in captured.err
+    assert options or "1 refined" in captured.out
 
 
 def test_a_name_that_was_meant(tmp_path):
@@ -334,6 +428,34 @@ def test_labels_lie_where_the_image_does(folder, photo, logits, options, place):
     with tifffile.TiffFile("out.tif") as file:
         written = file.pages[0].tags
         assert [written[code].value for code, *_ in GEOTIFF] == [value for _, _, _, value, _ in GEOTIFF]
+
+
+@pytest.mark.parametrize("output", ["out.png", "overlay.png", "out.jpg"])
+@pytest.mark.parametrize("kind", ["tif", "nii.gz"])
+def test_a_picture_that_holds_no_place(folder, photo, logits, capsys, output, kind):
+    """Said once, for a file and for a folder; not of files that keep the place, nor of arrays."""
+    np.save("scores.npy", logits)
+    if kind == "tif":
+        pytest.importorskip("tifffile").imwrite("image.tif", photo, photometric="rgb", extratags=GEOTIFF)
+    else:
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(photo[..., 0].T.astype(np.int16), np.diag([2.0, 2, 2, 1])), "image.nii.gz")
+    if kind == "tif" or output == "out.png":
+        assert status(f"refine scores.npy image.{kind} -o {output}") == 0
+        said = capsys.readouterr().err
+        assert said.count(f"labels that end in .{kind} keep") == 1
+        assert f"warning: {output}: a picture does not hold the place" in said
+    for kept in (f"labels.{kind}", "out.npy"):
+        assert status(f"refine scores.npy image.{kind} -o {kept}") == 0
+        assert "place" not in capsys.readouterr().err
+    for name in ("a", "b"):
+        Path("scores").mkdir(exist_ok=True)
+        Path("images").mkdir(exist_ok=True)
+        np.save(f"scores/{name}.npy", logits)
+        Path(f"images/{name}.{kind}").write_bytes(Path(f"image.{kind}").read_bytes())
+    if kind == "tif":
+        assert status("refine scores images -o out --format overlay") == 0
+        assert "2 images: a picture does not hold the place of a GeoTIFF" in capsys.readouterr().err
 
 
 def test_folders_of_geotiff_write_geotiff(folder, photo, logits):

@@ -108,7 +108,7 @@ def test_void_beside_a_palette_is_no_foreground(folder, white, capsys):
     image.putpalette(palette.tobytes())
     image.save("labels.png")
     assert status("refine labels.png photo.png -o out.png") == 1
-    assert "class 0 and 255, which is void, alone: give --num-classes" in capsys.readouterr().err
+    assert "one class alone, and 255, which stands for unknown: give --num-classes" in capsys.readouterr().err
     assert status("refine labels.png photo.png -o out.png --num-classes 3") == 0
     assert (levels_of("out.png") == 0).all()
 
@@ -139,6 +139,42 @@ def test_a_soft_mask_is_a_probability_when_the_user_says_so(folder, white, photo
     foreground = (np.asarray(image.convert("L")) / np.float32(255))[np.newaxis]
     labels = crfrnn.refine(foreground, photo, EVERYTHING, input="probabilities", return_labels=True)
     np.testing.assert_array_equal(levels_of("out.png"), 255 * labels)
+
+
+@pytest.mark.parametrize(("kind", "white"), [("png", 65535), ("npy", 65535), ("npy", 255), ("tif", 65535)])
+def test_advice_for_a_soft_mask_can_be_typed(folder, photo, capsys, kind, white):
+    """Of any depth and in any file: options of the command, no code."""
+    shares = np.clip(1.2 - np.hypot(*(np.indices(photo.shape[:2]) - 11)) / 15, 0, 1)
+    levels = np.round(white * shares).astype(np.min_scalar_type(white))
+    if kind == "npy":
+        np.save("soft.npy", levels)
+    elif kind == "tif":
+        pytest.importorskip("tifffile").imwrite("soft.tif", levels)
+    else:
+        Image.fromarray(levels).save("soft.png")
+    assert status(f"refine soft.{kind} photo.png -o out.png") == 1
+    said = capsys.readouterr().err
+    assert "give --input probabilities" in said
+    assert "--num-classes, at least" in said
+    assert "mask >" not in said
+    assert status(f"refine soft.{kind} photo.png -o out.png --input probabilities") == 0
+
+
+@pytest.mark.parametrize("levels", [(-1, 0), (-1, 1), (-128, 127)])
+def test_a_mask_with_negative_levels(folder, photo, capsys, levels):
+    np.save("mask.npy", np.where(photo[..., 0] > 99, levels[1], levels[0]).astype(np.int16))
+    assert status("refine mask.npy photo.png -o out.png") == 1
+    assert f"one class alone, and {levels[0]}, which stands for unknown: give --num-classes" in capsys.readouterr().err
+
+
+def test_levels_of_fewer_bits_than_stored(folder, photo, capsys):
+    """10 bits in 16 would be probabilities of 0.016 at most."""
+    levels = np.linspace(0, 1000, photo[..., 0].size).reshape(photo.shape[:2]).astype(np.uint16)
+    Image.fromarray(levels).save("soft.png")
+    assert status("refine soft.png photo.png -o out.png --input probabilities") == 1
+    assert "whole numbers up to 1000; probabilities are 0 to 1, or levels of which the highest is 65535" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_jpeg_of_a_mask(folder, white, capsys):

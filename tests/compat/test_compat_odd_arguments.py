@@ -59,7 +59,7 @@ def test_modules_of_torch():
 
     logits, image = torch.zeros(1, 2, H, W), torch.zeros(1, 3, H, W)
     for value in (None, "3", {}):
-        with raises_saying(TypeError, "update_factor="):
+        with raises_saying(TypeError, "update_factor"):
             CRF(update_factor=value)(logits, image)
     with raises_saying(TypeError, "compatibility_matrix is a str"):
         CRF(compatibility_matrix="potts")(logits, image)

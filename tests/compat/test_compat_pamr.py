@@ -70,7 +70,7 @@ def test_defaults_are_those_of_pamr_and_nothing_is_saved():
         ({"num_iter": 1.5}, {}, TypeError, ("num_iter=1.5",)),
         ({}, {"mask": np.zeros((2, 3, 6, 7))}, TypeError, ("mask is a ndarray",)),
         ({}, {"mask": torch.zeros(2, 3, 9, 9)}, ValueError, ("(2, 3, 9, 9)", "make them smaller")),
-        ({}, {"x": torch.zeros(1, 3, 6, 7)}, ValueError, ("image has shape (1, 3, 6, 7)",)),
+        ({}, {"x": torch.zeros(1, 3, 6, 7)}, ValueError, ("x has shape (1, 3, 6, 7)",)),
         ({}, {"mask": torch.full((2, 3, 6, 7), torch.nan)}, ValueError, ("NaN",)),
     ],
 )

@@ -376,6 +376,7 @@ class TestBadInput:
             ([0.0, 1.0], {}, TypeError, ["integer"]),
             ([0, 1], {"gt_prob": 1}, ValueError, ["gt_prob=1"]),
             ([0, 1], {"n_labels": 0}, ValueError, ["n_labels=0"]),
+            ([-1, 1], {"n_labels": 10**400}, ValueError, ["n_labels=1000", "at most"]),
         ],
     )
     def test_labels(self, labels, options, error, facts):

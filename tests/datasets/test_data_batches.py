@@ -32,7 +32,7 @@ def test_crop_keeps_pixels_together():
     """At scale 1 labels are the photo's red, padding is where the mask says, and nothing else is changed."""
     augment = Augmentation((11, 17), flip=True)
     for seed in range(20):
-        image, labels, mask = augment(told_apart(9, 25, void=2), seed)
+        image, labels, mask, _ = augment(told_apart(9, 25, void=2), seed)
         assert image.shape == (3, 11, 17)
         assert labels.shape == mask.shape == (11, 17)
         assert mask.sum() == 9 * 17  # lower than the crop, wider than it
@@ -65,7 +65,7 @@ def test_scale(factor):
     labels = np.zeros((40, 60), np.uint8)
     labels[10:30, 20:40] = 1
     sample = Sample("block", np.repeat(100 * labels[..., None], 3, axis=-1), labels)
-    image, scaled, mask = Augmentation((80, 120), (factor, factor), flip=False)(sample, 1)
+    image, scaled, mask, _ = Augmentation((80, 120), (factor, factor), flip=False)(sample, 1)
     assert mask.sum() == round(40 * factor) * round(60 * factor)
     assert (scaled == 1).sum() == pytest.approx(400 * factor**2, rel=0.06)
     at_edge = ((image[0] > 10) & (image[0] < 90)).sum()
@@ -96,7 +96,7 @@ def test_the_seed_decides_and_nothing_else():
     first = augment(sample, 5)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.manual_seed(99)
-    assert all(torch.equal(a, b) for a, b in zip(first, augment(sample, 5), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], augment(sample, 5)[:3], strict=True))
     assert not torch.equal(first.image, augment(sample, 6).image)
 
 
@@ -142,9 +142,8 @@ def epochs(made, count):
 
 
 def same(batches, others):
-    return all(
-        torch.equal(a, b) for one, two in zip(batches, others, strict=True) for a, b in zip(one, two, strict=True)
-    )
+    pairs = zip(batches, others, strict=True)
+    return all(torch.equal(a, b) for one, two in pairs for a, b in zip(one[:3], two[:3], strict=True))
 
 
 def test_order_and_variants_differ_between_epochs_and_repeat_with_the_seed():

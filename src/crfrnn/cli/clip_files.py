@@ -15,7 +15,7 @@ from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair, Reading
 from crfrnn.cli.pairing import files_by_stem, paired
 from crfrnn.cli.scores import Scores
-from crfrnn.cli.usage import UsageError, counted
+from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.frames import RATE, Video
 from crfrnn.files.masks import Mask
 from crfrnn.files.photos import ARRAY_SUFFIXES, IMAGE_SUFFIXES, NIFTI_SUFFIXES, oriented_picture, stem_of, suffix_of
@@ -129,11 +129,14 @@ def clip_of_folders(reading: Reading, scores: Path, frames: Path) -> Clip:
     for _, case in cases:
         if case.problem or len(case.images) > 1:
             raise ValueError(case.problem or f"{case.images[0].name} and others are the channels of one frame")
-    used = {case.images[0] for _, case in cases}
+    used: dict[Path, str] = {}
+    for name, case in cases:
+        if (other := used.setdefault(case.images[0], name)) != name:
+            raise ValueError(f"{other} and {name} in {scores} are both scores of {case.images[0].name}: keep one")
     inside = [path for paths in files_by_stem(frames).values() for path in paths]
     order = {path: place for place, path in enumerate(inside)}
     places = sorted(order[path] for path in used)
-    for path in inside[places[0] : places[-1]] if scores.resolve() != frames.resolve() else ():
+    for path in inside[places[0] : places[-1]] if real_path(scores) != real_path(frames) else ():
         if path not in used:
             raise ValueError(f"{path} has no scores in {scores}, but frames before and after it have: time has no gaps")
     cases.sort(key=lambda case: order[case[1].images[0]])

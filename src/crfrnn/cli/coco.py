@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +73,9 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
 
 
 def photos_of(file: CocoFile, images: Sequence[Path]) -> list[Path]:
-    """The photos given, and of folders those that the file has masks of.
+    """The photos given, and of folders those that the file has masks of, each mask in one photo.
 
-    Raises: ValueError: if a folder has none of them, or there is no such file.
+    Raises: ValueError: if a folder has none of them, there is no such file, or two photos have the same masks.
     """
     photos: list[Path] = []
     for path in images:
@@ -88,4 +89,21 @@ def photos_of(file: CocoFile, images: Sequence[Path]) -> list[Path]:
         if not known:
             raise ValueError(f"{path} holds none of the photos that {file.path} has masks of")
         photos += known
-    return photos
+    return _told_apart(file, photos)
+
+
+def _told_apart(file: CocoFile, photos: Sequence[Path]) -> list[Path]:
+    """The photos, of those that may be the same image the one of its name. A ValueError if that leaves several."""
+    named = {Path(str(image.get("file_name"))).name for image in file.images}
+    images = list(file.by_image())
+    only = tuple(images) if len(images) == 1 and not file.images else ()
+    alike: dict[Any, list[Path]] = {}
+    for photo in dict.fromkeys(photos):
+        alike.setdefault(tuple(file.images_of(photo)) or only or photo, []).append(photo)
+    chosen = []
+    for group in alike.values():
+        exact = [photo for photo in group if photo.name in named] if len(group) > 1 else group
+        if len(exact) != 1:
+            raise ValueError(f"{' and '.join(map(str, group))} have the same masks in {file.path}: keep one of them")
+        chosen += exact
+    return chosen

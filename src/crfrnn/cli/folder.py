@@ -62,14 +62,14 @@ def refine_folder(
         if case.problem:
             raise ValueError(case.problem)
         pair = refinement.reading.pair(case.scores[0], case.images)
-        path = output / (stem + folder_suffix(chosen_format, pair))
+        path, notes = output / (stem + folder_suffix(chosen_format, pair)), (*case.notes, *pair.notes)
         if alone:
-            return sampled.write(pair, path, chosen_format), pair.notes
+            return sampled.write(pair, path, chosen_format), notes
         needed = refinement.bytes_needed(pair)
         with memory.taken(needed):
             at_a_time = max(1, min(threads, memory.total // needed))
             fewer = replace(sampled, threads=threads // at_a_time)
-            return fewer.write(pair, path, chosen_format), pair.notes
+            return fewer.write(pair, path, chosen_format), notes
 
     failures, ran, gone, notes = {}, [], {}, Counter[str]()
     shown = iter(progress(todo, "refine"))  # it imports: no thread is to be at work then
@@ -82,7 +82,7 @@ def refine_folder(
                 except Exception as error:
                     failures[futures[future]] = described(error)
                     continue
-                notes.update(said)
+                notes.update(each for each in (*said, written.lost) if each)
                 if written.iterations is not None:
                     ran.append(written.iterations)
                 if written.warning is not None:

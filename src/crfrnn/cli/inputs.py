@@ -125,6 +125,12 @@ class Reading:
         check_same_grid(scores_path, image_paths[0], grids, (scores.geometry, geometry))
         if not self.mapped:
             scores = self.stretched(scores, image)
+        elif are_smaller(scores.grid, grids[1]):
+            sizes = [" × ".join(map(str, grid)) for grid in (scores.grid, grids[1])]
+            raise ValueError(
+                f"{scores_path} is {sizes[0]} pixels and {image_paths[0]} {sizes[1]}: tiles take scores at the size of "
+                "the image. Without --tile, --memory and --overlap they are stretched; or give scores of that size"
+            )
         return Pair(
             scores.values,
             scores.kind,
@@ -184,6 +190,11 @@ class Reading:
             return (np.moveaxis(values, 0, -1) if values.ndim == 4 else values), geometry, (), ""
         if suffix in ARRAY_SUFFIXES:
             array = read_array(path, None, self.mapped)
+            if scores.has_classes_last(array.shape):
+                raise ValueError(
+                    f"{scores.path} has shape {tuple(scores.values.shape)} and {path} {array.shape}: scores are stored "
+                    "with the classes first, np.moveaxis(scores, -1, 0)"
+                )
             return tiff.channels_last(array, "", scores.grid_beside(array.shape), last=True), None, (), ""
         if suffix in TIFF_SUFFIXES:
             tags = tiff.georeference(path) if path.is_file() else ()

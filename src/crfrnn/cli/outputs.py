@@ -18,6 +18,7 @@ from crfrnn.files.coco import write_results
 from crfrnn.files.palette import overlay
 from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
     TIFF_SUFFIXES,
     stem_of,
     suffix_of,
@@ -44,6 +45,7 @@ FORMAT_SUFFIXES = {
 RESULT_SUFFIXES = tuple(sorted({suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes}))
 LABELS = ("labels", "overlay", "coco")
 """The formats that hold labels; the others hold probabilities."""
+GEOTIFF_LOST = "a picture does not hold the place of a GeoTIFF"
 
 
 def folder_suffixes(output_format: str) -> tuple[str, ...]:
@@ -59,6 +61,20 @@ def folder_suffix(output_format: str, pair: Pair) -> str:
     if pair.geometry is not None:
         return nifti
     return tiff if len(pair.grid) > 2 or pair.tags else picture
+
+
+def lost_place(path: Path, pair: Pair) -> str:
+    """What to say if a picture of labels does not hold where the pixels of its image lie; "" if nothing is lost.
+
+    Nobody expects that of arrays.
+    """
+    if suffix_of(path) not in PICTURE_SUFFIXES:
+        return ""
+    if pair.tags:
+        return f"{GEOTIFF_LOST}: labels that end in .tif keep it"
+    if pair.geometry is not None:
+        return "a picture does not hold the place and size of the pixels of NIfTI: labels that end in .nii.gz keep them"
+    return ""
 
 
 def check_result(path: Path, output_format: str, pair: Pair) -> None:

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from crfrnn.cli.parser import meant
 from crfrnn.cli.scores import INPUT_SUFFIXES
+from crfrnn.cli.usage import real_path
 from crfrnn.files.frames import frame_order
 from crfrnn.files.photos import ARRAY_SUFFIXES, IMAGE_SUFFIXES, NIFTI_SUFFIXES, stem_of, suffix_of
 
@@ -20,6 +22,9 @@ SCORE_WORDS = (
 IMAGE_WORDS = r"(image|img|photo|sat|rgb|leftimg8bit)"
 CHANNEL_ENDING = re.compile(r"_\d{4}$")
 """nnU-Net's number of a channel, which each have a file of their own: case_0000, case_0001."""
+THING = re.compile(r"[-_. ][^\W\d][^-_. ]*$")
+"""A word at the end of a name, which is no number."""
+BEGINNING = "taken for the photo that the name begins with, as a_cat_mask for a"
 PHOTO_ENDING = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 """The suffix of a photo before another one, as in photo.jpg.npy."""
 
@@ -29,36 +34,46 @@ class Case:
     """Files that seem to belong together.
 
     Attributes:
+        name: That of the image.
         scores: Files of scores; more than one is a mistake.
         images: The image, or the files of its channels in order.
         problem: Why they cannot be refined; "" if they can.
+        notes: What is worth telling of how they were found.
     """
 
+    name: str
     scores: tuple[Path, ...]
     images: tuple[Path, ...]
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def paired(scores: Path, images: Path) -> dict[str, Case]:
     """The cases of two folders by name, one for every file of scores, or of one folder that holds both.
 
-    A file of scores belongs to the image of its name, or of its name without words such as "_mask" or "mask_"; the name
-    of the image may have such words too, or number its channels as nnU-Net does.
+    A file of scores belongs to the image of its name, or of its name without words such as "_mask", "_mask2" or
+    "mask_"; the name of the image may have such words too, or number its channels as nnU-Net does. A case is called by
+    its image; where several files belong to one, as `a_mask1` and `a_cat_mask` to `a`, each is a case that is called
+    by its own name.
 
     Raises: ValueError: if there are no scores.
     """
     by_stem, found = files_by_stem(scores), files_by_stem(images)
-    if scores.resolve() == images.resolve():
+    if real_path(scores) == real_path(images):
         by_stem, found = _told_apart(by_stem)
     if not by_stem:
         raise ValueError(f"{scores} holds no scores ({', '.join(ARRAY_SUFFIXES + NIFTI_SUFFIXES)}) and no label images")
     bare = _without_words(found)
+    stems: dict[str, list[str]] = {}
+    for stem in by_stem:
+        stems.setdefault(_image_of(stem, found, bare) or stem, []).append(stem)
     cases: dict[str, Case] = {}
-    for stem, files in by_stem.items():
-        name = next((each for each in _shorter(stem, SCORE_WORDS) if each in found or each in bare), stem)
-        before = cases[name].scores if name in cases else ()
-        case = _case(name, (*before, *_of_nnunet(files)), found.get(name) or bare.get(name, []), scores, images)
-        cases[name] = replace(case, problem=case.problem + meant(name, list(found))) if not case.images else case
+    for name, alike in stems.items():
+        for stem in alike:
+            case = _case(name, tuple(_of_nnunet(by_stem[stem])), found.get(name) or bare.get(name, []), scores, images)
+            case = replace(case, problem=case.problem + meant(name, list(found))) if not case.images else case
+            notes = () if name in _shorter(stem, SCORE_WORDS) else (BEGINNING,)
+            cases[name if len(alike) == 1 else stem] = replace(case, notes=notes)
     return _with_all_channels(cases)
 
 
@@ -77,9 +92,29 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
     return by_stem
 
 
+def _image_of(stem: str, found: Mapping[str, Any], bare: Mapping[str, Any]) -> str | None:
+    """The name of the image that a file of scores belongs to; None if there is none.
+
+    What is called after a thing in the image, as `a_cat_mask` is, belongs to the one whose name it begins with.
+    """
+    names = list(_shorter(stem, SCORE_WORDS))
+    for name in names:
+        if name in found or name in bare:
+            return name
+    for name in names[1:]:
+        while (thing := THING.search(name)) is not None:
+            name = name[: thing.start()]
+            if name in found or name in bare:
+                return name
+    return None
+
+
 def _shorter(stem: str, words: str) -> Iterator[str]:
     """A name, and what is left of it without the words at its end, one after the other, and at its beginning."""
-    ending, beginning = (re.compile(each, re.IGNORECASE) for each in (rf"[-_. ]{words}$", rf"^{words}[-_. ]"))
+    number = r"([-_. ]?\d+)?"
+    ending, beginning = (
+        re.compile(each, re.IGNORECASE) for each in (rf"[-_. ]{words}{number}$", rf"^{words}{number}[-_. ]")
+    )
     left = [stem]
     while (shorter := PHOTO_ENDING.sub("", ending.sub("", left[-1]))) not in ("", left[-1]):
         left.append(shorter)
@@ -102,7 +137,8 @@ def _told_apart(by_stem: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], 
     images: dict[str, list[Path]] = {}
     bare = _without_words(by_stem)
     for stem, files in by_stem.items():
-        named = any(each in by_stem or each in bare for each in _shorter(stem, SCORE_WORDS) if each != stem)
+        others = {each: paths for each, paths in by_stem.items() if each != stem}
+        named = _image_of(stem, others, bare) not in (None, stem)
         for path in files:
             kind = scores if named or suffix_of(path) in ARRAY_SUFFIXES else images
             kind.setdefault(stem, []).append(path)
@@ -117,7 +153,7 @@ def _of_nnunet(files: list[Path]) -> list[Path]:
 
 def _with_all_channels(cases: dict[str, Case]) -> dict[str, Case]:
     """The same cases; those with fewer channels than others have a problem."""
-    channels = {name: len(case.images) for name, case in cases.items() if _is_numbered(name, case.images)}
+    channels = {name: len(case.images) for name, case in cases.items() if _is_numbered(case.name, case.images)}
     most = max(channels.values(), default=0)
     few = {name: count for name, count in channels.items() if count < most and not cases[name].problem}
     missing = {name: f"{name} has {count} of the {most} channels that others have" for name, count in few.items()}
@@ -142,7 +178,7 @@ def _case(name: str, scores: tuple[Path, ...], images: list[Path], folder: Path,
         problem = _share_a_name(images, image_folder)
     elif numbered and [int(stem[-4:]) for stem in stems] != list(range(len(stems))):
         problem = f"channels of {name} are missing: there are {', '.join(path.name for path in images)} alone"
-    return Case(scores, tuple(images), problem)
+    return Case(name, scores, tuple(images), problem)
 
 
 def _share_a_name(paths: Iterable[Path], folder: Path) -> str:

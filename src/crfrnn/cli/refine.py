@@ -49,8 +49,9 @@ IMAGE is one of these: a photo, turned upright as its EXIF orientation says unle
 stored; a NIfTI volume; a TIFF of many pages, many channels or more than 8 bits; or an array (H, W, K). Several files
 are the channels of one image.
 
-SCORES and IMAGE may also be two folders, or one that holds both: a.npy, a_scores.npy and a_mask.png belong to a.jpg,
-and a.npz to a_0000.nii.gz and a_0001.nii.gz. Results go to the folder OUT, and existing results are not computed again.
+SCORES and IMAGE may also be two folders, or one that holds both: a.npy, a_scores.npy or a_mask.png belong to a.jpg,
+and a.npz to a_0000.nii.gz and a_0001.nii.gz. Of several, such as a_mask1.png and a_cat_mask.png, each is refined, and
+its result has its name. Results go to the folder OUT, and existing results are not computed again.
 
 In a NIfTI file voxels have a size, and θ_α and θ_γ are in MILLIMETRES, not in pixels.
 """
@@ -244,8 +245,8 @@ def refine_file(
     chosen_format = format_of(output, output_format)
     pair = refinement.reading.pair(scores, images)
     written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
-    if written.warning is not None:
-        print(f"crfrnn refine: warning: {one_line(output)}: {written.warning}", file=sys.stderr)
+    for warning in filter(None, (written.warning, written.lost)):
+        print(f"crfrnn refine: warning: {one_line(output)}: {warning}", file=sys.stderr)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
     size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
     done = [written.change.words]

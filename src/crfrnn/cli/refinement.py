@@ -18,6 +18,7 @@ from crfrnn.cli.outputs import (
     LABELS,
     check_result,
     is_mapped,
+    lost_place,
     result_array,
     result_dtype,
     write_result,
@@ -80,6 +81,7 @@ class Written:
         tiles: The tiles; empty if it was not tiled.
         remark: How parameters were fitted to the pair.
         warning: What to tell about classes that are gone.
+        lost: What to tell about what the file does not hold.
     """
 
     change: Change
@@ -87,6 +89,7 @@ class Written:
     tiles: Sequence[Tile]
     remark: str
     warning: str | None = None
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Refinement:
         warning = None
         if gone := change.vanished:
             warning = vanished_warning(gone, pair, middle(pair.image, pair.grid), fitted.crf)
-        return Written(change, iterations, tiles, remark, warning)
+        return Written(change, iterations, tiles, remark, warning, lost_place(output, pair))
 
     def bytes_needed(self, pair: Pair) -> int:
         """About how many bytes `write` takes for a pair that is not tiled."""

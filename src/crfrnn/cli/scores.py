@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape
 from crfrnn.files import tiff
-from crfrnn.files.classes import VOID
 from crfrnn.files.masks import Foreground, Mask, mask_of, refuse_soft_mask
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
@@ -28,13 +27,14 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.volumes import Geometry, read_nifti
 from crfrnn.tiles import BLOCK, levels_present, tile_grid
+from crfrnn.unary import is_alone, written_unknown
 from crfrnn.upsampling import are_proportional, are_smaller
 
 ScoresInput = Literal["logits", "probabilities", "labels"]
 
 INPUT_SUFFIXES = ARRAY_SUFFIXES + NIFTI_SUFFIXES + IMAGE_SUFFIXES
 FAINTEST = 32
-"""Levels of probabilities below this everywhere are taken to be class ids."""
+"""Levels of probabilities below this everywhere, of 8 bits, are taken to be class ids, or of fewer bits than stored."""
 MOST_CHANNELS = 4
 """An array with more along its last axis is a volume, not a picture."""
 
@@ -121,6 +121,12 @@ class Scores:
         volumes = self.kind != "labels" and len(shape) == 3 and min(shape[0], shape[-1]) > MOST_CHANNELS
         return shape if volumes and shape == stored else self.grid
 
+    def has_classes_last(self, image: Shape) -> bool:
+        """Whether these are (H, W, C) beside an array of the picture, (H, W, K)."""
+        shape: Shape = tuple(self.values.shape)
+        beside = len(shape) == len(image) == 3 and shape[:2] == image[:2] and shape[2] > 1
+        return self.kind != "labels" and beside and image[2] <= MOST_CHANNELS < min(image[:2])
+
 
 def _is_picture(image: Any) -> bool:
     """Whether an image is (H, W), or (H, W, K) of few channels."""
@@ -194,9 +200,12 @@ def as_mask(labels: Scores) -> Scores:
         in_memory = not isinstance(labels.values, np.memmap | tiff.TiffWindows)
         remark = f" (a mask, {found.foreground} is the foreground)"
         return replace(labels, values=values[...] if in_memory else values, mask=found, remark=remark)
-    if labels.indexed and num_classes is None and set(present) <= {0, VOID}:
-        raise ValueError(f"{path} holds class 0 and {VOID}, which is void, alone: give --num-classes")
-    if not labels.indexed and len(labels.grid) == 2 and isinstance(labels.values, np.ndarray):
+    if num_classes is None and is_alone(present.tolist()):
+        hint = "" if labels.indexed else "; for a mask store 0 and 255"
+        raise ValueError(
+            f"{path} holds one class alone, and {written_unknown(present.tolist())}: give --num-classes{hint}"
+        )
+    if not labels.indexed and isinstance(labels.values, np.ndarray):
         refuse_soft_mask(path, labels.values, present)
     return labels
 
@@ -230,11 +239,13 @@ def _array(path: Path, input: ScoresInput | None, name: str | None, mapped: bool
 
 def _probabilities(path: Path, values: Any) -> Any:
     """Probabilities, of levels such as 0 to 255 too. A ValueError for what are class ids."""
-    if np.dtype(values.dtype).kind == "u" and 1 < (highest := values.max()) < FAINTEST:
-        raise ValueError(
-            f"{path} holds whole numbers up to {highest}; probabilities are 0 to 1, or levels of which the highest is "
-            f"{np.iinfo(values.dtype).max}: for class ids give --input labels"
-        )
+    if np.dtype(values.dtype).kind == "u":
+        highest, white = values.max(), np.iinfo(values.dtype).max
+        if 1 < highest < FAINTEST * (white / 255):
+            raise ValueError(
+                f"{path} holds whole numbers up to {highest}; probabilities are 0 to 1, or levels of which the highest "
+                f"is {white}: for class ids or a mask of two levels give --input labels, otherwise bring them to that"
+            )
     return as_shares(values)
 
 

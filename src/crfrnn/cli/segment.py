@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crfrnn.cli.failures import described
-from crfrnn.cli.outputs import RESULT_SUFFIXES, format_of
+from crfrnn.cli.outputs import GEOTIFF_LOST, RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
-from crfrnn.cli.usage import UsageError, real_path
+from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.legend import full_palette, labelled_overlay
 from crfrnn.files.photos import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
+    TIFF_SUFFIXES,
     suffix_of,
     write_labels,
     write_picture,
     write_probabilities,
 )
 from crfrnn.files.progress import progress
+from crfrnn.files.tiff import georeference
 from crfrnn.interrupts import raise_asked
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def run_segment(options: argparse.Namespace) -> int:
     except UsageError as error:
         parser.error(str(error))
     todo = [photo for photo in photos if options.overwrite or not results.exist(photo)]
-    failures = []
+    failures, placed = [], 0
     if todo:
         model = chosen_model(options.model, options.parameters, options.device, options.iterations)
         inputs = {real_path(photo) for photo in photos}
@@ -113,9 +115,12 @@ def run_segment(options: argparse.Namespace) -> int:
             try:
                 results.refuse_collisions(photo, photos, inputs)
                 write_segmentation(photo, model, options, results)
+                placed += suffix_of(photo) in TIFF_SUFFIXES and georeference(photo) != ()
             except Exception as error:
                 raise_asked(error)
                 failures.append(described(error, [photo]))
+    if placed:
+        print(f"crfrnn segment: warning: {counted(placed, 'photo')}: {GEOTIFF_LOST}", file=sys.stderr)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     done = len(todo) - len(failures)

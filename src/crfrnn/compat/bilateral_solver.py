@@ -16,6 +16,7 @@ from crfrnn.arrays import float_array, plain_array
 from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.crf import Bilateral
 from crfrnn.numbers import positive_number
+from crfrnn.terms import speaking
 
 # ruff: noqa: N802
 
@@ -25,7 +26,10 @@ LUMA = (0.299, 0.587, 0.114)
 SCALES = {"u1": (0.0, 255.0), "u2": (0.0, 65535.0), "i2": (-32768.0, 65535.0), "f4": (0.0, 1.0)}
 """Of each type that OpenCV takes: what stands for 0, and how much more for 1."""
 
+TERMS = {"smoothness": "lambda_", "iterations": "num_iter", "tolerance": "max_tol", "target": "src"}
 
+
+@speaking(TERMS)
 def fastBilateralSolverFilter(
     guide: ArrayLike,
     src: ArrayLike,

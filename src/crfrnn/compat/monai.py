@@ -20,13 +20,36 @@ except ImportError as error:
         "crfrnn.compat.monai needs PyTorch, which is not installed: pip install 'crfrnn[torch]'"
     ) from error
 
-from crfrnn.numbers import deviations, flag, one_of, whole_number
+from crfrnn.arrays import check_finite
+from crfrnn.kernels.lattice import MAX_FEATURES
+from crfrnn.numbers import deviations, finite_number, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter
-from crfrnn.plausibility import warn_of_input
+from crfrnn.plausibility import classes_last, likeness, warn_of_input
+from crfrnn.terms import speaking
 from crfrnn.torch import gaussian_filter, mean_field
+from crfrnn.torch.plausibility import readable
 from crfrnn.unary import num_classes_of
 
 Deviation = float | Sequence[float]
+CRF_TERMS = {
+    "theta_alpha": "bilateral_spatial_sigma",
+    "theta_beta": "bilateral_color_sigma",
+    "theta_gamma": "gaussian_spatial_sigma",
+    "spatial_weight": "gaussian_weight",
+    "compatibility": "compatibility_matrix",
+    "times the compatibility is": "times update_factor and compatibility_matrix is",
+    "logits[": "input_tensor[",
+    "-logits": "-input_tensor",
+    "logits have": "input_tensor has",
+    "(logits, -1, 0)": "(input_tensor, -1, 0)",
+    "image holds": "reference_tensor holds",
+    "image has": "reference_tensor has",
+    "mean_field(logits, image)": "crf(input_tensor, reference_tensor)",
+    ", or take filter='exact'": "",
+    "(theta)": "(sigma)",
+}
+FILTER_TERMS = {"values[": "input[", "(theta)": "(sigma)"}
+LAYER_TERMS = {"values[": "input_tensor[", "(theta)": "(sigma)"}
 
 
 class CRF(nn.Module):
@@ -68,6 +91,7 @@ class CRF(nn.Module):
         self.compatibility_matrix = compatibility_matrix
         self._parameters_of_kernels()
 
+    @speaking(CRF_TERMS)
     def forward(self, input_tensor: Tensor, reference_tensor: Tensor) -> Tensor:
         """Class probabilities.
 
@@ -81,16 +105,14 @@ class CRF(nn.Module):
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
+        _doubt_order(input_tensor)
         there = input_tensor.device
-        if not isinstance(self.update_factor, float | int | np.number | Tensor):
-            raise TypeError(f"update_factor={self.update_factor!r} must be a number, or a tensor of one")
-        compatibility = _on(there, self.update_factor) * -1
+        compatibility = -self._factor(there)
         if self.compatibility_matrix is not None:
             classes = num_classes_of(input_tensor.shape[1])
-            if not hasattr(self.compatibility_matrix, "shape"):
-                raise TypeError(
-                    f"compatibility_matrix is a {type(self.compatibility_matrix).__name__}; expected a torch.Tensor"
-                )
+            if not isinstance(self.compatibility_matrix, Tensor):
+                kind = type(self.compatibility_matrix).__name__
+                raise TypeError(f"compatibility_matrix is a {kind}; expected a torch.Tensor")
             if self.compatibility_matrix.shape != (classes, classes):
                 raise ValueError(
                     f"compatibility_matrix has shape {tuple(self.compatibility_matrix.shape)}; expected "
@@ -109,6 +131,14 @@ class CRF(nn.Module):
             return_probabilities=True,
         )
         return _turned(refined).contiguous()
+
+    def _factor(self, device: torch.device) -> Any:
+        factor = self.update_factor
+        if not isinstance(factor, Tensor):
+            return finite_number(factor, "update_factor")
+        if factor.numel() != 1:
+            raise ValueError(f"update_factor has shape {tuple(factor.shape)}; expected a number")
+        return factor.to(device).reshape(())
 
     def _parameters_of_kernels(self) -> CRFParameters:
         return CRFParameters(
@@ -172,6 +202,7 @@ class PHLFilter:
     """Gaussian filtering over any features on the permutohedral lattice, as weighted means."""
 
     @staticmethod
+    @speaking(FILTER_TERMS)
     def apply(input: Tensor, features: Tensor, sigmas: Sequence[float] | Tensor | None = None) -> Tensor:
         """The filtered input; gradients reach the input, and features and sigmas that ask for them.
 
@@ -205,6 +236,7 @@ class BilateralFilter:
     """The bilateral filter: weighted means over pixels that are near and of like levels."""
 
     @staticmethod
+    @speaking(FILTER_TERMS)
     def apply(input: Tensor, spatial_sigma: float = 5, color_sigma: float = 0.5, fast_approx: bool = True) -> Tensor:
         """The filtered input.
 
@@ -226,7 +258,7 @@ class BilateralFilter:
         if isinstance(space, tuple) or isinstance(color, tuple):
             raise ValueError(f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be numbers")
         filter: Filter = "lattice" if flag(fast_approx, "fast_approx") else "exact"
-        return _bilateral(input, input, [space] * (input.ndim - 2), color, filter)
+        return _bilateral(input, input, "input", [space] * (input.ndim - 2), color, filter)
 
 
 class TrainableJointBilateralFilter(nn.Module):
@@ -264,6 +296,7 @@ class TrainableJointBilateralFilter(nn.Module):
             self.register_parameter(f"sigma_{name}", nn.Parameter(torch.tensor(sigma)))
         self.sigma_color = nn.Parameter(torch.tensor(color))
 
+    @speaking(LAYER_TERMS)
     def forward(self, input_tensor: Tensor, guidance_tensor: Tensor) -> Tensor:
         """Weighted means of the input.
 
@@ -284,7 +317,8 @@ class TrainableJointBilateralFilter(nn.Module):
             )
         sigmas = [self.sigma_x, self.sigma_y, self.sigma_z][:axes]
         guide = guidance_tensor.to(input_tensor.device)
-        return _bilateral(input_tensor, guide, sigmas, self.sigma_color, self.filter)
+        name = "input_tensor" if guidance_tensor is input_tensor else "guidance_tensor"
+        return _bilateral(input_tensor, guide, name, sigmas, self.sigma_color, self.filter)
 
 
 class TrainableBilateralFilter(TrainableJointBilateralFilter):
@@ -321,6 +355,14 @@ def install() -> None:
                 setattr(module, ours.__name__, ours)
 
 
+def _doubt_order(logits: Tensor) -> None:
+    """Warn of logits (B, C, *spatial) whose classes were last; with their axes turned, nothing gives that away."""
+    scores = None if torch.compiler.is_compiling() or not len(logits) else readable(logits)
+    alike = None if scores is None else likeness(scores[0])
+    if alike is not None and alike.classes_last:
+        warn_of_input(classes_last(tuple(logits.shape[1:]), alike.kind, "input_tensor"))
+
+
 def _keys(keys: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
     return tuple(keys) if isinstance(keys, list | tuple) else (keys,)
 
@@ -343,9 +385,22 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
         )
 
 
-def _bilateral(values: Tensor, guide: Tensor, spatial: Sequence[Any], color: Any, filter: Filter) -> Tensor:
-    """Weighted means of values by position and guide; deviations, one for each axis in their order, may be tensors."""
+def _bilateral(values: Tensor, guide: Tensor, name: str, spatial: Sequence[Any], color: Any, filter: Filter) -> Tensor:
+    """Weighted means of values by position and guide; deviations, one for each axis in their order, may be tensors.
+
+    Args:
+        name: What the guide is called.
+    """
     guide = _readable(guide)
+    levels = None if torch.compiler.is_compiling() else readable(guide)
+    if levels is not None:
+        check_finite(levels, name)
+    if filter == "lattice" and guide.shape[1] + len(spatial) > MAX_FEATURES:
+        raise ValueError(
+            f"{name} has {guide.shape[1]} channels; with {len(spatial)} axes that makes "
+            f"{guide.shape[1] + len(spatial)} features, and a lattice takes at most {MAX_FEATURES}: reduce the "
+            "channels, for example by PCA"
+        )
     images, _, *shape = values.shape
     axes = range(len(shape))
     columns = []

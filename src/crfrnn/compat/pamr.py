@@ -17,12 +17,21 @@ except ImportError as error:
 
 from crfrnn.numbers import whole_number
 from crfrnn.parameters import CRFParameters
+from crfrnn.terms import speaking
 from crfrnn.torch import mean_field
 from crfrnn.torch.scene import check_scores, check_tensor
-from crfrnn.torch.upsampling import check_pair, contrast_thetas
+from crfrnn.torch.upsampling import check_pair, in_contrasts
 
 FLOOR = 1e-5
 """Smaller probabilities count as this one."""
+
+TERMS = {
+    "image holds": "x holds",
+    "image has": "x has",
+    "logits[": "mask[",
+    "scores have": "mask has",
+    ", or take filter='exact'": "",
+}
 
 
 class PAMR(nn.Module):
@@ -44,6 +53,7 @@ class PAMR(nn.Module):
         if not self.dilations or min(self.dilations) < 1:
             raise ValueError(f"dilations={dilations!r} must be a list of whole numbers above 0, at least one")
 
+    @speaking(TERMS)
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Refined probabilities.
 
@@ -69,7 +79,7 @@ class PAMR(nn.Module):
         )
         return mean_field(
             logits,
-            image / contrast_thetas(image),
+            in_contrasts(image),
             parameters=parameters,
             upsampling="bilinear",
             return_probabilities=True,

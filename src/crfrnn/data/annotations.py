@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data.layouts import LABEL_SUFFIXES, Pair, named_files, some
+from crfrnn.data.layouts import Pair, label_images, some
 from crfrnn.files.classes import VOID
 from crfrnn.files.opening import file_text
 from crfrnn.files.photos import read_labels
@@ -23,8 +23,8 @@ CLICK_RADIUS = 3
 class Annotations(Protocol):
     """Sparse labels of photos."""
 
-    def pairs(self, photos: Sequence[Path]) -> list[Pair]:
-        """Each photo with the file that holds its labels. Raises ValueError if some have none."""
+    def pairs(self, photos: Sequence[Path], complete: bool = True) -> list[Pair]:
+        """Each photo with the file that holds its labels. Raises ValueError if some have none and all must."""
         ...
 
     def labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[Any]:
@@ -43,15 +43,15 @@ class Scribbles:
         if not folder.is_dir():
             raise ValueError(f"cannot read scribbles from {folder}: there is no such folder")
 
-    def pairs(self, photos: Sequence[Path]) -> list[Pair]:
+    def pairs(self, photos: Sequence[Path], complete: bool = True) -> list[Pair]:
         """Each photo with its label image."""
         names = [photo.stem for photo in photos]
-        files = named_files(names, self.folder, LABEL_SUFFIXES, "label image", "the split")
+        files = label_images(names, self.folder, "the split", complete)
         return [Pair(*each) for each in zip(names, photos, files, strict=True)]
 
     def labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[Any]:
         """As the file holds them, in its own size."""
-        return read_labels(pair.labels)
+        return np.full(size, VOID) if pair.labels is None else read_labels(pair.labels)
 
 
 class Clicks:
@@ -66,19 +66,19 @@ class Clicks:
         self.path, self.radius = path, whole_number(radius, "radius")
         self.clicks = _read_clicks(path)
 
-    def pairs(self, photos: Sequence[Path]) -> list[Pair]:
+    def pairs(self, photos: Sequence[Path], complete: bool = True) -> list[Pair]:
         """Each photo with the file of the clicks."""
         missing = [photo.stem for photo in photos if photo.stem not in self.clicks]
-        if missing:
+        if missing and complete:
             raise ValueError(f"{some(missing)} of {len(photos)} photos have no clicks in {self.path}")
-        return [Pair(photo.stem, photo, self.path) for photo in photos]
+        return [Pair(photo.stem, photo, self.path if photo.stem in self.clicks else None) for photo in photos]
 
     def labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[Any]:
         """Discs around the clicks of a photo."""
         labels = np.full(size, VOID, np.int64)
         nearest = np.full(size, self.radius**2 + 1)
         rows, columns = np.ogrid[: size[0], : size[1]]
-        for x, y, label in self.clicks[pair.name]:
+        for x, y, label in self.clicks.get(pair.name, []):
             if not (0 <= x < size[1] and 0 <= y < size[0]):
                 raise ValueError(
                     f"{self.path}: {pair.name!r} has a click at x={x}, y={y}, but is {size[1]} pixels wide and "

@@ -9,11 +9,13 @@ import numpy as np
 try:
     import torch
     from kornia.augmentation import AugmentationSequential, ColorJitter, RandomCrop, RandomHorizontalFlip
+    from torch import Tensor
     from torch.nn import functional
 except ImportError as error:
     raise ImportError(f"augmentation needs PyTorch and kornia: pip install 'crfrnn[train]' ({error})") from error
 
 from crfrnn.data.batches import PADDING, Example
+from crfrnn.data.cells import means_of_coarse
 from crfrnn.data.segmentation import Sample
 from crfrnn.files.classes import VOID
 from crfrnn.numbers import proper_fraction, whole_number
@@ -48,7 +50,8 @@ class Augmentation:
     def __call__(self, sample: Sample, seed: int) -> Example:
         """A random variant of a sample. The same seed always gives the same variant.
 
-        Returns: Image (3, height, width), labels and mask (height, width) of the size `crop`.
+        Returns: Image (3, height, width), labels and mask (height, width) of the size `crop`, and the teacher's
+            probabilities of the same part, on cells.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -65,7 +68,24 @@ class Augmentation:
             image = self._change_colours(image)
         # kornia pads everything with 0, so 1 is added to the labels to tell padding from class 0.
         labels = functional.interpolate(labels, size, mode="nearest-exact").float() + 1
-        image, labels = self._cut(image, labels)
-        mask = labels[0, 0] > 0
-        labels = torch.where(mask, labels[0, 0] - 1, VOID)
-        return Example(torch.where(mask, 255 * image[0], PADDING), labels.to(torch.uint8), mask)
+        marks = [labels, *(each.expand_as(labels) for each in self._places(sample, size))]
+        image, marks = self._cut(image, torch.cat(marks, dim=1))
+        mask = marks[0, 0] > 0
+        labels = torch.where(mask, marks[0, 0] - 1, VOID)
+        image = torch.where(mask, 255 * image[0], PADDING)
+        return Example(image, labels.to(torch.uint8), mask, _taught(sample, size, marks[0, 1:]))
+
+    def _places(self, sample: Sample, size: list[int]) -> list[Tensor]:
+        """Rows and columns of the photo, counted from 1, which say after the cut where it was; for a teacher alone."""
+        if sample.teacher is None:
+            return []
+        rows, columns = (torch.arange(1.0, side + 1) for side in size)
+        return [rows[:, None], columns]
+
+
+def _taught(sample: Sample, size: list[int], places: Tensor) -> Tensor | None:
+    """What the teacher says of the part of a photo whose rows and columns are `places` (2, H, W), 0 in padding."""
+    if sample.teacher is None:
+        return None
+    rows, columns = places[0].amax(dim=1) - 1, places[1].amax(dim=0) - 1
+    return means_of_coarse(torch.from_numpy(sample.teacher), (size[0], size[1]), rows, columns)

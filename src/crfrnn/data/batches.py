@@ -29,19 +29,30 @@ PADDING = 127.0
 
 
 class Example(NamedTuple):
-    """A sample as tensors: image (3, H, W), RGB 0-255; uint8 labels (H, W); mask (H, W), true on the photo."""
+    """A sample as tensors: image (3, H, W), RGB 0-255; uint8 labels (H, W); mask (H, W), true on the photo.
+
+    Attributes:
+        teacher: The teacher's probabilities as means over cells (C, cells, cells), see `crfrnn.data.cells`; 0 where it
+            says nothing, None if there is no teacher.
+    """
 
     image: Tensor
     labels: Tensor
     mask: Tensor
+    teacher: Tensor | None = None
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, H, W), RGB 0-255; long labels (B, H, W), 255 void; masks (B, H, W), 1 on the photo, 0 beside it."""
+    """Images (B, 3, H, W), RGB 0-255; long labels (B, H, W), 255 void; masks (B, H, W), 1 on the photo, 0 beside it.
+
+    Attributes:
+        teacher: (B, C, cells, cells), as for `Example`.
+    """
 
     images: Tensor
     labels: Tensor
     masks: Tensor
+    teacher: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,15 +65,20 @@ class Draw:
 
 
 def example(sample: Sample) -> Example:
-    """A sample as it is."""
+    """A sample as it is, without what a teacher says: networks are validated against labels."""
     labels = torch.from_numpy(sample.labels)
     photo = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
     return Example(photo.float(), labels, torch.ones_like(labels, dtype=torch.bool))
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """A batch of examples, padded at the right and the bottom to the size of the largest."""
+    """A batch of examples, padded at the right and the bottom to the size of the largest.
+
+    Those with a teacher are of one size, as `crfrnn.data.augmentation.Augmentation` makes them.
+    """
     height, width = (max(one.labels.shape[axis] for one in examples) for axis in (0, 1))
+
+    taught = [one.teacher for one in examples if one.teacher is not None]
 
     def padded(tensor: Tensor, value: float) -> Tensor:
         return functional.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
@@ -71,6 +87,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         torch.stack([padded(one.image, PADDING) for one in examples]),
         torch.stack([padded(one.labels, VOID) for one in examples]).long(),
         torch.stack([padded(one.mask, False) for one in examples]).float(),
+        torch.stack(taught) if taught else None,
     )
 
 
@@ -106,7 +123,10 @@ class Examples(Dataset[Example]):
         else:
             state = np.random.SeedSequence([self.seed, draw.epoch, draw.index]).generate_state(1, np.uint64)
             drawn = self.augment(sample, int(state[0]))
-        return drawn._replace(labels=torch.full_like(drawn.labels, VOID)) if draw.filling else drawn
+        if not draw.filling:
+            return drawn
+        nothing = None if drawn.teacher is None else torch.zeros_like(drawn.teacher)
+        return drawn._replace(labels=torch.full_like(drawn.labels, VOID), teacher=nothing)
 
 
 class PhotoSampler(DistributedSampler[Example]):

@@ -17,11 +17,11 @@ NAMES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """A photo and its label image."""
+    """A photo and its label image, if it has one."""
 
     name: str
     photo: Path
-    labels: Path
+    labels: Path | None
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Layout:
         description: What such a folder holds, for error messages.
         fits: Whether a folder is arranged like this.
         splits: The splits of a folder.
-        pairs: The pairs of one split. Raises ValueError if some are not complete.
+        pairs: The pairs of one split; whether all of them must have a label image. Raises ValueError if some lack
+            anything else, or that.
         photos: The photos of one split alone. Raises ValueError if some are missing.
         void_follows_classes: Whether the label after the last class means void, as 255 does.
     """
@@ -40,7 +41,7 @@ class Layout:
     description: str
     fits: Callable[[Path], bool]
     splits: Callable[[Path], list[str]]
-    pairs: Callable[[Path, str], list[Pair]]
+    pairs: Callable[[Path, str, bool], list[Pair]]
     photos: Callable[[Path, str], list[Path]]
     void_follows_classes: bool = False
 
@@ -57,9 +58,9 @@ def named_lists(images: str, labels: str, lists: str) -> Layout:
     def names(path: Path) -> list[str]:
         return [_without_suffix(line) for line in lines_of(path)]
 
-    def pairs(root: Path, split: str) -> list[Pair]:
+    def pairs(root: Path, split: str, complete: bool) -> list[Pair]:
         path = root / lists / f"{split}.txt"
-        return matched(names(path), root / images, root / labels, path)
+        return matched(names(path), root / images, root / labels, path, complete)
 
     def photos(root: Path, split: str) -> list[Path]:
         path = root / lists / f"{split}.txt"
@@ -77,16 +78,17 @@ def _camvid_splits(root: Path) -> list[str]:
     return sorted({*_camvid_folders(root), *_camvid_lists(root)})
 
 
-def _camvid_pairs(root: Path, split: str) -> list[Pair]:
+def _camvid_pairs(root: Path, split: str, complete: bool) -> list[Pair]:
     if split in _camvid_lists(root):
-        return _listed_pairs(root, root / f"{split}.txt")
+        return _listed_pairs(root, root / f"{split}.txt", complete)
     photos, labels = root / split, root / f"{split}annot"
-    return matched(sorted({*_by_stem(photos, IMAGE_SUFFIXES), *_by_stem(labels, LABEL_SUFFIXES)}), photos, labels, root)
+    names = sorted({*_by_stem(photos, IMAGE_SUFFIXES), *_by_stem(labels, LABEL_SUFFIXES)})
+    return matched(names, photos, labels, root, complete)
 
 
 def _camvid_photos(root: Path, split: str) -> list[Path]:
     if split in _camvid_lists(root):
-        return [pair.photo for pair in _listed_pairs(root, root / f"{split}.txt")]
+        return [pair.photo for pair in _listed_pairs(root, root / f"{split}.txt", complete=True)]
     photos = _by_stem(root / split, IMAGE_SUFFIXES)
     return named_files(sorted(photos), root / split, IMAGE_SUFFIXES, "photo", root)
 
@@ -100,7 +102,7 @@ def _camvid_lists(root: Path) -> list[str]:
     return [path.stem for path in root.glob("*.txt") if any(len(line.split()) == 2 for line in lines_of(path)[:1])]
 
 
-def _listed_pairs(root: Path, path: Path) -> list[Pair]:
+def _listed_pairs(root: Path, path: Path, complete: bool) -> list[Pair]:
     """The pairs of a list with a photo and a label image on each line.
 
     CamVid's lists name files by their paths on the author's machine, such as /SegNet/CamVid/train/0001.png. Only the
@@ -112,8 +114,9 @@ def _listed_pairs(root: Path, path: Path) -> list[Pair]:
         if len(parts) != 2:
             raise ValueError(f"{path} line {number} is {line!r}; expected a photo and its label image, nothing else")
         photo, labels = (_found(root, Path(part)) for part in parts)
-        missing += [part for part, file in zip(parts, (photo, labels), strict=True) if file is None]
-        if photo is not None and labels is not None:
+        needed = ((parts[0], photo), (parts[1], labels)) if complete else ((parts[0], photo),)
+        missing += [part for part, file in needed if file is None]
+        if photo is not None:
             found.append(Pair(photo.stem, photo, labels))
     if missing:
         raise ValueError(f"{some(missing)} named in {path} {_are(missing)} not in {root}")
@@ -165,17 +168,29 @@ def lines_of(path: Path) -> list[str]:
         raise ValueError(f"cannot read the list {path}: {error}") from error
 
 
-def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path) -> list[Pair]:
+def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path, complete: bool = True) -> list[Pair]:
     """A photo and a label image for each name; `source` is where the names come from.
 
+    Args:
+        complete: Whether all must have a label image.
     Raises: ValueError: naming some that are missing or occur twice.
     """
     names = list(names)
-    files = [
-        named_files(names, folder, suffixes, what, source)
-        for folder, suffixes, what in ((photos, IMAGE_SUFFIXES, "photo"), (labels, LABEL_SUFFIXES, "label image"))
+    images = named_files(names, photos, IMAGE_SUFFIXES, "photo", source)
+    return [
+        Pair(name, image, label)
+        for name, image, label in zip(names, images, label_images(names, labels, source, complete), strict=True)
     ]
-    return [Pair(*pair) for pair in zip(names, *files, strict=True)]
+
+
+def label_images(
+    names: Sequence[str], folder: Path, source: str | Path, complete: bool = True
+) -> Sequence[Path | None]:
+    """The label image of each name in a folder; None for those without one, unless all must be complete."""
+    there = _by_stem(folder, LABEL_SUFFIXES)
+    found = [name for name in names if complete or name in there]
+    by_name = dict(zip(found, named_files(found, folder, LABEL_SUFFIXES, "label image", source), strict=True))
+    return [by_name.get(name) for name in names]
 
 
 def named_files(

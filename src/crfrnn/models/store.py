@@ -64,7 +64,7 @@ def save_model(
             f"cannot save a {name}: model files hold {', '.join(NETWORKS)}; keep other networks with torch.save"
         )
     for part, module in ((name, network), ("its CRF-RNN", segmenter.crf)):
-        if module is not None and module.num_classes != classes.num_classes:
+        if module is not None and not _fits(module.num_classes, classes):
             raise ValueError(
                 f"{part} has {module.num_classes} classes, but {classes.num_classes} class names are given"
             )
@@ -155,6 +155,11 @@ def _stored(key: str, tensor: Tensor, half: bool) -> Tensor:
     return halved
 
 
+def _fits(channels: object, classes: ClassSet) -> bool:
+    """Whether so many logits tell the classes apart: one for each, or that of the second of two."""
+    return channels == classes.num_classes or (channels == 1 and classes.num_classes == 2)
+
+
 def _read(path: Path) -> Model:
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
@@ -195,9 +200,11 @@ def _built(description: dict[str, Any]) -> tuple[Segmenter, ClassSet, dict[str, 
     classes = ClassSet(tuple(names), np.array(description["palette"], np.uint8))
     for part in ("options", "crf"):  # before anything of that size is made
         given = (description[part] or {}).get("num_classes", classes.num_classes)
-        if given != classes.num_classes:
+        if not _fits(given, classes):
             raise ValueError(f"{part} has num_classes={given!r}, but there are {classes.num_classes} class names")
     crf = None if description["crf"] is None else crf_from(description["crf"])
     network = NETWORKS[description["network"]](**description["options"])
+    if crf is not None and crf.num_classes != network.num_classes:
+        raise ValueError(f"its network has {network.num_classes} classes and its CRF-RNN {crf.num_classes}")
     segmenter = Segmenter(network, crf, mean=description["mean"], std=description["std"])
     return segmenter, classes, {str(name): str(note) for name, note in notes.items()}

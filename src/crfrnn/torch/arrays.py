@@ -21,11 +21,13 @@ from crfrnn.torch.scene import Scene
 def device_named(device: str) -> torch.device:
     """The device that torch calls so. Raises ValueError if it is not there."""
     try:
-        return torch.zeros(0).to(torch.device(device)).device
+        there = torch.zeros(0).to(torch.device(device))
+        there.cpu()  # what torch calls "meta" holds no numbers
     except TypeError:
         raise TypeError(f"device={device!r} must be the name of a device of torch, such as 'cuda'") from None
     except (RuntimeError, AssertionError, ValueError) as error:  # torch without CUDA asserts
         raise ValueError(f"device={device!r} is not available: {error}") from error
+    return there.device
 
 
 def refine_on(
@@ -45,7 +47,7 @@ def refine_on(
     there = device_named(device)
 
     def batch(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(there)[None]
+        return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(there)[None]
 
     def features(name: str, rows: Any) -> Tensor:
         if name in crf.region_names:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from crfrnn.arrays import MAGNITUDES
 from crfrnn.crf import CRF, Bilateral, Exact, Features, Lattice, Normalization, Spatial
+from crfrnn.doubts import Doubts
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import flag, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
-from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
 from crfrnn.torch.exact_filter import full_precision

@@ -64,7 +64,7 @@ def upsample(
     with full_precision(scores.device):
         thetas = {}
         if features is None:
-            colours = colours / (CONTRASTS * contrast_thetas(colours))
+            colours = in_contrasts(colours) / CONTRASTS
             features, thetas = BY_CONTRAST, {"theta_alpha": step[::-1], "theta_beta": (1.0,)}
         rows = torch.stack(feature_columns(features, Inputs(image, colours), thetas, dtype), dim=1)
         lows = rows
@@ -126,18 +126,21 @@ def interpolate(scores: Tensor, image: Tensor, step: Sequence[float]) -> Tensor:
     return values.to(scores.dtype)
 
 
-def contrast_thetas(image: Tensor) -> Tensor:
-    """θ_β of each image and channel, (B, K, 1, …), as `contrast_theta_beta` finds it; a constant to autograd."""
-    levels, axes = image.detach(), range(2, image.ndim)
+def in_contrasts(image: Tensor) -> Tensor:
+    """An image (B, K, *spatial) over the θ_β of its channels, as `contrast_theta_beta` finds them for each image.
+
+    Levels are first divided by the largest, so that no square is beyond float32. θ_β is a constant to autograd.
+    """
+    axes = range(2, image.ndim)
+    largest = image.detach().abs().amax(dim=list(axes), keepdim=True)
+    levels = image / torch.where(largest > torch.finfo(largest.dtype).tiny, largest, 1.0)
     squares, pairs = levels.new_zeros(levels.shape[:2]), 0
     for axis in axes:
-        steps = levels.diff(dim=axis)
+        steps = levels.detach().diff(dim=axis)
         squares, pairs = squares + steps.square().flatten(2).sum(dim=2), pairs + steps[0, 0].numel()
     means = (squares / max(pairs, 1)).sqrt()
-    largest = levels.abs().flatten(2).amax(dim=2)
-    flat = torch.where(largest > torch.finfo(largest.dtype).tiny, largest, 1.0)
     scale = SHARE * (means > 0).sum(dim=1, keepdim=True).to(means.dtype).sqrt()
-    return torch.where(means > 0, scale * means, flat).reshape(*means.shape, *(1 for _ in axes))
+    return levels / torch.where(means > 0, scale * means, 1.0).reshape(*means.shape, *(1 for _ in axes))
 
 
 def check_pair(scores: Any, image: Any, name: str) -> None:

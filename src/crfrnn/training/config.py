@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
 from crfrnn.data.annotations import CLICK_RADIUS
-from crfrnn.files.classes import ClassSet, class_set
+from crfrnn.files.classes import BACKGROUND, ClassSet, class_set, named_classes
 from crfrnn.files.opening import file_text
 from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
 from crfrnn.files.replacement import replacing
@@ -18,6 +18,7 @@ from crfrnn.parameters import CRFParameters
 ClassWeights: TypeAlias = Literal["balanced"] | tuple[float, ...] | None
 
 IMAGENET = "imagenet"
+FOREGROUND = "foreground"
 MACHINE_SETTINGS = ("accelerator", "workers", "threads")
 """Settings that say where a run is computed, not what it computes: they may change when it is resumed."""
 
@@ -31,10 +32,17 @@ class TrainingConfig:
 
     data: Annotated[str, "folder of the data set: images/ and labels/, PASCAL VOC's or CamVid's"]
     output: Annotated[str, "folder for the model, checkpoints, logs and these settings"]
-    classes: Annotated[str, "voc, msrc21, camvid, a number of classes, or a file with a name on each line"] = "voc"
+    classes: Annotated[
+        str,
+        "voc, msrc21, camvid, a number of classes, or a file with a name on each line; a single one is the foreground, "
+        "label 1 or the 255 of masks, in one channel",
+    ] = "voc"
     train_split: Annotated[str, "split to train on"] = "train"
     val_split: Annotated[str, "split that chooses the best epoch"] = "val"
     network: Annotated[str, "FcnLite, Fcn8s, Fcn16s or Fcn32s"] = "FcnLite"
+    encoder: Annotated[
+        str | None, "of FcnLite: lite0, or lite1 or lite2, which know more and take longer; null: lite0"
+    ] = None
     init: Annotated[str | None, "weights to start from: imagenet (FcnLite), a model file, null for random"] = IMAGENET
     supervision: Annotated[
         str, "labels of the training photos: labels (of all pixels), clicks or scribbles; val_split has labels"
@@ -45,6 +53,15 @@ class TrainingConfig:
         "clicks.json or scribbles/",
     ] = None
     click_radius: Annotated[int, "pixels that a click labels in each direction"] = CLICK_RADIUS
+    teacher: Annotated[
+        str | None,
+        "folder of the scores of a stronger network, NAME.npy, .npz or tensors (classes, height, width) for training "
+        "photos, which then need no labels; may be inside data",
+    ] = None
+    teacher_input: Annotated[
+        str | None, "what those are: logits or probabilities; null: by the array's name, and logits without one"
+    ] = None
+    teacher_weight: Annotated[float, "weight of the distance to the teacher beside the cross-entropy"] = 1.0
     seed: Annotated[int, "seed of the weights, the order of the photos and their augmentation"] = 0
 
     crop: Annotated[tuple[int, int], "height and width in pixels of the crops of the photos"] = (256, 320)
@@ -109,6 +126,8 @@ class TrainingConfig:
             raise ValueError(
                 f"annotations={self.annotations!r} are clicks or scribbles, but supervision='labels': say which"
             )
+        if self.encoder is not None and self.network != "FcnLite":
+            raise ValueError(f"encoder={self.encoder!r} is of FcnLite, but network={self.network!r}: leave it out")
         for name, needed in _NEEDED.items():
             if getattr(self, name) != _DEFAULTS[name] and not getattr(self, needed):
                 raise ValueError(f"{name}={getattr(self, name)!r} has no effect without {needed}: give that too")
@@ -128,8 +147,19 @@ class TrainingConfig:
         self.crf_parameters()
 
     def class_set(self) -> ClassSet:
-        """The classes to learn. Raises ValueError if no set of classes has that name."""
-        return class_set(self.classes)
+        """The classes to learn; a single one is that of the foreground, after a background.
+
+        Raises: ValueError: if no set of classes has that name.
+        """
+        found = class_set(self.classes)
+        if found.num_classes > 1:
+            return found
+        return named_classes((BACKGROUND, FOREGROUND if self.classes == "1" else found.names[0]))
+
+    @property
+    def channels(self) -> int:
+        """Of the network's logits: one for each class, or a single one for a single class."""
+        return class_set(self.classes).num_classes
 
     def crf_parameters(self) -> CRFParameters:
         """The CRF's constants, checked."""
@@ -320,12 +350,16 @@ _DEFAULTS: dict[str, Any] = {setting.name: setting.default for setting in fields
 _NEEDED = {
     **dict.fromkeys(("crf_loss_weight", "crf_loss_theta_alpha", "crf_loss_theta_beta"), "crf_loss"),
     "theta_rate": "learn_theta",
+    **dict.fromkeys(("teacher_input", "teacher_weight"), "teacher"),
 }
 """Settings that say how something is done, and the one that says whether."""
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("data", "output", "classes", "train_split", "val_split", "network"), _text),
-    **dict.fromkeys(("init", "annotations"), _text_or_null),
+    **dict.fromkeys(("init", "annotations", "teacher"), _text_or_null),
+    "encoder": _optional(_of("lite0", "lite1", "lite2")),
+    "teacher_input": _optional(_of("logits", "probabilities")),
+    "teacher_weight": _at_least_0,
     "supervision": _of("labels", "clicks", "scribbles"),
     "crf_loss": _optional(_of("dense", "gated", "normalized-cut")),
     "crf_loss_weight": _at_least_0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -11,6 +12,7 @@ from torch import Tensor
 from crfrnn.data.annotations import Annotations, Clicks, Scribbles
 from crfrnn.data.augmentation import Augmentation
 from crfrnn.data.batches import Examples, ResumableLoader
+from crfrnn.data.score_files import Teacher
 from crfrnn.data.segmentation import SegmentationData
 from crfrnn.files.classes import ClassSet
 from crfrnn.training.config import TrainingConfig
@@ -31,6 +33,15 @@ def annotations_of(config: TrainingConfig) -> Annotations | None:
     return Clicks(path, config.click_radius) if config.supervision == "clicks" else Scribbles(path)
 
 
+def teacher_of(config: TrainingConfig) -> Teacher | None:
+    """The teacher of the training photos, if there is one."""
+    if config.teacher is None:
+        return None
+    folder = Path(config.teacher)
+    folder = folder if folder.is_dir() else Path(config.data) / folder
+    return Teacher(folder, cast(Any, config.teacher_input))
+
+
 class TrainingPhotos(LightningDataModule):
     """The two splits and their batches. Reads every photo once, so that errors in the data show before training."""
 
@@ -38,7 +49,11 @@ class TrainingPhotos(LightningDataModule):
         super().__init__()
         self.config = config
         self.train_split = SegmentationData(
-            config.data, config.train_split, classes, annotations=annotations_of(config)
+            config.data,
+            config.train_split,
+            classes,
+            annotations=annotations_of(config),
+            teacher=teacher_of(config),
         )
         self.val_split = SegmentationData(config.data, config.val_split, classes)
         self.counts = self.train_split.pixel_counts()

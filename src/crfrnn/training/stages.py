@@ -36,11 +36,12 @@ class StageResult:
 def new_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) -> Segmenter:
     """The segmenter of a stage, with random weights."""
     seed_everything(config.seed, verbose=False)
-    network = NETWORKS[config.network](num_classes=classes.num_classes)
+    options = {} if config.encoder is None else {"encoder": config.encoder}
+    network = NETWORKS[config.network](num_classes=config.channels, **options)
     if stage == NETWORK_STAGE:
         return Segmenter(network, None)
     crf = CrfRnn(
-        classes.num_classes,
+        config.channels,
         config.test_iterations,
         config.theta_alpha,
         config.theta_beta,
@@ -90,6 +91,13 @@ def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) ->
             f"{config.init} has other classes ({', '.join(model.classes.names[:3])}, …; {model.classes.num_classes}) "
             f"than classes={config.classes!r} ({', '.join(classes.names[:3])}, …; {classes.num_classes})"
         )
+    if model.segmenter.network.num_classes != config.channels:
+        raise ValueError(f"{config.init} has {model.segmenter.network.num_classes} channels, not {config.channels}")
+    encoders = [getattr(each, "options", {}).get("encoder") for each in (model.segmenter.network, network)]
+    if encoders[0] != encoders[1]:
+        raise ValueError(
+            f"{config.init} has the encoder {encoders[0]}, not {encoders[1]}: give encoder={encoders[0]!r}"
+        )
     network.load_state_dict(model.segmenter.network.state_dict())
 
 
@@ -118,6 +126,7 @@ def write_model(path: Path, config: TrainingConfig, classes: ClassSet, finished:
     restore(segmenter, path.parent / stage)
     notes = {
         "data": f"{Path(config.data).name}, split {config.train_split}",
+        **({} if config.teacher is None else {"teacher": Path(config.teacher).name}),
         "seed": str(config.seed),
         **{
             f"mean IoU on {config.val_split}, stage {name}": f"{result.val_miou:.4f} in epoch {result.epoch}"

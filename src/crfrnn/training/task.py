@@ -12,19 +12,27 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from crfrnn.data.batches import Batch
+from crfrnn.data.cells import means_of_pixels
 from crfrnn.files.classes import VOID
 from crfrnn.models import Segmenter
+from crfrnn.models.segmenter import of_classes
 from crfrnn.torch.losses import DenseCrfLoss, GatedCrfLoss, NormalizedCutLoss, PairwiseLoss
 from crfrnn.training.config import TrainingConfig
 
 CRF_LOSSES = {"dense": DenseCrfLoss, "gated": GatedCrfLoss, "normalized-cut": NormalizedCutLoss}
 MOMENTUM = 0.9
+LEAST = 1e-8
+"""Smaller probabilities and sums count as this, so that there is no logarithm of 0 and no division by it."""
 METRIC = "val_miou"
 """Mean IoU on the validation split, 0 to 1. The CRF, if there is one, runs for `test_iterations`."""
 
 
 class SegmentationTask(LightningModule):
-    """Cross-entropy of each pixel that has a class, a CRF loss of the network's scores, and the mean IoU of validation.
+    """Cross-entropy of each pixel that has a class, a CRF loss of the network's scores and their distance to those of a
+    teacher, and the mean IoU of validation.
+
+    CRF loss and teacher look at the network's own scores in both stages: what the CRF-RNN makes of them is finer than
+    what a teacher without one says, and only labels can tell whether it is right.
 
     The random numbers of a step depend only on the seed, the process and the number of the step. A run that continues
     after an interruption therefore draws what it would have drawn anyway.
@@ -76,12 +84,15 @@ class SegmentationTask(LightningModule):
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.train_iterations
         unary = self._unary(batch)
-        loss = cross_entropy(self._refined(unary, batch), batch.labels, self.class_weights)
+        loss = cross_entropy(of_classes(self._refined(unary, batch)), batch.labels, self.class_weights)
+        unary = of_classes(unary)
         if self.crf_loss is not None:
             # A pixel with a label has what it should agree with.
             gates = {"destination": batch.labels == VOID} if isinstance(self.crf_loss, GatedCrfLoss) else {}
             regulariser = self.crf_loss(torch.softmax(unary.float(), dim=1), batch.images, batch.masks, **gates)
             loss = loss + self.config.crf_loss_weight * regulariser
+        if batch.teacher is not None and not self.frozen:
+            loss = loss + self.config.teacher_weight * distance_to_teacher(unary, batch.masks, batch.teacher)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss.item()} at step {self.global_step}: lower the learning rates"
@@ -93,7 +104,7 @@ class SegmentationTask(LightningModule):
     def validation_step(self, batch: Batch) -> None:
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.test_iterations
-        logits = self(batch)
+        logits = of_classes(self(batch))
         self.miou.update(logits.argmax(dim=1), batch.labels)
         self.log(METRIC, self.miou, on_step=False, on_epoch=True, batch_size=len(batch.images))
         loss = cross_entropy(logits, batch.labels, self.class_weights)
@@ -144,6 +155,23 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) 
     known = labels != VOID
     weight = known.sum() if class_weights is None else class_weights[labels[known]].sum()
     return total / torch.where(weight > 0, weight, 1)
+
+
+def distance_to_teacher(logits: Tensor, masks: Tensor, teacher: Tensor) -> Tensor:
+    """The mean Kullback-Leibler divergence from a network's probabilities to a teacher's, both as means over cells.
+
+    Cells count by the share of them that lies in the photo; those of which the teacher says nothing do not count.
+
+    Args:
+        logits: (B, C, H, W).
+        masks: (B, H, W), 1 on the photo and 0 beside it.
+        teacher: (B, C, cells, cells), as `crfrnn.data.cells.means_of_coarse` makes it.
+    References: Hinton et al. 2015, at temperature 1.
+    """
+    means, shares = means_of_pixels(torch.softmax(logits.float(), dim=1), masks)
+    divergence = (torch.xlogy(teacher, teacher) - teacher * means.clamp(min=LEAST).log()).sum(dim=1)
+    weights = shares * (teacher.sum(dim=1) > 0)
+    return (weights * divergence).sum() / weights.sum().clamp(min=LEAST)
 
 
 def balanced_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:

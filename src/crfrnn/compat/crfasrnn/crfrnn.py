@@ -7,9 +7,29 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.compat.crfasrnn.params import DenseCRFParams
-from crfrnn.numbers import whole_number
+from crfrnn.numbers import deviations, finite_number, whole_number
 from crfrnn.parameters import CRFParameters
+from crfrnn.terms import speaking
 from crfrnn.torch import mean_field
+
+TERMS = {
+    "theta_alpha": "alpha",
+    "theta_beta": "beta",
+    "theta_gamma": "gamma",
+    "spatial_weight": "spatial_ker_weights",
+    "bilateral_weight": "bilateral_ker_weights",
+    "times the compatibility is": "times compatibility_matrix is",
+    "compatibility": "compatibility_matrix",
+    "iterations": "num_iterations",
+    "mean_field(logits, image)": "crf(image, logits)",
+    "Say so by upsampling='bilinear'; 'joint-bilateral' follows the image's edges": (
+        "Give logits of its size, such as torch.nn.functional.interpolate(logits, image.shape[2:], mode='bilinear')"
+    ),
+    "; for a network that saw a padded image, see covers= of crfrnn.upsample": "",
+    "give upsampling='bilinear'": "give logits of that size",
+    ", or take filter='exact'": "",
+    "(theta)": "(alpha, beta or gamma)",
+}
 
 
 class CrfRnn(nn.Module):
@@ -33,7 +53,11 @@ class CrfRnn(nn.Module):
         missing = [each.name for each in fields(DenseCRFParams) if not hasattr(self.params, each.name)]
         if missing:
             raise TypeError(f"crf_init_params={self.params!r} has no {', '.join(missing)}; expected DenseCRFParams(…)")
-        self.num_labels = num_labels = whole_number(num_labels, "num_labels", least=1)
+        self.num_labels = num_labels = whole_number(num_labels, "num_labels", least=2)
+        for name in ("spatial_ker_weight", "bilateral_ker_weight"):
+            finite_number(getattr(self.params, name), name)
+        for name in ("alpha", "beta", "gamma"):
+            deviations(getattr(self.params, name), name)
         self.num_iterations = num_iterations
         self.spatial_ker_weights = nn.Parameter(self.params.spatial_ker_weight * torch.eye(num_labels))
         self.bilateral_ker_weights = nn.Parameter(self.params.bilateral_ker_weight * torch.eye(num_labels))
@@ -51,6 +75,7 @@ class CrfRnn(nn.Module):
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
+    @speaking(TERMS)
     def forward(self, image: Tensor, logits: Tensor) -> Tensor:
         """Refined logits (B, num_labels, H, W).
 

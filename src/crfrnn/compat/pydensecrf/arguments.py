@@ -5,13 +5,16 @@ is an error.
 """
 
 import operator
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Shape, check_classes, class_weights, float_array, num_points
-from crfrnn.plausibility import NO_CONNECTION, unseen, warn_of_input
+from crfrnn.levels import far_from, unseen
+from crfrnn.numbers import whole_number
+from crfrnn.plausibility import warn_of_input
 
 SMALLEST_DEVIATION = float(np.finfo(np.float32).tiny)
 LARGEST_DEVIATION = float(np.finfo(np.float32).max)
@@ -31,10 +34,7 @@ def count(value: Any, name: str) -> int:
 
 def positive_count(value: Any, name: str) -> int:
     """A whole number of at least 1; fractions are cut off, with a warning."""
-    number = _whole(value, name)
-    if number < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return number
+    return whole_number(_whole(value, name), name, most=sys.maxsize, least=1)
 
 
 def deviations(value: Any, number: int, name: str, what: str) -> tuple[float, ...]:
@@ -98,13 +98,8 @@ def check_levels(image: NDArray[Any], thetas: tuple[float, ...], name: str) -> N
     how = unseen(image, thetas)
     if how is not None:
         low, high = float(image.min()), float(image.max())
-        fix = f"give an image of 0-255, or {name} in these levels"
-        if how == NO_CONNECTION and high <= 255:
-            fix = f"for a share of the range multiply by 255: {name}={255 * thetas[0]:g}"
-        warn_of_input(
-            f"the image's levels are from {low:.4g} to {high:.4g}, which is far from {name}={thetas[0]:g}: {how}. "
-            f"{name} is in the image's own levels: {fix}"
-        )
+        doubt = far_from(name, thetas[0], how, high)
+        warn_of_input(f"the image's levels are from {low:.5g} to {high:.5g}, which is far from {doubt}")
 
 
 def copied_bytes(value: Any, shape: Shape) -> int:

@@ -44,6 +44,7 @@ from crfrnn.inference.terms import PairwiseTerm, checked_couplings
 from crfrnn.kernels.features import bilateral_features, spatial_features
 from crfrnn.memory import lattice_bytes, require_memory
 from crfrnn.plausibility import warn_of_input
+from crfrnn.terms import speaking
 
 __all__ = [
     "CONST_KERNEL",
@@ -128,6 +129,7 @@ class DenseCRF:
         self._check_layout(u.layout, "the unary")
         self._scores, self._undefined = u.scores.reshape(labels, -1), u.undefined
 
+    @speaking({"standard deviation (theta)": "standard deviation"})
     def addPairwiseEnergy(
         self,
         features: ArrayLike,
@@ -285,6 +287,7 @@ class DenseCRF2D(DenseCRF):
         self._swapped: str | None = None
         self._needs_shape = False
 
+    @speaking({"(theta)": "(sxy)"})
     def addPairwiseGaussian(
         self,
         sxy: float | tuple[float, float],
@@ -307,6 +310,7 @@ class DenseCRF2D(DenseCRF):
         self._require_memory(2)
         self._add(spatial_features(self._shape, theta), weight, kernel, normalization)
 
+    @speaking({"image holds": "rgbim holds", "(theta)": "(sxy or srgb)"})
     def addPairwiseBilateral(
         self,
         sxy: float | tuple[float, float],

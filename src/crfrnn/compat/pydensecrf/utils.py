@@ -26,10 +26,12 @@ from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_
 from crfrnn.memory import require_memory
 from crfrnn.numbers import finite_number, flag, share
 from crfrnn.plausibility import check_probabilities, warn_of_input
+from crfrnn.terms import speaking
 
 Float32 = NDArray[np.float32]
 
 
+@speaking({"give another input than labels": "use unary_from_softmax"})
 def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_unsure: bool = True) -> Float32:
     """Energies of labels that are each right with the same probability.
 
@@ -48,6 +50,7 @@ def unary_from_labels(labels: ArrayLike, n_labels: int, gt_prob: float, zero_uns
     number = positive_count(n_labels, "n_labels")
     gt_prob, zero_unsure = share(gt_prob, "gt_prob"), flag(zero_unsure, "zero_unsure")
     given = label_array(labels)
+    require_memory(4 * number * given.size, f"energies of {number} classes on {given.size} pixels")
     lowest, highest = int(given.min()), int(given.max())
     first, last = (1, number) if zero_unsure else (0, number - 1)
     if lowest < first - number or highest > last:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
+from crfrnn.compat.simplecrf.labelling import Kernels, Named, labels
 
 CLIP = (0.01, 0.99)
 """What SimpleCRF brings probabilities into, so that a mask of 0 and 1 can change."""
@@ -29,5 +29,6 @@ def densecrf(I: ArrayLike, P: ArrayLike, param: Sequence[float]) -> NDArray[np.i
     if given:
         raise ValueError(f"param {given}; expected six: (w1, alpha, beta, w2, gamma, it)")
     w1, alpha, beta, w2, gamma, it = param
-    kernels = Kernels(Deviations("gamma", gamma), Deviations("alpha", alpha), Deviations("beta", beta), (w2, w1))
-    return labels(I, P, kernels, it, CLIP)
+    weights = Named("w2", w2), Named("w1", w1)
+    kernels = Kernels(Named("gamma", gamma), Named("alpha", alpha), Named("beta", beta), weights)
+    return labels(I, P, kernels, Named("it", it), CLIP)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import real_shape
-from crfrnn.compat.simplecrf.labelling import Deviations, Kernels, labels
+from crfrnn.compat.simplecrf.labelling import Kernels, Named, labels
 from crfrnn.numbers import whole_number
 
 NAMES = (
@@ -52,10 +52,10 @@ def densecrf3d(I: ArrayLike, P: ArrayLike, param: Mapping[str, Any]) -> NDArray[
         I,
         P,
         Kernels(
-            position=Deviations(", ".join(position), [param[name] for name in position]),
-            both=Deviations(", ".join(both), [param[name] for name in both]),
-            levels=Deviations("BilateralModsStds", param["BilateralModsStds"]),
-            weights=(param["PosW"], param["BilateralW"]),
+            position=Named(", ".join(position), [param[name] for name in position]),
+            both=Named(", ".join(both), [param[name] for name in both]),
+            levels=Named("BilateralModsStds", param["BilateralModsStds"]),
+            weights=(Named("PosW", param["PosW"]), Named("BilateralW", param["BilateralW"])),
         ),
-        param["MaxIterations"],
+        Named("MaxIterations", param["MaxIterations"]),
     )

@@ -6,18 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import float_array, image_array, num_points, real_shape
-from crfrnn.compat.pydensecrf.arguments import check_levels, first_deviations
+from crfrnn.compat.pydensecrf.arguments import check_levels, count, first_deviations
 from crfrnn.compat.pydensecrf.densecrf import DenseCRF
 from crfrnn.compat.pydensecrf.unary import IMPOSSIBLE
 from crfrnn.kernels.features import bilateral_features, spatial_features
-from crfrnn.plausibility import check_probabilities, warn_of_input
+from crfrnn.numbers import finite_number
+from crfrnn.plausibility import Likeness, check_probabilities, likeness, warn_of_input
+from crfrnn.terms import speaking
 
 MOST_LABELS = 128
 """As many as the labels that are returned, of 8 bits with a sign, can tell apart."""
 
 
-class Deviations(NamedTuple):
-    """What a caller gave, a number or one for each axis (x, y[, z]) or channel, and under which name."""
+class Named(NamedTuple):
+    """What a caller gave, under which name; deviations are a number, or one for each axis (x, y[, z]) or channel."""
 
     name: str
     value: Any
@@ -33,17 +35,18 @@ class Kernels(NamedTuple):
         weights: Of the spatial and of the bilateral kernel.
     """
 
-    position: Deviations
-    both: Deviations
-    levels: Deviations
-    weights: tuple[float, float]
+    position: Named
+    both: Named
+    levels: Named
+    weights: tuple[Named, Named]
 
 
+@speaking({"pydensecrf": "SimpleCRF", "u holds": "P holds", "image holds": "I holds", "(theta)": "of param"})
 def labels(
     image: ArrayLike,
     probabilities: ArrayLike,
     kernels: Kernels,
-    iterations: Any,
+    iterations: Named,
     clip: tuple[float, float] | None = None,
 ) -> NDArray[np.int8]:
     """The likeliest label of each pixel or voxel.
@@ -68,6 +71,9 @@ def labels(
     between = first_deviations(kernels.levels.value, levels.shape[-1], kernels.levels.name, "channels of I")
     check_levels(levels, between, kernels.levels.name)
     check_probabilities(np.moveaxis(given, -1, 0), "P", "SimpleCRF takes")
+    _check_order(given)
+    weights = [finite_number(each.value, each.name) for each in kernels.weights]
+    number = count(iterations.value, iterations.name)
     kept = given if clip is None else given.clip(*clip)
     crf = DenseCRF(num_points(tuple(grid)), classes)
     crf.setUnaryEnergy(_energies(kept).reshape(-1, classes).T)
@@ -75,10 +81,21 @@ def labels(
         spatial_features(grid, across[0]),
         bilateral_features(levels, across[1], between, shape=grid, dtype=np.float32),
     ]
-    for rows, weight in zip(features, kernels.weights, strict=True):
+    for rows, weight in zip(features, weights, strict=True):
         crf.addPairwiseEnergy(rows.T, weight)
-    chosen: NDArray[np.int8] = crf.inference(iterations).argmax(axis=0).astype(np.int8).reshape(grid)
+    chosen: NDArray[np.int8] = crf.inference(number).argmax(axis=0).astype(np.int8).reshape(grid)
     return chosen
+
+
+def _check_order(given: NDArray[np.float32]) -> None:
+    """Warn if probabilities (*spatial, labels) are (labels, *spatial) that was reshaped instead of turned."""
+    *grid, classes = given.shape
+    turned = given.reshape(classes, *grid)
+    if likeness(np.moveaxis(given, -1, 0)) is None and likeness(turned) == Likeness("probabilities", False):
+        warn_of_input(
+            f"P has shape {given.shape}, but sums to 1 over the first axis of {turned.shape}: the labels were first "
+            "and the array was reshaped; use np.moveaxis(P, 0, -1) instead of reshape"
+        )
 
 
 def _energies(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
