@@ -46,7 +46,8 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
     if sample.min() == sample.max():
         return False
     for features in bilateral:
-        doubt = (_doubt_of_range if features.image_range else _doubt_of_levels)(features, image, sample)
+        with np.errstate(over="ignore", invalid="ignore"):
+            doubt = (_doubt_of_range if features.image_range else _doubt_of_levels)(features, image, sample)
         if doubt:
             warn_of_input(doubt)
             break
@@ -56,7 +57,8 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
 def unseen(image: NDArray[Any], thetas: Sequence[float]) -> str | None:
     """What a kernel fails to see in an image (*grid, K), with a θ_β for each channel; None if they may be meant."""
     sample = image[steps(image[..., 0])].astype(np.float64)
-    return None if sample.min() == sample.max() else _unseen(np.asarray(thetas), image, sample)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return None if sample.min() == sample.max() else _unseen(np.asarray(thetas), image, sample)
 
 
 def _doubt_of_range(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> str:

@@ -215,3 +215,13 @@ def test_bad_gates_and_calls_are_named():
         losses.DenseCrfLoss(data_format="channels_last")(Q)
     with raises_saying(ValueError, "data_format='last'"):
         losses.DenseCrfLoss(data_format="last")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masks_that_are_lists(rng, name):
+    q, image, mask, source, destination = inputs(rng)
+    gates = {"source": source, "destination": destination} if name == "gated" else {}
+    of_arrays = LOSSES[name](last(q), last(image), mask, **gates)
+    lists = {key: gate.tolist() for key, gate in gates.items()}
+    of_lists = LOSSES[name](last(q), last(image), mask.tolist(), **lists)
+    np.testing.assert_array_equal(numpy(of_lists), numpy(of_arrays))

@@ -22,7 +22,7 @@ except ImportError as error:
 
 from crfrnn.arrays import check_finite
 from crfrnn.kernels.lattice import MAX_FEATURES
-from crfrnn.numbers import deviations, finite_number, one_of, whole_number
+from crfrnn.numbers import deviations, finite_number, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter
 from crfrnn.plausibility import classes_last, likeness, warn_of_input
 from crfrnn.terms import speaking
@@ -257,7 +257,7 @@ class BilateralFilter:
         space, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")
         if isinstance(space, tuple) or isinstance(color, tuple):
             raise ValueError(f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be numbers")
-        filter: Filter = "lattice" if fast_approx else "exact"
+        filter: Filter = "lattice" if flag(fast_approx, "fast_approx") else "exact"
         return _bilateral(input, input, "input", [space] * (input.ndim - 2), color, filter)
 
 
@@ -374,6 +374,8 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
     layout = "(batch, channels, *spatial) with 1 to 3 spatial axes"
     if not 3 <= scores.ndim <= 5 or 0 in scores.shape:
         raise ValueError(f"{name} has shape {tuple(scores.shape)}; expected {layout}")
+    if beside.is_complex():
+        raise TypeError(f"{name_beside} is {beside.dtype}; expected real numbers")
     if not scores.is_floating_point():
         raise TypeError(f"{name} is {scores.dtype}; expected a floating-point tensor: call .float() first")
     if (beside.shape[:1], beside.shape[2:], beside.ndim) != (scores.shape[:1], scores.shape[2:], scores.ndim):

@@ -21,6 +21,7 @@ from crfrnn.arrays import (
     is_tensor,
     mask_array,
     num_points,
+    plain_array,
     point_array,
     real_shape,
     region_array,
@@ -114,7 +115,7 @@ class PairwiseTerm:
         one_of(self.normalization, get_args(Normalization), "normalization")
         mask = None
         if self.mask is not None:
-            mask = mask_array(np.array(self.mask).reshape(-1), (self.kernel.num_points,))
+            mask = mask_array(plain_array(self.mask, "mask").flatten(), (self.kernel.num_points,))
         self._set(weight=class_weights(self.weight, "weight"), mask=mask)
 
     @classmethod
