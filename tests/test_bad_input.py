@@ -11,9 +11,11 @@ from crfrnn import (
     GridGaussian,
     PairwiseTerm,
     PermutohedralLattice,
+    RegionTerm,
     bilateral_features,
     energy,
     kl_divergence,
+    load_parameters,
     mean_field,
     mean_field_trace,
     mean_field_vjp,
@@ -23,7 +25,10 @@ from crfrnn import (
     reference,
     refine,
     refine_tiled,
+    relaxed_energy,
+    save_parameters,
     spatial_features,
+    upsample,
 )
 from errors import raises_saying
 
@@ -428,3 +433,100 @@ def test_lists_and_amounts_of_memory_for_tiles(rng):
             refine_tiled(scores, image, memory=wrong)
     with raises_saying(ValueError, "scores", "()"):
         refine_tiled(None, image)
+
+
+ODD_OBJECTS = [np.array([1, "a", None], object), np.array([]), np.zeros(2, [("a", "f4")]), np.array(["a", "b"])]
+RAGGED = [[1, 2], [3]]
+PARAMETERS = CRFParameters()
+
+
+@pytest.mark.parametrize("value", ODD_OBJECTS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    [
+        ("strength", "mean-field"),
+        ("regularization", "mean-field"),
+        ("step", "mean-field"),
+        ("damping", "frank-wolfe"),
+        ("class_threshold", "frank-wolfe"),
+    ],
+)
+def test_arrays_for_numbers_that_the_solver_lacks(name, solver, value):
+    """They are refused as numbers, not by NumPy because they cannot be compared with one."""
+    with pytest.raises((TypeError, ValueError), match=name):
+        CRFParameters(solver=solver, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "facts"),
+    [
+        (lambda: PairwiseTerm(TERM.kernel, mask=RAGGED), TypeError, ["mask", "array of numbers"]),
+        (lambda: RegionTerm(RAGGED), TypeError, ["segments", "array of numbers"]),
+        (lambda: RegionTerm(np.zeros((H, W), int), mask=RAGGED), TypeError, ["mask", "array of numbers"]),
+        (lambda: PermutohedralLattice(np.zeros((2, 3)), batch=RAGGED), TypeError, ["batch", "array of numbers"]),
+        (lambda: energy(RAGGED, SCORES, [TERM]), TypeError, ["labels", "array of numbers"]),
+        (lambda: upsample(SCORES, RAGGED), TypeError, ["image", "array of numbers"]),
+        (lambda: relaxed_energy(SCORES, SCORES, None), TypeError, ["pairwise", "NoneType"]),
+        (lambda: GridGaussian((3, 3), 1.0, "\udcff"), TypeError, ["dtype", "float32"]),
+        (lambda: refine_tiled(SCORES, IMAGE, output="labels.npy"), TypeError, ["output", "str"]),
+        (lambda: refine_tiled(SCORES, IMAGE, progress=True), TypeError, ["progress=True", "function"]),
+        (lambda: refine(SCORES, IMAGE, spacing=Unreadable()), TypeError, ["spacing"]),
+        (lambda: load_parameters(None), TypeError, ["path=None", "pathlib.Path"]),
+        (lambda: load_parameters(b"a.json"), TypeError, ["path=b'a.json'", "text"]),
+        (lambda: save_parameters(3, PARAMETERS), TypeError, ["path=3"]),
+        (lambda: save_parameters("a\0b", PARAMETERS), OSError, ["cannot write", "null byte"]),
+        (lambda: save_parameters("a.json", PARAMETERS, notes=[1]), TypeError, ["notes=[1]", "mapping"]),
+    ],
+)
+def test_odd_objects_are_refused_by_their_name(call, error, facts):
+    with raises_saying(error, *facts):
+        call()
+
+
+class Unreadable:
+    def __array__(self, *args, **options):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda mask: PairwiseTerm(TERM.kernel, mask=mask), lambda mask: RegionTerm(IDS, mask=mask)]
+)
+def test_masks_that_hide_something(make):
+    """What is hidden would count."""
+    with raises_saying(ValueError, "mask", "hides 1 of 54"):
+        make(np.ma.masked_less(np.arange(H * W).reshape(H, W), 1))
+
+
+IDS = np.zeros((H, W), int)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("values", "facts"),
+    [
+        ({"spatial_weight": np.longdouble("1e4000")}, ["spatial_weight", "finite"]),
+        ({"compatibility": np.longdouble("-1e4000")}, ["compatibility", "finite"]),
+        ({"theta_beta": 1e-30}, ["image", "theta_beta", "float32"]),
+        ({"theta_alpha": 1.2e-38}, ["position", "theta_alpha", "float32"]),
+        ({"theta_gamma": 1.2e-38, "spatial": "lattice"}, ["position", "theta_gamma", "float32"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::crfrnn.InputWarning")
+def test_numbers_beyond_the_precision_are_named(values, facts):
+    """The message names what was given, not what was made of it, and NumPy warns of nothing."""
+    with raises_saying(ValueError, *facts):
+        refine(SCORES, np.linspace(0, 1e20, IMAGE.size).reshape(IMAGE.shape), **values)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::crfrnn.InputWarning")
+def test_images_of_any_level_are_looked_at(rng):
+    image = 1e300 * rng.random((H, W, 3))
+    result = refine(SCORES.astype(float), image, filter="exact")
+    np.testing.assert_allclose(result, 0.25, rtol=1e-12)
+    with raises_saying(ValueError, "the image divided by theta_beta", "float32", "scale the image down"):
+        refine(SCORES, image)
+    with raises_saying(ValueError, "probabilities range from"):
+        refine(np.full(SCORES.shape, np.finfo(np.float32).min), IMAGE, input="probabilities")
+    with raises_saying(ValueError, "num_classes=4611686018427387905"):
+        refine_tiled(np.full((H, W), 2**62), IMAGE, input="labels")

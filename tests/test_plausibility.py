@@ -7,7 +7,8 @@ import pytest
 
 import crfrnn
 from crfrnn import CRFParameters, InputWarning, refine, unary_from_labels
-from crfrnn.plausibility import Likeness, check_levels, likeness
+from crfrnn.levels import check_levels
+from crfrnn.plausibility import Likeness, common_sum, likeness
 from errors import raises_saying
 
 H, W = 40, 50
@@ -227,12 +228,16 @@ def test_what_scores_look_like(kind, scores, last, dtype):
 )
 def test_scores_that_give_nothing_away(scores):
     assert likeness(scores) is None
+    assert common_sum(scores) is None
 
 
 @pytest.mark.parametrize(
     ("scores", "facts"),
     [
         (P, "input='probabilities'"),
+        (100 * P, "sum to 100 .*percentages.*input='probabilities'"),
+        (np.floor(255 * P).astype(np.float32), r"sum to 25\d.* at every pixel"),
+        (np.random.default_rng(7).multinomial(9, P[:, 0, 0], (H, W)).transpose(2, 0, 1) / 1.0, "sum to 9 .*votes"),
         (-np.log(P), "energies"),
         (np.moveaxis(np.log(P), 0, -1).reshape(P.shape), r"np\.moveaxis\(scores, -1, 0\)"),
         (P[0], "output of a sigmoid.*input='probabilities'"),

@@ -49,7 +49,7 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64; a TypeError for any other type."""
     try:
         given: np.dtype[Any] = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"dtype={dtype!r} is none; use float32 or float64") from None
     if given not in (np.float32, np.float64):
         raise TypeError(f"dtype={given} is not supported; use float32 or float64")
@@ -156,7 +156,7 @@ def label_array(value: ArrayLike, name: str = "labels") -> NDArray[np.int64]:
         TypeError: if they are not integers.
         ValueError: if there are none, or one does not fit.
     """
-    given = _readable(value)
+    given = _readable(value, name)
     labels = given.astype(np.int64).filled(-1) if _hides(given) and given.dtype.kind in "iu" else _array(given, name)
     if labels.dtype.kind not in "biu":
         whole = labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
@@ -257,7 +257,9 @@ def region_array(value: ArrayLike, name: str, grid: Shape) -> NDArray[Any]:
 
 def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
     """A number, a (C,) vector or a (C, C) matrix over classes, as finite float64, copied."""
-    weights = np.array(_real_array(value, name), dtype=np.float64, order="C")
+    given = _real_array(value, name)
+    with np.errstate(over="ignore"):
+        weights = np.array(given, dtype=np.float64, order="C")
     if weights.ndim > 2 or (weights.ndim == 2 and weights.shape[0] != weights.shape[1]) or weights.size == 0:
         raise ValueError(f"{name} has shape {weights.shape}; expected a number, (classes,) or (classes, classes)")
     check_finite(weights, name)
@@ -322,7 +324,7 @@ def plain_array(value: ArrayLike, name: str) -> NDArray[Any]:
         TypeError: if it cannot be read as an array, or is a tensor that requires a gradient, which would be lost.
         ValueError: if it is a masked array that hides something.
     """
-    return _array(_readable(value), name)
+    return _array(_readable(value, name), name)
 
 
 def is_tensor(value: Any) -> bool:
@@ -351,12 +353,14 @@ def _hides(given: Any) -> bool:
     return isinstance(given, np.ma.MaskedArray) and bool(np.ma.getmaskarray(given).any())
 
 
-def _readable(value: Any) -> Any:
+def _readable(value: Any, name: str) -> Any:
     """A tensor of torch of any layout and type as one that NumPy can read, and a picture of Pillow upright."""
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value)
     if not is_tensor(value) or value.requires_grad:
         return value
+    if value.device.type == "meta":
+        raise TypeError(f"{name} is a tensor on the device meta, which holds no numbers")
     tensor = value.cpu()
     if tensor.is_quantized:
         tensor = tensor.dequantize()

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from crfrnn.crf import CRF, Bilateral, MeanField, Normalization, Spatial
+from crfrnn.doubts import Doubts
 from crfrnn.numbers import Deviation
 from crfrnn.parameters import CRFParameters
-from crfrnn.plausibility import Doubts
 
 
 def alone(crf: Any, short: CRFParameters, default: CRFParameters) -> CRF:

@@ -1,4 +1,4 @@
-"""The demonstration: three photos segmented by the package's model, with its network alone and with the CRF-RNN."""
+"""The demonstration: photos segmented by the package's model, with its network alone and with the CRF-RNN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from crfrnn.files.classes import ClassSet
-from crfrnn.files.legend import INK, PAPER, draw_legend, tinted_photo
+from crfrnn.files.comparison import close_row, close_up, visible_classes, whole_row
+from crfrnn.files.legend import INK, PAPER, draw_legend
 from crfrnn.files.photos import read_photo, write_picture
 from crfrnn.files.progress import progress
 
@@ -42,6 +43,7 @@ def run_demo(output: Path) -> int:
     model = load_model()
     examples = []
     lines = []
+    segment(read_example(EXAMPLES[0]), model)  # the first call makes things ready, which takes longer
     for name in progress(EXAMPLES, "demo"):
         photo = read_example(name)
         start = time.perf_counter()
@@ -68,11 +70,10 @@ def read_example(name: str) -> NDArray[np.uint8]:
 
 
 def draw(examples: list[Example], classes: ClassSet) -> Image.Image:
-    """One row per photo: the photo, then the photo tinted by network and by CRF-RNN labels. A legend is below."""
-    present = np.unique(np.concatenate([labels.ravel() for one in examples for labels in (one.network, one.refined)]))
-    shown = [int(label) for label in present if label > 0]
+    """Two rows for each photo, whole and close up: the photo, network alone, network + CRF-RNN. A legend is below."""
+    shown = visible_classes(*(labels for one in examples for labels in (one.network, one.refined)))
     coloured = in_clear_colours(classes, shown)
-    rows = [row_of(example, coloured) for example in examples]
+    rows = [row for example in examples for row in rows_of(example, coloured)]
     width = 3 * CELL_WIDTH + 4 * GAP
     legend = draw_legend(coloured, shown, width)
     height = TITLE_HEIGHT + sum(row[0].height + GAP for row in rows) + legend.height
@@ -98,12 +99,9 @@ def in_clear_colours(classes: ClassSet, shown: list[int]) -> ClassSet:
     return ClassSet(classes.names, palette)
 
 
-def row_of(example: Example, classes: ClassSet) -> list[Image.Image]:
-    """Photo, network alone, network + CRF-RNN, each `CELL_WIDTH` wide."""
-    height, width = example.network.shape
-    size = (CELL_WIDTH, round(height * CELL_WIDTH / width))
-    tinted = [
-        tinted_photo(example.photo, labels, classes, max(example.photo.shape))
-        for labels in (example.network, example.refined)
+def rows_of(example: Example, classes: ClassSet) -> list[list[Image.Image]]:
+    """The photo whole and close up: each a row of photo, network alone and network + CRF-RNN, `CELL_WIDTH` wide."""
+    box = close_up(example.network, example.refined)
+    return [
+        row(example.photo, example.network, example.refined, classes, CELL_WIDTH, box) for row in (whole_row, close_row)
     ]
-    return [cell.resize(size, Image.Resampling.LANCZOS) for cell in (Image.fromarray(example.photo), *tinted)]

@@ -3,11 +3,12 @@
 import math
 import operator
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from crfrnn.arrays import class_weights, float_array
+from crfrnn.arrays import class_weights, float_array, plain_array
 
 Deviation: TypeAlias = float | tuple[float, ...]
 LARGEST_INTEGER = 2**31 - 1
@@ -42,8 +43,11 @@ def in_pixels(theta: Deviation | Sequence[float], spacing: Any, axes: int, name:
 def spacing_steps(spacing: Any) -> list[float]:
     """The distances between neighbouring pixels: one, or one for each axis. Torch can trace this function."""
     try:
-        # Numbers, lists and tuples do not go through NumPy, which torch would trace.
-        given = spacing if isinstance(spacing, int | float | list | tuple) else np.ravel(spacing).tolist()
+        given = spacing
+        if not isinstance(
+            spacing, int | float | list | tuple
+        ):  # those do not go through NumPy, which torch would trace
+            given = plain_array(spacing, "spacing").ravel().tolist()
         steps = [float(step) for step in _sequence(given)]
     except OverflowError:  # of an integer with more than 308 digits
         steps = [math.inf]
@@ -72,6 +76,14 @@ def one_of(value: object, choices: Sequence[str], name: str) -> None:
     """Raise a ValueError if a word is not among the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
+
+
+def file_path(value: Any, name: str) -> Path:
+    """The path of a file or a folder, given as text or as a path."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be a path: text, or a pathlib.Path") from None
 
 
 def flag(value: Any, name: str) -> bool:

@@ -161,9 +161,12 @@ class CRFParameters:
         names = [each.name for each in fields(chosen)]
         for other in SOLVERS.values():
             for each in fields(other):
-                if each.name not in names and getattr(self, each.name) != each.default:
+                given = getattr(self, each.name)
+                if each.name in names or given is each.default:
+                    continue
+                if getattr(other(**{each.name: given}), each.name) != each.default:
                     raise ValueError(
-                        f"{each.name}={getattr(self, each.name)!r}, but solver={self.solver!r} has no {each.name}: set "
+                        f"{each.name}={given!r}, but solver={self.solver!r} has no {each.name}: set "
                         f"it to {each.default!r}"
                     )
         return chosen(**{name: getattr(self, name) for name in names})

@@ -1,4 +1,4 @@
-"""What numbers give away: levels that do not go with θ_β, and scores that are not what they are taken for.
+"""What numbers give away: scores that are not what they are taken for. Levels of images are in `levels.py`.
 
 These are doubts, not errors: input of the right shape and type that most probably means something else. A few hundred
 pixels are looked at, so they cost next to nothing.
@@ -6,15 +6,12 @@ pixels are looked at, so they cost next to nothing.
 
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.crf import CRF, Bilateral
-from crfrnn.numbers import per_axis
-from crfrnn.terms import are_ours, in_terms
+from crfrnn.terms import in_terms
 
 SAMPLED = 1024
 """About how many pixels are looked at."""
@@ -26,28 +23,10 @@ FEWEST_UNSURE = 0.02
 """Share of pixels that are not, from which log-probabilities are told from other scores."""
 SUM_TOLERANCE = 1e-2
 """How far from 1 the probabilities of a pixel may sum to: those of half precision do not sum to 1 exactly."""
-DARK = 20.0
-"""Levels from 0 to 255 of which none is above this belong to a photo that is black. From -2 to 2 no photo's are."""
-BLIND = 0.5
-"""Deviation of the levels in units of θ_β below which the kernel hardly sees an edge."""
-FAINT = 12.0
-"""Range of all levels in units of θ_β from which some edge is seen."""
-FAR_APART = 255.0
-"""Range of the levels in units of θ_β from which neighbours may be told apart by noise: a θ_β of 1 for a photo."""
-ISOLATED = 4.0
-"""Distance of typical neighbours in units of θ_β at which nothing is connected any more: it weighs exp(-8)."""
-BEYOND_ALL = 2000.0
-"""Range of the levels in units of θ_β beyond anything that is meant: a θ_β of 0.13 for a photo."""
-RANGES_OUTSIDE = 20.0
-"""How many ranges beyond the range that was said levels may lie: windows of a CT leave out up to 8."""
 LARGEST_LOGIT = 50.0
 """Scores without negative ones that reach further than this are percentages or levels, not logits."""
 UNLIKE = 0.5
 """Correlation of neighbouring slices below which they are pictures of different things."""
-PHOTO = (0, 255)
-NO_EDGE, NO_CONNECTION = "hardly any edge is seen", "hardly any pixels are connected"
-USUAL_RANGES = {NO_EDGE: [(0, 1), (-1, 1)], NO_CONNECTION: [PHOTO, (0, 1023), (0, 4095), (0, 65535)]}
-"""Ranges that levels may have, by what a kernel fails to see."""
 FRAMEWORKS = ("crfrnn", "torch", "keras", "tensorflow", "jax")
 
 Kind: TypeAlias = Literal["probabilities", "log-probabilities", "energies"]
@@ -105,7 +84,7 @@ def likeness(scores: NDArray[Any]) -> Likeness | None:
         return None
     classes, points = len(scores), scores[0].size
     step = max(1, points // (SAMPLED // 4))
-    sampled = scores.reshape(classes, -1) if scores.flags.c_contiguous else scores[(slice(None), *_steps(scores[0]))]
+    sampled = scores.reshape(classes, -1) if scores.flags.c_contiguous else scores[(slice(None), *steps(scores[0]))]
     first = _kind(sampled[:, ::step] if scores.flags.c_contiguous else sampled.reshape(classes, -1))
     if first is not None:
         return Likeness(first, classes_last=False)
@@ -125,7 +104,7 @@ def looks_like_foreground(scores: NDArray[Any]) -> bool:
 
 def within_unit(scores: NDArray[Any]) -> bool:
     """Whether scores (C, *spatial) of several classes lie from 0 to 1, and reach the upper half of it."""
-    sample = scores[(slice(None), *_steps(scores[0]))]
+    sample = scores[(slice(None), *steps(scores[0]))]
     if len(scores) < 2 or sample[0].size < FEWEST or sample.min() < 0 or not 0.5 < sample.max() <= 1:
         return False
     return bool(0 <= scores.min() < scores.max() <= 1)
@@ -133,10 +112,26 @@ def within_unit(scores: NDArray[Any]) -> bool:
 
 def are_one_hot(scores: NDArray[Any]) -> bool:
     """Whether scores (C, *spatial) of several classes are 1 for a class of each pixel and 0 for the others."""
-    sample = scores[(slice(None), *_steps(scores[0]))]
+    sample = scores[(slice(None), *steps(scores[0]))]
     if len(scores) < 2 or sample[0].size < FEWEST or not ((sample == 0) | (sample == 1)).all():
         return False
     return bool((sample.sum(axis=0) == 1).all())
+
+
+def common_sum(scores: NDArray[Any]) -> float | None:
+    """What scores (C, *spatial) of several classes, of which none is below 0, sum to at every pixel.
+
+    None if it is no such sum, at most 1, or if each pixel has a score for a single class.
+    """
+    sample = scores[(slice(None), *steps(scores[0]))].reshape(len(scores), -1).astype(np.float64)
+    if len(scores) < 2 or sample[0].size < FEWEST or sample.min() < 0 or sample.max() > np.finfo(np.float32).max:
+        return None
+    sums = sample.sum(axis=0)
+    mean = float(sums.mean())
+    if mean <= 1 + SUM_TOLERANCE or np.abs(sums / mean - 1).max() > SUM_TOLERANCE:
+        return None
+    alone = (sample.max(axis=0) == sums).all() or sample.min() == sample.max() or scores.min() < 0
+    return None if alone else mean
 
 
 def are_unlike(images: NDArray[Any]) -> bool:
@@ -146,7 +141,7 @@ def are_unlike(images: NDArray[Any]) -> bool:
     """
     if len(images) < 2 or images.shape[-1] > 4 or images[0, ..., 0].size < FEWEST:
         return False
-    sample = images[(slice(None), *_steps(images[0, ..., 0]))].reshape(len(images), -1).astype(np.float64)
+    sample = images[(slice(None), *steps(images[0, ..., 0]))].reshape(len(images), -1).astype(np.float64)
     if not np.isfinite(sample).all():
         return False
     centred = sample - sample.mean(axis=1, keepdims=True)
@@ -154,31 +149,6 @@ def are_unlike(images: NDArray[Any]) -> bool:
     both = norms[1:] * norms[:-1]
     products = (centred[1:] * centred[:-1]).sum(axis=1)[both > 0]
     return bool(products.size and np.median(products / both[both > 0]) < UNLIKE)
-
-
-def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
-    """Warn if the levels of an image (*grid, K) are far from θ_β, or from the range that was said.
-
-    Returns: Whether there was anything to judge: an image without contrast says nothing.
-    """
-    bilateral = [each.features for each in crf.active.kernels if isinstance(each.features, Bilateral)]
-    if not bilateral or image.size == 0:
-        return True
-    sample = image[_steps(image[..., 0])].astype(np.float64)
-    if sample.min() == sample.max():
-        return False
-    for features in bilateral:
-        doubt = (_doubt_of_range if features.image_range else _doubt_of_levels)(features, image, sample)
-        if doubt:
-            warn_of_input(doubt)
-            break
-    return True
-
-
-def unseen(image: NDArray[Any], thetas: Sequence[float]) -> str | None:
-    """What a kernel fails to see in an image (*grid, K), with a θ_β for each channel; None if they may be meant."""
-    sample = image[_steps(image[..., 0])].astype(np.float64)
-    return None if sample.min() == sample.max() else _unseen(np.asarray(thetas), image, sample)
 
 
 def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
@@ -189,7 +159,7 @@ def check_swapped(logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
     """
     if logits.shape != image.shape or logits.size < FEWEST:
         return
-    logits, image = (each[(slice(None, 1), slice(None), *_steps(each[0, 0]))] for each in (logits, image))
+    logits, image = (each[(slice(None, 1), slice(None), *steps(each[0, 0]))] for each in (logits, image))
     if image.min() >= 0 or logits.min() < 0:
         return
     low, high = float(logits.min()), float(logits.max())
@@ -211,7 +181,7 @@ def check_logits(scores: NDArray[Any], advice: str, name: str = "scores") -> Non
     """
     alike = likeness(scores)
     if alike is None:
-        if len(scores) == 1 and looks_like_foreground(scores[(slice(None), *_steps(scores[0]))]):
+        if len(scores) == 1 and looks_like_foreground(scores[(slice(None), *steps(scores[0]))]):
             low, high = float(scores.min()), float(scores.max())
             warn_of_input(
                 f"the logits of one channel are from {low:.4g} to {high:.4g}, as the output of a sigmoid or a mask is, "
@@ -222,6 +192,12 @@ def check_logits(scores: NDArray[Any], advice: str, name: str = "scores") -> Non
             warn_of_input(
                 f"logits are 1 for a class of each pixel and 0 for the others, as labels of {len(scores)} classes "
                 f"one-hot are. Taken as logits they say almost nothing: {advice}"
+            )
+        elif (total := common_sum(scores)) is not None:
+            warn_of_input(
+                f"logits are from {scores.min():.4g} to {scores.max():.4g}, and those of the {len(scores)} classes sum "
+                f"to {total:.4g} at every pixel, as percentages and votes do. Divided by that they are probabilities: "
+                f"{advice}"
             )
         elif within_unit(scores):
             warn_of_input(
@@ -302,28 +278,6 @@ def classes_last(shape: tuple[int, ...], kind: Kind, name: str = "scores") -> st
     )
 
 
-class Doubts:
-    """What a layer looks at until there was something to judge, so that it warns once.
-
-    Attributes:
-        pending: Whether it has not judged yet.
-    """
-
-    def __init__(self) -> None:
-        self.pending = True
-
-    def look(self, crf: CRF, logits: NDArray[Any], image: NDArray[Any], call: str) -> None:
-        """Warn of logits (B, C, *spatial) and an image (B, K, *spatial).
-
-        Args:
-            call: How it is called, for messages.
-        """
-        if self.pending and logits.size:
-            check_logits(logits[0], "leave out the softmax or sigmoid before it, or give the logarithm", "logits")
-            check_swapped(logits, image, call)
-            self.pending = not check_levels(crf, np.moveaxis(image, 1, -1))
-
-
 def _kind(sample: NDArray[Any]) -> Kind | None:
     """What scores (C, n) look like."""
     low, high = float(sample.min()), float(sample.max())
@@ -344,129 +298,7 @@ def _sums_to_1(values: NDArray[np.float64]) -> bool:
     return bool((np.abs(values.sum(axis=0) - 1) <= SUM_TOLERANCE).all())
 
 
-def _doubt_of_range(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> str:
-    """What to say of levels beyond the range that was said, or in a small part of it; empty if they may be."""
-    low, high = features.image_range or PHOTO
-    beyond = max(low - sample.min(), sample.max() - high)
-    if beyond > RANGES_OUTSIDE * (high - low):
-        how = "far outside"
-    elif _is_dark(features, image, sample):
-        how = "a small part of"
-    else:
-        return ""
-    return (
-        f"image levels are from {sample.min():.5g} to {sample.max():.5g}, {how} "
-        f"image_range=({low:g}, {high:g}), of which theta_beta={_written(features.theta_beta)} takes 1/255 as a level: "
-        "give the range that the levels have"
-    )
-
-
-def _is_dark(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> bool:
-    """Whether θ_β sees no edges in levels that lie at the low end of the range that was said."""
-    low, high = features.image_range or PHOTO
-    if (low, high) == PHOTO and image.dtype.kind in "biu":
-        return False  # a dark photo
-    level = (high - low) / PHOTO[1]
-    thetas = np.asarray(features.theta_beta) * level
-    axes = tuple(range(sample.ndim - 1))
-    if (sample.max() - low) > DARK * level or (sample.std(axis=axes) / thetas).max() > BLIND:
-        return False
-    least, most = image.min(axis=axes).astype(np.float64), image.max(axis=axes).astype(np.float64)
-    return bool(most.max() - low <= DARK * level and ((most - least) / thetas).max() < FAINT)
-
-
-def _doubt_of_levels(features: Bilateral, image: NDArray[Any], sample: NDArray[np.float64]) -> str:
-    """What to say of levels far from θ_β; empty if they may be meant."""
-    try:
-        thetas = np.array(per_axis(features.theta_beta, sample.shape[-1], "theta_beta", "image channels"))
-    except ValueError:  # said where the kernel is built
-        return ""
-    how = _unseen(thetas, image, sample)
-    if how is None:
-        return ""
-    low, high = float(sample.min()), float(sample.max())
-    deviation = sample.std(axis=tuple(range(sample.ndim - 1))).max()
-    facts = f"image levels are from {low:.5g} to {high:.5g}, with a standard deviation of {deviation:.3g}"
-    if not are_ours():
-        return f"{facts}, which is far from {far_from('theta_beta', thetas[0], how, high)}"
-    said = _range_of(low, high, USUAL_RANGES[how])
-    fix = f"Say their range, image_range={said}, and θ_β is in 255ths of it; or give theta_beta in these levels"
-    if said == PHOTO:
-        fix = f"For deviations in shares of the range multiply by 255: theta_beta={_written(255 * thetas[0])}"
-    return (
-        f"{facts}, which is far from theta_beta={_written(features.theta_beta)}: {how}. θ_β is in the image's own "
-        f"levels, 0-255 for the presets. {fix}, or take crfrnn.contrast_theta_beta(image)"
-    )
-
-
-def far_from(name: str, theta: float, how: str, high: float) -> str:
-    """What to say of a deviation of another tool, which knows no range of levels.
-
-    Args:
-        name: What it is called there.
-        how: What the kernel fails to see.
-        high: The highest level.
-    """
-    fix = f"give an image of 0-255, or {name} in these levels"
-    if how == NO_CONNECTION and high <= PHOTO[1]:
-        fix = f"for a share of the range multiply by 255: {name}={255 * theta:g}"
-    return f"{name}={theta:g}: {how}. {name} is in the image's own levels: {fix}"
-
-
-def _unseen(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> str | None:
-    if _is_small(thetas, image, sample):
-        return NO_EDGE
-    return NO_CONNECTION if _is_large(thetas, image, sample) else None
-
-
-def _is_small(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> bool:
-    """Whether θ_β is so large that the kernel sees no edges, in levels that cannot be those of 0-255."""
-    if image.dtype.kind in "biu" or bool((sample == np.rint(sample)).all()):
-        return False
-    if sample.max() > DARK and sample.min() >= 0:
-        return False
-    axes = tuple(range(sample.ndim - 1))
-    if (sample.std(axis=axes) / thetas).max() > BLIND:
-        return False
-    # From here on nearly every image is doubted: one that is black but for a small object may have escaped the sample.
-    low, high = image.min(axis=axes).astype(np.float64), image.max(axis=axes).astype(np.float64)
-    if high.max() > DARK and low.min() >= 0:
-        return False
-    # A θ_β below 1 was chosen for such levels, and then the picture may just be faint.
-    least = FAINT if thetas.min() >= 1 else 0.1
-    return bool((np.ptp(np.stack([low, high]), axis=0) / thetas).max() < least)
-
-
-def _is_large(thetas: NDArray[Any], image: NDArray[Any], sample: NDArray[np.float64]) -> bool:
-    """Whether θ_β is so small that neighbours are not connected."""
-    axes = tuple(range(sample.ndim - 1))
-    ranges = (np.ptp(sample, axis=axes) / thetas).max()
-    if ranges <= FAR_APART:
-        return False
-    if ranges > BEYOND_ALL:
-        return True
-    steps = _steps(image[..., 0])
-    here, there = (image[(*steps[:-1], slice(start, None, steps[-1].step))].astype(np.float64) for start in (0, 1))
-    here = here[..., : there.shape[-2], :]
-    seen = ((here > sample.min()) & (there > sample.min())).all(axis=-1)  # both of the object, not of a background
-    distances = np.sqrt((((here - there) / thetas) ** 2).sum(axis=-1))[seen]
-    return bool(distances.size >= FEWEST and np.median(distances) > ISOLATED)
-
-
-def _range_of(low: float, high: float, usual: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The range that such levels probably have: a usual one, or their own."""
-    for least, most in usual:
-        slack = 0.02 * (most - least)  # resizing may leave a range by a little
-        if least - slack <= low and high <= most + slack:
-            return least, most
-    return float(f"{low:.3g}"), float(f"{high:.3g}")
-
-
-def _written(theta: Any) -> str:
-    return f"({', '.join(f'{each:g}' for each in theta)})" if isinstance(theta, tuple) else f"{theta:g}"
-
-
-def _steps(plane: NDArray[Any]) -> tuple[slice, ...]:
+def steps(plane: NDArray[Any]) -> tuple[slice, ...]:
     """Slices that leave about `SAMPLED` points of a grid, as many along every axis as it is long."""
     thinning = (plane.size / SAMPLED) ** (1 / max(plane.ndim, 1))
     return tuple(slice(None, None, max(1, min(round(thinning), length))) for length in plane.shape)

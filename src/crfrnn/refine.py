@@ -30,10 +30,11 @@ from crfrnn.intake import map_of_probability, taken
 from crfrnn.kernels.build import given_mapping
 from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.native import Output
+from crfrnn.levels import check_levels
 from crfrnn.memory import mean_field_bytes, require_memory
 from crfrnn.numbers import flag, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
-from crfrnn.plausibility import check_levels, check_logits, check_swapped
+from crfrnn.plausibility import check_logits, check_swapped
 from crfrnn.threads import thread_count
 from crfrnn.unary import (
     is_alone,

@@ -18,10 +18,11 @@ from crfrnn.crf import CRF, Lattice, Spatial
 from crfrnn.files.parameter_files import crf_of, parameters_of
 from crfrnn.kernels.features import Guide
 from crfrnn.kernels.native import Output
+from crfrnn.levels import check_levels
 from crfrnn.memory import byte_count, half_of_memory, tile_bytes
 from crfrnn.numbers import finite_number, one_of, whole_number
 from crfrnn.parameters import DEFAULT_PRESET, CRFParameters, with_values
-from crfrnn.plausibility import check_levels, check_logits
+from crfrnn.plausibility import check_logits
 from crfrnn.refine import Input, guide_of, label_count, label_dtype, refine_unary, unary_of
 from crfrnn.threads import thread_count
 from crfrnn.unary import mask_labels
@@ -117,6 +118,8 @@ def refine_tiled(
         raise TypeError(f"refine_tiled takes no {name}=, which is for images that are refined whole, by refine")
     crf = crf_of(with_values(parameters_of(parameters), values) if values else parameters)
     one_of(input, get_args(Input), "input")
+    if not callable(progress):
+        raise TypeError(f"progress={progress!r} must be a function that is given the tiles, such as tqdm.tqdm")
     scores, image = _sliceable(scores, "scores"), None if image is None else _sliceable(image, "image")
     grid = tuple(scores.shape) if input == "labels" else tuple(scores.shape[1:])
     _check_shapes(scores, image, grid)
@@ -299,7 +302,7 @@ def _classes(scores: Any, input: Input, num_classes: int | None) -> tuple[int, A
     present = levels_present(scores)
     if len(present) == 2 and mask_labels(present) is not None:
         return 2, present.max()
-    return num_classes or label_count(label_array(present)), None
+    return num_classes or whole_number(label_count(label_array(present)), "num_classes"), None
 
 
 def levels_present(labels: Any) -> NDArray[Any]:
@@ -356,6 +359,8 @@ def _shape_hint(scores: Shape, image: Shape, grid: Shape) -> str:
 
 def _is_labels(output: Any, grid: Shape, classes: int) -> bool:
     """Whether the output takes labels, not probabilities; an error if it takes neither."""
+    if not all(hasattr(output, name) for name in ("shape", "dtype", "__setitem__")):
+        raise TypeError(f"output is a {type(output).__name__}; expected an array, or what is assigned to by slices")
     shape, dtype = tuple(output.shape), np.dtype(output.dtype)
     if shape == grid and dtype.kind in "iu" and np.iinfo(dtype).max >= classes - 1:
         return True

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, Shape, check_result, image_array, score_array
+from crfrnn.arrays import Array, Shape, check_result, image_array, plain_array, real_shape, score_array
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import Bilateral, Exact, Features, Lattice
 from crfrnn.kernels.build import check_specification, kernel_of_rows
@@ -163,7 +163,7 @@ def image_guide(image: ArrayLike, scores: Shape) -> Guide:
 
     Raises: ValueError: if it has another number of axes.
     """
-    axes, shape = len(scores) - 1, np.shape(image)
+    axes, shape = len(scores) - 1, real_shape(image, "image")
     if len(shape) not in (axes, axes + 1):
         one_channel = f"; values of one channel need an axis for it: [None] makes it {(1, *scores)}"
         raise ValueError(
@@ -183,6 +183,8 @@ def low_steps(scores: Sequence[int], grid: Sequence[int], covers: Sequence[float
     """
     low = scores[-len(grid) :]
     try:
+        if not isinstance(covers, tuple | list | None):  # those do not go through NumPy, which torch would trace
+            covers = plain_array(covers, "covers").tolist()
         covered = tuple(grid) if covers is None else tuple(float(length) for length in covers)
     except (TypeError, ValueError):
         raise TypeError(f"covers={covers!r} must be numbers of pixels, one for each axis of {tuple(grid)}") from None

@@ -200,6 +200,20 @@ def test_names_that_no_terminal_can_show(monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no such files")
+@pytest.mark.parametrize("names", [("a\nb.npy", "photo.png"), ("scores.npy", "a\nb.png")])
+def test_names_of_several_lines_are_said_on_one(names: tuple[str, str], capsys):
+    assert main(["refine", *names, "-o", "out.png"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("crfrnn refine: error: cannot read a b.")
+    assert error.count("\n") == 1
+    for folder, name in zip(("scores", "photos"), names, strict=True):
+        Path(folder).mkdir()
+        Path(folder, f"a\nb{Path(name).suffix}").write_bytes(b"damaged")
+    assert main(["refine", "scores", "photos", "-o", "out"]) == 1
+    assert "failed: a b: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such files")
 def test_readers_that_are_gone_and_disks_that_are_full():
     reader, writer = os.pipe()
     os.close(reader)
@@ -368,3 +382,13 @@ def test_odd_files_to_convert(content: str, capsys):
     assert error.startswith("crfrnn convert: error: weights.pth ")
     assert error.count("\n") == 1
     assert "mistake in crfrnn" not in error
+
+
+def test_a_current_folder_that_was_removed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert status("refine ../scores.npy ../photo.png -o out.png") == 1
+    assert capsys.readouterr().err == (
+        "crfrnn: error: the current folder is not there any more: change to another one\n"
+    )

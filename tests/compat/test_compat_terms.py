@@ -103,6 +103,10 @@ def torch_calls():
         "monai levels": (lambda: CRF(bilateral_color_sigma=13.0)(logits, photo / 255), "bilateral_color_sigma=13"),
         "monai 0-255": (lambda: CRF()(logits, photo), "bilateral_color_sigma=127.5"),
         "monai energies": (lambda: CRF()(-shares.log(), photo), "give -input_tensor"),
+        "monai order": (
+            lambda: CRF()(shares.moveaxis(1, -1).contiguous().reshape(shares.shape).log(), photo),
+            "input_tensor has shape",
+        ),
         "monai swapped": (lambda: CRF()(photo.round(), logits), "crf(input_tensor, reference_tensor)"),
         "monai nan": (lambda: CRF()(logits * np.nan, photo), "input_tensor[0] holds"),
         "monai image nan": (lambda: CRF()(logits, photo * np.nan), "reference_tensor holds"),

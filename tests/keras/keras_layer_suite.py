@@ -457,3 +457,9 @@ def test_levels_far_from_theta_beta_are_said_once():
         assert other.image_range == (0, 1)
         plain = CrfRnnLayer(None, 3, num_iterations=iterations)
         assert_close(numpy(other([logits, image])), numpy(plain([logits, 255 * image])), 1e-3)
+
+
+@pytest.mark.parametrize("value", ["yes", None, 2, np.array([True, False])], ids=str)
+def test_learn_theta_is_a_flag(value):
+    with pytest.raises(TypeError, match=r"learn_theta=.* must be True or False"):
+        CrfRnnLayer(None, 3, learn_theta=value)

@@ -226,3 +226,13 @@ def test_a_gate_below_0_is_named():
 def test_a_missing_image_is_named(name):
     with raises_saying(TypeError, "image is None", "(B, *spatial, channels)"):
         LOSSES[name](Q, None, data_format="channels_last")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masks_that_are_lists(rng, name):
+    q, image, mask, source, destination = inputs(rng)
+    gates = {"source": source, "destination": destination} if name == "gated" else {}
+    of_arrays = LOSSES[name](last(q), last(image), mask, **gates)
+    lists = {key: gate.tolist() for key, gate in gates.items()}
+    of_lists = LOSSES[name](last(q), last(image), mask.tolist(), **lists)
+    np.testing.assert_array_equal(numpy(of_lists), numpy(of_arrays))

@@ -142,3 +142,38 @@ def test_arguments_that_a_schema_would_refuse_in_its_own_words():
         gaussian_filter(logits, IMAGE, normalization=np.array(["after", "none"]))
     with raises_saying(TypeError, "deterministic='no'"):
         upsample(logits[:, :, ::2, ::2], IMAGE, deterministic="no")
+
+
+class TestOddTensors:
+    LOGITS, IMAGE = torch.zeros(1, 3, 5, 6), torch.full((1, 3, 5, 6), 9.0)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "facts"),
+        [
+            ({"spatial_weight": torch.eye(3).to_sparse()}, TypeError, ["spatial_weight", "layout", "to_dense"]),
+            ({"compatibility": torch.eye(3).to_sparse()}, TypeError, ["compatibility", "layout"]),
+            ({"theta_alpha": torch.tensor(2.0, device="meta")}, ValueError, ["theta_alpha is on meta", "cpu"]),
+            ({"spacing": torch.tensor(2.0, device="meta")}, TypeError, ["spacing"]),
+            ({"storage": np.array(["a", "b"])}, ValueError, ["storage=", "torch.float16"]),
+            ({"image": IMAGE.to(torch.float8_e4m3fn)}, TypeError, ["image is torch.float8_e4m3fn", ".float()"]),
+            ({"logits": LOGITS.to(torch.float8_e4m3fn)}, TypeError, ["logits is torch.float8_e4m3fn", ".float()"]),
+        ],
+    )
+    def test_are_refused_by_name(self, options, error, facts):
+        with raises_saying(error, *facts):
+            mean_field(**{"logits": self.LOGITS, "image": self.IMAGE} | options)
+
+    def test_integers_beyond_64_bits_are_numbers(self):
+        huge = mean_field(self.LOGITS, self.IMAGE, spatial_weight=2**64, return_probabilities=True)
+        torch.testing.assert_close(huge, torch.full_like(huge, 1 / 3))
+
+    def test_of_no_device_are_no_parameters(self):
+        with raises_saying(TypeError, "theta_beta", "meta", "no numbers"):
+            CrfRnn(3, theta_beta=torch.empty(3, device="meta"))
+
+    def test_covers_of_a_tensor(self):
+        covers = torch.tensor([6.0, 6.0], requires_grad=True)
+        with raises_saying(TypeError, "covers"):
+            upsample(self.LOGITS[:, :, ::2, ::2], self.IMAGE, covers=covers)
+        found = upsample(self.LOGITS[:, :, ::2, ::2], self.IMAGE, covers=covers.detach())
+        torch.testing.assert_close(found, upsample(self.LOGITS[:, :, ::2, ::2], self.IMAGE, covers=(6, 6)))

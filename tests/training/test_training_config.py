@@ -1,6 +1,7 @@
 """`TrainingConfig`: from YAML and the command line, saved and read again, and what it says of wrong settings."""
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -10,6 +11,8 @@ import pytest
 
 pytest.importorskip("yaml", reason="needs the train extra")
 from crfrnn.cli import train as command
+from crfrnn.data.annotations import Clicks
+from crfrnn.data.layouts import lines_of
 from crfrnn.training import TrainingConfig, config_from, read_settings, write_config
 from errors import raises_saying
 
@@ -141,3 +144,18 @@ def test_settings_need_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such devices")
+def test_settings_from_what_is_no_file(tmp_path):
+    """A device might have no end."""
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    (tmp_path / "circle.yaml").symlink_to("circle.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    for path in tmp_path.iterdir():
+        with raises_saying(ValueError, "cannot read settings from", path.name, "no such file"):
+            read_settings(path)
+        with raises_saying(ValueError, "cannot read the list", path.name, "no such file"):
+            lines_of(path)
+        with raises_saying(ValueError, "cannot read clicks from", path.name, "no such file"):
+            Clicks(path)

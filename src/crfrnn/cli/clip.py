@@ -26,7 +26,7 @@ from crfrnn.cli.outputs import (
     write_result,
 )
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.cli.usage import UsageError, counted, one_line, real_path
 from crfrnn.crf import CRF
 from crfrnn.files.frames import VIDEO_SUFFIXES, write_video
 from crfrnn.files.palette import overlay
@@ -69,7 +69,7 @@ def refine_clip(
     if change.vanished:
         warning = vanished_warning(change.vanished, clip.first, clip.first.image, through_time.crf)
         if warning is not None:
-            print(f"crfrnn refine: warning: {output}: {warning}", file=sys.stderr)
+            print(f"crfrnn refine: warning: {one_line(output)}: {warning}", file=sys.stderr)
     size = f"{clip.grid[2]}×{clip.grid[1]}, {counted(clip.grid[0], 'frame')}"
     done = [f"{len(tiles)} windows in time"] if len(tiles) > 1 else []
     done += [change.words, f"{time.perf_counter() - start:.2f} s"]

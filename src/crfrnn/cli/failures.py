@@ -24,7 +24,7 @@ def described(error: BaseException, files: Iterable[Path] = ()) -> str:
     message = one_line(_words(error))
     if not isinstance(error, EXPECTED) and not _is_memory(error):
         message = f"{type(error).__name__}: {message} ({UNEXPECTED})"
-    names = list(dict.fromkeys(map(str, files)))
+    names = list(dict.fromkeys(map(one_line, files)))
     if isinstance(error, ImportError) or message.startswith("cannot write ") or any(name in message for name in names):
         return message
     return f"{', '.join(names)}: {message}" if names else message

@@ -15,7 +15,7 @@ from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
 from crfrnn.cli.pairing import left_over, paired
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import SUBJECT, UsageError, counted, real_path
+from crfrnn.cli.usage import SUBJECT, UsageError, counted, one_line, real_path
 from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory
@@ -92,7 +92,7 @@ def refine_folder(
             raise
     _print_warnings(gone, notes)
     for stem in sorted(failures):
-        print(f"failed: {stem}: {failures[stem]}", file=sys.stderr)
+        print(f"failed: {one_line(stem)}: {failures[stem]}", file=sys.stderr)
     print(
         f"{output}: {len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
         + (f"; {counted(alone_images, 'image')} without scores" if alone_images else "")
@@ -105,7 +105,7 @@ def refine_folder(
 def _print_warnings(gone: dict[str, str], notes: Counter[str]) -> None:
     """Print what is worth knowing of some photos, and how many there are."""
     for stem in sorted(gone)[:WARNINGS_SHOWN]:
-        print(f"crfrnn refine: warning: {stem}: {gone[stem]}", file=sys.stderr)
+        print(f"crfrnn refine: warning: {one_line(stem)}: {gone[stem]}", file=sys.stderr)
     if len(gone) > WARNINGS_SHOWN:
         more = counted(len(gone) - WARNINGS_SHOWN, "more image")
         print(f"crfrnn refine: warning: classes are gone in {more}", file=sys.stderr)

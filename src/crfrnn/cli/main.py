@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.enter_context(spelt_output())
         try:
             with orderly_end(), finished_output():
+                require_folder()
                 command_parser().parse_args(arguments, options)
                 if options.debug:
                     stack.enter_context(tracebacks())
@@ -58,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return interrupted(options, asked)
         except Exception as error:
             return failed(options, error)
+
+
+def require_folder() -> None:
+    """Raise a ValueError if the current folder was removed: libraries find no file then, not even their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ValueError("the current folder is not there any more: change to another one") from error
 
 
 def failed(options: argparse.Namespace, error: Exception) -> int:
@@ -90,7 +99,7 @@ def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         told = f"{Path(filename).as_posix()} {message}"
         if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
-            subject = f"{SUBJECT.get()}: " if SUBJECT.get() else ""
+            subject = f"{one_line(SUBJECT.get())}: " if SUBJECT.get() else ""
             _complain(options, f"warning: {subject}{one_line(message)}")
 
     if not options.debug:

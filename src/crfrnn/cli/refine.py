@@ -24,7 +24,7 @@ from crfrnn.cli.parameter_options import (
 )
 from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
-from crfrnn.cli.usage import UsageError, byte_count, distances, frames, real_path
+from crfrnn.cli.usage import UsageError, byte_count, distances, frames, one_line, real_path
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
 from crfrnn.files.frames import VIDEO_SUFFIXES
 from crfrnn.files.parameter_files import crf_of
@@ -246,7 +246,7 @@ def refine_file(
     pair = refinement.reading.pair(scores, images)
     written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
     for warning in filter(None, (written.warning, written.lost)):
-        print(f"crfrnn refine: warning: {output}: {warning}", file=sys.stderr)
+        print(f"crfrnn refine: warning: {one_line(output)}: {warning}", file=sys.stderr)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
     size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
     done = [written.change.words]

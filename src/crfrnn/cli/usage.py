@@ -40,7 +40,7 @@ def _as_option(argument: re.Match[str]) -> str:
     """How an argument of a function is typed in a shell."""
     name, value = argument.groups()
     typed = value.strip("()[]'").replace(", ", ",")
-    return f"--{name.replace('_', '-')} {typed}"
+    return f"--{name.replace('_', '-')} {typed}".rstrip()
 
 
 def real_path(path: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from crfrnn.arrays import float_array, plain_array
 from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.crf import Bilateral
 from crfrnn.numbers import positive_number
@@ -59,7 +60,7 @@ def fastBilateralSolverFilter(
         TypeError: for other types.
         ValueError: if shapes do not fit.
     """
-    photo, values, trust = np.asarray(guide), np.asarray(src), np.asarray(confidence)
+    photo, values, trust = (plain_array(*each) for each in ((guide, "guide"), (src, "src"), (confidence, "confidence")))
     if photo.dtype != np.uint8 or values.dtype.str[1:] not in SCALES or trust.dtype.str[1:] not in ("u1", "f4"):
         raise TypeError(
             f"guide is {photo.dtype}, src {values.dtype} and confidence {trust.dtype}; expected uint8, then uint8, "
@@ -112,8 +113,9 @@ def bilateral_solver_output(
     Raises: ValueError: if photo and mask differ in size, or there is no photo.
     """
     pixels = img if isinstance(img, Image.Image) else Image.open(img) if isinstance(img, str | PathLike) else img
-    photo = np.asarray(pixels.convert("RGB") if isinstance(pixels, Image.Image) else pixels)
-    mask = np.asarray(target, np.float32)
+    held: Any = pixels.convert("RGB") if isinstance(pixels, Image.Image) else pixels
+    photo = plain_array(held, "img")
+    mask = float_array(target, "target", np.float32)
     if photo.ndim != 3 or photo.shape[2] != 3 or mask.shape != photo.shape[:2]:
         raise ValueError(f"img has shape {photo.shape} and target {mask.shape}; expected (H, W, 3) and (H, W)")
     solved = bilateral_solver(

@@ -22,9 +22,9 @@ except ImportError as error:
 
 from crfrnn.arrays import check_finite
 from crfrnn.kernels.lattice import MAX_FEATURES
-from crfrnn.numbers import deviations, finite_number, one_of, whole_number
+from crfrnn.numbers import deviations, finite_number, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter
-from crfrnn.plausibility import warn_of_input
+from crfrnn.plausibility import classes_last, likeness, warn_of_input
 from crfrnn.terms import speaking
 from crfrnn.torch import gaussian_filter, mean_field
 from crfrnn.torch.plausibility import readable
@@ -105,6 +105,7 @@ class CRF(nn.Module):
             ValueError: if shapes or values do not fit.
         """
         _check_pair(input_tensor, reference_tensor, "input_tensor", "reference_tensor")
+        _doubt_order(input_tensor)
         there = input_tensor.device
         compatibility = -self._factor(there)
         if self.compatibility_matrix is not None:
@@ -256,7 +257,7 @@ class BilateralFilter:
         space, color = deviations(spatial_sigma, "spatial_sigma"), deviations(color_sigma, "color_sigma")
         if isinstance(space, tuple) or isinstance(color, tuple):
             raise ValueError(f"spatial_sigma={spatial_sigma!r} and color_sigma={color_sigma!r} must be numbers")
-        filter: Filter = "lattice" if fast_approx else "exact"
+        filter: Filter = "lattice" if flag(fast_approx, "fast_approx") else "exact"
         return _bilateral(input, input, "input", [space] * (input.ndim - 2), color, filter)
 
 
@@ -354,6 +355,14 @@ def install() -> None:
                 setattr(module, ours.__name__, ours)
 
 
+def _doubt_order(logits: Tensor) -> None:
+    """Warn of logits (B, C, *spatial) whose classes were last; with their axes turned, nothing gives that away."""
+    scores = None if torch.compiler.is_compiling() or not len(logits) else readable(logits)
+    alike = None if scores is None else likeness(scores[0])
+    if alike is not None and alike.classes_last:
+        warn_of_input(classes_last(tuple(logits.shape[1:]), alike.kind, "input_tensor"))
+
+
 def _keys(keys: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
     return tuple(keys) if isinstance(keys, list | tuple) else (keys,)
 
@@ -365,6 +374,8 @@ def _check_pair(scores: Tensor, beside: Tensor, name: str, name_beside: str) -> 
     layout = "(batch, channels, *spatial) with 1 to 3 spatial axes"
     if not 3 <= scores.ndim <= 5 or 0 in scores.shape:
         raise ValueError(f"{name} has shape {tuple(scores.shape)}; expected {layout}")
+    if beside.is_complex():
+        raise TypeError(f"{name_beside} is {beside.dtype}; expected real numbers")
     if not scores.is_floating_point():
         raise TypeError(f"{name} is {scores.dtype}; expected a floating-point tensor: call .float() first")
     if (beside.shape[:1], beside.shape[2:], beside.ndim) != (scores.shape[:1], scores.shape[2:], scores.ndim):

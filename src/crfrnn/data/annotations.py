@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crfrnn.data.layouts import Pair, label_images, some
 from crfrnn.files.classes import VOID
+from crfrnn.files.opening import file_text
 from crfrnn.files.photos import read_labels
 from crfrnn.numbers import whole_number
 
@@ -91,7 +92,7 @@ class Clicks:
 
 def _read_clicks(path: Path) -> Mapping[str, list[list[int]]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read clicks from {path}: {error}") from error
     if not isinstance(content, dict):

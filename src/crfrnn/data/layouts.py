@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crfrnn.files.opening import file_text
 from crfrnn.files.photos import IMAGE_SUFFIXES
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -162,7 +163,7 @@ def layout_of(root: Path, name: str | None = None) -> Layout:
 def lines_of(path: Path) -> list[str]:
     """The lines of a list that are not empty."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in file_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the list {path}: {error}") from error
 

@@ -18,6 +18,7 @@ from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.photos import ARRAY_SUFFIXES, read_label_image, read_photo
 from crfrnn.files.progress import progress
 from crfrnn.files.resize import seem_square
+from crfrnn.numbers import file_path
 from crfrnn.plausibility import warn_of_input
 from crfrnn.threads import default_threads
 
@@ -65,7 +66,7 @@ class SegmentationData(Sequence[Sample]):
         annotations: Annotations | None = None,
         teacher: Teacher | None = None,
     ) -> None:
-        self.root, self.split, self.classes = Path(root), split, classes
+        self.root, self.split, self.classes = file_path(root, "root"), split, classes
         arranged = layout_of(self.root, layout)
         splits = arranged.splits(self.root)
         if split not in splits:

@@ -42,6 +42,16 @@ def opened_picture(path: Path) -> Image.Image:
     return image
 
 
+def file_text(path: Path) -> str:
+    """The text of a file, in UTF-8. A device might have no end.
+
+    Raises: OSError or UnicodeDecodeError: if it is none, or cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    return path.read_text(encoding="utf-8")
+
+
 def _of_photo(path: Path) -> Image.Image | None:
     """The picture if it is in one of `FORMATS`."""
     Image.preinit()

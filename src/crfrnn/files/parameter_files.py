@@ -15,6 +15,7 @@ from typing import Any
 
 from crfrnn.crf import CRF, decoded, encoded
 from crfrnn.files.replacement import replacing
+from crfrnn.numbers import file_path
 from crfrnn.parameters import CRFParameters, preset
 from crfrnn.plausibility import warn_of_input
 
@@ -55,10 +56,13 @@ def save_parameters(path: Path | str, parameters: CRFParameters | CRF, notes: Ma
     if not isinstance(parameters, CRFParameters | CRF):
         raise TypeError(f"parameters must be CRFParameters or a CRF, got {type(parameters).__name__}")
     values = {key: _text(value) for key, value in content_of(parameters).items()}
+    path = file_path(path, "path")
+    if not isinstance(notes, Mapping | None):
+        raise TypeError(f"notes={notes!r} must be a mapping, such as a dict")
     if notes is not None:
         values[NOTES] = _text(dict(notes), indent=2).replace("\n", "\n  ")
     lines = ",\n".join(f'  "{key}": {value}' for key, value in values.items())
-    with replacing(Path(path)) as handle:
+    with replacing(path) as handle:
         handle.write(f"{{\n{lines}\n}}\n".encode())
 
 
@@ -87,7 +91,7 @@ def load_parameters(path: Path | str) -> CRFParameters | CRF:
     Raises: ValueError: if the file is missing, is not such JSON, or holds an unknown key or a wrong value; the message
         names the file and the key.
     """
-    path = Path(path)
+    path = file_path(path, "path")
     if not path.is_file():
         raise ValueError(f"cannot read parameters from {path}: there is no such file")
     try:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
 from crfrnn.files.photos import read_photo
+from crfrnn.numbers import file_path, whole_number
 
 SIZE = 500
 BGR_MEAN = (103.939, 116.779, 123.68)
@@ -21,7 +22,7 @@ def network_input(path: Path | str) -> tuple[NDArray[np.float32], int, int, tupl
         and width; the photo's own size as (width, height).
     Raises: ValueError: if the file holds no 8-bit photo.
     """
-    photo = Image.fromarray(read_photo(Path(path)))
+    photo = Image.fromarray(read_photo(file_path(path, "path")))
     ratio = min(SIZE / photo.width, SIZE / photo.height)
     width, height = (max(int(length * ratio), 1) for length in photo.size)
     scaled = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR))
@@ -41,6 +42,7 @@ def label_image(scores: NDArray[np.floating], height: int, width: int, size: tup
     Raises: ValueError: if there are too many classes for a palette, or the part is larger than the scores.
     """
     rows, columns, classes = scores.shape
+    height, width = whole_number(height, "img_h"), whole_number(width, "img_w")
     if not (0 < height <= rows and 0 < width <= columns):
         raise ValueError(f"img_h={height}, img_w={width} does not lie within {rows} × {columns} scores")
     if not 0 < classes <= NUM_COLOURS:

@@ -103,6 +103,8 @@ def _status(path: Path) -> os.stat_result | None:
         return os.stat(path)
     except FileNotFoundError:
         return None
+    except ValueError as error:  # a zero byte
+        raise OSError(str(error)) from error
 
 
 def _refuse(target: Path, old: os.stat_result) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crfrnn.arrays import Array, check_result, label_array, num_points, score_array
+from crfrnn.arrays import Array, check_result, label_array, num_points, plain_array, score_array
 from crfrnn.crf import FrankWolfe, MeanField
 from crfrnn.inference import frankwolfe
 from crfrnn.inference.coupling import Matrix
@@ -38,9 +38,8 @@ def energy(
     scores = score_array(unary, "unary", precision(pairwise))
     couplings, _ = checked_couplings(scores, pairwise, compatibility)
     classes = len(scores)
-    if np.shape(labels) == scores.shape:
-        labels = score_array(labels, "labels").argmax(axis=0)
-    given = label_array(labels)
+    given = plain_array(labels, "labels")
+    given = label_array(score_array(given, "labels").argmax(axis=0) if given.shape == scores.shape else given)
     if given.shape != scores.shape[1:]:
         raise ValueError(f"labels have shape {given.shape} but the unary has spatial shape {scores.shape[1:]}")
     if given.min() < 0 or given.max() >= classes:
@@ -167,7 +166,8 @@ def divergence(q: Array, unary: Array, received: Array) -> float:
 
 
 def _require_pairs(pairwise: Sequence[Term], caller: str) -> None:
-    """Raise a TypeError if there are other terms, such as regions, whose energy of marginals is not quadratic."""
+    """Raise a TypeError unless all are pairwise: the energy of marginals of other terms, regions, is not quadratic."""
+    precision(pairwise)
     for index, term in enumerate(pairwise):
         if not isinstance(term, PairwiseTerm):
             raise TypeError(f"pairwise[{index}] is a {type(term).__name__}, but {caller} takes PairwiseTerm only")

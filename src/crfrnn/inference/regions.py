@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Array, Shape, class_weights, mask_array, num_points, region_array
+from crfrnn.arrays import Array, Shape, class_weights, mask_array, num_points, plain_array, region_array
 from crfrnn.crf import EPSILON, Regions
 from crfrnn.inference.coupling import couple, coupling_gradient, is_diagonal
 
@@ -103,9 +103,9 @@ class RegionTerm:
 
     def __post_init__(self) -> None:
         order = Regions("segments", order=self.order).order
-        given = np.asarray(self.segments)
+        given = plain_array(self.segments, "segments")
         grid = given.shape if given.dtype.kind in "iu" else given.shape[1:]
-        mask = None if self.mask is None else mask_array(np.array(self.mask).reshape(-1), (num_points(grid),))
+        mask = None if self.mask is None else mask_array(plain_array(self.mask, "mask").flatten(), (num_points(grid),))
         self._set(region_array(given, "segments", grid), class_weights(self.weight, "weight"), order, mask, grid)
 
     @classmethod

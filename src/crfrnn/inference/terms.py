@@ -21,6 +21,7 @@ from crfrnn.arrays import (
     is_tensor,
     mask_array,
     num_points,
+    plain_array,
     point_array,
     real_shape,
     region_array,
@@ -37,10 +38,10 @@ from crfrnn.kernels.features import Guide, origin_of
 from crfrnn.kernels.grid import GridGaussian
 from crfrnn.kernels.matrix import MatrixKernel, is_sparse
 from crfrnn.kernels.native import NativeKernel
+from crfrnn.levels import check_levels
 from crfrnn.memory import region_bytes, require_memory
 from crfrnn.numbers import flag, one_of
 from crfrnn.parameters import CRFParameters, with_values
-from crfrnn.plausibility import check_levels
 
 
 class Term(Protocol):
@@ -114,7 +115,7 @@ class PairwiseTerm:
         one_of(self.normalization, get_args(Normalization), "normalization")
         mask = None
         if self.mask is not None:
-            mask = mask_array(np.array(self.mask).reshape(-1), (self.kernel.num_points,))
+            mask = mask_array(plain_array(self.mask, "mask").flatten(), (self.kernel.num_points,))
         self._set(weight=class_weights(self.weight, "weight"), mask=mask)
 
     @classmethod

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRF
+from crfrnn.doubts import Doubts
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Execution, Gradients, Inputs, UnsupportedError
 from crfrnn.inference.losses import SLACK, not_probabilities
 from crfrnn.keras.kept import Kept
 from crfrnn.keras.layout import Layout
-from crfrnn.plausibility import Doubts, check_levels
+from crfrnn.levels import check_levels
 
 Array = NDArray[Any]
 kept = Kept()

@@ -14,7 +14,7 @@ from crfrnn.crf import CRF, MeanField, decoded, encoded
 from crfrnn.keras import bridge
 from crfrnn.keras.layout import Layout
 from crfrnn.keras.upsampling import at_image_size
-from crfrnn.numbers import one_of, whole_number
+from crfrnn.numbers import flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
 from crfrnn.unary import num_classes_of
 from crfrnn.upsampling import LEAST_STRIDE, Method, are_smaller
@@ -111,9 +111,9 @@ class CrfRnnLayer(CrfAttributes, keras.layers.Layer):  # type: ignore[misc]
         )
         self.image_dims = None if image_dims is None else spatial_shape(image_dims, limit=3)
         self.num_classes = num_classes
-        self.learn_theta = bool(learn_theta)
+        self.learn_theta = flag(learn_theta, "learn_theta")
         self.crf = alone(decoded(crf) if isinstance(crf, dict) else crf, short, CRFParameters())
-        if learn_theta:
+        if self.learn_theta:
             trained_thetas(self.crf)
         self.upsampling = upsampling
         self.data_format = data_format

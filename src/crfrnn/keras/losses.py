@@ -143,6 +143,7 @@ class _Pairs:
         q = ops.convert_to_tensor(probabilities)
         self.dtype = "float64" if keras.backend.standardize_dtype(q.dtype) == "float64" else "float32"
         image = ops.convert_to_tensor(image)
+        mask = None if mask is None else ops.convert_to_tensor(mask)
         channels = q.shape[self.axis] if len(q.shape) > 1 else 0
         self.layout = Layout(channels, None, self.axis, "probabilities")
         self.layout.check(q.shape, image.shape, None if mask is None else mask.shape)
@@ -166,7 +167,7 @@ class _Pairs:
     def check(self, gate: Any, name: str) -> None:
         """Raise a ValueError unless a gate has the size of the probabilities."""
         if gate is not None:
-            self.layout.check_plane(self.q.shape, gate.shape, name)
+            self.layout.check_plane(self.q.shape, ops.convert_to_tensor(gate).shape, name)
 
     def gated(self, values: Any, gate: Any) -> Any:
         """Values times a gate (B, *spatial)."""

@@ -1,7 +1,8 @@
 """Feature rows of points (docs/algorithm.md, eq. 3): what kernels compare them by."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any, NamedTuple
 
@@ -119,15 +120,10 @@ def _(features: Bilateral, guide: Guide, dtype: np.dtype[Any]) -> Array:
     rows: Array = np.empty((*guide.grid, axes + num_channels), dtype)
     _write_coordinates(rows, features.theta_alpha, guide.origin, "theta_alpha")
     # Channel by channel: NumPy's inner loop then runs along the pixels, not along three channels.
-    with np.errstate(over="ignore"):
-        for channel, theta in enumerate(thetas):
-            column = rows[..., axes + channel]
-            np.divide(
-                image[..., channel],
-                _divisor(theta * features.level, dtype, "theta_beta"),
-                out=column,
-                casting="same_kind",
-            )
+    for channel, theta in enumerate(thetas):
+        divisor = _divisor(theta * features.level, dtype, "theta_beta")
+        with _within(dtype, "the image", "theta_beta"):
+            np.divide(image[..., channel], divisor, out=rows[..., axes + channel], casting="same_kind")
     return rows.reshape(-1, axes + num_channels)
 
 
@@ -215,11 +211,25 @@ def _write_coordinates(rows: NDArray[Any], theta: Any, origin: Sequence[int] | N
     *grid, _ = rows.shape
     thetas = per_axis(theta, len(grid), name, "spatial axes")
     first = (0,) * len(grid) if origin is None else origin
-    with np.errstate(over="ignore"):
+    with _within(rows.dtype, "the position", name):
         for column, (length, start, theta) in enumerate(zip(reversed(grid), first, thetas, strict=True)):
             positions = np.arange(start, start + length, dtype=rows.dtype)
             steps = positions / _divisor(theta, rows.dtype, name)
             rows[..., column] = steps.reshape((length,) + (1,) * column)
+
+
+@contextmanager
+def _within(dtype: np.dtype[Any], what: str, theta: str) -> Iterator[None]:
+    """A division by θ, and a ValueError if its result is beyond what the precision holds."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError as error:
+        largest = np.finfo(dtype).max
+        raise ValueError(
+            f"{what} divided by {theta} is more than {dtype} can hold, {largest:.2g}: make {theta} larger"
+            f"{', or scale the image down' if what == 'the image' else ''}"
+        ) from error
 
 
 def _divisor(theta: float, dtype: np.dtype[Any], name: str) -> Any:
@@ -227,4 +237,5 @@ def _divisor(theta: float, dtype: np.dtype[Any], name: str) -> Any:
     smallest = float(np.finfo(dtype).tiny)
     if theta < smallest:
         raise ValueError(f"{name}={theta} is too small for {dtype} rows; expected at least {smallest:.3g}")
-    return dtype.type(theta)
+    with np.errstate(over="ignore"):  # divided by infinity, all are alike
+        return dtype.type(theta)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import _native
-from crfrnn.arrays import Array, check_finite, float_array
+from crfrnn.arrays import Array, check_finite, float_array, plain_array
 from crfrnn.crf import MOST_NEIGHBOUR_ROUNDS
 from crfrnn.kernels.native import NativeKernel
 from crfrnn.memory import available_memory, lattice_bytes, require_memory
@@ -109,7 +109,7 @@ def _most_bytes(rows: Array, rounds: int) -> int:
 
 
 def _batch_ids(batch: ArrayLike, num_points: int) -> NDArray[np.int32]:
-    ids = np.asarray(batch)
+    ids = plain_array(batch, "batch")
     if ids.dtype.kind not in "iu":
         raise TypeError(f"batch must hold integer ids, got dtype {ids.dtype}")
     if ids.shape != (num_points,):

@@ -12,6 +12,7 @@ from torch import Tensor
 from crfrnn.models.fcn import Fcn8s
 from crfrnn.models.segmenter import Segmenter
 from crfrnn.models.store import copy_state
+from crfrnn.numbers import file_path
 
 CRF_LAYER = "crfrnn"
 COMPATIBILITY = "compatibility_matrix"
@@ -44,7 +45,7 @@ def load_official(target: Fcn8s | Segmenter, path: Path | str) -> None:
     network = target.network if isinstance(target, Segmenter) else target
     if not isinstance(network, Fcn8s):
         raise TypeError(f"official weights fit an Fcn8s or a Segmenter with one, not a {type(network).__name__}")
-    path = Path(path)
+    path = file_path(path, "path")
     if not path.is_file():
         raise ValueError(f"cannot read {path}: there is no such file")
     state, crf_state = _keras(path, network) if _is_hdf5(path) else _pytorch(path)

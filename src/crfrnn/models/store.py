@@ -18,6 +18,7 @@ from crfrnn.files.replacement import replacing
 from crfrnn.models.fcn import Fcn8s, Fcn16s, Fcn32s
 from crfrnn.models.fcn_lite import FcnLite
 from crfrnn.models.segmenter import Segmenter
+from crfrnn.numbers import file_path
 from crfrnn.torch import CrfRnn
 from crfrnn.torch.layer import Trained
 
@@ -80,7 +81,7 @@ def save_model(
     }
     tensors = {key: _stored(key, tensor, half) for key, tensor in segmenter.state_dict().items()}
     content = safetensors.torch.save(tensors, {HEADER: json.dumps(description)})
-    with replacing(Path(path)) as handle:
+    with replacing(file_path(path, "path")) as handle:
         handle.write(content)
 
 
@@ -92,7 +93,7 @@ def load_model(path: Path | str | None = None) -> Model:
     Raises: ValueError: if the file is missing, damaged, not such a file, or does not fit its own description.
     """
     if path is not None:
-        return _read(Path(path))
+        return _read(file_path(path, "path"))
     resource = files("crfrnn.models").joinpath("builtin", "model.safetensors")
     if not resource.is_file():
         raise ValueError("this installation comes without a built-in model: name a model file, or train one")

@@ -25,7 +25,7 @@ def device_named(device: str) -> torch.device:
         there.cpu()  # what torch calls "meta" holds no numbers
     except TypeError:
         raise TypeError(f"device={device!r} must be the name of a device of torch, such as 'cuda'") from None
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch without CUDA asserts
         raise ValueError(f"device={device!r} is not available: {error}") from error
     return there.device
 

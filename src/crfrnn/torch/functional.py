@@ -10,13 +10,13 @@ from torch import Tensor
 
 from crfrnn.arrays import MAGNITUDES
 from crfrnn.crf import CRF, Bilateral, Exact, Features, Lattice, Normalization, Spatial
+from crfrnn.doubts import Doubts
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.inference import batch
 from crfrnn.inference.backend import Ability, Asked, Execution, Inputs, able, asked_by
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import flag, one_of, spacing_steps
 from crfrnn.parameters import CRFParameters, Filter
-from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable, gpu, ops
 from crfrnn.torch.exact_filter import full_precision
@@ -161,7 +161,7 @@ def refine(
     check_scene(crf, scene)
     execution = checked_execution(execution)
     return_probabilities = flag(return_probabilities, "return_probabilities")
-    learned = {name: _theta(name, theta) for name, theta in (thetas or {}).items()}
+    learned = {name: _theta(name, theta, logits) for name, theta in (thetas or {}).items()}
     dtype = compute_dtype(logits)
     couplings = [
         _coupling(f"{name}_weight", compatibility, weight, logits, dtype)
@@ -284,7 +284,7 @@ def checked_execution(execution: Execution) -> Execution:
 
 def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:
     """A dtype of 16 bits, or None."""
-    if storage not in (None, torch.float16, torch.bfloat16):
+    if not (storage is None or storage is torch.float16 or storage is torch.bfloat16):
         raise ValueError(f"storage={storage!r} must be torch.float16, torch.bfloat16 or None")
     if storage is not None and any(isinstance(kernel.filter, Exact) for kernel in crf.kernels):
         raise ValueError(f"filter='exact' has no lattice to keep in {storage}; leave out storage")
@@ -327,9 +327,11 @@ def _differentiable(crf: CRF, inputs: Inputs, couplings: Sequence[Tensor], execu
     return differentiable.forward(crf, inputs, couplings, execution)
 
 
-def _theta(name: str, tensor: Tensor) -> Tensor:
+def _theta(name: str, tensor: Tensor, logits: Tensor) -> Tensor:
     """The numbers (n,) of a tensor that replaces a specification's θ."""
     check_tensor(name, tensor)
+    if tensor.device.type != "cpu":  # numbers of the CPU go with tensors of any device
+        check_device(name, tensor, "logits", logits)
     if tensor.ndim > 1 or tensor.numel() == 0 or not tensor.is_floating_point():
         raise ValueError(
             f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected floating-point, a number or one for "
@@ -374,9 +376,10 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
         if not abs(given) <= torch.finfo(dtype).max:
             raise ValueError(f"{name}={given} is not a finite number that {dtype} can hold")
         # A GPU would wait for a number that is copied to it.
-        tensor = torch.full((), given, dtype=dtype, device=logits.device)
+        tensor = torch.full((), float(given), dtype=dtype, device=logits.device)
     else:
         tensor = given if isinstance(given, Tensor) else _tensor_of(name, given, dtype, logits.device)
+        check_tensor(name, tensor)
     if tensor.ndim > 2 or any(size != classes for size in tensor.shape):
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; expected a number, ({classes},) or ({classes}, {classes}) "

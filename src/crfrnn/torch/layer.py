@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from crfrnn.attributes import CrfAttributes, alone, trained_thetas
 from crfrnn.crf import CRF, MeanField, Normalization
+from crfrnn.doubts import Doubts
 from crfrnn.inference.backend import Execution
 from crfrnn.kernels.build import given_mapping
 from crfrnn.numbers import finite_number, flag, one_of, whole_number
 from crfrnn.parameters import CRFParameters, Filter, SpatialKernel
-from crfrnn.plausibility import Doubts
 from crfrnn.threads import thread_count
 from crfrnn.torch.functional import check_storage, refine
 from crfrnn.torch.plausibility import look

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crfrnn import plausibility
+from crfrnn import levels
 from crfrnn.crf import CRF
+from crfrnn.doubts import Doubts
 
 
 def look(
-    doubts: plausibility.Doubts,
+    doubts: Doubts,
     crf: CRF,
     logits: Tensor,
     image: Tensor | None,
@@ -28,16 +29,16 @@ def look(
     """
     if not doubts.pending:
         return
-    scores, levels, crf_seen = readable(logits), readable(image), _with_theta_beta(crf, thetas)
-    if scores is not None and levels is not None and crf_seen is not None:
-        doubts.look(crf_seen, scores, levels, call)
+    scores, seen, crf_seen = readable(logits), readable(image), _with_theta_beta(crf, thetas)
+    if scores is not None and seen is not None and crf_seen is not None:
+        doubts.look(crf_seen, scores, seen, call)
 
 
 def check_levels(crf: CRF, image: Tensor | None) -> None:
     """Warn if the levels of an image (B, K, *spatial) are far from θ_β."""
-    levels = readable(image)
-    if levels is not None:
-        plausibility.check_levels(crf, np.moveaxis(levels, 1, -1))
+    seen = readable(image)
+    if seen is not None:
+        levels.check_levels(crf, np.moveaxis(seen, 1, -1))
 
 
 def readable(tensor: Tensor | None) -> NDArray[Any] | None:

@@ -102,6 +102,8 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} is a tensor of layout {tensor.layout}; expected a dense one: call .to_dense() first")
+    if tensor.is_floating_point() and tensor.itemsize == 1:
+        raise TypeError(f"{name} is {tensor.dtype}; expected numbers of at least 16 bits: call .float() first")
 
 
 def check_device(name: str, tensor: Tensor, beside: str, scores: Tensor) -> None:

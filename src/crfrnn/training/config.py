@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
 from crfrnn.data.annotations import CLICK_RADIUS
 from crfrnn.files.classes import BACKGROUND, ClassSet, class_set, named_classes
+from crfrnn.files.opening import file_text
 from crfrnn.files.parameter_files import load_parameters, require_defaults, short_form
 from crfrnn.files.replacement import replacing
 from crfrnn.numbers import finite_number, one_of, proper_fraction, whole_number
@@ -218,7 +219,7 @@ def read_settings(path: Path) -> dict[str, object]:
     """The settings in a YAML file. Raises ValueError if it is not YAML or holds something else."""
     yaml = _yaml()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file_text(path))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read settings from {path}: {error}") from error
     if not isinstance(content, dict):

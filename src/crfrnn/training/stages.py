@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from crfrnn.files.classes import ClassSet
+from crfrnn.files.opening import file_text
 from crfrnn.files.replacement import replacing
 from crfrnn.models import NETWORKS, Segmenter, load_model, save_model
 from crfrnn.models.store import copy_state
@@ -106,7 +107,7 @@ def finished_stages(output: Path) -> dict[str, StageResult]:
     if not path.exists():
         return {}
     try:
-        return {stage: StageResult(**result) for stage, result in json.loads(path.read_text()).items()}
+        return {stage: StageResult(**result) for stage, result in json.loads(file_text(path)).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot read the results of finished stages from {path}: {error}") from error
 

@@ -1,5 +1,6 @@
 """The port's layer."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ class CrfRnn(nn.Module):
     def __init__(self, num_labels: int, num_iterations: int = 5, crf_init_params: DenseCRFParams | None = None) -> None:
         super().__init__()
         self.params = DenseCRFParams() if crf_init_params is None else crf_init_params
+        missing = [each.name for each in fields(DenseCRFParams) if not hasattr(self.params, each.name)]
+        if missing:
+            raise TypeError(f"crf_init_params={self.params!r} has no {', '.join(missing)}; expected DenseCRFParams(…)")
         self.num_labels = num_labels = whole_number(num_labels, "num_labels", least=2)
         for name in ("spatial_ker_weight", "bilateral_ker_weight"):
             finite_number(getattr(self.params, name), name)

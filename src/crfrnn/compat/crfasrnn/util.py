@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from crfrnn.arrays import plain_array
 from crfrnn.files.published import label_image, network_input
 
 
@@ -30,7 +31,7 @@ def get_label_image(probs: ArrayLike, img_h: int, img_w: int, original_size: tup
         original_size: (width, height) that it is scaled to.
     Raises: ValueError: if there is a batch axis, too many classes for a palette, or the part is larger than probs.
     """
-    scores = np.asarray(probs)
+    scores = plain_array(probs, "probs")
     if scores.ndim != 3:
         raise ValueError(
             f"probs has shape {scores.shape}; expected (classes, height, width)"

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Shape, check_classes, class_weights, float_array, num_points
+from crfrnn.levels import far_from, unseen
 from crfrnn.numbers import whole_number
-from crfrnn.plausibility import far_from, unseen, warn_of_input
+from crfrnn.plausibility import warn_of_input
 
 SMALLEST_DEVIATION = float(np.finfo(np.float32).tiny)
 LARGEST_DEVIATION = float(np.finfo(np.float32).max)

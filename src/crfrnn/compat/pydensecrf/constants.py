@@ -2,6 +2,7 @@
 
 import operator
 from enum import IntEnum
+from typing import Any
 
 from crfrnn.crf import Normalization
 from crfrnn.plausibility import warn_of_input
@@ -45,11 +46,19 @@ def checked_normalization(kernel: int, normalization: int) -> Normalization:
     ):
         if isinstance(value, other):
             warn_of_input(f"{name}={value.name} is a {other.__name__}, {effect}, as in pydensecrf")
-    operator.index(kernel)
-    if operator.index(normalization) not in NORMALIZATIONS:
+    _number(kernel, "kernel")
+    number = _number(normalization, "normalization")
+    if number not in NORMALIZATIONS:
         warn_of_input(
             f"normalization={normalization!r} is unknown and counts as NO_NORMALIZATION, as in pydensecrf; use "
             f"{', '.join(NormalizationType.__members__)}"
         )
         return "none"
-    return NORMALIZATIONS[normalization]
+    return NORMALIZATIONS[number]
+
+
+def _number(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be one of pydensecrf's constants, or its number") from None

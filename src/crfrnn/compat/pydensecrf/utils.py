@@ -107,7 +107,8 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
 def softmax_to_unary(sm: ArrayLike, GT_PROB: float = 1) -> Float32:
     """Deprecated name of `unary_from_softmax`, without clipping."""
     _deprecated("softmax_to_unary", "unary_from_softmax")
-    return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=None)
+    scale = share(GT_PROB, "GT_PROB", most=1)
+    return unary_from_softmax(sm, None if scale == 1 else scale, clip=None)
 
 
 def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int]) -> Float32:

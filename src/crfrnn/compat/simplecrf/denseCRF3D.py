@@ -34,14 +34,17 @@ def densecrf3d(I: ArrayLike, P: ArrayLike, param: Mapping[str, Any]) -> NDArray[
         KeyError: if one of these is missing.
         ValueError: if shapes do not fit.
     """
+    if not isinstance(param, Mapping):
+        raise TypeError(f"param={param!r} must be a dict of {', '.join(NAMES)}")
     missing = [name for name in NAMES if name not in param]
     if missing:
         raise KeyError(f"param has no {', '.join(missing)}")
-    channels, divisors = np.shape(I)[-1:], real_shape(param["BilateralModsStds"], "BilateralModsStds")
+    shape = real_shape(I, "I")
+    channels, divisors = shape[-1:], real_shape(param["BilateralModsStds"], "BilateralModsStds")
     number = whole_number(param["ModalityNum"], "ModalityNum")
     if not channels == divisors == (number,):
         raise ValueError(
-            f"I has shape {np.shape(I)}, ModalityNum is {number} and BilateralModsStds is "
+            f"I has shape {shape}, ModalityNum is {number} and BilateralModsStds is "
             f"{param['BilateralModsStds']!r}; expected as many channels, the last axis, as deviations and ModalityNum"
         )
     position, both = (tuple(f"{kernel}{axis}Std" for axis in "RCZ") for kernel in ("Pos", "Bilateral"))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import float_array, image_array, num_points
+from crfrnn.arrays import float_array, image_array, num_points, real_shape
 from crfrnn.compat.pydensecrf.arguments import check_levels, count, first_deviations
 from crfrnn.compat.pydensecrf.densecrf import DenseCRF
 from crfrnn.compat.pydensecrf.unary import IMPOSSIBLE
@@ -60,7 +60,7 @@ def labels(
     """
     given = float_array(probabilities, "P", np.float32)
     *grid, classes = given.shape or (0,)
-    shape, axes = np.shape(image), len(grid)
+    shape, axes = real_shape(image, "I"), len(grid)
     if shape[:-1] != tuple(grid) or not axes or given.size == 0 or classes > MOST_LABELS:
         raise ValueError(
             f"I has shape {shape} and P {given.shape}; expected an image (H, W, channels) or (D, H, W, channels) and "
