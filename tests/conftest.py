@@ -37,9 +37,11 @@ def crfrnn_layer() -> dict[str, np.ndarray]:
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts() -> None:
-    """A job in the background of a shell ignores SIGINT, and so would all that tests start and interrupt."""
+    """A job in the background of a shell ignores SIGINT, one under nohup SIGHUP, and so would all that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
