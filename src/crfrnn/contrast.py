@@ -39,19 +39,21 @@ def contrast_theta_beta(
     *grid, channels = levels.shape
     weights = np.ones(grid) if mask is None else mask_array(mask, tuple(grid)).reshape(grid)
     planes = [levels[..., channel].astype(np.float64) for channel in range(channels)]
-    largest = [float(np.abs(plane).max()) for plane in planes]
-    told = [level > TINY for level in largest]
-    described = zip(planes, largest, told, strict=True)
-    steps = [_step(plane, level, weights) if apart else 0.0 for plane, level, apart in described]
+    steps, flat = zip(*(_step_and_level(plane, weights) for plane in planes), strict=True)
     scale = SHARE * math.sqrt(np.count_nonzero(steps))
-    flat = [level if apart else 1.0 for level, apart in zip(largest, told, strict=True)]
     return tuple(scale * step or level for step, level in zip(steps, flat, strict=True))
 
 
-def _step(plane: NDArray[np.float64], largest: float, weights: NDArray[np.floating[Any]]) -> float:
-    """√⟨Δ²⟩, from levels divided by a power of two, so that no square is beyond float64."""
+def _step_and_level(plane: NDArray[np.float64], weights: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """√⟨Δ²⟩ and the largest absolute level, or 0 and 1 if nothing can be divided by that.
+
+    Levels are divided by a power of two before, so that no square is beyond float64.
+    """
+    largest = float(np.abs(plane).max())
+    if largest <= TINY:
+        return 0.0, 1.0
     exponent = math.frexp(largest)[1]
-    return math.ldexp(math.sqrt(_mean_square_step(np.ldexp(plane, -exponent), weights)), exponent)
+    return math.ldexp(math.sqrt(_mean_square_step(np.ldexp(plane, -exponent), weights)), exponent), largest
 
 
 def _mean_square_step(plane: NDArray[np.float64], weights: NDArray[np.floating[Any]]) -> float:
