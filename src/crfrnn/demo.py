@@ -16,6 +16,7 @@ from crfrnn.files.comparison import close_row, close_up, visible_classes, whole_
 from crfrnn.files.legend import INK, PAPER, draw_legend
 from crfrnn.files.photos import read_photo, write_picture
 from crfrnn.files.progress import progress
+from crfrnn.files.table import Table
 
 EXAMPLES = ("chelsea", "astronaut", "coffee")
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")
@@ -35,14 +36,14 @@ class Example:
     refined: NDArray[np.uint8]
 
 
-def run_demo(output: Path) -> int:
-    """Segment the example photos, draw them to `output`, and print what the CRF changed. Returns the exit status."""
+def draw_demo(output: Path) -> Table:
+    """Segment the example photos, and draw them to `output`. Returns what it took and what the CRF changed."""
     from crfrnn.models import load_model
     from crfrnn.segment import segment
 
     model = load_model()
     examples = []
-    lines = []
+    rows = []
     segment(read_example(EXAMPLES[0]), model)  # the first call makes things ready, which takes longer
     for name in progress(EXAMPLES, "demo"):
         photo = read_example(name)
@@ -52,15 +53,18 @@ def run_demo(output: Path) -> int:
         refined = segment(photo, model).labels
         end = time.perf_counter()
         height, width = refined.shape
-        lines.append(
-            f"{name:<10} {width}×{height}  network {1000 * (middle - start):5.0f} ms, with the CRF-RNN "
-            f"{1000 * (end - middle):5.0f} ms, which changed {np.mean(alone != refined):5.1%} of the pixels"
+        seconds = middle - start, end - middle
+        rows.append(
+            [
+                name,
+                f"{width}×{height}",
+                *(f"{1000 * each:.0f} ms" for each in seconds),
+                f"{np.mean(alone != refined):.1%}",
+            ]
         )
         examples.append(Example(photo, alone, refined))
     write_picture(output, draw(examples, model.classes))
-    print("\n".join(lines))
-    print(f"photo, network alone, network + CRF-RNN: {output}")
-    return 0
+    return Table(("", "size", *COLUMN_TITLES[1:], "pixels changed"), rows)
 
 
 def read_example(name: str) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +81,17 @@ def patient_interrupts() -> Iterator[None]:
     """
     with _raising(_interrupt()):
         yield
+
+
+@contextmanager
+def telling(words: Callable[[], str]) -> Iterator[None]:
+    """An interruption tells these words, such as how to go on, unless it tells something already."""
+    try:
+        yield
+    except KeyboardInterrupt as asked:
+        if not asked.args:
+            asked.args = (words(),)
+        raise
 
 
 def raise_asked(error: BaseException) -> None:

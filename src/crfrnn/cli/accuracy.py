@@ -11,9 +11,11 @@ from typing import Any
 from crfrnn.cli.inputs import Reading
 from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
 from crfrnn.cli.parser import add_command, add_quiet
+from crfrnn.cli.printing import say, say_table
 from crfrnn.cli.usage import UsageError, counted, distances
 from crfrnn.files.parameter_files import content_of, crf_of
 from crfrnn.files.replacement import replacing
+from crfrnn.files.table import Table
 
 ACCURACY_HELP = """\
 Compare every way to filter with the exact filter over all pairs of pixels, on one photo or volume.
@@ -40,13 +42,13 @@ def add_accuracy(commands: Any) -> None:
         "--longest-side",
         type=int,
         metavar="PIXELS",
-        help="reduce a larger photo to this size, and θ_α and θ_γ in proportion; its own size if not given",
+        help="reduce a larger photo to this size, and θ_α and θ_γ in proportion (default: its own size)",
     )
     parser.add_argument(
         "--input",
         choices=("logits", "probabilities", "labels"),
-        help="what SCORES are; logits when not given, labels for an image and for volumes of whole numbers, "
-        "probabilities for arrays of that name or called softmax",
+        help="what SCORES are (default: logits; labels for an image and for volumes of whole numbers; "
+        "probabilities for arrays of that name or called softmax)",
     )
     parser.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     parser.add_argument(
@@ -55,7 +57,7 @@ def add_accuracy(commands: Any) -> None:
         help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
     )
     parser.add_argument(
-        "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"
+        "--num-classes", type=int, metavar="C", help="classes of label input (default: the largest id + 1)"
     )
     parser.add_argument(
         "--spacing",
@@ -63,7 +65,7 @@ def add_accuracy(commands: Any) -> None:
         metavar="VALUE",
         help="distance between neighbouring pixels, a number or x,y[,z], instead of what the file says",
     )
-    parser.add_argument("--threads", type=int, metavar="T", help="threads; OMP_NUM_THREADS or all cores when not given")
+    parser.add_argument("--threads", type=int, metavar="T", help="threads (default: OMP_NUM_THREADS, or all cores)")
     add_device(parser)
     add_quiet(parser)
     add_parameter_options(parser)
@@ -105,14 +107,21 @@ def run_accuracy(options: argparse.Namespace) -> int:
     grid = scores.shape if pair.kind == "labels" else scores.shape[1:]
     size = "×".join(map(str, reversed(grid)))
     iterations = crf_of(parameters).solver.iterations
-    print(f"{options.image}: {size}{pair.remark}, {counted(iterations, 'iteration')}, against the exact filter")
-    width = max(len(each.setting) for each in found)
-    print(f"{'':{width}}  message error  mean change  max change  labels changed   seconds")
-    for each in found:
-        print(
-            f"{each.setting:{width}}  {each.message_error:13.2g}  {each.mean_change:11.2g}  {each.max_change:10.2g}  "
-            f"{each.labels_changed:14.3%}  {each.seconds:8.3g}"
+    say(f"{size}{pair.remark}, {counted(iterations, 'iteration')}, against the exact filter", options.image)
+    say_table(
+        Table(
+            ("", "message error", "mean change", "max change", "labels changed", "seconds"),
+            [
+                [
+                    each.setting,
+                    *(f"{number:.2g}" for number in (each.message_error, each.mean_change, each.max_change)),
+                    f"{each.labels_changed:.3%}",
+                    f"{each.seconds:.3g}",
+                ]
+                for each in found
+            ],
         )
+    )
     if options.output is not None:
         content = {
             "image": str(options.image),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from crfrnn.cli.outputs import (
     result_dtype,
     write_result,
 )
+from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement
 from crfrnn.cli.usage import UsageError, counted, one_line, real_path
 from crfrnn.crf import CRF
@@ -69,12 +69,12 @@ def refine_clip(
     if change.vanished:
         warning = vanished_warning(change.vanished, clip.first, clip.first.image, through_time.crf)
         if warning is not None:
-            print(f"crfrnn refine: warning: {one_line(output)}: {warning}", file=sys.stderr)
+            complain("crfrnn refine", "warning", one_line(output), warning)
     size = f"{clip.grid[2]}×{clip.grid[1]}, {counted(clip.grid[0], 'frame')}"
     done = [f"{len(tiles)} windows in time"] if len(tiles) > 1 else []
     done += [change.words, f"{time.perf_counter() - start:.2f} s"]
     classes = max(clip.classes, clip.first.least_classes)
-    print(f"{output}: {size}, {classes} classes{clip.first.remark}, {', '.join(done)}")
+    say(f"{size}, {classes} classes{clip.first.remark}, {', '.join(done)}", output)
     return 0
 
 
@@ -162,10 +162,10 @@ def write_frames(clip: Clip, frames: Iterator[tuple[Pair, NDArray[Any]]], output
                 complete += 1
         except BaseException:
             if complete:
-                print(
-                    f"crfrnn refine: {counted(complete, 'frame')} of {clip.grid[0]}, "
-                    f"{clip.names[0]} to {clip.names[complete - 1]}, are complete in {output}; the others are not new",
-                    file=sys.stderr,
+                complain(
+                    "crfrnn refine",
+                    f"{counted(complete, 'frame')} of {clip.grid[0]}, {clip.names[0]} to {clip.names[complete - 1]}, "
+                    f"are complete in {output}; the others are not new",
                 )
             raise
     else:

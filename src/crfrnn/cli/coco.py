@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from crfrnn.cli.changes import change_of
 from crfrnn.cli.failures import described
 from crfrnn.cli.inputs import Pair
+from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement
 from crfrnn.cli.usage import UsageError, counted, real_path
 from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
@@ -59,16 +59,14 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
     if gone:
         names = ", ".join(str(file.annotations[number].get("id", number)) for number in gone[:SHOWN])
         more = ", …" if len(gone) > SHOWN else ""
-        print(
-            f"crfrnn refine: warning: {counted(len(gone), 'mask')} vanished: annotation {names}{more}", file=sys.stderr
-        )
+        complain("crfrnn refine", "warning", f"{counted(len(gone), 'mask')} vanished: annotation {names}{more}")
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+        complain("failed", failure)
     if not masks and failures:
         return 1
     kept = len(file.annotations) - len(masks)
     done = len(todo) - len(failures)
-    print(f"{output}: {counted(len(masks), 'mask')} of {counted(done, 'photo')} refined, {kept} left as they are")
+    say(f"{counted(len(masks), 'mask')} of {counted(done, 'photo')} refined, {kept} left as they are", output)
     return 1 if failures else 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from crfrnn.cli.parser import add_command
+from crfrnn.cli.printing import say_raw
 
 COMPLETION_HELP = """\
 Print a script that lets a shell complete the commands and options of crfrnn. It needs the package shtab.
@@ -29,5 +30,5 @@ def run_completion(parser: argparse.ArgumentParser, shell: str) -> int:
         import shtab
     except ImportError as error:
         raise ImportError("completion needs shtab, which is not installed: pip install 'crfrnn[completion]'") from error
-    print(shtab.complete(parser, shell))
+    say_raw(shtab.complete(parser, shell))
     return 0

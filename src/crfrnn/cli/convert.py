@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crfrnn.cli.parser import add_command, add_quiet
+from crfrnn.cli.printing import say
 from crfrnn.cli.usage import real_path
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def add_convert(commands: Any) -> None:
         "--classes",
         metavar="CLASSES",
         default="voc",
-        help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line; "
-        "%(default)s when not given, the classes of the official weights",
+        help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line "
+        "(default: %(default)s, the classes of the official weights)",
     )
     add_quiet(parser)
     parser.set_defaults(run=run_convert, parser=parser)
@@ -62,7 +63,7 @@ def run_convert(options: argparse.Namespace) -> int:
     from crfrnn.models import save_model
 
     save_model(output, segmenter, classes, notes={"weights": origin})
-    print(f"{output}: {type(segmenter.network).__name__}, {classes.num_classes} classes, from {origin}")
+    say(f"{type(segmenter.network).__name__}, {classes.num_classes} classes, from {origin}", output)
     return 0
 
 

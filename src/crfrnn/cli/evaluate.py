@@ -8,9 +8,11 @@ from typing import Any
 
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
+from crfrnn.cli.printing import say, say_table
 from crfrnn.cli.usage import counted
 from crfrnn.files.photos import write_picture
 from crfrnn.files.replacement import replacing
+from crfrnn.interrupts import telling
 
 EVALUATE_HELP = """\
 Measure a model on labelled photos: the network alone and with its CRF, side by side.
@@ -33,22 +35,22 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help=f'a model file, or "{BUILT_IN}"')
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="folder to write to")
-    parser.add_argument("--split", metavar="SPLIT", default="val", help="photos to measure on; %(default)s by default")
+    parser.add_argument("--split", metavar="SPLIT", default="val", help="photos to measure on (default: %(default)s)")
     parser.add_argument(
         "--classes",
         metavar="CLASSES",
-        help="voc, msrc21, camvid, or a text file with one class name on each line; the model's own if not given",
+        help="voc, msrc21, camvid, or a text file with one class name on each line (default: the model's own)",
     )
     add_parameters_file(parser)
     parser.add_argument(
-        "--iterations", type=int, metavar="T", help="mean-field iterations of the CRF; its own if not given"
+        "--iterations", type=int, metavar="T", help="mean-field iterations of the CRF (default: its own)"
     )
     parser.add_argument(
         "--edge-radius",
         type=int,
         metavar="R",
         default=5,
-        help="mean IoU near edges counts pixels within R pixels of label edges; %(default)s by default",
+        help="mean IoU near edges counts pixels within R pixels of label edges (default: %(default)s)",
     )
     add_device(parser)
     add_quiet(parser)
@@ -77,13 +79,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
             f"{model.classes.num_classes} apart"
         )
     data = SegmentationData(options.data, options.split, classes)
-    found = evaluate(model, data, classes, iterations=options.iterations, edge_radius=options.edge_radius)
+    with telling(lambda: "nothing is written before all photos are measured; the same command begins anew"):
+        found = evaluate(model, data, classes, iterations=options.iterations, edge_radius=options.edge_radius)
     table = found.table()
     output: Path = options.output
     found.write_json(output / "evaluation.json")
     with replacing(output / "evaluation.txt") as handle:
         handle.write(f"{table}\n".encode())
     write_picture(output / "contact_sheet.png", contact_sheet(found))
-    print(table)
-    print(f"{counted(len(found.photos), 'photo')}; evaluation.json, evaluation.txt and contact_sheet.png: {output}")
+    say_table(table)
+    say(f"{counted(len(found.photos), 'photo')}; evaluation.json, evaluation.txt and contact_sheet.png", output)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -14,10 +13,12 @@ from threading import Condition
 from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
 from crfrnn.cli.pairing import left_over, paired
+from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import SUBJECT, UsageError, counted, one_line, real_path
+from crfrnn.cli.usage import SUBJECT, UsageError, counted, going_on, one_line, real_path
 from crfrnn.files.photos import suffix_of
 from crfrnn.files.progress import progress
+from crfrnn.interrupts import telling
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
 
@@ -73,8 +74,14 @@ def refine_folder(
 
     failures, ran, gone, notes = {}, [], {}, Counter[str]()
     shown = iter(progress(todo, "refine"))  # it imports: no thread is to be at work then
-    with ThreadPoolExecutor(threads) as pool:
-        futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {pool.submit(work, stem): stem for stem in todo}
+    futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {}
+
+    def so_far() -> str:
+        ended = [each for each in futures if each.done() and not each.cancelled()]
+        return going_on(sum(each.exception() is None for each in ended), len(todo), "refined", overwrite)
+
+    with telling(so_far), ThreadPoolExecutor(threads) as pool:
+        futures.update((pool.submit(work, stem), stem) for stem in todo)
         try:
             for _, future in zip(shown, as_completed(futures), strict=True):
                 try:
@@ -92,12 +99,13 @@ def refine_folder(
             raise
     _print_warnings(gone, notes)
     for stem in sorted(failures):
-        print(f"failed: {one_line(stem)}: {failures[stem]}", file=sys.stderr)
-    print(
-        f"{output}: {len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
+        complain("failed", one_line(stem), failures[stem])
+    say(
+        f"{len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
         + (f"; {counted(alone_images, 'image')} without scores" if alone_images else "")
         + (OVERWRITE_HINT if len(todo) < len(cases) else "")
-        + (f"; {iterations_run(ran, refinement.crf)}" if ran else "")
+        + (f"; {iterations_run(ran, refinement.crf)}" if ran else ""),
+        output,
     )
     return 1 if failures else 0
 
@@ -105,12 +113,12 @@ def refine_folder(
 def _print_warnings(gone: dict[str, str], notes: Counter[str]) -> None:
     """Print what is worth knowing of some photos, and how many there are."""
     for stem in sorted(gone)[:WARNINGS_SHOWN]:
-        print(f"crfrnn refine: warning: {one_line(stem)}: {gone[stem]}", file=sys.stderr)
+        complain("crfrnn refine", "warning", one_line(stem), gone[stem])
     if len(gone) > WARNINGS_SHOWN:
         more = counted(len(gone) - WARNINGS_SHOWN, "more image")
-        print(f"crfrnn refine: warning: classes are gone in {more}", file=sys.stderr)
+        complain("crfrnn refine", "warning", f"classes are gone in {more}")
     for note, count in sorted(notes.items()):
-        print(f"crfrnn refine: {counted(count, 'image')}: {note}", file=sys.stderr)
+        complain("crfrnn refine", counted(count, "image"), note)
 
 
 class Memory:

@@ -21,14 +21,15 @@ from crfrnn.cli.evaluate import add_evaluate
 from crfrnn.cli.failures import described, files_of, tracebacks
 from crfrnn.cli.info import info_lines
 from crfrnn.cli.parser import Parser, add_debug, add_quiet
-from crfrnn.cli.printing import finished_output, spelt_output
+from crfrnn.cli.printing import Screen, Silent, complain, say, say_table
 from crfrnn.cli.refine import add_refine
 from crfrnn.cli.segment import add_segment
+from crfrnn.cli.streams import finished_output, spelt_output
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
 from crfrnn.cli.usage import SUBJECT, one_line
-from crfrnn.demo import run_demo
-from crfrnn.files.progress import hidden_progress
+from crfrnn.demo import COLUMN_TITLES, draw_demo
+from crfrnn.files.progress import shown_on
 from crfrnn.interrupts import orderly_end, raise_asked
 
 NOISY = ("/PIL/", "Detected pickle protocol")
@@ -75,7 +76,7 @@ def failed(options: argparse.Namespace, error: Exception) -> int:
         raise_asked(error)
     except KeyboardInterrupt as asked:
         return interrupted(options, asked)
-    _complain(options, f"error: {described(error, files_of(options))}")
+    _complain(options, "error", described(error, files_of(options)))
     return 1
 
 
@@ -83,12 +84,12 @@ def interrupted(options: argparse.Namespace, asked: KeyboardInterrupt) -> int:
     """Print by what the command was ended. Returns the exit status, which tells the signal as shells do."""
     number = signal.Signals(getattr(asked, "number", signal.SIGINT))
     words = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
-    _complain(options, ": ".join(filter(None, [words, one_line(asked)])))
+    _complain(options, *filter(None, [words, one_line(asked)]))
     return 128 + number
 
 
-def _complain(options: argparse.Namespace, message: str) -> None:
-    print(f"{' '.join(filter(None, ['crfrnn', options.command]))}: {message}", file=sys.stderr)
+def _complain(options: argparse.Namespace, *parts: str) -> None:
+    complain(" ".join(filter(None, ["crfrnn", options.command])), *parts)
 
 
 @contextmanager
@@ -99,8 +100,7 @@ def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         told = f"{Path(filename).as_posix()} {message}"
         if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
-            subject = f"{one_line(SUBJECT.get())}: " if SUBJECT.get() else ""
-            _complain(options, f"warning: {subject}{one_line(message)}")
+            _complain(options, "warning", *filter(None, [one_line(SUBJECT.get())]), one_line(message))
 
     if not options.debug:
         warnings.showwarning = speak
@@ -117,7 +117,7 @@ def spoken_background(options: argparse.Namespace) -> Iterator[None]:
 
     def speak(found: threading.ExceptHookArgs) -> None:
         if isinstance(found.exc_value, Exception):
-            _complain(options, f"error in the background: {described(found.exc_value)}")
+            _complain(options, "error", f"in the background: {described(found.exc_value)}")
 
     def drop(found: Any) -> None:
         if isinstance(found.exc_value, KeyboardInterrupt):
@@ -134,11 +134,12 @@ def spoken_background(options: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def silence(quiet: bool) -> Iterator[None]:
-    """Leave out what is printed on stdout, and progress."""
+    """Show progress on the terminal; if quiet, leave it out, and what is printed on stdout."""
     if not quiet:
-        yield
+        with shown_on(Screen()):
+            yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), hidden_progress():
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), shown_on(Silent()):
         yield
 
 
@@ -161,10 +162,11 @@ def command_parser() -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
 
     demo = commands.add_parser("demo", help="segment three photos that come with the package and draw one picture")
-    demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help="%(default)s")
+    output_help = "picture to draw (default: %(default)s)"
+    demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help=output_help)
     add_quiet(demo)
     add_debug(demo)
-    demo.set_defaults(run=lambda options: run_demo(options.output))
+    demo.set_defaults(run=run_demo)
     add_completion(commands, parser)
     return parser
 
@@ -172,5 +174,12 @@ def command_parser() -> argparse.ArgumentParser:
 def run_info(options: argparse.Namespace) -> int:
     """Print the facts. Returns the exit status."""
     for line in info_lines():
-        print(line)
+        say(line)
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Draw the demonstration, and say what the CRF changed. Returns the exit status."""
+    say_table(draw_demo(options.output))
+    say(str(options.output), ", ".join(COLUMN_TITLES))
     return 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
 
-ARRAY_HELP = "the array of a file of several; the one named like scores, or the first"
+ARRAY_HELP = "the array of a file of several (default: the one named like scores, or the first)"
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
 PRESET_PURPOSES = {
     "photos": "logits or probabilities of a network for photos; the default, which gained on both data sets tried",
@@ -92,12 +92,12 @@ def add_common_parameters(parser: argparse.ArgumentParser, contrast: bool = Fals
     presets = "\n".join(f"  {name:11} {purpose}" for name, purpose in PRESET_PURPOSES.items())
     group = parser.add_argument_group(
         "parameters of the CRF",
-        "Each option replaces one value of the preset, or of the parameters file. With a list of\n"
-        "  kernels it takes only the options of the file's solver, --compatibility and --image-range.\n"
-        f"  Presets, and what they are for:\n{presets}",
+        "Each option replaces one value of the preset, or of the parameters file. With a list of kernels it takes only "
+        "the options of the file's solver, --compatibility and --image-range. Presets, and what they are for:\n"
+        f"{presets}",
     )
     source = group.add_mutually_exclusive_group()
-    preset_help = f"one of the list above; {DEFAULT_PRESET} when not given"
+    preset_help = f"one of the list above (default: {DEFAULT_PRESET})"
     source.add_argument("--preset", choices=tuple(PRESETS), metavar="NAME", help=preset_help)
     source.add_argument("--parameters", type=Path, metavar="FILE", help=PARAMETERS_HELP)
     _add_fields(group, [field for field in fields(CRFParameters) if field.name in COMMON], contrast)
@@ -148,7 +148,7 @@ def add_parameters_file(parser: argparse._ActionsContainer) -> None:
 def add_device(parser: argparse._ActionsContainer) -> None:
     """Add `--device`."""
     parser.add_argument(
-        "--device", metavar="NAME", help="compute on this device of PyTorch, such as cuda; on the CPU when not given"
+        "--device", metavar="NAME", help="compute on this device of PyTorch, such as cuda (default: the CPU)"
     )
 
 

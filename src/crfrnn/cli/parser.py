@@ -5,19 +5,68 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from crfrnn.cli.printing import complain, help_width, say_help
 from crfrnn.cli.usage import one_line
+
+ITEM = re.compile(r"  (?! )(?:[-\w]+ {2,})?")
+"""How an entry of a list begins in a help: with two spaces, and maybe a name and more spaces; it goes on after four."""
+EXAMPLE = re.compile(r"  crfrnn \S")
+
+
+class Formatter(argparse.HelpFormatter):
+    """Wraps the paragraphs and lists of a help to the terminal. Examples stay on one line, to be copied."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=help_width())
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts: list[str] = []
+        for line in text.strip().splitlines():
+            last = parts[-1] if parts else ""
+            continues = line.startswith("    ") if ITEM.match(last) else bool(last) and not ITEM.match(line)
+            if line and continues:
+                parts[-1] += f" {line.strip()}"
+            else:
+                parts.append(line)
+        return "\n".join(self._filled(part, width, indent) for part in parts)
+
+    def _format_usage(self, usage: str | None, *more: Any) -> str:
+        text = super()._format_usage(usage, *more)
+        if usage is None:
+            return text
+        hanging = " " * len(f"usage: {self._prog} ")
+        return textwrap.fill(text, self._width, subsequent_indent=hanging, break_on_hyphens=False) + "\n\n"
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _filled(self, part: str, width: int, indent: str) -> str:
+        if not part or EXAMPLE.match(part):
+            return part
+        found = ITEM.match(part)
+        head = found[0] if found else ""
+        hanging = "" if not head else " " * (len(head) if 2 < len(head) < width // 2 else 4)
+        body = textwrap.TextWrapper(width, indent + head, indent + hanging, break_on_hyphens=False)
+        return body.fill(part[len(head) :])
 
 
 class Parser(argparse.ArgumentParser):
     """A parser of the whole line, or of a command. Values may be lists of numbers that begin below 0, such as -1,1."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, **{"formatter_class": Formatter, **options})
         self._negative_number_matcher = re.compile(r"^-\.?\d[-+.,\deE]*$")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stderr and message.startswith(f"{self.prog}: error: "):
+            complain(self.prog, "error", message.removeprefix(f"{self.prog}: error: ").rstrip("\n"))
+        elif message:
+            say_help(message, file)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
@@ -70,7 +119,6 @@ def add_command(commands: Any, name: str, help: str, description: str, examples:
         description=description,
         epilog=f"examples:\n{examples}",
         usage=f"%(prog)s {usage}" if usage else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_debug(parser)
     return parser

@@ -1,86 +1,167 @@
-"""What the commands print, on any terminal."""
+"""What the commands print: every line and table of them, on any terminal.
+
+Where stdout or stderr is a terminal, lines are wrapped to its width, and Rich draws colours, tables and bars. Elsewhere
+the same words are printed as they are, and Rich is not imported.
+"""
 
 from __future__ import annotations
 
-import codecs
-import io
-import os
+import re
+import shutil
 import sys
-import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any, TextIO
 
-SPELT = "crfrnn-spelt"
-SIGNS = {"×": "x", "…": "...", "→": "->", "–": "-", "·": "-", "≤": "<=", "≥": ">=", "²": "2", "½": "1/2", "−": "-"}
-"""How signs are written where the terminal has none."""
+from crfrnn.cli.bars import TerminalBar, without_bar
+from crfrnn.cli.look import LEAST_COLUMNS, Look, encoding_of, legible
+from crfrnn.files.progress import Bar, Display
+from crfrnn.files.table import Table
 
-
-def spelt(error: UnicodeError) -> tuple[str, int]:
-    """Characters that an encoding does not have, for `codecs.register_error`: Greek letters become their names."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(map(_spelt, error.object[error.start : error.end])), error.end
-
-
-codecs.register_error(SPELT, spelt)
-
-
-@contextmanager
-def spelt_output() -> Iterator[None]:
-    """Print whatever the terminal's encoding holds, and spell out what it does not: "θ" is "theta"."""
-    streams = [each for each in (sys.stdout, sys.stderr) if isinstance(each, io.TextIOWrapper)]
-    before = [stream.errors for stream in streams]
-    for stream in streams:
-        stream.reconfigure(errors=SPELT)
-    try:
-        yield
-    finally:
-        for stream, errors in zip(streams, before, strict=True):
-            if not stream.closed:
-                stream.reconfigure(errors=errors)
+KINDS = {"error": "bold red", "failed": "bold red", "warning": "bold yellow", "interrupted": "bold yellow"}
+"""Styles of the words that say what kind of message it is."""
+GOOD, BAD, DOUBTFUL = "bold green", "bold red", "bold yellow"
+"""Styles of verdicts."""
+SUBJECT, HEADER, RULE = "bold cyan", "bold", "dim"
+"""Styles of what a line is about, the names of columns, and lines between rows."""
+GAIN = "gain"
+"""The column whose numbers are good above 0, and bad below."""
+HANGING = 2
+"""Columns that all lines but the first of a wrapped one are set in."""
+HELP = (
+    (r"^(usage:|[a-zA-Z][^\n:]{0,60}:$)", HEADER),
+    (r"(?<![\w/-])--?[a-zA-Z][\w-]*", "cyan"),
+    (r"^  crfrnn(?= )", "green"),
+    (r"  # .*$", RULE),
+)
+"""What stands out in the help of a command."""
+EASY_COLUMNS = 100
+"""Longer lines of a help are hard to read."""
 
 
-@contextmanager
-def finished_output() -> Iterator[None]:
-    """Print everything that is still to be printed at the end, so that an error is one of the command.
+def say(text: str, subject: object = None, style: str = "", flush: bool = False) -> None:
+    """Print a line on stdout.
 
-    Raises: OSError: if it cannot be printed; BrokenPipeError if its reader is gone.
+    Args:
+        subject: The file or the like that it is about, which stands before it.
+        style: Of the text, such as `GOOD`.
+        flush: Print it at once, also into a file.
     """
-    try:
-        yield
-    except BrokenPipeError:
-        _drop_output()
-        raise
-    finally:
-        _flush()
+    about = [] if subject is None else [(f"{subject}:", SUBJECT), (" ", "")]
+    _print(sys.stdout, [*about, (text, style)], flush)
 
 
-def _flush() -> None:
-    if sys.stdout is None or sys.stdout.closed:
+def complain(*parts: object) -> None:
+    """Print a line on stderr: its parts with colons between them, such as the command, "warning" and what it is."""
+    *kinds, message = map(str, parts)
+    pieces = [piece for kind in kinds for piece in ((f"{kind}:", KINDS.get(kind, "")), (" ", ""))]
+    _print(sys.stderr, [*pieces, (message, "")], flush=True)
+
+
+def say_table(table: Table) -> None:
+    """Print a table on stdout; on a terminal that is too narrow for it, each row as a block of lines."""
+    look, stream = Look.of(sys.stdout), sys.stdout
+    table = table.mapped(lambda cell: legible(cell, encoding_of(stream)))
+    if look.width is not None and table.width + len(table.header) > look.width:
+        width = max(map(len, table.header))
+        for name, *cells in table.rows:
+            _print(stream, [(name, HEADER)])
+            for column, cell in zip(table.header[1:], cells, strict=True):
+                _print(stream, [(f"  {column:{width}}  ", ""), (cell, _style(column, cell))])
+    elif look.width is not None or look.colour:
+        _write(stream, look.rendered(_drawn(table), encoding_of(stream)))
+    else:
+        _write(stream, f"{table}\n")
+
+
+def say_raw(text: str) -> None:
+    """Print on stdout what another program is to read, with nothing changed in it."""
+    _write(sys.stdout, f"{text}\n")
+
+
+def say_help(text: str, stream: TextIO | None) -> None:
+    """Print the help of a command, which is wrapped already."""
+    look = Look.of(stream)
+    if stream is not None and look.colour:
+        from rich.text import Text
+
+        styled = Text(legible(text, encoding_of(stream), kept="\n"))
+        for pattern, style in HELP:
+            styled.highlight_regex(re.compile(pattern, re.MULTILINE), style)
+        text = look.rendered(styled, encoding_of(stream), soft_wrap=True, end="")
+    _write(stream, text)
+
+
+def help_width() -> int:
+    """Columns of a help: those of the terminal, as far as lines are easy to read."""
+    return max(LEAST_COLUMNS, min(shutil.get_terminal_size().columns, EASY_COLUMNS)) - 2
+
+
+class Screen(Display):
+    """The display of the command line: bars on stderr if that is a terminal."""
+
+    def bar(self, total: int, description: str) -> Bar:
+        return TerminalBar(total, description) if Look.of(sys.stderr).movable else Bar()
+
+    def line(self, text: str) -> None:
+        say(text, flush=True)
+
+    def notice(self, text: str) -> None:
+        complain(text)
+
+
+class Silent(Screen):
+    """The display of a quiet command: no bars."""
+
+    def bar(self, total: int, description: str) -> Bar:
+        return Bar()
+
+
+def _print(stream: TextIO | None, pieces: Sequence[tuple[str, str]], flush: bool = False) -> None:
+    """Print pieces of text, each with its style, as one line."""
+    if stream is None:
         return
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _drop_output()
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise OSError(f"cannot print: {error.strerror}") from error
+    encoding = encoding_of(stream)
+    look, pieces = Look.of(stream), [(legible(text, encoding), style) for text, style in pieces]
+    line = "".join(text for text, _ in pieces)
+    if look.colour or (look.width is not None and len(line) > look.width // 2):  # a sign may take two columns
+        from rich.text import Text
+
+        styled = Text.assemble(*pieces)
+        if look.width is not None and styled.cell_len > look.width:
+            parts = styled.wrap(look.console(), look.width - HANGING, overflow="ignore")
+            styled = Text("\n" + " " * HANGING).join(parts)
+        line = look.rendered(styled, encoding, soft_wrap=True, end="")
+    _write(stream, f"{line}\n", flush)
 
 
-def _drop_output() -> None:
-    """Have nothing printed any more: Python would try again at its end, and complain."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-    except OSError:  # it is no file, such as that of a test
-        pass
+def _write(stream: TextIO | None, text: str, flush: bool = False) -> None:
+    """Write to a stream, in the place of the bar if it is a terminal."""
+    if stream is None:
+        return
+    if stream.isatty():
+        with without_bar():
+            stream.write(text)
+            stream.flush()
+    else:
+        stream.write(text)
+        if flush:
+            stream.flush()
 
 
-def _spelt(character: str) -> str:
-    if character in SIGNS:
-        return SIGNS[character]
-    name = unicodedata.name(character, "")
-    if name.startswith("GREEK SMALL LETTER ") and name.count(" ") == 3:
-        return name.rpartition(" ")[2].lower()
-    return character.encode("ascii", "backslashreplace").decode()
+def _drawn(table: Table) -> Any:
+    """A table of Rich."""
+    from rich import box
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    drawn = Drawn(box=box.SIMPLE_HEAD, header_style=HEADER, border_style=RULE, show_edge=False, pad_edge=False)
+    for place, name in enumerate(table.header):
+        drawn.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
+    for row in table.rows:
+        cells = zip(table.header, row, strict=True)
+        drawn.add_row(*(Text(cell, _style(name, cell)) for name, cell in cells))
+    return drawn
+
+
+def _style(column: str, cell: str) -> str:
+    return {"+": "green", "-": "red"}.get(cell[:1], "") if column == GAIN else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from crfrnn.cli.parameter_options import (
     is_contrast,
 )
 from crfrnn.cli.parser import Parser, add_command, add_quiet
+from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
 from crfrnn.cli.usage import UsageError, byte_count, distances, frames, one_line, real_path
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
@@ -38,7 +38,7 @@ Refine class scores, labels or a mask with the photo or the volume they belong t
 
 SCORES is one of these:
   class scores (C, H, W) or (C, D, H, W) in .npy, .npz (also nnU-Net's), .pt, .pth or .safetensors; of a single class,
-  whole numbers are labels and others scores of the foreground;
+    whole numbers are labels and others scores of the foreground;
   a label image of class ids, or a mask of two levels such as 0 and 255, which is written as such a mask again;
   a soft mask in grey levels, with --input probabilities;
   a NIfTI file of labels, of foreground scores, or of scores (X, Y, Z, C);
@@ -96,21 +96,21 @@ def add_refine(commands: Any) -> None:
     parser.add_argument(
         "--input",
         choices=("logits", "probabilities", "labels"),
-        help="what SCORES are; logits when not given, labels for an image and for volumes of whole numbers, "
-        "probabilities for arrays of that name or called softmax",
+        help="what SCORES are (default: logits; labels for an image and for volumes of whole numbers; "
+        "probabilities for arrays of that name or called softmax)",
     )
     add_common_parameters(parser, contrast=True)
     _add_files(parser.add_argument_group("files"))
     _add_work(parser.add_argument_group("work"))
     tiling = parser.add_argument_group(
         "images larger than memory",
-        "With any of these, images are refined tile by tile, from and to .npy or TIFF. With --time-theta, tiles are\n"
-        "  windows of all pixels in time, and PIXELS are frames.",
+        "With any of these, images are refined tile by tile, from and to .npy or TIFF. With --time-theta, tiles are "
+        "windows of all pixels in time, and PIXELS are frames.",
     )
     tiling.add_argument("--tile", type=int, metavar="PIXELS", help="most pixels of a tile along each axis")
     tiling.add_argument("--memory", type=byte_count, metavar="AMOUNT", help="roughly how much to use, such as 4GB")
     tiling.add_argument(
-        "--overlap", type=int, metavar="PIXELS", help="margin around each tile; 3 theta-alpha when not given"
+        "--overlap", type=int, metavar="PIXELS", help="margin around each tile (default: 3 theta-alpha)"
     )
     add_rarer_parameters(parser)
     parser.set_defaults(run=run_refine, parser=parser)
@@ -123,12 +123,12 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         help="labels: indexed .png with the colours of PASCAL VOC, .nii.gz with the geometry of the image, .tif with "
         "its place on earth, or .npy; overlay: the photo tinted by class, .jpg or .png; coco: a list of COCO's "
         "results, a mask for each class but 0; npy, npz: probabilities (C, H, W) as float32; nii: probabilities "
-        "(X, Y, Z, C). If not given, OUT's name decides (overlay.png and NAME_overlay.png are overlays), and labels "
-        "for folders",
+        "(X, Y, Z, C). (default: as OUT's name says, such as overlay.png or NAME_overlay.png; labels for "
+        "folders)",
     )
     group.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     group.add_argument(
-        "--num-classes", type=int, metavar="C", help="classes of label input; the largest id + 1 when not given"
+        "--num-classes", type=int, metavar="C", help="classes of label input (default: the largest id + 1)"
     )
     group.add_argument(
         "--square-scores",
@@ -138,8 +138,8 @@ def _add_files(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--upsampling",
         choices=get_args(Method),
-        help="how scores smaller than the photo are brought to its size: joint-bilateral follows the photo's edges; "
-        "bilinear when not given",
+        help="how scores smaller than the photo are brought to its size: joint-bilateral follows the photo's edges "
+        "(default: bilinear)",
     )
     group.add_argument(
         "--as-stored", action="store_true", help="leave photos as stored, without their EXIF orientation"
@@ -164,7 +164,7 @@ def _add_files(group: argparse._ActionsContainer) -> None:
 def _add_work(group: argparse._ActionsContainer) -> None:
     group.add_argument("--overwrite", action="store_true", help="in a folder, redo what is already there")
     add_quiet(group)
-    group.add_argument("--threads", type=int, metavar="T", help="threads; OMP_NUM_THREADS or all cores when not given")
+    group.add_argument("--threads", type=int, metavar="T", help="threads (default: OMP_NUM_THREADS, or all cores)")
     add_device(group)
 
 
@@ -246,7 +246,7 @@ def refine_file(
     pair = refinement.reading.pair(scores, images)
     written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
     for warning in filter(None, (written.warning, written.lost)):
-        print(f"crfrnn refine: warning: {one_line(output)}: {warning}", file=sys.stderr)
+        complain("crfrnn refine", "warning", one_line(output), warning)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
     size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
     done = [written.change.words]
@@ -254,5 +254,5 @@ def refine_file(
         done = [iterations_run([written.iterations], refinement.crf), *done]
     if written.tiles:
         done = [tiles_worked_on(written.tiles), *done]
-    print(f"{output}: {size}, {classes} classes{pair.remark}{written.remark}, {', '.join(done)}, {seconds:.2f} s")
+    say(f"{size}, {classes} classes{pair.remark}{written.remark}, {', '.join(done)}, {seconds:.2f} s", output)
     return 0

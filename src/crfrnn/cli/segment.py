@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import GEOTIFF_LOST, RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
-from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.cli.printing import complain, say
+from crfrnn.cli.usage import UsageError, counted, going_on, real_path
 from crfrnn.files.legend import full_palette, labelled_overlay
 from crfrnn.files.photos import (
     IMAGE_SUFFIXES,
@@ -25,7 +25,7 @@ from crfrnn.files.photos import (
 )
 from crfrnn.files.progress import progress
 from crfrnn.files.tiff import georeference
-from crfrnn.interrupts import raise_asked
+from crfrnn.interrupts import raise_asked, telling
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -67,9 +67,9 @@ def add_segment(commands: Any) -> None:
         type=Path,
         metavar="OUT",
         default=DEFAULT_FOLDER,
-        help="folder, or file of a single photo, to write to; %(default)s/ in the current folder when not given",
+        help="folder, or file of a single photo, to write to (default: %(default)s/ in the current folder)",
     )
-    parser.add_argument("--model", type=Path, metavar="FILE", help="a trained model; that of the package if not given")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a trained model (default: that of the package)")
     parser.add_argument(
         "--probabilities",
         action="store_true",
@@ -82,11 +82,11 @@ def add_segment(commands: Any) -> None:
         "--longest-side",
         type=int,
         metavar="N",
-        help="photos whose longer side has more pixels are reduced for the network, and the labels enlarged; "
-        "500 when not given",
+        help="photos whose longer side has more pixels are reduced for the network, and the labels enlarged "
+        "(default: 500)",
     )
     parser.add_argument("--overwrite", action="store_true", help="redo what is already there")
-    parser.add_argument("--iterations", type=int, metavar="T", help="iterations of the CRF; its own if not given")
+    parser.add_argument("--iterations", type=int, metavar="T", help="iterations of the CRF (default: its own)")
     add_device(parser)
     add_quiet(parser)
     parser.set_defaults(run=run_segment, parser=parser)
@@ -111,22 +111,27 @@ def run_segment(options: argparse.Namespace) -> int:
     if todo:
         model = chosen_model(options.model, options.parameters, options.device, options.iterations)
         inputs = {real_path(photo) for photo in photos}
-        for photo in progress(todo, "segment"):
-            try:
-                results.refuse_collisions(photo, photos, inputs)
-                write_segmentation(photo, model, options, results)
-                placed += suffix_of(photo) in TIFF_SUFFIXES and georeference(photo) != ()
-            except Exception as error:
-                raise_asked(error)
-                failures.append(described(error, [photo]))
+        done: list[Path] = []
+        with telling(lambda: going_on(len(done), len(todo), "segmented", options.overwrite)):
+            for photo in progress(todo, "segment"):
+                try:
+                    results.refuse_collisions(photo, photos, inputs)
+                    write_segmentation(photo, model, options, results)
+                    placed += suffix_of(photo) in TIFF_SUFFIXES and georeference(photo) != ()
+                    done.append(photo)
+                except Exception as error:
+                    raise_asked(error)
+                    failures.append(described(error, [photo]))
     if placed:
-        print(f"crfrnn segment: warning: {counted(placed, 'photo')}: {GEOTIFF_LOST}", file=sys.stderr)
+        complain("crfrnn segment", "warning", counted(placed, "photo"), GEOTIFF_LOST)
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    done = len(todo) - len(failures)
+        complain("failed", failure)
     where = results.output if len(photos) > 1 else ", ".join(map(str, results.paths(photos[0]).values()))
     hint = "; --overwrite redoes what is there" if len(todo) < len(photos) else ""
-    print(f"{where}: {done} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed{hint}")
+    say(
+        f"{len(todo) - len(failures)} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed{hint}",
+        where,
+    )
     return 1 if failures else 0
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from crfrnn.cli.parameter_options import PARAMETERS_HELP
 from crfrnn.cli.parser import add_command, add_quiet
+from crfrnn.cli.printing import say, say_table
+from crfrnn.files.table import Table
+from crfrnn.interrupts import telling
 from crfrnn.training.config import TrainingConfig, config_from, meaning_of, parsed, read_settings, settings_of
 
 TRAIN_HELP = """\
@@ -46,7 +49,8 @@ def add_train(commands: Any) -> None:
             metavar="VALUE",
             **alone,
             default=argparse.SUPPRESS,
-            help=meaning_of(setting.name) + ("" if setting.default is MISSING else f" ({_written(setting.default)})"),
+            help=meaning_of(setting.name)
+            + ("" if setting.default is MISSING else f" (default: {_written(setting.default)})"),
         )
     parser.set_defaults(run=run_train)
 
@@ -65,12 +69,13 @@ def run_train(options: argparse.Namespace) -> int:
 
     from crfrnn.training.train import is_first_process, train
 
-    result = train(config)
+    with telling(lambda: f"the same command goes on from what {config.output} has"):
+        result = train(config)
     if not is_first_process():
         return 0
-    for stage, found in result.stages.items():
-        print(f"{stage}: mean IoU {found.val_miou:.4f} on {config.val_split}, epoch {found.epoch}")
-    print(result.model)
+    rows = [[stage, str(found.epoch), f"{100 * found.val_miou:.2f}"] for stage, found in result.stages.items()]
+    say_table(Table(("", "best epoch", f"mean IoU on {config.val_split}"), rows))
+    say(str(result.model))
     return 0
 
 

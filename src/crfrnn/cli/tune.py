@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
 from crfrnn.cli.parser import add_command, add_quiet
+from crfrnn.cli.printing import BAD, DOUBTFUL, GOOD, complain, say, say_table
 from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.files.opening import file_text
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
+from crfrnn.interrupts import telling
 
 TUNE_HELP = """\
 Search the parameters of a CRF on labelled photos that have a network's scores.
@@ -30,6 +32,10 @@ EXAMPLES = """\
 """
 
 
+VERDICTS = {"helps": GOOD, "harms": BAD}
+"""How findings look; others are in doubt."""
+
+
 def add_tune(commands: Any) -> None:
     """Add the command `tune`."""
     help = "search the CRF's parameters on photos with scores and labels"
@@ -42,12 +48,12 @@ def add_tune(commands: Any) -> None:
         metavar="FOLDER",
         default=Path("scores"),
         help="folder, may be inside DATA, with scores (C, H, W) of each photo in NAME.npy, .npz, .pt, .pth or "
-        ".safetensors; %(default)s",
+        ".safetensors (default: %(default)s)",
     )
     parser.add_argument(
         "--input",
         choices=("logits", "probabilities"),
-        help="what the scores are; logits when not given, probabilities for arrays of that name or called softmax",
+        help="what the scores are (default: logits; probabilities for arrays of that name or called softmax)",
     )
     parser.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     parser.add_argument(
@@ -59,22 +65,25 @@ def add_tune(commands: Any) -> None:
         "--classes",
         metavar="CLASSES",
         default="voc",
-        help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line; %(default)s",
+        help="voc, msrc21, camvid, a number of classes, or a text file with one class name on each line "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--split", metavar="SPLIT", default="val", help="photos to use; %(default)s")
+    parser.add_argument("--split", metavar="SPLIT", default="val", help="photos to use (default: %(default)s)")
     parser.add_argument(
-        "--holdout", type=float, metavar="SHARE", default=0.5, help="share of them to measure on; %(default)s"
+        "--holdout", type=float, metavar="SHARE", default=0.5, help="share of them to measure on (default: %(default)s)"
     )
     parser.add_argument(
         "--method",
         choices=("search", "gradient"),
         default="search",
-        help="how to find the parameters, by a search or by their gradients; %(default)s",
+        help="how to find the parameters, by a search or by their gradients (default: %(default)s)",
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="sets of parameters to try; 40")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of split and search; %(default)s")
+    parser.add_argument("--trials", type=int, metavar="N", help="sets of parameters to try (default: 40)")
     parser.add_argument(
-        "--threads", type=int, metavar="T", help="photos at a time; OMP_NUM_THREADS or all cores when not given"
+        "--seed", type=int, metavar="N", default=0, help="seed of split and search (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="T", help="photos at a time (default: OMP_NUM_THREADS, or all cores)"
     )
     add_device(parser)
     add_quiet(parser)
@@ -111,15 +120,17 @@ def run_tune(options: argparse.Namespace) -> int:
     folder = options.scores if options.scores.is_dir() else options.data / options.scores
     photos = ScoredPhotos(data, folder, input=options.input, array=options.array, square=options.square_scores)
     if photos.seem_square():
-        print(
-            "crfrnn tune: warning: the scores are square and the photos are not; if they cover photos padded to a "
-            "square, give --square-scores",
-            file=sys.stderr,
+        complain(
+            "crfrnn tune",
+            "warning",
+            "the scores are square and the photos are not; if they cover photos padded to a square, give "
+            "--square-scores",
         )
     trials = TRIALS if options.trials is None else options.trials
     settings = {"holdout": options.holdout, "seed": options.seed, "threads": options.threads, "device": options.device}
     keep = output.with_name(f"{output.name}.trials")
-    found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
+    with telling(lambda: kept_words(keep, trials)):
+        found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
     notes = {
         **found.notes(),
         "data": real_path(options.data).name,
@@ -132,12 +143,27 @@ def run_tune(options: argparse.Namespace) -> int:
         "method": options.method,
     }
     save_parameters(output, found.parameters, notes)
-    print(found.table())
+    for table in found.tables():
+        say_table(table)
+        say("")
     searched = {"search": counted(found.trials, "trial"), "gradient": f"the best of {counted(found.trials, 'place')}"}
     tried = f"{searched[options.method]} on {counted(found.tuned_on, 'photo')}"
     tried += f", {found.given_up} of them given up early" if found.given_up else ""
     tried += f", {found.continued} of them by an earlier run" if found.continued else ""
-    print(f"\n{tried}\n{found.verdict()}\n{output}")
-    if keep.exists():
-        print(f"{keep} has the trials; the same command goes on with them")
+    say(tried)
+    say(found.verdict(), style=VERDICTS.get(found.finding, DOUBTFUL))
+    say(str(output))
+    if found.cut_short:
+        raise KeyboardInterrupt(f"{output} has the best so far; {kept_words(keep, trials)}")
     return 0
+
+
+def kept_words(keep: Path, trials: int) -> str:
+    """How a search that was interrupted goes on: with what it keeps in its file."""
+    try:
+        kept = len(file_text(keep).splitlines()) - 1
+    except OSError:
+        kept = 0
+    if kept < 1:
+        return "no trial is kept; the same command begins anew"
+    return f"{keep} has {kept} of {counted(trials, 'trial')}; the same command goes on with them"

@@ -43,6 +43,12 @@ def _as_option(argument: re.Match[str]) -> str:
     return f"--{name.replace('_', '-')} {typed}".rstrip()
 
 
+def going_on(done: int, asked: int, verb: str, overwrite: bool) -> str:
+    """What to tell of several files when a command is interrupted: how many are done, and how to go on."""
+    again = "does all of them again" if overwrite else "goes on with the others"
+    return f"{done} of {asked} {verb}; the same command {again}"
+
+
 def real_path(path: Path) -> Path:
     """The file or folder that a path means, through symbolic links, for comparisons; also where links go in circles."""
     return Path(os.path.realpath(path))

@@ -20,6 +20,7 @@ from crfrnn.evaluation.metrics import EDGE_RADIUS, Scores, confusion_matrix, edg
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.progress import progress
 from crfrnn.files.replacement import replacing
+from crfrnn.files.table import Table
 from crfrnn.models import Model, Segmenter
 from crfrnn.models.segmenter import of_classes
 from crfrnn.numbers import whole_number
@@ -111,22 +112,19 @@ class Evaluation:
         with replacing(path) as handle:
             handle.write((json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
 
-    def table(self) -> str:
+    def table(self) -> Table:
         """The measures and the IoU of each class in per cent, a row each, network and CRF side by side."""
         rows = [(name.format(radius=self.edge_radius), value) for name, value in MEASURES]
         rows += [(name, _iou_of(label)) for label, name in enumerate(self.classes.names)]
-        width = max(len(name) for name, _ in rows)
-        header = f"{'':{width}}  network"
-        if self.crf is not None:
-            header += "  with CRF    gain"
-        return "\n".join([header, *(self._row(f"{name:{width}}", value) for name, value in rows)])
+        columns = ("network",) if self.crf is None else ("network", "with CRF", "gain")
+        return Table(("", *columns), [self._row(name, value) for name, value in rows])
 
-    def _row(self, name: str, value: Callable[[Scores], float]) -> str:
+    def _row(self, name: str, value: Callable[[Scores], float]) -> list[str]:
         before = value(self.network)
         if self.crf is None:
-            return f"{name}  {_per_cent(before):>7}"
+            return [name, _per_cent(before)]
         after = value(self.crf)
-        return f"{name}  {_per_cent(before):>7}  {_per_cent(after):>8}  {_per_cent(after - before, '+z'):>6}"
+        return [name, _per_cent(before), _per_cent(after), _per_cent(after - before, "+z")]
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from crfrnn.files.progress import display
 from crfrnn.files.replacement import replacing
 from crfrnn.interrupts import ENDING, Terminated
+from crfrnn.training.epochs import epoch_words
 from crfrnn.training.task import METRIC
 
 BEST, LAST = "best", "last"
@@ -37,7 +38,7 @@ ANEW = "remove {} to train this stage anew"
 
 
 class Interrupted(Exception):  # noqa: N818, as it is not an error
-    """Training stopped because it was asked to, with everything saved."""
+    """Training stopped because it was asked to, with everything saved up to what its message says."""
 
 
 class CompleteFiles(TorchCheckpointIO):
@@ -149,7 +150,7 @@ class Interruption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked, self.number = True, number
-            print("\nstopping where training can go on later; Ctrl-C then stops at once", file=sys.stderr)
+            display().notice("stopping where training can go on later; another Ctrl-C stops at once")
         if number == signal.SIGINT:
             signal.signal(number, self.before[signal.SIGINT])
 
@@ -170,11 +171,12 @@ class StopWhenAsked(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._asked_anywhere(trainer) and not trainer.is_last_batch:
             trainer.save_checkpoint(self.folder / f"{LAST}{SUFFIX}")
-            raise Interrupted
+            step = f"step {trainer.fit_loop.batch_idx + 1} of {trainer.num_training_batches}"
+            raise Interrupted(f"{epoch_words(self.folder.name, trainer)}, {step}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._asked_anywhere(trainer):
-            raise Interrupted
+            raise Interrupted(f"the start of {epoch_words(self.folder.name, trainer)}")
 
     def _asked_anywhere(self, trainer: Trainer) -> bool:
         """Whether any of the processes was asked to stop: all must stop after the same step."""

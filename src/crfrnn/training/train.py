@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +16,7 @@ try:
     import torch
     import torchmetrics as _torchmetrics  # noqa: F401
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
     from lightning.pytorch.utilities import rank_zero_only
 except ImportError as error:
@@ -41,6 +39,7 @@ from crfrnn.training.checkpoints import (
     require_checkpoint_of,
 )
 from crfrnn.training.config import MACHINE_SETTINGS, TrainingConfig, config_from, read_settings, write_config
+from crfrnn.training.epochs import EpochsShown
 from crfrnn.training.photos import TrainingPhotos
 from crfrnn.training.stages import (
     CRF_STAGE,
@@ -52,7 +51,7 @@ from crfrnn.training.stages import (
     write_model,
     write_stages,
 )
-from crfrnn.training.task import METRIC, SegmentationTask
+from crfrnn.training.task import SegmentationTask
 
 SETTINGS, MODEL = "config.yaml", "model.safetensors"
 STEPS_BETWEEN_LOGS = 10
@@ -119,8 +118,8 @@ def run_stages(config: TrainingConfig, photos: TrainingPhotos, classes: ClassSet
                     task = SegmentationTask(segmenter, config, photos.class_weights())
                     finished[stage] = run_stage(task, photos, stage, epochs, interruption)
                     write_stages(output, finished)
-        except Interrupted:
-            message = f"with the same settings, training continues from where {output} ends"
+        except Interrupted as stopped:
+            message = f"{output} has everything up to {stopped}; with the same settings, training goes on from there"
             raise interruption.as_exception(message) from None
         except SystemExit:  # how Lightning ends at a second Ctrl-C
             raise KeyboardInterrupt from None
@@ -135,7 +134,7 @@ def run_stage(
     output = Path(config.output)
     folder = output / stage
     best, last = checkpoints(folder)
-    callbacks: list[Callback] = [EpochLines(stage), StopWhenAsked(interruption, folder), best, last]
+    callbacks: list[Callback] = [EpochsShown(stage), StopWhenAsked(interruption, folder), best, last]
     if config.patience is not None:
         callbacks.insert(0, Patience(config.patience))
     try:
@@ -151,7 +150,7 @@ def run_stage(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
+            enable_progress_bar=False,
         )
     except MisconfigurationException as error:
         raise ValueError(f"accelerator={config.accelerator!r} and devices={config.devices}: {error}") from error
@@ -168,31 +167,6 @@ def new_loggers(folder: Path, stage: str) -> list[Logger]:
     """Logs of a stage, in a new folder whenever it is resumed: no log is overwritten."""
     table = CSVLogger(folder, stage, flush_logs_every_n_steps=STEPS_BETWEEN_LOGS)
     return [table, TensorBoardLogger(folder, stage, table.version)]
-
-
-class EpochLines(Callback):
-    """A line for each epoch on stdout."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self.start = time.monotonic()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = time.monotonic()  # on_train_epoch_start is not called for a resumed epoch
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = trainer.callback_metrics
-        if trainer.is_global_zero and METRIC in found:
-            thetas = "".join(f"{name} {found[name]:.4g}, " for name in sorted(found) if name.startswith("theta_"))
-            print(
-                f"{self.stage} {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {found['train_loss_epoch']:.4f}, "
-                f"validation loss {found['val_loss']:.4f}, mean IoU {found[METRIC]:.4f}, {thetas}"
-                f"{time.monotonic() - self.start:.1f} s",
-                flush=True,
-            )
 
 
 def check_settings(output: Path, config: TrainingConfig) -> None:

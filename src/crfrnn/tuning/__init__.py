@@ -121,6 +121,7 @@ def tune(
         trials=len(tried.complete) + tried.given_up,
         given_up=tried.given_up,
         continued=tried.continued,
+        cut_short=tried.cut_short,
         searched=(alone, tried.complete[0][1], most),
         mean_iou=_gain(before[:, :, ALL], after[:, :, ALL], seed),
         edge_mean_iou=_gain(before[:, :, NEAR_EDGES], after[:, :, NEAR_EDGES], seed),
@@ -154,8 +155,8 @@ def _descended(bench: Bench, start: CRFParameters, names: Sequence[str], seed: i
     except Terminated:
         raise
     except KeyboardInterrupt:
-        pass
-    return Tried(complete, 0, 0)
+        return Tried(complete, cut_short=True)
+    return Tried(complete)
 
 
 def _gain(before: Tensor, after: Tensor, seed: int) -> Gain:

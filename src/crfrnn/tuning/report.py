@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from crfrnn.evaluation.metrics import EDGE_RADIUS
+from crfrnn.files.table import Table
 from crfrnn.parameters import CRFParameters
 
 KERNELS = {"bilateral_weight": ("theta_alpha", "theta_beta"), "spatial_weight": ("theta_gamma",)}
@@ -55,6 +56,7 @@ class Tuning:
         trials: How many sets of parameters were measured on them, including those given up early.
         given_up: How many of the trials were given up early.
         continued: How many of the trials an earlier run had left.
+        cut_short: Whether Ctrl-C ended the search.
         searched: What the photos tuned on were compared by, with the scores alone, the start and the best parameters:
             the mean of mean IoU over all pixels and near label edges.
         mean_iou: The gain, counting all pixels.
@@ -68,6 +70,7 @@ class Tuning:
     trials: int
     given_up: int
     continued: int
+    cut_short: bool
     searched: tuple[float, float, float]
     mean_iou: Gain
     edge_mean_iou: Gain
@@ -105,22 +108,25 @@ class Tuning:
         }[self.finding]
         return f"{meaning}. Points of mean IoU on {photos}: {self.mean_iou}, near edges {self.edge_mean_iou}."
 
-    def table(self) -> str:
+    def tables(self) -> tuple[Table, Table]:
         """The measures in per cent, and the values that were searched."""
         measures = (("mean IoU", self.mean_iou), (f"mean IoU within {EDGE_RADIUS} px of edges", self.edge_mean_iou))
-        width = max(len(name) for name, _ in measures)
-        lines = [f"{'':{width}}  no CRF   start   tuned    gain   95 % interval"]
-        for name, found in measures:
-            low, high = found.interval
-            lines.append(
-                f"{name:{width}}  {100 * found.scores:6.2f}  {100 * found.start:6.2f}  {100 * found.tuned:6.2f}  "
-                f"{100 * (found.tuned - found.scores):+6.2f}  {100 * low:+6.2f} to {100 * high:+.2f}"
-            )
-        lines += ["", f"{'':{width}}  {'start':>14}  {'tuned':>14}"]
-        for name in searched_fields(self.start):
-            before, after = getattr(self.start, name), getattr(self.parameters, name)
-            lines.append(f"{name:{width}}  {_shown(before):>14}  {_shown(after):>14}")
-        return "\n".join(lines)
+        gains = [
+            [
+                name,
+                *(f"{100 * each:.2f}" for each in (found.scores, found.start, found.tuned)),
+                f"{100 * (found.tuned - found.scores):+.2f}",
+                f"{100 * found.interval[0]:+.2f} to {100 * found.interval[1]:+.2f}",
+            ]
+            for name, found in measures
+        ]
+        values = [
+            [name, *(_shown(getattr(each, name)) for each in (self.start, self.parameters))]
+            for name in searched_fields(self.start)
+        ]
+        return Table(("", "no CRF", "start", "tuned", "gain", "95 % interval"), gains), Table(
+            ("", "start", "tuned"), values
+        )
 
     def notes(self) -> dict[str, Any]:
         """Everything but the parameters found, for `save_parameters`."""

@@ -29,11 +29,15 @@ COMPLETE, PRUNED = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRU
 
 
 class Tried(NamedTuple):
-    """Parameters with their worth, the start first; how many others were given up, and how many an earlier run left."""
+    """Parameters with their worth, the start first; how many others were given up, and how many an earlier run left.
+
+    It was cut short if Ctrl-C ended it.
+    """
 
     complete: list[tuple[CRFParameters, float]]
-    given_up: int
-    continued: int
+    given_up: int = 0
+    continued: int = 0
+    cut_short: bool = False
 
 
 def search(
@@ -56,6 +60,7 @@ def search(
     continued = len(study.trials)
     if not continued:
         study.enqueue_trial(dict.fromkeys(names, 1.0))
+    cut_short = False
     try:
         for number in progress(range(continued, trials), "tune"):
             study.sampler = optuna.samplers.TPESampler(seed=_seed(seed, number))
@@ -66,10 +71,11 @@ def search(
     except KeyboardInterrupt as asked:
         if isinstance(asked, Terminated) or not study.get_trials(states=(COMPLETE,)):
             raise
+        cut_short = True
     finally:
         kept.close()
     complete = [(scaled(start, trial.params), trial.values[0]) for trial in study.get_trials(states=(COMPLETE,))]
-    return Tried(complete, len(study.get_trials(states=(PRUNED,))), continued)
+    return Tried(complete, len(study.get_trials(states=(PRUNED,))), continued, cut_short)
 
 
 def scaled(start: CRFParameters, factors: Mapping[str, float]) -> CRFParameters:
