@@ -20,7 +20,8 @@ pytestmark = pytest.mark.torch
 def test_it_draws_one_picture_and_says_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "demo.png"
     assert main(["demo", "--output", str(path)]) == 0
-    *photos, last = capsys.readouterr().out.splitlines()
+    header, *photos, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["size", "network", "alone", "network", "+", "CRF-RNN", "pixels", "changed"]
     assert [line.split()[0] for line in photos] == list(demo.EXAMPLES)
     for line in photos:
         assert " ms" in line

@@ -354,7 +354,7 @@ def test_the_command(noisy: Path, monkeypatch, capsys):
     assert notes | json.loads(json.dumps(expected.notes())) == notes
     assert (notes["data"], notes["split"], notes["scores"], notes["seed"]) == ("noisy", "val", "scores", 2)
     printed = capsys.readouterr()
-    assert printed.out.startswith(expected.table())
+    assert printed.out.startswith("\n\n".join(map(str, expected.tables())))
     assert "5 trials on 4 photos" in printed.out
     assert expected.verdict() in printed.out
     assert not printed.err
@@ -381,7 +381,7 @@ def test_tuned_on_a_device(noisy: Path, method: str, monkeypatch, capsys):
 def test_the_help_tells_the_number_of_trials(capsys):
     with pytest.raises(SystemExit):
         status("--help")
-    assert f"parameters to try; {tuning.TRIALS}" in capsys.readouterr().out
+    assert f"parameters to try (default: {tuning.TRIALS})" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_from_the_file_of_another(noisy: Path, monkeypatch, capsys):
@@ -417,11 +417,17 @@ def test_ctrl_c(noisy: Path, calls: int, monkeypatch, capsys):
     monkeypatch.setattr(measure, "refine", interrupted)
     monkeypatch.chdir(noisy)
     done = status(f". -o out.json --classes 2 --trials 50 --threads 1 {STARTING}")
-    assert (done, Path("out.json").exists()) == ((130, False) if calls < 4 else (0, True))
-    if done == 0:
+    assert (done, Path("out.json").exists()) == (130, calls >= 4)
+    said = capsys.readouterr().err
+    if calls < 4:
+        assert said == "crfrnn tune: interrupted: no trial is kept; the same command begins anew\n"
+    else:
         notes = json.loads(Path("out.json").read_text(encoding="utf-8"))["notes"]
         assert notes["trials"] == 3
-        assert "out.json.trials has the trials" in capsys.readouterr().out
+        assert said == (
+            "crfrnn tune: interrupted: out.json has the best so far; out.json.trials has 3 of 50 trials; the same "
+            "command goes on with them\n"
+        )
         monkeypatch.undo()
         assert crfrnn.load_parameters(noisy / "out.json") == tune(scored(noisy), START, trials=3).parameters
 

@@ -158,14 +158,14 @@ def test_numbers_as_json(rng, tmp_path, crf):
 
 def test_the_table_shows_both_side_by_side(rng):
     found = evaluate(brightest_channel(smoothing()), [sample(rng, wrong=0.2)], CLASSES, edge_radius=4)
-    header, *rows = found.table().splitlines()
+    header, *rows = str(found.table()).splitlines()
     assert header.split() == ["network", "with", "CRF", "gain"]
     assert len({len(row) for row in [header, *rows]}) == 1
     before, after = 100 * found.network.mean_iou, 100 * found.crf.mean_iou
     assert rows[0].split() == ["mean", "IoU", f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"]
     assert rows[1].startswith("mean IoU within 4 px of edges ")
     assert [row.split()[0] for row in rows[-3:]] == ["red", "green", "blue"]
-    alone = evaluate(brightest_channel(), [sample(rng)], CLASSES).table().splitlines()
+    alone = str(evaluate(brightest_channel(), [sample(rng)], CLASSES).table()).splitlines()
     assert alone[0].split() == ["network"]
     assert alone[1].split() == ["mean", "IoU", "100.0"]
 

@@ -126,7 +126,9 @@ def test_both_stages(config, data, capsys):
     assert "crf" in " ".join(model.notes)
     assert config_from(read_settings(output / "config.yaml")) == config
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in printed] == ["network 1/2", "network 2/2", "crf 1/2", "crf 2/2"]
+    assert [line.split(":")[0] for line in printed] == [
+        f"{stage}, epoch {epoch} of 2" for stage in ("network", "crf") for epoch in (1, 2)
+    ]
     for stage in ("network", "crf"):
         assert any((output / "logs" / stage).rglob("events.out.tfevents*"))
         table = (output / "logs" / stage / "version_0" / "metrics.csv").read_text()
@@ -376,7 +378,7 @@ def test_command(config, tmp_path, capsys):
     write_config(path, replace(config, crf_epochs=0, network_epochs=5))
     assert main(["train", str(path), "--network-epochs", "1"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("network 1/1: loss ")
+    assert printed[0].startswith("network, epoch 1 of 1: loss ")
     assert printed[-1] == f"{config.output}/model.safetensors"
     assert main(["train", str(path), "--batch-size", "none"]) == 1
     assert "batch_size='none' must be an integer" in capsys.readouterr().err

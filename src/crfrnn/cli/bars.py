@@ -38,7 +38,7 @@ class TerminalBar(Bar):
         count = TextColumn("{task.completed}/{task.total}", markup=False)
         columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), count]
         if width >= FEWEST_COLUMNS:
-            columns[1:1] = [BarColumn(BAR_COLUMNS)]
+            columns[1:1] = [BarColumn(BAR_COLUMNS, complete_style="cyan", finished_style="cyan", pulse_style="cyan")]
             columns += [
                 TextColumn("{task.fields[left]}", markup=False),
                 TextColumn("{task.fields[words]}", markup=False),
@@ -60,9 +60,9 @@ class TerminalBar(Bar):
         global _columns_drawn
         line = self.look.rendered(self.shown.get_renderable(), self.encoding).splitlines()[0].rstrip()
         with without_bar():
+            _columns_drawn = self.look.width or 0  # before it is: Ctrl-C may come between
             sys.stderr.write(f"\r{line}")
             sys.stderr.flush()
-            _columns_drawn = self.look.width or 0
 
     def close(self) -> None:
         with without_bar():

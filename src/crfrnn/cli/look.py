@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that would steer a terminal, where a name of a file has them."""
-LEAST_COLUMNS, MOST_COLUMNS = 20, 10_000
-"""Narrower terminals count as this; and lines that have no end."""
+LEAST_COLUMNS, USUAL_COLUMNS, MOST_COLUMNS = 20, 80, 10_000
+"""Narrower terminals count as the first, unknown ones as the second, and lines without an end as the third."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class Look:
         terminal = stream is not None and not stream.closed and stream.isatty()
         movable = terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown") and not _is_legacy()
         colour = not os.environ.get("NO_COLOR") and (movable or bool(os.environ.get("FORCE_COLOR")))
-        width = max(LEAST_COLUMNS, shutil.get_terminal_size().columns) if terminal else None
-        return cls(colour, movable, width)
+        return cls(colour, movable, columns_of(stream) if terminal else None)
 
     def console(self) -> Console:
         """A console of Rich that takes text as it is: no markup, no highlighting."""
@@ -65,6 +63,18 @@ class Look:
         with console.capture() as captured:
             console.print(content, **options)
         return captured.get()
+
+
+def columns_of(stream: TextIO | None) -> int:
+    """The columns of a terminal, as COLUMNS or itself says; 80 of anything else."""
+    given = os.environ.get("COLUMNS", "")
+    columns = int(given) if given.isdecimal() and len(given) < 5 else 0
+    if not columns and stream is not None:
+        try:
+            columns = os.get_terminal_size(stream.fileno()).columns
+        except (OSError, ValueError):
+            columns = 0
+    return max(LEAST_COLUMNS, columns or USUAL_COLUMNS)
 
 
 def encoding_of(stream: TextIO) -> str:

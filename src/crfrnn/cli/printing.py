@@ -7,15 +7,17 @@ the same words are printed as they are, and Rich is not imported.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from crfrnn.cli.bars import TerminalBar, without_bar
-from crfrnn.cli.look import LEAST_COLUMNS, Look, encoding_of, legible
+from crfrnn.cli.look import Look, columns_of, encoding_of, legible
 from crfrnn.files.progress import Bar, Display
 from crfrnn.files.table import Table
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 KINDS = {"error": "bold red", "failed": "bold red", "warning": "bold yellow", "interrupted": "bold yellow"}
 """Styles of the words that say what kind of message it is."""
@@ -93,7 +95,7 @@ def say_help(text: str, stream: TextIO | None) -> None:
 
 def help_width() -> int:
     """Columns of a help: those of the terminal, as far as lines are easy to read."""
-    return max(LEAST_COLUMNS, min(shutil.get_terminal_size().columns, EASY_COLUMNS)) - 2
+    return min(columns_of(sys.stdout), EASY_COLUMNS) - 2
 
 
 class Screen(Display):
@@ -128,10 +130,24 @@ def _print(stream: TextIO | None, pieces: Sequence[tuple[str, str]], flush: bool
 
         styled = Text.assemble(*pieces)
         if look.width is not None and styled.cell_len > look.width:
-            parts = styled.wrap(look.console(), look.width - HANGING, overflow="ignore")
-            styled = Text("\n" + " " * HANGING).join(parts)
+            styled = Text("\n" + " " * HANGING).join(_broken(styled, look.width - HANGING))
         line = look.rendered(styled, encoding, soft_wrap=True, end="")
     _write(stream, f"{line}\n", flush)
+
+
+def _broken(text: Text, width: int) -> Iterator[Text]:
+    """Text in lines of that many columns, broken between words: a longer path stays whole, to be copied."""
+    from rich.cells import cell_len
+
+    places, column = [], 0
+    for word in re.finditer(r"\S+\s*", text.plain):
+        if column and column + cell_len(word[0].rstrip()) > width:
+            places.append(word.start())
+            column = 0
+        column += cell_len(word[0])
+    for line in text.divide(places):
+        line.rstrip()
+        yield line
 
 
 def _write(stream: TextIO | None, text: str, flush: bool = False) -> None:

@@ -45,6 +45,8 @@ def _as_option(argument: re.Match[str]) -> str:
 
 def going_on(done: int, asked: int, verb: str, overwrite: bool) -> str:
     """What to tell of several files when a command is interrupted: how many are done, and how to go on."""
+    if asked < 2:
+        return ""
     again = "does all of them again" if overwrite else "goes on with the others"
     return f"{done} of {asked} {verb}; the same command {again}"
 
