@@ -10,19 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from crfrnn.files.progress import progress
+
 from .cases import CASES
 from .machine import commit, machine
 from .measure import MODULES, PEERS, ROOT, Workbench, find_sides
 from .plots import PLOTS
 from .report import case_text, markdown
-
-
-def progress(cases: list) -> object:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return cases
-    return tqdm(cases, desc="cases", disable=None)
 
 
 def write(results: dict, path: Path) -> None:
@@ -67,7 +61,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch) if arguments.quick else ROOT / "docs"
         bench = Workbench(arguments.data, Path(scratch), pictures, pythons, arguments.quick)
-        for case in progress(chosen):
+        for case in progress(chosen, "cases"):
             rows = case.measure(case, bench)
             entry = {"title": case.title, "note": case.note, "commit": measured, "rows": rows}
             results["cases"][case.name] = entry

@@ -122,7 +122,7 @@ def main() -> None:
                 ("network and CRF-RNN, end to end (stage 2)", evaluation.crf),
             )
         ),
-        table=evaluation.table(),
+        table=str(evaluation.table()),
     )
     with replacing(BUILTIN / "MODEL_CARD.md") as handle:
         handle.write(card.encode())

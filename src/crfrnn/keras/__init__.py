@@ -4,8 +4,11 @@
 `get_crfrnn_model_def` is both together, as the original defined them. docs/keras.md says what works where.
 """
 
+from crfrnn.keras.quiet import without_remarks as _without_remarks
+
 try:
-    import keras as _keras
+    with _without_remarks():
+        import keras as _keras
 except ImportError as error:
     raise ImportError(
         f"crfrnn.keras needs Keras 3 and the backend that KERAS_BACKEND names, and {error.name} is not installed: "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 try:
@@ -65,6 +67,8 @@ NOISE = (
     "Grad strides do not match.*",
 )
 """Warnings about things that are intended here."""
+WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
+_NO_TENSORFLOW = ModuleType(WITHOUT_TENSORFLOW)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,12 @@ def write_settings(output: Path, config: TrainingConfig) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's remarks about things that are intended here."""
+    """Silence Lightning's remarks about things that are intended here, and leave TensorFlow out of TensorBoard.
+
+    TensorBoard imports TensorFlow where it is installed, which takes seconds and prints remarks of its own, unless
+    there is a module of the name that says it is not.
+    """
+    added = None if "tensorflow" in sys.modules else sys.modules.setdefault(WITHOUT_TENSORFLOW, _NO_TENSORFLOW)
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -216,3 +225,5 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+            if added is _NO_TENSORFLOW:
+                del sys.modules[WITHOUT_TENSORFLOW]
