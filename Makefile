@@ -11,7 +11,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench sanitize races fuzz fuzz-sanitized clean
+.PHONY: help demo test lint format notebooks bench sanitize races fuzz fuzz-sanitized clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -20,8 +20,9 @@ help: ## list the targets
 demo: $(VENV)/.models-stamp ## segment three photos and draw out/demo.png
 	@$(BIN)/crfrnn demo --output out/demo.png
 
+# Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
 test: $(VENV)/.dev-stamp ## run the tests against the installed package
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff check .
@@ -33,6 +34,10 @@ format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/clang-format -i native/*.cpp native/*.h
+
+INTO ?= out/notebooks
+notebooks: $(VENV)/.notebooks-stamp ## run the notebooks, results in out/notebooks; INTO=notebooks renews those in the repository
+	@$(BIN)/python notebooks/execute.py $(INTO)
 
 bench: $(VENV)/.bench-stamp ## compare with other tools and rewrite docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
@@ -90,6 +95,11 @@ $(VENV)/.models-stamp: $(VENV)/.base-stamp
 $(VENV)/.dev-stamp: $(VENV)/.base-stamp
 	@echo "installing what tests it (some minutes the first time)"
 	@$(INSTALL) 'crfrnn[dev]'
+	@touch $@
+
+$(VENV)/.notebooks-stamp: $(VENV)/.base-stamp
+	@echo "installing what runs the notebooks (some minutes the first time)"
+	@$(INSTALL) 'crfrnn[notebooks]'
 	@touch $@
 
 $(VENV)/.bench-stamp: $(VENV)/.base-stamp
