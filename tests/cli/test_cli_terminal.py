@@ -270,3 +270,22 @@ def test_everything_is_printed_in_one_place():
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         prints = any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
         assert not prints or path.relative_to(package).as_posix() in allowed, path
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("overwrite", "again"), [("", "goes on with the others"), (" --overwrite", "does all of them again")]
+)
+def test_segment_says_how_to_go_on(overwrite: str, again: str, files: Path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    calls: list[object] = []
+
+    def segmented(*given: object) -> None:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("crfrnn.cli.segment.chosen_model", lambda *_: None)
+    monkeypatch.setattr("crfrnn.cli.segment.write_segmentation", segmented)
+    assert status(f"segment photos{overwrite}") == 130
+    assert capsys.readouterr().err == f"crfrnn segment: interrupted: 2 of 3 segmented; the same command {again}\n"

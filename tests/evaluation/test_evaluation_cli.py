@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from crfrnn.cli.evaluate import add_evaluate
-from crfrnn.cli.main import Parser
+from crfrnn.cli.main import Parser, main
 from crfrnn.files.classes import named_classes
 from errors import raises_saying
 
@@ -108,3 +108,13 @@ def test_failures(folder: Path, command: str, facts: list[str]):
     with raises_saying(ValueError, *facts):
         status(command)
     assert not (folder / "out").exists()
+
+
+def test_ctrl_c_says_that_nothing_is_written(folder: Path, monkeypatch, capsys):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crfrnn.evaluation.evaluate", interrupted)
+    assert main(["evaluate", "builtin", "data", "-o", "out"]) == 130
+    words = "nothing is written before all photos are measured; the same command begins anew"
+    assert capsys.readouterr().err == f"crfrnn evaluate: interrupted: {words}\n"

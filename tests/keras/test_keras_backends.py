@@ -37,14 +37,18 @@ for _ in range(40):
 """
 
 
-def run(backend: str, arguments: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+def run(
+    backend: str, arguments: list[str], timeout: float, level: str | None = "3"
+) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, with this process's path and the given backend."""
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    if level is not None:
+        environment["TF_CPP_MIN_LOG_LEVEL"] = level
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=TESTS,
@@ -96,6 +100,19 @@ def test_what_is_missing_is_named(backend: str, missing: str | None, facts: tupl
     assert last.startswith("ImportError: ")
     for fact in facts:
         assert fact in last
+
+
+def test_tensorflow_makes_no_remarks() -> None:
+    """What others say on stderr meanwhile is kept."""
+    need("keras", "h5py", "tensorflow")
+    said = "import os, sys, atexit, importlib.abc\n"
+    said += "class Told(importlib.abc.MetaPathFinder):\n"
+    said += "    def find_spec(self, name, path=None, target=None):\n"
+    said += "        name == 'tensorflow' and os.write(2, b'told\\n')\n"
+    said += "sys.meta_path.insert(0, Told())\n"
+    said += "import crfrnn.keras; print('tensorflow' in sys.modules)"
+    process = run("tensorflow", ["-c", said], timeout=120, level=None)
+    assert (process.stdout, process.stderr) == ("True\n", "told\n")
 
 
 def test_keras_stays_in_its_room() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 pytest.importorskip("kornia", reason="needs the train extra")
 from crfrnn.cli.main import main  # noqa: E402
 from crfrnn.files.classes import class_set  # noqa: E402
+from crfrnn.files.progress import Bar, Display, shown_on  # noqa: E402
 from crfrnn.models import NETWORKS, Segmenter, load_model, save_model  # noqa: E402
 from crfrnn.training import TrainingConfig, config_from, read_settings, write_config  # noqa: E402
 from crfrnn.training.task import SegmentationTask  # noqa: E402
@@ -380,10 +382,19 @@ def test_command(config, tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("network, epoch 1 of 1: loss ")
     assert printed[-1] == f"{config.output}/model.safetensors"
+    assert printed[-3].split() == ["best", "epoch", "mean", "IoU", "on", "val"]
+    assert printed[-2].split()[:2] == ["network", "1"]
     assert main(["train", str(path), "--batch-size", "none"]) == 1
     assert "batch_size='none' must be an integer" in capsys.readouterr().err
     with at("training", 1, ask_to_stop):
         assert main(["train", str(path), "-o", str(tmp_path / "other")]) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "stopping where training can go on later; another Ctrl-C stops at once"
+    assert said[-1] == (
+        f"crfrnn train: interrupted: {tmp_path / 'other'} has everything up to network, epoch 1 of 5, "
+        f"step 1 of {STEPS}; "
+        "with the same settings, training goes on from there"
+    )
 
 
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc-per-node", "2"]])
@@ -397,6 +408,7 @@ def test_two_processes(config, data, tmp_path, launcher):
         capture_output=True, text=True, env=environment, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "oneDNN" not in done.stderr
     results = json.loads((Path(config.output) / "training.json").read_text())
     assert mean_iou(load_model(Path(config.output) / "model.safetensors"), data) == pytest.approx(
         results["crf"]["val_miou"], abs=1e-6
@@ -432,3 +444,24 @@ def test_sparse_labels(config, data, tmp_path, supervision):
     assert result.stages["crf"].val_miou > 0.4
     with raises_saying(ValueError, "without a label image"):
         train(replace(config, data=str(root), output=config.output + "-full"))
+
+
+def test_a_bar_for_each_epoch_and_its_validation(config):
+    class Recorded(Bar):
+        def reach(self, done, words=""):
+            seen[-1][1].append((done, words))
+
+    class Recorder(Display):
+        def bar(self, total, description):
+            seen.append(((description, total), []))
+            return Recorded()
+
+    seen: list[tuple] = []
+    with shown_on(Recorder()):
+        train(replace(config, network_epochs=2, crf_epochs=0))
+    begun = dict(seen)
+    names = [f"network, epoch {epoch} of 2{part}" for epoch in (1, 2) for part in ("", ", validation")]
+    assert [name for (name, _) in begun if name in names] == names
+    steps = [reached for (name, total), reached in seen if name == names[2] and total == STEPS][-1]
+    assert [done for done, _ in steps] == list(range(1, STEPS + 1))
+    assert re.fullmatch(r"loss \d\.\d{4}, mean IoU 0\.\d{4} after epoch 1", steps[-1][1])
