@@ -252,10 +252,10 @@ def test_overwriting_does_not_go_on(files: Path, monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crfrnn.cli.folder.as_completed", interrupted)
+    monkeypatch.setattr("crfrnn.cli.refinement.Refinement.write", interrupted)
     capsys.readouterr()
     assert status("refine scores photos -o out --overwrite") == 130
-    assert "of 3 refined; the same command does all of them again\n" in capsys.readouterr().err
+    assert "0 of 3 refined; the same command does all of them again\n" in capsys.readouterr().err
 
 
 def test_everything_is_printed_in_one_place():

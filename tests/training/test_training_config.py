@@ -72,8 +72,8 @@ def test_help_tells_every_setting_and_default(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for setting in fields(TrainingConfig):
         assert f"--{setting.name.replace('_', '-')}" in printed
-    for default in ("(FcnLite)", "(256,320)", "(null)", "(true)", "(0.0003)"):
-        assert default in printed
+    for default in ("FcnLite", "256,320", "null", "true", "0.0003"):
+        assert f"(default: {default})" in printed
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Condition
 
 from crfrnn.cli.failures import described
@@ -39,7 +40,8 @@ def refine_folder(
     """Refine the photos or volumes of a folder that have scores. Returns the exit status.
 
     On the CPU each is refined on one thread, several at a time. If memory only holds fewer of a large one at a time, it
-    also gets the threads that are left idle.
+    also gets the threads that are left idle. Results come through a queue: the locks of futures stay taken if Ctrl-C
+    comes while one is being taken, and their threads then wait forever.
     """
     if real_path(output) in (real_path(scores), real_path(images)):
         raise UsageError(f"{output} is one of the inputs; name another folder to write to")
@@ -72,28 +74,40 @@ def refine_folder(
             fewer = replace(sampled, threads=threads // at_a_time)
             return fewer.write(pair, path, chosen_format), notes
 
-    failures, ran, gone, notes = {}, [], {}, Counter[str]()
-    shown = iter(progress(todo, "refine"))  # it imports: no thread is to be at work then
-    futures: dict[Future[tuple[Written, tuple[str, ...]]], str] = {}
+    ended: SimpleQueue[tuple[str, tuple[Written, tuple[str, ...]] | BaseException]] = SimpleQueue()
+
+    def attempt(stem: str) -> None:
+        try:
+            ended.put((stem, work(stem)))
+        except BaseException as error:
+            ended.put((stem, error))
+
+    failures, ran, gone, notes, refined = {}, [], {}, Counter[str](), 0
 
     def so_far() -> str:
-        ended = [each for each in futures if each.done() and not each.cancelled()]
-        return going_on(sum(each.exception() is None for each in ended), len(todo), "refined", overwrite)
+        last = [ended.get()[1] for _ in range(ended.qsize())]
+        done = refined + sum(not isinstance(each, BaseException) for each in last)
+        return going_on(done, len(todo), "refined", overwrite)
 
+    shown = progress(todo, "refine")  # it imports: no thread is to be at work then
     with telling(so_far), ThreadPoolExecutor(threads) as pool:
-        futures.update((pool.submit(work, stem), stem) for stem in todo)
         try:
-            for _, future in zip(shown, as_completed(futures), strict=True):
-                try:
-                    written, said = future.result()
-                except Exception as error:
-                    failures[futures[future]] = described(error)
+            for stem in todo:
+                pool.submit(attempt, stem)
+            for _ in shown:
+                stem, outcome = ended.get()
+                if isinstance(outcome, Exception):
+                    failures[stem] = described(outcome)
                     continue
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                written, said = outcome
+                refined += 1
                 notes.update(each for each in (*said, written.lost) if each)
                 if written.iterations is not None:
                     ran.append(written.iterations)
                 if written.warning is not None:
-                    gone[futures[future]] = written.warning
+                    gone[stem] = written.warning
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

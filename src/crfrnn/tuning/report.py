@@ -56,11 +56,11 @@ class Tuning:
         trials: How many sets of parameters were measured on them, including those given up early.
         given_up: How many of the trials were given up early.
         continued: How many of the trials an earlier run had left.
-        cut_short: Whether Ctrl-C ended the search.
         searched: What the photos tuned on were compared by, with the scores alone, the start and the best parameters:
             the mean of mean IoU over all pixels and near label edges.
         mean_iou: The gain, counting all pixels.
         edge_mean_iou: The gain, counting only pixels near label edges: `crfrnn.evaluation.edge_band`.
+        cut_short: Whether Ctrl-C ended the search.
     """
 
     start: CRFParameters
@@ -70,10 +70,10 @@ class Tuning:
     trials: int
     given_up: int
     continued: int
-    cut_short: bool
     searched: tuple[float, float, float]
     mean_iou: Gain
     edge_mean_iou: Gain
+    cut_short: bool = False
 
     @property
     def finding(self) -> Finding:
