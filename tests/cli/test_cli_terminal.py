@@ -289,3 +289,14 @@ def test_segment_says_how_to_go_on(overwrite: str, again: str, files: Path, monk
     monkeypatch.setattr("crfrnn.cli.segment.write_segmentation", segmented)
     assert status(f"segment photos{overwrite}") == 130
     assert capsys.readouterr().err == f"crfrnn segment: interrupted: 2 of 3 segmented; the same command {again}\n"
+
+
+def test_names_of_columns_may_take_several_lines():
+    table = Table(("", "message error", "labels changed"), [["lattice, neighbour_rounds=1", "0.0062", "0.020%"]])
+    said = plain(said_on(50, lambda: say_table(table)))
+    assert said.splitlines() == [
+        "                             message   labels",
+        "                               error  changed",
+        "─" * 45,
+        "lattice, neighbour_rounds=1   0.0062   0.020%",
+    ]

@@ -11,7 +11,8 @@ def test_columns_are_aligned():
         "mean IoU   52.36   +1.5",
         "all         7.00  -0.25",
     ]
-    assert TABLE.width == 23
+    assert TABLE.widths == [8, 6, 5]
+    assert TABLE.least_widths == [8, 5, 5]
 
 
 def test_cells_can_be_changed():

@@ -413,7 +413,7 @@ def test_two_processes(config, data, tmp_path, launcher):
     assert mean_iou(load_model(Path(config.output) / "model.safetensors"), data) == pytest.approx(
         results["crf"]["val_miou"], abs=1e-6
     )
-    for line in ("crf 1/1: loss", "crf: mean IoU", "model.safetensors"):
+    for line in ("crf, epoch 1 of 1: loss", "best epoch", "model.safetensors"):
         assert done.stdout.count(line) == 1
     assert [path.name for path in (Path(config.output) / "logs" / "crf").iterdir()] == ["version_0"]
 

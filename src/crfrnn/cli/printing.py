@@ -27,6 +27,8 @@ SUBJECT, HEADER, RULE = "bold cyan", "bold", "dim"
 """Styles of what a line is about, the names of columns, and lines between rows."""
 GAIN = "gain"
 """The column whose numbers are good above 0, and bad below."""
+BETWEEN = 2
+"""Columns between those of a table."""
 HANGING = 2
 """Columns that all lines but the first of a wrapped one are set in."""
 HELP = (
@@ -63,14 +65,14 @@ def say_table(table: Table) -> None:
     """Print a table on stdout; on a terminal that is too narrow for it, each row as a block of lines."""
     look, stream = Look.of(sys.stdout), sys.stdout
     table = table.mapped(lambda cell: legible(cell, encoding_of(stream)))
-    if look.width is not None and table.width + len(table.header) > look.width:
+    if look.width is not None and _total(table.least_widths) > look.width:
         width = max(map(len, table.header))
         for name, *cells in table.rows:
             _print(stream, [(name, HEADER)])
             for column, cell in zip(table.header[1:], cells, strict=True):
                 _print(stream, [(f"  {column:{width}}  ", ""), (cell, _style(column, cell))])
     elif look.width is not None or look.colour:
-        _write(stream, look.rendered(_drawn(table), encoding_of(stream)))
+        _write(stream, look.rendered(_drawn(table, look.width), encoding_of(stream)))
     else:
         _write(stream, f"{table}\n")
 
@@ -164,19 +166,31 @@ def _write(stream: TextIO | None, text: str, flush: bool = False) -> None:
             stream.flush()
 
 
-def _drawn(table: Table) -> Any:
-    """A table of Rich."""
+def _drawn(table: Table, width: int | None) -> Any:
+    """A table of Rich. The names of columns may take several lines, numbers do not."""
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    drawn = Drawn(box=box.SIMPLE_HEAD, header_style=HEADER, border_style=RULE, show_edge=False, pad_edge=False)
-    for place, name in enumerate(table.header):
-        drawn.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
+    drawn = Drawn(
+        box=box.SIMPLE_HEAD,
+        padding=(0, BETWEEN - 1, 0, 0),  # the box has one more
+        header_style=HEADER,
+        border_style=RULE,
+        show_edge=False,
+        pad_edge=False,
+    )
+    widths = table.widths if width is None or _total(table.widths) <= width else table.least_widths
+    for place, (name, columns) in enumerate(zip(table.header, widths, strict=True)):
+        drawn.add_column(Text(name), justify="right" if place else "left", vertical="bottom", width=columns)
     for row in table.rows:
         cells = zip(table.header, row, strict=True)
         drawn.add_row(*(Text(cell, _style(name, cell)) for name, cell in cells))
     return drawn
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + BETWEEN * (len(widths) - 1)
 
 
 def _style(column: str, cell: str) -> str:

@@ -21,19 +21,24 @@ class Table:
     def __str__(self) -> str:
         """Lines of equal length without one at the end: the first column flush left, the others flush right."""
         lines = [self.header, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(
                 cell.rjust(width) if place else cell.ljust(width)
-                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+                for place, (cell, width) in enumerate(zip(line, self.widths, strict=True))
             )
             for line in lines
         )
 
     @property
-    def width(self) -> int:
-        """Columns of its text."""
-        return max(map(len, str(self).splitlines()))
+    def widths(self) -> list[int]:
+        """What each column takes."""
+        return [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+
+    @property
+    def least_widths(self) -> list[int]:
+        """What each column takes at least, if its name may take several lines and its cells may not."""
+        columns = zip(self.header, *self.rows, strict=True)
+        return [max(len(part) for part in (*name.split(), *cells)) for name, *cells in columns]
 
     def mapped(self, change: Callable[[str], str]) -> Table:
         """The same table with every cell changed."""

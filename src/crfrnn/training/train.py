@@ -65,6 +65,7 @@ NOISE = (
     "Found .* module.* in eval mode.*",
     ".*treespec, LeafSpec.*",
     "Grad strides do not match.*",
+    "Trying to infer the `batch_size` from an ambiguous collection.*",
 )
 """Warnings about things that are intended here."""
 WITHOUT_TENSORFLOW = "tensorboard.compat.notf"
