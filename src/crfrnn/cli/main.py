@@ -138,7 +138,7 @@ def silence(quiet: bool) -> Iterator[None]:
     if not quiet:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), hidden_progress():
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), hidden_progress():
         yield
 
 
