@@ -18,8 +18,9 @@ pytest.importorskip("safetensors", reason="needs the models extra")
 from crfrnn import models  # noqa: E402
 from crfrnn.cli.main import Parser  # noqa: E402
 from crfrnn.cli.segment import add_segment  # noqa: E402
+from crfrnn.files.rgb import load_photo, rgb_photo  # noqa: E402
 from crfrnn.models import Model, Segmenter  # noqa: E402
-from crfrnn.segment import enlarged_labels, load_photo, rgb_photo, segment  # noqa: E402
+from crfrnn.segment import enlarged_labels, segment  # noqa: E402
 from crfrnn.torch import CrfRnn  # noqa: E402
 
 pytestmark = pytest.mark.torch
