@@ -154,9 +154,10 @@ def reduced_overlay(photo: NDArray[np.uint8], labels: NDArray[np.integer], class
 
     Args:
         photo: RGB (H, W, 3).
-        labels: Class ids (H, W).
+        labels: Class ids (H, W), of which those that are no class are void.
     """
-    (ids,), key = in_key([labels.astype(np.int64)], naming_of(classes), "labels")
+    naming = naming_of(classes)
+    (ids,), key = in_key([_with_void(labels.astype(np.int64), naming.num_classes)], naming, "labels")
     return labelled_overlay(photo, ids, key, longest_side=LONGEST_SIDE)
 
 
@@ -227,7 +228,11 @@ def _labels(given: Opened, name: str, num_classes: int | None) -> tuple[NDArray[
         white = labels == high
         if bool((white | (labels == low)).all()):
             return white.astype(np.int64), True
-    return np.where(unknown_labels(labels, num_classes or 0), VOID_LABEL, labels), False
+    return _with_void(labels, num_classes), False
+
+
+def _with_void(labels: NDArray[np.int64], num_classes: int | None) -> NDArray[np.int64]:
+    return np.where(unknown_labels(labels, num_classes or 0), VOID_LABEL, labels)
 
 
 def _require_one_hot(scores: NDArray[Any], name: str) -> None:

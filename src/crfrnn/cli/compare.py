@@ -49,7 +49,7 @@ def add_compare(commands: Any) -> None:
     parser.add_argument(
         "--input",
         choices=("logits", "probabilities", "labels"),
-        help="what arrays in BEFORE, AFTER and --truth are; logits when not given, probabilities for arrays of that name",
+        help="what arrays are; logits when not given, probabilities for arrays of that name",
     )
     parser.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     parser.add_argument(
@@ -69,7 +69,7 @@ def run_compare(options: argparse.Namespace) -> int:
     except UsageError as error:
         parser.error(str(error))
     classes = None if options.classes is None else class_set(options.classes)
-    reading = Reading(options.input, options.array, square=options.square_scores)
+    reading = Reading(options.input, options.array, square=options.square_scores, classes=classes)
     files = [options.before, options.after, *([] if options.truth is None else [options.truth])]
     pairs = [reading.pair(path, [options.photo]) for path in files]
     maps = [_shown(pair, path) for pair, path in zip(pairs, files, strict=True)]

@@ -123,6 +123,13 @@ class Reading:
         if 0 in scores.grid:
             raise ValueError(f"{scores_path} has shape {tuple(scores.values.shape)}, without a single pixel")
         scores = scores.beside(image)
+        if (
+            self.classes is not None
+            and scores.kind != "labels"
+            and len(scores.values) not in (1, self.classes.num_classes)
+        ):
+            count = self.classes.num_classes
+            raise ValueError(f"{scores_path} has scores of {len(scores.values)} classes, but --classes names {count}")
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
         if is_crop(scores, grids[1]):
             scores = replace(scores, values=put_back(scores_path, scores.values, grids[1]))

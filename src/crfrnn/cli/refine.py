@@ -124,9 +124,10 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "--format",
         choices=tuple(FORMAT_SUFFIXES),
         help="labels: indexed .png with the colours of PASCAL VOC, .nii.gz with the geometry of the image, .tif with "
-        "its place on earth, or .npy; overlay: the photo tinted by class with a legend, reduced to 1600 pixels, .jpg or "
-        ".png; coco: a list of COCO's results, a mask for each class but 0; npy, npz: probabilities (C, H, W) as float32; nii: probabilities "
-        "(X, Y, Z, C). If not given, OUT's name decides (overlay.png and NAME_overlay.png are overlays), and labels "
+        "its place on earth, or .npy; overlay: the photo tinted by class with a legend, .jpg or .png, reduced to 1600 "
+        "pixels; coco: a list of COCO's results, a mask for each class but 0; npy, npz: probabilities (C, H, W) as "
+        "float32; nii: probabilities (X, Y, Z, C). If not given, OUT's name decides (overlay.png and NAME_overlay.png "
+        "are overlays), and labels "
         "for folders",
     )
     group.add_argument("--array", metavar="NAME", help=ARRAY_HELP)

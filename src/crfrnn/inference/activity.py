@@ -44,8 +44,8 @@ class Activity:
         """The pixels that were worked out in each iteration, in orange; of more than six, six from first to last.
 
         Args:
-            photo: Drawn in grey below the orange, white if not given: an array such as (H, W, 3), a picture of Pillow, or
-                a path.
+            photo: Drawn in grey below the orange, white if not given: an array such as (H, W, 3), a picture of Pillow,
+                or a path.
         Raises: ValueError: if the points are not those of a photo, or no iteration ran.
         """
         from crfrnn.files.rgb import load_photo, rgb_photo
