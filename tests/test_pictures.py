@@ -80,6 +80,19 @@ def test_black_is_for_a_background_only(photo, first):
     assert tuple(tuple(drawn[at]) for at in ((0, 0), (5, 0), (2, 3))) == expected
 
 
+def test_clear_colours_go_to_what_occurs_in_its_order(photo):
+    labels = np.where(IDS == 2, 20, IDS)
+    assert [tuple(plain(photo, labels, palette="clear")[at]) for at in ((0, 0), (5, 0), (2, 3))] == [
+        BLACK,
+        (240, 190, 40),
+        (40, 130, 240),
+    ]
+    labels = IDS.astype(int)
+    labels[0, 0] = -1
+    drawn = plain(photo, labels, palette="clear", classes=["road", "a", "b"])
+    assert [tuple(drawn[at]) for at in ((0, 0), (0, 1), (5, 0))] == [CREAM, (240, 190, 40), (40, 130, 240)]
+
+
 def test_whatever_form_labels_have(photo, tmp_path):
     expected = plain(photo, IDS)
     scores = scores_of(IDS, 3)
@@ -257,6 +270,7 @@ FLOATS = np.linspace(-3, 3, H * W).reshape(H, W)
         (IDS, {"classes": "vok"}, ValueError, ["vok", "camvid"]),
         (IDS, {"classes": {"cat": "dog"}}, TypeError, ["'cat': 'dog'"]),
         (IDS, {"classes": [1, 2, 3]}, TypeError, ["[1, 2, 3]", "name"]),
+        (IDS, {"palette": "viridis"}, ValueError, ["viridis", "clear"]),
         (IDS, {"palette": [(0, 0, 0)]}, ValueError, ["hold 2", "1 colours"]),
         (IDS, {"palette": np.zeros((3, 3))}, TypeError, ["float64", "0-255"]),
         (IDS, {"palette": [0, 0, 0]}, ValueError, ["(3,)", "(classes, 3)"]),
@@ -323,9 +337,7 @@ def files(photo, tmp_path, monkeypatch) -> Path:
 
 
 def test_the_command_draws_what_the_function_does(files, photo, capsys):
-    command = (
-        "compare photo.png before.png after.npy -o out.png --classes classes.txt --truth before.png --titles one,two"
-    )
+    command = "compare photo.png before.png after.npy -o out.png --classes classes.txt --truth before.png --titles a,b"
     assert main(command.split()) == 0
     changed = np.mean(np.roll(IDS, 1, axis=1) != IDS)
     assert capsys.readouterr().out == f"out.png: 8×6, {changed:.1%} of pixels changed\n"

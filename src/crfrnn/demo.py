@@ -14,14 +14,13 @@ from PIL import Image
 from crfrnn.files.classes import ClassSet
 from crfrnn.files.comparison import close_row, close_up, visible_classes, whole_row
 from crfrnn.files.legend import draw_legend, full_palette, key_of
+from crfrnn.files.palette import CLEAR_COLOURS
 from crfrnn.files.photos import read_photo, write_picture
 from crfrnn.files.progress import progress
 from crfrnn.files.sheet import captioned, sheet
 
 EXAMPLES = ("chelsea", "astronaut", "coffee")
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")
-COLOURS = ((240, 190, 40), (40, 130, 240), (0, 180, 130), (150, 90, 240), (230, 90, 60), (220, 80, 170))
-"""Colours of the classes that occur, in order of their ids. The background is the dimmed photo."""
 CELL_WIDTH = 480
 TITLE_SIZE = 24
 
@@ -79,10 +78,10 @@ def draw(examples: list[Example], classes: ClassSet) -> Image.Image:
 
 
 def in_clear_colours(classes: ClassSet, shown: list[int]) -> ClassSet:
-    """The classes with a bright colour for each of those that are shown."""
+    """The classes with a bright colour for each of those that are shown. The background is the dimmed photo."""
     palette = np.zeros_like(classes.palette)
     for place, label in enumerate(shown):
-        palette[label] = COLOURS[place % len(COLOURS)]
+        palette[label] = CLEAR_COLOURS[place % len(CLEAR_COLOURS)]
     return ClassSet(classes.names, palette)
 
 

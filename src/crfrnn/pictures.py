@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
 from crfrnn.arrays import label_array, score_array
 from crfrnn.files.comparison import compared
 from crfrnn.files.legend import LONGEST_SIDE, OPACITY, Key, labelled_overlay, tinted_photo
-from crfrnn.files.naming import VOID_LABEL, ClassNames, Naming, naming_of
+from crfrnn.files.naming import VOID_LABEL, ClassNames, Naming, Palette, naming_of
 from crfrnn.files.picture import Picture
 from crfrnn.files.rgb import rgb_photo
 from crfrnn.intake import Opened, opened_image, opened_labels
@@ -34,7 +34,7 @@ def overlay(
     labels: Any,
     *,
     classes: ClassNames = None,
-    palette: ArrayLike | None = None,
+    palette: Palette = None,
     opacity: float = OPACITY,
     contours: bool = False,
     legend: bool = True,
@@ -54,8 +54,10 @@ def overlay(
         classes: Names in the order of the ids, or by id as `{8: "cat"}` or `{"cat": 8}`; the name of a set of classes,
             "voc", "msrc21" or "camvid"; a text file with a name on each line, or a JSON file with a list or an object;
             or how many classes there are. None numbers them.
-        palette: Colours (classes, 3), integers 0-255. None has those of PASCAL VOC, which begin with black for a first
-            class called "background" and for classes without names, and otherwise with its second colour.
+        palette: Colours (classes, 3), integers 0-255. "voc" has those of PASCAL VOC, which begin with black for a first
+            class called "background" and for classes without names, and otherwise with its second colour. "clear" has
+            twelve bright ones, given to the classes that occur in their order, and black for a background. None has
+            those of a set of classes, or "voc".
         opacity: From 0, the photo alone, to 1, the colours alone.
         contours: Also draw the borders of the classes in full colour.
         legend: False leaves the legend out: the picture then has the size of the photo.
@@ -78,7 +80,7 @@ def compare(
     *,
     truth: Any = None,
     classes: ClassNames = None,
-    palette: ArrayLike | None = None,
+    palette: Palette = None,
     opacity: float = OPACITY,
     insets: int = INSETS,
     titles: Sequence[str] = TITLES,
@@ -130,7 +132,7 @@ def keyed(
     maps: Sequence[Any],
     names: Sequence[str],
     classes: ClassNames,
-    palette: ArrayLike | None,
+    palette: Palette,
 ) -> tuple[list[NDArray[np.int64]], Key]:
     """Label maps of a photo (H, W) as labels of one key, which names what occurs in them.
 

@@ -14,6 +14,7 @@ from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.usage import UsageError, real_path
 from crfrnn.files.classes import class_set
+from crfrnn.files.naming import PALETTES
 from crfrnn.files.photos import PICTURE_SUFFIXES, suffix_of
 from crfrnn.pictures import INSETS, TITLES, compare
 
@@ -40,6 +41,13 @@ def add_compare(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the picture, .png or .jpg")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="the true labels, in a column of their own")
     parser.add_argument("--classes", metavar="CLASSES", help=f"names in the legend: {CLASSES_HELP}")
+    parser.add_argument(
+        "--palette",
+        choices=PALETTES,
+        help="voc: the colours of PASCAL VOC, as in label images; clear: bright ones for the classes that occur; "
+        "%(default)s when not given",
+        default="voc",
+    )
     parser.add_argument(
         "--insets", type=int, metavar="N", default=INSETS, help="the most close-ups; %(default)s when not given"
     )
@@ -79,6 +87,7 @@ def run_compare(options: argparse.Namespace) -> int:
         maps[1],
         truth=maps[2] if len(maps) > 2 else None,
         classes=classes,
+        palette=options.palette,
         insets=options.insets,
         titles=titles,
     )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.files.classes import BACKGROUND, VOID, ClassSet, class_set
 from crfrnn.files.legend import VOID_NAME, Key
-from crfrnn.files.palette import voc_colours
+from crfrnn.files.palette import CLEAR_COLOURS, voc_colours
+from crfrnn.numbers import one_of
 
 ClassNames: TypeAlias = ClassSet | Sequence[str] | Mapping[int, str] | Mapping[str, int] | str | int | Path | None
 """Names of classes: in the order of their ids, by id, those of a set or a file, or only how many there are."""
+Palette: TypeAlias = ArrayLike | Literal["voc", "clear"] | None
+"""Colours (classes, 3), or a name of some."""
+PALETTES = ("voc", "clear")
 VOID_LABEL = -1
 """Stands for all that is void."""
 
@@ -29,12 +33,14 @@ class Naming:
         num_classes: How many classes there are, if that is known.
         palette: Colours (n, 3), if the user or the set of classes has some.
         first: The colour of PASCAL VOC that label 0 has otherwise.
+        clear: Whether the classes that occur have `CLEAR_COLOURS` in their order instead, and a background black.
     """
 
     names: Mapping[int, str]
     num_classes: int | None = None
     palette: NDArray[np.uint8] | None = None
     first: int = 0
+    clear: bool = False
 
     def key(self, present: NDArray[np.int64], holder: str) -> Key:
         """The key of these labels, in this order; `VOID_LABEL` is void.
@@ -53,43 +59,62 @@ class Naming:
             raise ValueError(
                 f"{holder} hold {highest}, but the palette has {len(self.palette)} colours, from label 0 on"
             )
-        is_void = present == VOID_LABEL
-        if self.palette is None:
-            colours = voc_colours(np.where(is_void, VOID, present + self.first))
-        else:
-            colours = np.where(is_void[:, np.newaxis], voc_colours(np.array([VOID])), self.palette[present])
+        is_void = (present == VOID_LABEL)[:, np.newaxis]
+        colours = np.where(is_void, voc_colours(np.array([VOID])), self._colours(np.maximum(present, 0)))
         names = [
             VOID_NAME if label == VOID_LABEL else self.names.get(label, f"class {label}") for label in present.tolist()
         ]
         return Key(tuple(names), colours)
 
+    def _colours(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self.clear:
+            painted = (labels > 0) | (self.names.get(0, BACKGROUND).lower() != BACKGROUND)
+            places = (np.cumsum(painted) - 1) % len(CLEAR_COLOURS)
+            return np.where(painted[:, np.newaxis], CLEAR_COLOURS[places], np.uint8(0))
+        return voc_colours(labels + self.first) if self.palette is None else self.palette[labels]
 
-def naming_of(classes: ClassNames, palette: ArrayLike | None = None) -> Naming:
+
+def naming_of(classes: ClassNames, palette: Palette = None) -> Naming:
     """The naming that users mean by names of classes and a palette, as `crfrnn.overlay` describes them.
 
     Raises: TypeError or ValueError: if they are none of the forms described there.
     """
-    own = None if palette is None else _colours(palette)
+    named = _named(classes)
+    if palette is None:
+        return named
+    if isinstance(palette, str):
+        one_of(palette, PALETTES, "palette")
+        return replace(named, palette=None, clear=palette == "clear")
+    return replace(named, palette=_colours(palette))
+
+
+def _named(classes: ClassNames) -> Naming:
+    """The naming in the colours that go with the names."""
     if classes is None:
-        return Naming({}, None, own)
+        return Naming({})
     if isinstance(classes, bool):
         raise TypeError(f"classes={classes!r}; expected names, by id or in order, or how many classes there are")
     if isinstance(classes, int | np.integer):
         if classes < 1:
             raise ValueError(f"classes={classes} must be at least 1")
-        return Naming({}, int(classes), own)
+        return Naming({}, int(classes))
     if isinstance(classes, str | Path):
         classes = class_set(classes)
     if isinstance(classes, ClassSet):
-        return Naming(dict(enumerate(classes.names)), classes.num_classes, classes.palette if own is None else own)
+        return Naming(dict(enumerate(classes.names)), classes.num_classes, classes.palette, _first(classes.names))
     if isinstance(classes, Mapping):
-        return Naming(_by_id(classes), None, own)
+        return Naming(_by_id(classes))
     if not isinstance(classes, Iterable):
         raise TypeError(f"classes are a {type(classes).__name__}; expected a list of names, or a dictionary")
     names = list(classes)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"classes={names!r}; expected a name for each class, as texts")
-    return Naming(dict(enumerate(names)), len(names), own, 0 if names[0].lower() == BACKGROUND else 1)
+    return Naming(dict(enumerate(names)), len(names), first=_first(names))
+
+
+def _first(names: Sequence[str]) -> int:
+    """The colour of PASCAL VOC for the first of these classes: black is only for a background."""
+    return 0 if names[0].lower() == BACKGROUND else 1
 
 
 def _by_id(classes: Mapping[int, str] | Mapping[str, int]) -> dict[int, str]:

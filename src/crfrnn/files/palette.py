@@ -6,6 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_COLOURS = 256
+CLEAR_COLOURS = np.array(
+    [
+        (240, 190, 40), (40, 130, 240), (0, 180, 130), (150, 90, 240), (230, 90, 60), (220, 80, 170),
+        (120, 200, 60), (60, 200, 220), (170, 110, 60), (250, 150, 170), (110, 120, 150), (200, 210, 120),
+    ],
+    np.uint8,
+)  # fmt: skip
+"""Bright colours, far from each other and from those of most photos, for the classes that occur in a picture."""
 
 
 def voc_palette() -> NDArray[np.uint8]:
