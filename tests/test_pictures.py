@@ -1,5 +1,6 @@
 """Pictures of labels on photos: pixels worked out by hand, whatever form photos and labels come in, and errors."""
 
+import io
 import json
 import subprocess
 import sys
@@ -249,7 +250,7 @@ def test_a_picture_shows_and_saves_itself(photo, tmp_path):
     with raises_saying(ValueError, "picture.gif", ".png"):
         picture.save(tmp_path / "picture.gif")
     large = crfrnn.Picture(Image.new("RGB", (3200, 10)))
-    assert Image.open(__import__("io").BytesIO(large._repr_png_())).size == (1600, 5)
+    assert Image.open(io.BytesIO(large._repr_png_())).size == (1600, 5)
 
 
 FLOATS = np.linspace(-3, 3, H * W).reshape(H, W)
@@ -263,6 +264,9 @@ FLOATS = np.linspace(-3, 3, H * W).reshape(H, W)
         (np.zeros((2, 3, H, W), np.float32), {}, ValueError, ["(2, 3, 6, 8)"]),
         (np.zeros((2, H, W), np.uint8), {}, ValueError, ["48 pixels are in none"]),
         (np.ones((2, H, W), bool), {}, ValueError, ["48 pixels", "several (2)"]),
+        (np.stack([IDS, IDS]), {}, ValueError, ["(2, 6, 8)", "one at a time", "labels.astype(float)"]),
+        (np.zeros((3, H, W + 1)), {}, ValueError, ["(3, 6, 9)", "(classes, 6, 8)"]),
+        (FLOATS.T, {}, ValueError, ["(8, 6)", "(6, 8)"]),
         (np.rint(FLOATS), {}, TypeError, ["astype(int)"]),
         (np.where(FLOATS > 2, np.nan, 0.5), {}, ValueError, ["labels holds", "NaN"]),
         (IDS, {"classes": ["a", "b"]}, ValueError, ["hold 2", "2 classes", "0 to 1"]),
@@ -291,6 +295,7 @@ def test_labels_that_cannot_be_drawn(photo, labels, options, kind, facts):
         (np.zeros((H, W, 5), np.uint8), ValueError, ["(6, 8, 5)", "RGB"]),
         (np.full((H, W, 3), 0.5), ValueError, ["0.5", "image * 255"]),
         (np.zeros((H, W, 3), np.int64), TypeError, ["int64", "uint8"]),
+        (np.zeros((3, H, W), np.uint8), ValueError, ["(3, 6, 8)", "np.moveaxis(image, 0, -1)"]),
         ("none.jpg", ValueError, ["none.jpg"]),
     ],
 )
@@ -299,7 +304,7 @@ def test_photos_that_cannot_be_drawn_on(given, kind, facts):
         crfrnn.overlay(given, IDS)
 
 
-@pytest.mark.parametrize("options", [{"insets": -1}, {"titles": "ab"}, {"titles": ("a",)}])
+@pytest.mark.parametrize("options", [{"insets": -1}, {"titles": "ab"}, {"titles": ("a",)}, {"titles": None}])
 def test_options_of_comparisons(photo, options):
     with raises_saying(ValueError, next(iter(options))):
         crfrnn.compare(photo, IDS, IDS, **options)

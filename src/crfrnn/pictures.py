@@ -22,7 +22,7 @@ from crfrnn.intake import Opened, opened_image, opened_labels
 from crfrnn.numbers import finite_number, flag, whole_number
 from crfrnn.orders import ordered
 from crfrnn.unary import mask_levels, unknown_labels
-from crfrnn.upsampling import at_image_size
+from crfrnn.upsampling import are_smaller, at_image_size
 
 INSETS = 2
 TITLES = ("before", "after")
@@ -105,10 +105,11 @@ def compare(
     share, most = _opacity(opacity), whole_number(insets, "insets")
     if most < 0:
         raise ValueError(f"insets={insets} must be at least 0")
-    if isinstance(titles, str) or len(titles) != 2 or not all(isinstance(title, str) for title in titles):
+    texts = list(titles) if isinstance(titles, Sequence) else []
+    if isinstance(titles, str) or [isinstance(text, str) for text in texts] != [True, True]:
         raise ValueError(f"titles={titles!r} must be two texts, for before and after")
     rgb = rgb_image(photo)
-    given, names, heads = [before, after], ["before", "after"], ["photo", *titles]
+    given, names, heads = [before, after], ["before", "after"], ["photo", *texts]
     if truth is not None:
         given, names, heads = [*given, truth], [*names, "truth"], [*heads, "truth"]
     maps, key = keyed(rgb, given, names, classes, palette)
@@ -204,12 +205,12 @@ def _class_ids(
         _require_one_hot(read, name)
     if values.ndim == 2 and (values.min() < 0 or values.max() > 1) and bool((values == np.rint(values)).all()):
         label_array(values, name)  # whole numbers may be labels or logits: it says what to do
-    scores = at_image_size(score_array(read, name), photo, "bilinear", None)
-    if scores.shape[1:] != grid:
+    if read.shape[1:] != grid and not are_smaller(read.shape[1:], grid):
         raise ValueError(
             f"{name} have shape {values.shape}; expected labels of the photo's size, {grid}, or scores with the "
             f"classes first, (classes, {grid[0]}, {grid[1]})"
         )
+    scores = at_image_size(score_array(read, name), photo, "bilinear", None)
     if len(scores) == 1:
         middle = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
         return (scores[0] > middle).astype(np.int64), True
@@ -238,15 +239,19 @@ def _with_void(labels: NDArray[np.int64], num_classes: int | None) -> NDArray[np
 
 
 def _require_one_hot(scores: NDArray[Any], name: str) -> None:
-    """Raise a ValueError if masks (C, H, W) of 0 and 1 leave open of which class a pixel is."""
-    if scores.min() >= 0 and scores.max() <= 1:
-        counts = scores.sum(axis=0, dtype=np.int64)
-        wrong = counts != 1
-        if wrong.any():
-            raise ValueError(
-                f"{name} are masks of {len(scores)} classes, and {int(wrong.sum())} pixels are in none of them or in "
-                f"several ({counts[wrong][0]}): give class ids (H, W)"
-            )
+    """Raise a ValueError unless integers (C, H, W) are masks of 0 and 1, of which each pixel is in one."""
+    if scores.min() < 0 or scores.max() > 1:
+        raise ValueError(
+            f"{name} are {scores.dtype} of shape {scores.shape}: if these are the labels of {len(scores)} photos, draw "
+            f"one at a time; if they are scores, give {name}.astype(float)"
+        )
+    counts = scores.sum(axis=0, dtype=np.int64)
+    wrong = counts != 1
+    if wrong.any():
+        raise ValueError(
+            f"{name} are masks of {len(scores)} classes, and {int(wrong.sum())} pixels are in none of them or in "
+            f"several ({counts[wrong][0]}): give class ids (H, W)"
+        )
 
 
 def _opacity(opacity: float) -> float:

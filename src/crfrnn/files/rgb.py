@@ -45,8 +45,10 @@ def rgb_photo(image: ArrayLike) -> NDArray[np.uint8]:
     if given.ndim == 2:
         given = given[..., None]
     if given.ndim != 3 or given.shape[2] not in CHANNELS or 0 in given.shape:
+        first = given.ndim == 3 and given.shape[0] in CHANNELS
+        hint = "; its channels come last: np.moveaxis(image, 0, -1)" if first else ""
         layouts = ", ".join(f"(H, W, {count}) {name}" for count, name in CHANNELS.items())
-        raise ValueError(f"image has shape {np.shape(image)}; expected (H, W) grey, {layouts}")
+        raise ValueError(f"image has shape {np.shape(image)}; expected (H, W) grey, {layouts}{hint}")
     levels = _eight_bit(given)
     if levels.shape[2] in (2, 4):
         opacity = levels[..., -1:].astype(np.uint16)
