@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel bench sanitize races fuzz fuzz-sanitized clean always
+.PHONY: help demo test lint format notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,10 @@ format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/clang-format -i native/*.cpp native/*.h
+
+INTO ?= out/notebooks
+notebooks: $(VENV)/.notebooks-stamp ## run the notebooks, results in out/notebooks; INTO=notebooks renews those in the repository
+	@$(BIN)/python notebooks/execute.py $(INTO)
 
 bench: $(VENV)/.bench-stamp ## compare with other tools and rewrite docs/benchmarks.md
 	@$(BIN)/python -m benchmarks

@@ -26,6 +26,8 @@ WORDS = {
     "base": "building and installing crfrnn (a minute the first time)",
     "models": "installing PyTorch (some minutes the first time)",
     "dev": "installing what tests it (some minutes the first time)",
+    "notebooks": "installing what runs the notebooks (some minutes the first time)",
+    "docs": "installing what builds the documentation",
     "bench": "installing what it is compared with (some minutes the first time)",
 }
 USAGE = """python make.py demo              segment three photos and draw out/demo.png

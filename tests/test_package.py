@@ -139,9 +139,58 @@ def test_public_names_exist() -> None:
         assert hasattr(crfrnn, name)
     with pytest.raises(AttributeError, match="no attribute 'detach'"):
         crfrnn.detach  # noqa: B018
-    program = "import crfrnn; crfrnn.training"
+
+
+SUB_PACKAGES = {"compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning"}
+
+
+def said_by(program: str) -> str:
+    """What a program prints in a Python of its own, the end of its errors included."""
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "no attribute 'training'; it is a module of its own: import crfrnn.training" in process.stderr
+    return process.stdout + process.stderr[-400:]
+
+
+def test_dir_shows_what_users_type() -> None:
+    """And nothing else, whatever modules were imported."""
+    shown = {name for name in dir(crfrnn) if not name.startswith("__")}
+    assert shown == set(crfrnn.__all__) | SUB_PACKAGES | {"attach"}
+    assert "__version__" in dir(crfrnn)
+    assert len(crfrnn.__all__) == len(set(crfrnn.__all__)) > 40
+
+
+@pytest.mark.parametrize("name", ["compat", "data"])
+def test_sub_packages_are_there_when_they_are_used(name: str) -> None:
+    program = f"import sys, crfrnn; before = 'crfrnn.{name}' in sys.modules; print(before, crfrnn.{name}.__name__)"
+    assert said_by(program) == f"False crfrnn.{name}\n"
+
+
+@pytest.mark.torch
+def test_frameworks_are_there_when_they_are_used() -> None:
+    pytest.importorskip("torch", reason="needs the torch extra")
+    assert said_by(
+        "import crfrnn; print(crfrnn.torch.CrfRnn.__name__, crfrnn.torch is __import__('crfrnn').torch)"
+    ) == ("CrfRnn True\n")
+
+
+@pytest.mark.parametrize(("name", "extra"), [("torch", "torch"), ("attach", "models"), ("evaluation", "train")])
+def test_a_missing_extra_is_named_when_it_is_used(name: str, extra: str) -> None:
+    said = said_by(
+        f"import sys; sys.modules['torch'] = sys.modules['torchmetrics'] = None; import crfrnn; crfrnn.{name}"
+    )
+    assert "ImportError" in said
+    assert f"pip install 'crfrnn[{extra}]'" in said
+
+
+def test_star_leaves_frameworks_and_their_names_alone() -> None:
+    program = "torch = 'mine'; import sys; from crfrnn import *; print(torch, 'torch' in sys.modules, compare.__name__)"
+    assert said_by(program) == "mine False compare\n"
+
+
+def test_refine_is_a_function_and_a_module() -> None:
+    program = (
+        "import crfrnn.refine, sys; import crfrnn; print(callable(crfrnn.refine), sys.modules['crfrnn.refine'].refine)"
+    )
+    assert said_by(program).startswith("True <function refine")
 
 
 @pytest.mark.torch

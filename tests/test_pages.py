@@ -15,7 +15,7 @@ from crfrnn.data.score_files import Teacher
 from crfrnn.files.classes import class_set
 from repository import ROOT
 
-PAGES = ("distillation", "filters", "solvers", "tuning", "weak-supervision")
+PAGES = ("distillation", "filters", "pictures", "solvers", "tuning", "weak-supervision")
 
 
 def text_of(page: str) -> str:
@@ -26,6 +26,8 @@ def text_of(page: str) -> str:
 def names(request: pytest.FixtureRequest, tmp_path: Path, rng: np.random.Generator, monkeypatch: Any) -> dict[str, Any]:
     """What a page defines, run beside a small photo and scores; blocks for Keras are left to its own tests."""
     pytest.importorskip("torch", reason="needs the torch extra")
+    if request.param == "pictures":
+        pytest.importorskip("matplotlib", reason="needs the plots extra").use("Agg")
     monkeypatch.chdir(tmp_path)
     np.save("scores.npy", rng.normal(size=(21, 20, 30)))
     np.save("scores33.npy", rng.normal(size=(21, 5, 6)))
@@ -50,6 +52,14 @@ def test_filters(names: dict[str, Any]) -> None:
         "sigma_color",
     }
     assert names["probabilities"].shape == (1, 21, 48, 48)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("names", ["pictures"], indirect=True)
+def test_pictures(names: dict[str, Any]) -> None:
+    assert names["pixels"][:20].shape[0] == 20
+    assert Path("compared.png").is_file()
+    assert len(names["axes"].lines[0].get_ydata()) == 6
 
 
 @pytest.mark.torch
