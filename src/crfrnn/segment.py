@@ -71,8 +71,8 @@ def segment(
         longest_side: Longest side of the photo that the network sees, in pixels.
     Raises:
         TypeError: if the image is neither 8-bit, 16-bit nor floating point.
-        ValueError: if its shape or its values are not among those above, the file cannot be read, or the model gives one channel
-            and has not two classes.
+        ValueError: if its shape or its values are not among those above, the file cannot be read, or the model gives
+            one channel and has not two classes.
         MemoryError: if there is not enough memory.
     """
     photo = rgb_image(image)
