@@ -9,8 +9,9 @@ HEAD = re.compile(r"^(Args|Attributes|Returns|Raises|Warns|Yields|Cost|Reference
 OF_SEVERAL_ITEMS = ("Raises", "Warns")
 STAR = re.compile(r"(?<![*`\w])\*(?=[a-z])")
 """Of a shape such as (C, *spatial): no emphasis."""
-REMARKS = ("Cost", "References")
-"""Sections that griffe does not know: paragraphs that begin with their name."""
+REMARKS = ("Returns", "Yields", "Cost", "References")
+"""Paragraphs that begin with their name. Griffe knows two not at all, and in the others takes words before a colon
+for types."""
 
 
 def in_sections(text: str) -> str:
@@ -25,7 +26,10 @@ def in_sections(text: str) -> str:
             continue
         name, rest = head.groups()
         deeper = "    " if rest and name in OF_SEVERAL_ITEMS else ""
-        lines += ["", f"**{name}**: {rest}"] if name in REMARKS else ["", f"{name}:", *([f"    {rest}"] if rest else [])]
+        if name in REMARKS:
+            lines += ["", f"**{name}:** {rest}"]
+        else:
+            lines += ["", f"{name}:", *([f"    {rest}"] if rest else [])]
     return STAR.sub(r"\\*", "\n".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""What MkDocs does with this project's pages besides its own: pages and files from outside of docs/, equations, names."""
+"""What MkDocs does for this project besides its own: pages and files from outside of docs/, equations, citations."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ ELSEWHERE = {
     "README.md": "index.md",
     "src/crfrnn/models/builtin/MODEL_CARD.md": "model-card.md",
 }
-"""Documents that are pages too, or that a page stands for."""
+"""Documents outside of docs/ that are pages too."""
 COMMAND_LINE = "reference/command-line.md"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 LISTED = re.compile(r"^::: ((?:\w+\.)*(\w+))$", re.MULTILINE)
@@ -43,15 +43,16 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that do not lie in docs/."""
     for source, page in ELSEWHERE.items():
-        if page != "index.md":
-            files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, COMMAND_LINE, content=command_line_page()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Take files outside of docs/ that a page links to into the site; name what the reference lists."""
-    sources = {uri: source for source, uri in ELSEWHERE.items() if uri != "index.md"}
+    if page.file.src_uri == "changelog.md":
+        page.meta["search"] = {"boost": 0.1}  # after the pages that explain
+    sources = {uri: source for source, uri in ELSEWHERE.items()}
     here = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def target(match: re.Match[str]) -> str:

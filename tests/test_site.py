@@ -1,0 +1,72 @@
+"""The documentation site: every public name, command and option has its place, and every page a place in the order."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from repository import ROOT
+
+sys.path.insert(0, str(ROOT / "packaging" / "site"))
+from command_line import command_line_page, parsers
+
+SOURCES = ROOT / "src"
+LISTED = {
+    name
+    for page in (ROOT / "docs" / "reference").glob("*.md")
+    for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+}
+PUBLIC = sorted(
+    f"{'.'.join(file.relative_to(SOURCES).with_suffix('').parts).removesuffix('.__init__')}.{name}"
+    for file in SOURCES.glob("crfrnn/**/*.py")
+    if file.parent.name != "cli"  # which users type in a shell
+    for node in ast.parse(file.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    for name in ast.literal_eval(node.value)
+)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_in_the_reference(name: str) -> None:
+    """By themselves, with their module, or as a module of which everything is."""
+    assert name in LISTED or name.rpartition(".")[0] in LISTED or any(each.startswith(f"{name}.") for each in LISTED)
+
+
+def test_what_the_reference_lists_is_defined() -> None:
+    """Without importing it, as extras may be missing."""
+    for name in LISTED:
+        parts = name.split(".")
+        module = next(
+            path
+            for length in range(len(parts), 0, -1)
+            for base in [SOURCES.joinpath(*parts[:length])]
+            for path in (base.with_suffix(".py"), base / "__init__.py")
+            if path.is_file()
+        )
+        assert module.stem == parts[-1] or module.parent.name == parts[-1] or parts[-1] in module.read_text("utf-8")
+
+
+def test_commands_and_options_are_in_the_reference() -> None:
+    text = command_line_page().replace("&lt;", "<").replace("&gt;", ">")
+    for name, (parser, _) in parsers().items():
+        (section,) = re.findall(rf"^## crfrnn {name} .*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        for action in parser._actions:
+            for option in action.option_strings:
+                assert option in section or option in ("-h", "--help"), f"crfrnn {name} {option}"
+            if not action.option_strings:
+                assert str(action.metavar or action.dest) in section
+
+
+def test_every_page_has_a_place() -> None:
+    ordered = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(set(ordered)) == len(ordered)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in Path(ROOT / "docs").rglob("*.md")}
+    assert pages <= set(ordered)
+
+
+def test_pictures_are_shown() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]]
+    for picture in (ROOT / "docs").rglob("*.[jp][pn]g"):
+        assert any(picture.name in text for text in texts), f"no page shows {picture.name}"
