@@ -9,12 +9,13 @@ from typing import Any
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import command_line_page  # noqa: E402
-from equations import equation, with_subscripts  # noqa: E402
+from equations import equation, with_formulas, with_subscripts  # noqa: E402
 
 ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
@@ -30,13 +31,15 @@ CITED = re.compile(r"docs/([\w-]+)\.md(?:,\s+(eq\.|sections?)\s+(\d+))?")
 
 
 def on_config(config: Any) -> Any:
-    """Fences of `math` are equations, and the repository is the one that the package names."""
+    """Fences of `math` are equations; site and repository are those that the package names."""
     config.mdx_configs["pymdownx.superfences"] = {
         "custom_fences": [{"name": "math", "class": "equation", "format": equation}]
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     urls = {name.lower(): url for name, url in project.get("urls", {}).items()}
-    config.repo_url = urls.get("repository") or urls.get("source")
+    config.site_url = urls.get("documentation")
+    if "source" in urls:  # in the footer: beside the title, pages would ask GitHub for its stars
+        config.extra["social"] = [{"icon": "fontawesome/brands/git-alt", "link": urls["source"], "name": "Source"}]
     return config
 
 
@@ -45,6 +48,11 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, COMMAND_LINE, content=command_line_page()))
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text, resources = MarkdownExporter().from_filename(str(notebook), {"output_files_dir": notebook.stem})
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=text))
+        for name, drawn in resources["outputs"].items():
+            files.append(File.generated(config, f"notebooks/{name}", content=drawn))
     return files
 
 
@@ -83,9 +91,9 @@ def listed(match: re.Match[str]) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Set subscripts, and in the reference link the pages and equations that docstrings cite."""
+    """Draw formulas and set subscripts, and in the reference link the pages and equations that docstrings cite."""
     if not page.file.src_uri.startswith("reference/"):
-        return with_subscripts(html)
+        return with_subscripts(with_formulas(html))
 
     def link(match: re.Match[str]) -> str:
         cited = files.get_file_from_path(f"{match[1]}.md")
