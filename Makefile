@@ -20,8 +20,9 @@ help: ## list the targets
 demo: $(VENV)/.models-stamp ## segment three photos and draw out/demo.png
 	@$(BIN)/crfrnn demo --output out/demo.png
 
+# Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
 test: $(VENV)/.dev-stamp ## run the tests against the installed package
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff check .

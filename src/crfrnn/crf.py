@@ -505,5 +505,7 @@ def _one_class(value: object, expected: type | tuple[type, ...], name: str) -> N
 
 
 def _described(value: object) -> str:
-    """What a value is, in words: an object of a class, or the class itself."""
+    """What a value is, in words: the value if it is short, an object of a class, or the class itself."""
+    if value is None or isinstance(value, int | float | str):
+        return f"{value!r:.60}"
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

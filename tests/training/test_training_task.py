@@ -175,6 +175,19 @@ def test_potts_and_frozen_network():
     assert made.crf.bilateral_ker_weights.grad.any()
 
 
+@pytest.mark.parametrize("stage", ["stage 2", "stage 1 of a model file", "stage 1"])
+def test_statistics_of_a_trained_network_stay_while_it_trains(stage):
+    init = "model.safetensors" if stage == "stage 1 of a model file" else None
+    config = replace(CONFIG, freeze_statistics=True, init=init)
+    made = segmenter(crf=stage == "stage 2")
+    task = SegmentationTask(made, config).eval().train()
+    before = made.network.norm.running_mean.clone()
+    batch = collate([example(Sample("toy", *toy_sample(0)))])
+    cross_entropy(task(batch), batch.labels, None).backward()
+    assert torch.equal(made.network.norm.running_mean, before) == (stage != "stage 1")
+    assert made.network.encoder.weight.grad.any()
+
+
 def test_random_numbers_of_a_step_follow_from_seed_and_step():
     drawn = []
     for seed in (0, 0, 1):

@@ -95,6 +95,9 @@ class TrainingConfig:
     weight_decay: Annotated[float, "decay of the network's convolutions; other weights have none"] = 1e-2
     poly_power: Annotated[float, "rates fall as (1 - step/steps)^poly_power; 0 keeps them"] = 0.9
     freeze_network: Annotated[bool, "train only the CRF's weights in stage 2"] = False
+    freeze_statistics: Annotated[
+        bool, "keep the batch statistics of a trained network, and its dropout off: in stage 2, or from a model file"
+    ] = False
 
     theta_alpha: Annotated[float, "deviation of the bilateral kernel in pixels"] = 80.0
     theta_beta: Annotated[float, "deviation of the bilateral kernel in colour levels 0-255"] = 20.0
@@ -367,7 +370,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations", "click_radius"), _count),
     **dict.fromkeys(("batch_size", "devices", "train_iterations"), _at_least_1),
     **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
-    **dict.fromkeys(("flip", "freeze_network", "learn_compatibility", "learn_theta"), _truth),
+    **dict.fromkeys(("flip", "freeze_network", "freeze_statistics", "learn_compatibility", "learn_theta"), _truth),
     "crop": _two(_at_least_1),
     "scale": _two(_above_0),
     "colour": proper_fraction,

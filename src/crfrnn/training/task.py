@@ -17,7 +17,7 @@ from crfrnn.files.classes import VOID
 from crfrnn.models import Segmenter
 from crfrnn.models.segmenter import of_classes
 from crfrnn.torch.losses import DenseCrfLoss, GatedCrfLoss, NormalizedCutLoss, PairwiseLoss
-from crfrnn.training.config import TrainingConfig
+from crfrnn.training.config import IMAGENET, TrainingConfig
 
 CRF_LOSSES = {"dense": DenseCrfLoss, "gated": GatedCrfLoss, "normalized-cut": NormalizedCutLoss}
 MOMENTUM = 0.9
@@ -48,6 +48,8 @@ class SegmentationTask(LightningModule):
         self.segmenter = segmenter
         self.config = config
         self.frozen = segmenter.crf is not None and config.freeze_network
+        trained = segmenter.crf is not None or config.init not in (None, IMAGENET)
+        self.fixed_statistics = self.frozen or (config.freeze_statistics and trained)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.miou = MulticlassJaccardIndex(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
@@ -59,9 +61,9 @@ class SegmentationTask(LightningModule):
         self.train()
 
     def train(self, mode: bool = True) -> SegmentationTask:
-        """As for any module, but a frozen network stays in evaluation mode: no dropout, and fixed statistics."""
+        """As for any module, but a network of fixed statistics stays in evaluation mode, without dropout."""
         super().train(mode)
-        if self.frozen:
+        if self.fixed_statistics:
             self.segmenter.network.eval()
         return self
 
