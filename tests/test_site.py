@@ -69,3 +69,20 @@ def test_pictures_are_shown() -> None:
     texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]]
     for picture in (ROOT / "docs").rglob("*.[jp][pn]g"):
         assert any(picture.name in text for text in texts), f"no page shows {picture.name}"
+
+
+def test_figures_of_the_readme_are_measured() -> None:
+    """Those of the README's table stand in docs/benchmarks.md, rounded."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    sections = {each.partition("\n")[0]: each for each in text.split("\n## ")}
+    mean = r"θ 160/3/3, pydensecrf2 ÷ crfrnn: geometric mean of .*?\*\*([\d.]+)×\*\*"
+    patterns = {
+        "One core: 21 classes, T = 10": mean,
+        "Two cores: 21 classes, T = 10": mean,
+        "Two classes: T = 10, one core": mean,
+        "2000×1332: 21 classes, T = 5, two cores": r"\| 160/3/3 .*?\*\*([\d.]+)×\*\*",
+        "A folder of 222 photos: 21 classes, T = 10, two cores": r"\| 160/3/3 .*?, \*\*[\d.]+×.*?, \*\*([\d.]+)×\*\*",
+    }
+    measured = [float(re.search(pattern, sections[title])[1]) for title, pattern in patterns.items()]
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("against pydensecrf2")[2].partition("\n\n")[0]
+    assert re.findall(r"([\d.]+)×(?!\d)", table) == [f"{figure:.1f}" for figure in measured]
