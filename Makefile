@@ -11,7 +11,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format bench sanitize races fuzz fuzz-sanitized clean
+.PHONY: help demo test lint docs format notebooks bench sanitize races fuzz fuzz-sanitized clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -38,6 +38,10 @@ format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/clang-format -i native/*.cpp native/*.h
+
+INTO ?= out/notebooks
+notebooks: $(VENV)/.notebooks-stamp ## run the notebooks, results in out/notebooks; INTO=notebooks renews those in the repository
+	@$(BIN)/python notebooks/execute.py $(INTO)
 
 bench: $(VENV)/.bench-stamp ## compare with other tools and rewrite docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
@@ -100,6 +104,11 @@ $(VENV)/.dev-stamp: $(VENV)/.base-stamp
 $(VENV)/.docs-stamp: $(VENV)/.base-stamp
 	@echo "installing what builds the documentation"
 	@$(INSTALL) 'crfrnn[docs]'
+	@touch $@
+
+$(VENV)/.notebooks-stamp: $(VENV)/.base-stamp
+	@echo "installing what runs the notebooks (some minutes the first time)"
+	@$(INSTALL) 'crfrnn[notebooks]'
 	@touch $@
 
 $(VENV)/.bench-stamp: $(VENV)/.base-stamp

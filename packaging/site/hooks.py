@@ -58,10 +58,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Take files outside of docs/ that a page links to into the site; name what the reference lists."""
-    if page.file.src_uri == "changelog.md":
+    place = page.file.src_uri
+    if place == "changelog.md":
         page.meta["search"] = {"boost": 0.1}  # after the pages that explain
     sources = {uri: source for source, uri in ELSEWHERE.items()}
-    here = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    here = sources.get(place, place if place.startswith("notebooks/") else f"docs/{place}")
 
     def target(match: re.Match[str]) -> str:
         path, anchor = match[1], match[2] or ""
@@ -70,13 +71,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             uri = ELSEWHERE[source]
         elif source.startswith("docs/"):
             uri = source.removeprefix("docs/")
+        elif source.startswith("notebooks/") and source.endswith(".ipynb"):
+            uri = source.removesuffix("ipynb") + "md"
         elif (ROOT / source).is_file():
             uri = f"files/{source}"
             if files.get_file_from_path(uri) is None:
                 files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
         else:
             return match[0]  # MkDocs says that it is not there
-        return relpath(uri, page.file.src_uri.rpartition("/")[0] or ".") + anchor
+        return relpath(uri, place.rpartition("/")[0] or ".") + anchor
 
     return LISTED.sub(listed, LINK.sub(target, markdown))
 
