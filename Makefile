@@ -11,7 +11,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format notebooks bench sanitize races fuzz fuzz-sanitized clean
+.PHONY: help demo test lint docs format notebooks bench sanitize races fuzz fuzz-sanitized clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,6 +29,10 @@ lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
+
+docs: $(VENV)/.docs-stamp ## build the documentation into site/, and fail for what it links to in vain
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore::DeprecationWarning -m mkdocs build --quiet --strict
+	@echo "site/index.html (with search: $(PYTHON) -m http.server --directory site)"
 
 format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
@@ -72,7 +76,7 @@ fuzz-sanitized: $(VENV)/.dev-stamp ## the same arrays under AddressSanitizer and
 	@PYTHONPATH=$(SANITIZED) FUZZ_PRELOAD="$(PRELOADED)" $(BIN)/python tests/fuzz $(FUZZ) --calls
 
 clean: ## remove everything that make made
-	rm -rf build out $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build out site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.tools-stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crfrnn needs Python 3.11 or later; make PYTHON=...")'
@@ -95,6 +99,11 @@ $(VENV)/.models-stamp: $(VENV)/.base-stamp
 $(VENV)/.dev-stamp: $(VENV)/.base-stamp
 	@echo "installing what tests it (some minutes the first time)"
 	@$(INSTALL) 'crfrnn[dev]'
+	@touch $@
+
+$(VENV)/.docs-stamp: $(VENV)/.base-stamp
+	@echo "installing what builds the documentation"
+	@$(INSTALL) 'crfrnn[docs]'
 	@touch $@
 
 $(VENV)/.notebooks-stamp: $(VENV)/.base-stamp
