@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
+.PHONY: help demo test lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +26,10 @@ lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
+
+docs: $(VENV)/.docs-stamp ## build the documentation into site/, and fail for what it links to in vain
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore::DeprecationWarning -m mkdocs build --quiet --strict
+	@echo "site/index.html (with search: $(PYTHON) -m http.server --directory site)"
 
 format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
@@ -69,7 +73,7 @@ fuzz-sanitized: $(VENV)/.dev-stamp ## the same arrays under AddressSanitizer and
 	@PYTHONPATH=$(SANITIZED) FUZZ_PRELOAD="$(PRELOADED)" $(BIN)/python tests/fuzz $(FUZZ) --calls
 
 clean: ## remove everything that make made
-	rm -rf build dist out $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist out site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # make.py knows what is up to date. $(VENV)/.dev-stamp is .venv with the extra dev, and so on.
 $(VENV)/.%-stamp: always

@@ -130,6 +130,13 @@ def test_number_formats(photo, dtype):
     np.testing.assert_array_equal(rgb_photo(photo.astype(dtype) * np.dtype(dtype).type(factor)), photo)
 
 
+def test_a_file_and_a_tensor_are_photos(tmp_path: Path, model, photo):
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    expected = segment(photo, model).labels
+    for given in (tmp_path / "photo.png", str(tmp_path / "photo.png"), torch.from_numpy(photo).permute(2, 0, 1)):
+        np.testing.assert_array_equal(segment(given, model).labels, expected)
+
+
 def test_16_bits_are_rounded():
     assert rgb_photo(np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16))[0, :, 0].tolist() == [
         0, 0, 1, 254, 255, 255

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
 from crfrnn.files.classes import ClassSet
 from crfrnn.files.picture import Picture
-from crfrnn.files.rgb import rgb_photo
 from crfrnn.numbers import whole_number
-from crfrnn.pictures import overlay
+from crfrnn.pictures import overlay, rgb_image
 
 try:
     import torch
@@ -54,7 +54,7 @@ class Segmentation:
 
 
 def segment(
-    image: ArrayLike, model: Model | None = None, *, crf: bool = True, longest_side: int = LONGEST_SIDE
+    image: Any, model: Model | None = None, *, crf: bool = True, longest_side: int = LONGEST_SIDE
 ) -> Segmentation:
     """Segment a photo.
 
@@ -65,17 +65,17 @@ def segment(
     Args:
         image: (H, W), (H, W, 1) grey, (H, W, 2) grey and opacity, (H, W, 3) RGB or (H, W, 4) RGB and opacity: uint8,
             uint16 (0-65535), or floating point 0-255. Opacity has the same range; transparent parts become white. Or a
-            picture of Pillow, which an EXIF tag turns.
+            picture of Pillow, which an EXIF tag turns, a path, or a tensor, which may have its channels first.
         model: What `load_model` returns; the model in the package when not given.
         crf: Whether to refine the network's scores by the model's CRF.
         longest_side: Longest side of the photo that the network sees, in pixels.
     Raises:
         TypeError: if the image is neither 8-bit, 16-bit nor floating point.
-        ValueError: if its shape or its values are not among those above, or the model gives one channel and
-            has not two classes.
+        ValueError: if its shape or its values are not among those above, the file cannot be read, or the model gives
+            one channel and has not two classes.
         MemoryError: if there is not enough memory.
     """
-    photo = rgb_photo(image)
+    photo = rgb_image(image)
     if whole_number(longest_side, "longest_side") < 1:
         raise ValueError(f"longest_side={longest_side} must be at least 1 pixel")
     chosen = _built_in_model() if model is None else model
