@@ -1,34 +1,35 @@
-# `make demo` and `make test` need a C++20 compiler and Python 3.11 or later, nothing else: they set up .venv themselves.
+# `make demo` and `make test` need a C++20 compiler and Python 3.11 or later, nothing else: make.py sets up .venv. It is also
+# the way to these two where there is no make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Those of pyproject.toml, kept in .venv so that a build takes up where the last one ended.
-BUILD_TOOLS := scikit-build-core nanobind cmake ninja
-# What ends up in the installed package: a change here installs it anew.
-SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
-	$(shell find native src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*/.*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format notebooks bench sanitize races fuzz fuzz-sanitized clean
+.PHONY: help demo test lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: $(VENV)/.models-stamp ## segment three photos and draw out/demo.png
-	@$(BIN)/crfrnn demo --output out/demo.png
+demo: ## segment three photos and draw out/demo.png
+	@$(PYTHON) make.py demo
 
-# Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
-test: $(VENV)/.dev-stamp ## run the tests against the installed package
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: ## run the tests against the installed package
+	@$(PYTHON) make.py test
+
+wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
+	@$(PYTHON) make.py wheel
 
 lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
+
+docs: $(VENV)/.docs-stamp ## build the documentation into site/, and fail for what it links to in vain
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore::DeprecationWarning -m mkdocs build --quiet --strict
+	@echo "site/index.html (with search: $(PYTHON) -m http.server --directory site)"
 
 format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
@@ -42,7 +43,7 @@ notebooks: $(VENV)/.notebooks-stamp ## run the notebooks, results in out/noteboo
 bench: $(VENV)/.bench-stamp ## compare with other tools and rewrite docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
 
-sanitize: $(VENV)/.tools-stamp ## run the native tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/.build-stamp ## run the native tests under AddressSanitizer and UBSan
 	@$(BIN)/cmake -S . -B build/sanitize -DCRFRNN_NATIVE_TESTS=ON -DCRFRNN_SANITIZE=address -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	@$(BIN)/cmake --build build/sanitize --parallel
 	@$(BIN)/ctest --test-dir build/sanitize --output-on-failure
@@ -50,7 +51,7 @@ sanitize: $(VENV)/.tools-stamp ## run the native tests under AddressSanitizer an
 # ThreadSanitizer needs addresses where it expects them, which newer kernels shuffle.
 UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-races: $(VENV)/.tools-stamp ## run the native tests under ThreadSanitizer
+races: $(VENV)/.build-stamp ## run the native tests under ThreadSanitizer
 	@$(BIN)/cmake -S . -B build/races -DCRFRNN_NATIVE_TESTS=ON -DCRFRNN_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	@$(BIN)/cmake --build build/races --parallel
 	@TSAN_OPTIONS=halt_on_error=1 $(UNSHUFFLED) $(BIN)/ctest --test-dir build/races --output-on-failure -R 'thread_tests|avx2'
@@ -72,37 +73,8 @@ fuzz-sanitized: $(VENV)/.dev-stamp ## the same arrays under AddressSanitizer and
 	@PYTHONPATH=$(SANITIZED) FUZZ_PRELOAD="$(PRELOADED)" $(BIN)/python tests/fuzz $(FUZZ) --calls
 
 clean: ## remove everything that make made
-	rm -rf build out $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist out site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/.tools-stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crfrnn needs Python 3.11 or later; make PYTHON=...")'
-	@echo "setting up $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(INSTALL) $(BUILD_TOOLS)
-	@touch $@
-
-$(VENV)/.base-stamp: $(SOURCES) $(VENV)/.tools-stamp
-	@echo "building and installing crfrnn (a minute the first time)"
-	@$(INSTALL) --no-build-isolation .
-	@touch $@
-
-# crfrnn is installed by now, so these add what its extras name.
-$(VENV)/.models-stamp: $(VENV)/.base-stamp
-	@echo "installing PyTorch (some minutes the first time)"
-	@$(INSTALL) 'crfrnn[models]'
-	@touch $@
-
-$(VENV)/.dev-stamp: $(VENV)/.base-stamp
-	@echo "installing what tests it (some minutes the first time)"
-	@$(INSTALL) 'crfrnn[dev]'
-	@touch $@
-
-$(VENV)/.notebooks-stamp: $(VENV)/.base-stamp
-	@echo "installing what runs the notebooks (some minutes the first time)"
-	@$(INSTALL) 'crfrnn[notebooks]'
-	@touch $@
-
-$(VENV)/.bench-stamp: $(VENV)/.base-stamp
-	@echo "installing what it is compared with (some minutes the first time)"
-	@$(INSTALL) 'crfrnn[bench]'
-	@touch $@
+# make.py knows what is up to date. $(VENV)/.dev-stamp is .venv with the extra dev, and so on.
+$(VENV)/.%-stamp: always
+	@$(PYTHON) make.py install $*

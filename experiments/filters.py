@@ -29,7 +29,7 @@ from crfrnn.compat.pamr import PAMR
 from crfrnn.evaluation import confusion_matrix, edge_band, scores_of
 from crfrnn.evaluation.bootstrap import gain_interval
 from crfrnn.files.classes import VOID, class_set
-from crfrnn.files.legend import tinted_photo
+from crfrnn.files.legend import full_palette, tinted_photo
 from crfrnn.files.photos import write_picture
 from crfrnn.files.progress import progress
 from crfrnn.files.replacement import replacing
@@ -216,7 +216,7 @@ def draw(data: Path, patches: list[NDArray[Any]], docs: Path) -> None:
         linear, along = (bring(photo.logits, photo.image, photo.square) for bring in WAYS.values())
 
         def tinted(scores: NDArray[Any], photo: Photo = photo) -> NDArray[Any]:
-            return np.asarray(tinted_photo(photo.image, scores.argmax(axis=0), CLASSES, max(photo.image.shape)))
+            return np.asarray(tinted_photo(photo.image, scores.argmax(axis=0), full_palette(CLASSES), None))
 
         cells = [("bilinear", linear), ("joint bilateral", along)]
         cells += [(f"{title}, CRF", crfrnn.refine(scores, photo.image, CRF)) for title, scores in cells]

@@ -144,7 +144,7 @@ T convolve_with_slopes(const T* in, int64_t stride, int64_t before, int64_t afte
   int64_t x = 0;
   for (; x + 4 * L <= width; x += 4 * L) total = total + convolve(std::integral_constant<int, 4 * L>{}, x);
   for (; x + L <= width; x += L) total = total + convolve(std::integral_constant<int, L>{}, x);
-  for (; x < width; ++x) rest += convolve(std::integral_constant<int, 1>{}, x);
+  for (; x < width; ++x) rest += first_lane<T, 1>(convolve(std::integral_constant<int, 1>{}, x));
   return rest + first_lane<T, L>(reduce_groups<L, T, L>(total, Sum{}));
 }
 

@@ -7,9 +7,11 @@
 #include <type_traits>
 #include <utility>
 
-// GCC's and Clang's vector types; any other compiler (or -DCRFRNN_PLAIN) gets plain loops over arrays.
-#if defined(__GNUC__) && !defined(CRFRNN_PLAIN)
+// Vector types of GCC from 12 on and of Clang; any other compiler (or -DCRFRNN_PLAIN) gets plain loops over arrays.
+#if defined(__GNUC__) && defined(__has_builtin) && !defined(CRFRNN_PLAIN)
+#if __has_builtin(__builtin_shufflevector)
 #define CRFRNN_VECTORS
+#endif
 #endif
 
 namespace crfrnn::CRFRNN_TARGET {

@@ -233,8 +233,8 @@ void too_large() {
     } catch (const std::bad_alloc&) {
     }
   };
-  is_refused([] { Buffer<double>(std::numeric_limits<int64_t>::max()); }, __LINE__);
-  is_refused([] { Buffer<double>(-1); }, __LINE__);
+  is_refused([] { Buffer<double> memory(std::numeric_limits<int64_t>::max()); }, __LINE__);
+  is_refused([] { Buffer<double> memory(-1); }, __LINE__);
   is_refused([] { product_of({int64_t{1} << 40, int64_t{1} << 40}); }, __LINE__);
   CHECK(product_of({3, 0, int64_t{1} << 62}) == 0);
   const int64_t axis = longest_axis;

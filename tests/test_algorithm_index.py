@@ -10,7 +10,7 @@ from repository import ROOT
 
 TEXT = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
 BEFORE, INDEX = TEXT.split("## Index", 1)
-EQUATIONS = [int(number) for number in re.findall(r"  \((\d+)\)$", BEFORE, re.MULTILINE)]
+EQUATIONS = [int(number) for number in re.findall(r"\\tag\{(\d+)\}$", BEFORE, re.MULTILINE)]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in INDEX.splitlines() if line.startswith("|")]
 FOLDERS = [re.search(r"`(.*)`", cell)[1] for cell in ROWS[0][1:]]
 NAMED = sorted(

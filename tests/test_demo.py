@@ -12,6 +12,7 @@ pytest.importorskip("safetensors", reason="needs the models extra")
 from crfrnn import demo
 from crfrnn.cli import main
 from crfrnn.files.classes import class_set
+from crfrnn.files.sheet import GAP
 from crfrnn.segment import segment
 
 pytestmark = pytest.mark.torch
@@ -29,10 +30,11 @@ def test_it_draws_one_picture_and_says_what_changed(tmp_path: Path, capsys: pyte
     assert last.endswith(str(path))
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    assert pixels.shape[1] == 3 * demo.CELL_WIDTH + 4 * demo.GAP
+    assert pixels.shape[1] == 3 * demo.CELL_WIDTH + 4 * GAP
     # The first cell of each row is the photo itself.
     photo = demo.read_example("chelsea")
-    cell = pixels[demo.TITLE_HEIGHT :, demo.GAP : demo.GAP + demo.CELL_WIDTH][: round(300 * demo.CELL_WIDTH / 451)]
+    top = round(1.8 * demo.TITLE_SIZE)
+    cell = pixels[top:, GAP : GAP + demo.CELL_WIDTH][: round(300 * demo.CELL_WIDTH / 451)]
     np.testing.assert_allclose(cell.mean(axis=(0, 1)), photo.mean(axis=(0, 1)), atol=1)
 
 

@@ -283,7 +283,9 @@ def test_activity_of_a_kernel_of_ones_own(rng):
     assert activity.evaluated.all()
 
 
+@pytest.mark.torch
 def test_a_device_without_numbers_and_arrays_that_cannot_be_written_to(rng, recwarn):
+    pytest.importorskip("torch", reason="needs the torch extra")
     scores, image = rng.normal(size=(4, *SHAPE)).astype(np.float32), textured(rng, SHAPE)
     with raises_saying(ValueError, "device='meta'", "not available"):
         refine(scores, image, device="meta")

@@ -1,6 +1,7 @@
 """`segment` and `load_photo`: any image in, labels at its own size out; and the command that does so to files."""
 
 import argparse
+import io
 import shlex
 import tracemalloc
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import crfrnn
 from crfrnn.files.classes import named_classes
 from crfrnn.files.legend import LINE_HEIGHT
 from errors import raises_saying
@@ -18,8 +20,9 @@ pytest.importorskip("safetensors", reason="needs the models extra")
 from crfrnn import models  # noqa: E402
 from crfrnn.cli.main import Parser  # noqa: E402
 from crfrnn.cli.segment import add_segment  # noqa: E402
+from crfrnn.files.rgb import load_photo, rgb_photo  # noqa: E402
 from crfrnn.models import Model, Segmenter  # noqa: E402
-from crfrnn.segment import enlarged_labels, load_photo, rgb_photo, segment  # noqa: E402
+from crfrnn.segment import enlarged_labels, segment  # noqa: E402
 from crfrnn.torch import CrfRnn  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -64,6 +67,12 @@ def test_the_classes_of_a_photo(model, photo):
     np.testing.assert_array_equal(refined.labels, expected.argmax(axis=0))
     assert (refined.labels != alone.labels).any()
     assert (refined.labels.dtype, refined.classes) == (np.uint8, CLASSES)
+
+
+def test_a_segmentation_shows_itself(model, photo):
+    found = segment(photo, model)
+    shown = np.asarray(Image.open(io.BytesIO(found._repr_png_())))
+    np.testing.assert_array_equal(shown, np.asarray(crfrnn.overlay(photo, found.labels, classes=CLASSES)))
 
 
 @pytest.mark.parametrize("size", [(60, 80), (80, 20), (1, 300), (41, 40)])
@@ -119,6 +128,13 @@ def test_layouts(rng, channels):
 def test_number_formats(photo, dtype):
     factor = 257 if np.dtype(dtype).kind == "u" else 1
     np.testing.assert_array_equal(rgb_photo(photo.astype(dtype) * np.dtype(dtype).type(factor)), photo)
+
+
+def test_a_file_and_a_tensor_are_photos(tmp_path: Path, model, photo):
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    expected = segment(photo, model).labels
+    for given in (tmp_path / "photo.png", str(tmp_path / "photo.png"), torch.from_numpy(photo).permute(2, 0, 1)):
+        np.testing.assert_array_equal(segment(given, model).labels, expected)
 
 
 def test_16_bits_are_rounded():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import crfrnn
+import crfrnn.tiles
 from crfrnn.parameters import CRFParameters
 from crfrnn.tiles import Tile, margins_of, refine_tiled, release_pages, tile_grid
 from errors import raises_saying
@@ -33,6 +34,19 @@ def test_one_tile_is_the_whole_image_to_the_bit(logits, image):
     labels = refine_tiled(logits, image, SHORT, tile=1000)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, whole.argmax(axis=0))
+
+
+def test_tiles_that_see_the_same_are_refined_once(logits, image, monkeypatch):
+    calls = []
+    refine_unary = crfrnn.tiles.refine_unary
+    monkeypatch.setattr(
+        crfrnn.tiles, "refine_unary", lambda *given, **named: calls.append(1) or refine_unary(*given, **named)
+    )
+    refined = tiled_probabilities(logits, image, SHORT, tile=20, overlap=1000)
+    np.testing.assert_array_equal(refined, crfrnn.refine(logits, image, SHORT))
+    assert len(calls) == 1
+    tiled_probabilities(logits, image, SHORT, tile=20, overlap=20)
+    assert len(calls) == 1 + len(tile_grid((HEIGHT, WIDTH), (20, 20), 20))
 
 
 @pytest.mark.parametrize("spatial", ["grid", "lattice"])

@@ -4,14 +4,30 @@
 
 refines the class scores of a network. A `CRF` names the kernels, the compatibility and the solver; `CRFParameters` is
 its short form of two kernels. `mean_field` is the algorithm for any `PairwiseTerm` over any features, and
-`PermutohedralLattice` is the Gaussian filter by itself.
+`PermutohedralLattice` is the Gaussian filter by itself. `overlay` and `compare` draw labels on photos.
+
+What needs more than NumPy and Pillow, or is not always needed, is imported when it is used: sub-packages such as
+`crfrnn.torch`, and the pictures.
 """
 
+import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crfrnn import compat as compat
+    from crfrnn import data as data
+    from crfrnn import evaluation as evaluation
+    from crfrnn import keras as keras
+    from crfrnn import models as models
+    from crfrnn import torch as torch
+    from crfrnn import training as training
+    from crfrnn import tuning as tuning
+    from crfrnn.files.picture import Picture as Picture
+    from crfrnn.inference.plots import plot_trace as plot_trace
     from crfrnn.models import attach as attach
+    from crfrnn.pictures import compare as compare
+    from crfrnn.pictures import overlay as overlay
 
 from crfrnn import interrupts as _interrupts  # first of all: importing the rest takes a while  # noqa: F401
 
@@ -70,11 +86,13 @@ __all__ = [
     "MeanFieldGradients",
     "PairwiseTerm",
     "PermutohedralLattice",
+    "Picture",
     "RegionTerm",
     "Regions",
     "Spatial",
     "bilateral_features",
     "bilateral_solver",
+    "compare",
     "contrast_theta_beta",
     "default_threads",
     "energy",
@@ -86,7 +104,9 @@ __all__ = [
     "mean_field_vjp",
     "mean_field_with_marginals",
     "native_info",
+    "overlay",
     "pairwise_terms",
+    "plot_trace",
     "preset",
     "refine",
     "refine_tiled",
@@ -105,17 +125,30 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
     __version__ = "0+unknown"
 
 
-_ON_DEMAND = ("compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning")
+_SUB_PACKAGES = ("compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning")
+_SOURCES = {
+    "Picture": "crfrnn.files.picture",
+    "attach": "crfrnn.models",
+    "compare": "crfrnn.pictures",
+    "overlay": "crfrnn.pictures",
+    "plot_trace": "crfrnn.inference.plots",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`attach`, which needs PyTorch: imported when it is used, and not by `import *`."""
-    if name == "attach":
-        from crfrnn.models import attach
+    """What is imported when it is used. An ImportError names the extra to install if one is missing."""
+    if name in _SUB_PACKAGES:
+        return importlib.import_module(f"crfrnn.{name}")
+    if name in _SOURCES:
+        globals()[name] = found = getattr(importlib.import_module(_SOURCES[name]), name)
+        return found
+    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}")
 
-        return attach
-    hint = f"; it is a module of its own: import crfrnn.{name}" if name in _ON_DEMAND else ""
-    raise AttributeError(f"module 'crfrnn' has no attribute {name!r}{hint}")
+
+def __dir__() -> list[str]:
+    """What users type: no modules of the inside. `import *` leaves out what would import a framework."""
+    special = [name for name in globals() if name.startswith("__")]
+    return sorted({*__all__, *_SUB_PACKAGES, *_SOURCES, *special})
 
 
 def native_info() -> dict[str, str | int]:

@@ -9,22 +9,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from crfrnn.files.classes import ClassSet
 from crfrnn.files.comparison import close_row, close_up, visible_classes, whole_row
-from crfrnn.files.legend import INK, PAPER, draw_legend
+from crfrnn.files.legend import draw_legend, full_palette, key_of
+from crfrnn.files.palette import CLEAR_COLOURS
 from crfrnn.files.photos import read_photo, write_picture
 from crfrnn.files.progress import progress
+from crfrnn.files.sheet import captioned, sheet
 from crfrnn.files.table import Table
 
 EXAMPLES = ("chelsea", "astronaut", "coffee")
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")
-COLOURS = ((240, 190, 40), (40, 130, 240), (0, 180, 130), (150, 90, 240), (230, 90, 60), (220, 80, 170))
-"""Colours of the classes that occur, in order of their ids. The background is the dimmed photo."""
 CELL_WIDTH = 480
-GAP = 12
-TITLE_HEIGHT = 44
+TITLE_SIZE = 24
 
 
 @dataclass(frozen=True)
@@ -78,34 +77,26 @@ def draw(examples: list[Example], classes: ClassSet) -> Image.Image:
     shown = visible_classes(*(labels for one in examples for labels in (one.network, one.refined)))
     coloured = in_clear_colours(classes, shown)
     rows = [row for example in examples for row in rows_of(example, coloured)]
-    width = 3 * CELL_WIDTH + 4 * GAP
-    legend = draw_legend(coloured, shown, width)
-    height = TITLE_HEIGHT + sum(row[0].height + GAP for row in rows) + legend.height
-    picture = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(picture)
-    lefts = [GAP + column * (CELL_WIDTH + GAP) for column in range(3)]
-    for left, title in zip(lefts, COLUMN_TITLES, strict=True):
-        pen.text((left + CELL_WIDTH / 2, TITLE_HEIGHT / 2), title, INK, ImageFont.load_default(24), anchor="mm")
-    top = TITLE_HEIGHT
-    for row in rows:
-        for left, cell in zip(lefts, row, strict=True):
-            picture.paste(cell, (left, top))
-        top += row[0].height + GAP
-    picture.paste(legend, (0, top))
-    return picture
+    rows[0] = [captioned(cell, title, TITLE_SIZE) for cell, title in zip(rows[0], COLUMN_TITLES, strict=True)]
+    return sheet(rows, draw_legend(key_of(coloured, shown), 3 * CELL_WIDTH))
 
 
 def in_clear_colours(classes: ClassSet, shown: list[int]) -> ClassSet:
-    """The classes with a bright colour for each of those that are shown."""
+    """The classes with a bright colour for each of those that are shown. The background is the dimmed photo."""
     palette = np.zeros_like(classes.palette)
     for place, label in enumerate(shown):
-        palette[label] = COLOURS[place % len(COLOURS)]
+        palette[label] = CLEAR_COLOURS[place % len(CLEAR_COLOURS)]
     return ClassSet(classes.names, palette)
 
 
 def rows_of(example: Example, classes: ClassSet) -> list[list[Image.Image]]:
     """The photo whole and close up: each a row of photo, network alone and network + CRF-RNN, `CELL_WIDTH` wide."""
-    box = close_up(example.network, example.refined)
+    box, maps, palette = (
+        close_up(example.network, example.refined),
+        (example.network, example.refined),
+        full_palette(classes),
+    )
     return [
-        row(example.photo, example.network, example.refined, classes, CELL_WIDTH, box) for row in (whole_row, close_row)
+        whole_row(example.photo, maps, palette, CELL_WIDTH, [box]),
+        close_row(example.photo, maps, palette, CELL_WIDTH, box),
     ]

@@ -59,7 +59,7 @@ def taken(scores: Any, image: Any, input: str) -> tuple[Ordered, bool]:
         raise TypeError(f"{name} must hold real numbers, got dtype {given.values.dtype}")
     if image is None:
         return Ordered(given.values, None), given.indexed
-    picture = _opened_list("image", image, _opened_image)
+    picture = _opened_list("image", image, opened_image)
     if picture.values.dtype.kind not in "biuf":
         raise TypeError(f"image must hold real numbers, got dtype {picture.values.dtype}")
     if given.values.ndim == 0 or picture.values.ndim == 0:
@@ -85,8 +85,24 @@ def _is_held(value: Any) -> bool:
     return isinstance(value, str | Path | Image.Image | np.ndarray) or is_tensor(value)
 
 
-def _opened_scores(scores: Any, input: str) -> Opened:
-    name = "scores" if input == "logits" else input
+def opened_labels(labels: Any, name: str) -> Opened:
+    """Labels or scores of one photo as an array, without a look at their numbers, for pictures of them.
+
+    Args:
+        name: What they are called in messages.
+    """
+    if isinstance(labels, str | Path) and suffix_of(Path(labels)) not in (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES):
+        raise ValueError(
+            f"cannot take {labels} as {name}: labels are read from {', '.join((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES))}, "
+            f"and scores from {', '.join(ARRAY_SUFFIXES)}; read it yourself"
+        )
+    if is_tensor(labels):
+        labels = labels.detach()
+    return _opened_scores(labels, "labels", name, "np.asarray(picture.convert('L')) / 255")
+
+
+def _opened_scores(scores: Any, input: str, name: str = "", advice: str = "input='probabilities'") -> Opened:
+    name = name or ("scores" if input == "logits" else input)
     if isinstance(scores, Image.Image) and input != "logits":
         if input == "probabilities":
             return Opened(as_shares(grey_levels(scores, "the picture")))
@@ -94,7 +110,7 @@ def _opened_scores(scores: Any, input: str) -> Opened:
         return Opened(labels, indexed=colours == "palette")
     if not isinstance(scores, str | Path):
         hiding = input == "labels" and isinstance(scores, np.ma.MaskedArray)
-        return Opened(label_array(scores) if hiding else plain_array(_detached("scores", scores), name))
+        return Opened(label_array(scores, name) if hiding else plain_array(_detached("scores", scores), name))
     path = Path(scores)
     suffix = suffix_of(path)
     if suffix in ARRAY_SUFFIXES:
@@ -102,7 +118,7 @@ def _opened_scores(scores: Any, input: str) -> Opened:
     if suffix in IMAGE_SUFFIXES and input == "probabilities":
         return Opened(as_shares(read_grey(path)))
     if suffix in IMAGE_SUFFIXES and input == "labels":
-        labels, colours = read_label_image(path, "input='probabilities'")
+        labels, colours = read_label_image(path, advice)
         return Opened(labels, indexed=colours == "palette")
     raise ValueError(
         f"cannot take {path} as {input}: scores are read from {', '.join(ARRAY_SUFFIXES)}, and labels, or the "
@@ -111,7 +127,8 @@ def _opened_scores(scores: Any, input: str) -> Opened:
     )
 
 
-def _opened_image(image: Any) -> Opened:
+def opened_image(image: Any) -> Opened:
+    """A picture or an image as an array, in the order given."""
     if not isinstance(image, str | Path):
         if isinstance(image, Image.Image):
             return Opened(picture_levels(image))

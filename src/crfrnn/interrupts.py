@@ -101,9 +101,16 @@ def raise_asked(error: BaseException) -> None:
 
 
 def _send_later(number: int, seconds: float) -> None:
-    later = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    later = threading.Timer(seconds, _send, (number,))
     later.daemon = True
     later.start()
+
+
+def _send(number: int) -> None:
+    if os.name == "nt":  # where os.kill ends the process at once
+        signal.raise_signal(number)
+    else:
+        os.kill(os.getpid(), number)
 
 
 def _interrupt() -> list[signal.Signals]:

@@ -138,22 +138,26 @@ def refine_tiled(
     labelled = _is_labels(output, grid, classes)
 
     every, count = (slice(None),), thread_count(threads)
+    kind: Output = "labels" if labelled else "probabilities"
+    leading = () if labelled else every
+    told, middle = classes if input == "labels" else num_classes, tiles[len(tiles) // 2].context
+    seen: tuple[slice, ...] | None = None
+    refined: Any = None
     for part in progress(tiles):
-        read = part.context if input == "labels" else every + part.context
-        try:
-            held = np.asarray(scores[read])
-            held = held if white is None else np.asarray(held == white, np.uint8)
-            unary, binary = unary_of(held, input, classes if input == "labels" else num_classes, lambda given: given)
-            guide_image = None if image is None else np.asarray(image[part.context])
-            guide = guide_of(unary, guide_image, held.shape, origin=part.origin)
-            if part is tiles[len(tiles) // 2]:
-                _check_middle(crf, unary, guide, input)
-            output_kind: Output = "labels" if labelled else "probabilities"
-            refined, _ = refine_unary(unary, guide, crf, spacing, output_kind, binary=binary, threads=count)
-        except (ValueError, TypeError, MemoryError) as error:
-            error.args = (f"in the part {_place(part.context)} of the image: {error}",)
-            raise
-        leading = () if labelled else every
+        if part.context != seen:  # tiles have one in common where margins reach the borders
+            seen, read = part.context, part.context if input == "labels" else every + part.context
+            try:
+                held = np.asarray(scores[read])
+                held = held if white is None else np.asarray(held == white, np.uint8)
+                unary, binary = unary_of(held, input, told, lambda given: given)
+                guide_image = None if image is None else np.asarray(image[part.context])
+                guide = guide_of(unary, guide_image, held.shape, origin=part.origin)
+                if part.context == middle:
+                    _check_middle(crf, unary, guide, input)
+                refined, _ = refine_unary(unary, guide, crf, spacing, kind, binary=binary, threads=count)
+            except (ValueError, TypeError, MemoryError) as error:
+                error.args = (f"in the part {_place(part.context)} of the image: {error}",)
+                raise
         output[leading + part.core] = refined[leading + part.inner]
         for array in (scores, image, output):
             release_pages(array)

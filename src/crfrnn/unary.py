@@ -48,8 +48,8 @@ def unary_from_labels(
     Raises:
         TypeError: if labels are not integers.
         ValueError: if a label is above the last class, or the probability is out of range.
-    Warns: InputWarning: if `zero_unsure` is on and 0 seems to be a class, because the last label never occurs.
         MemoryError: if there is not enough memory for this many classes.
+    Warns: InputWarning: if `zero_unsure` is on and 0 seems to be a class, because the last label never occurs.
     """
     num_classes = whole_number(num_classes, "num_classes")
     if num_classes < 1:

@@ -179,11 +179,12 @@ def test_masks_of_frames_that_are_empty_at_first(folder, clip):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_labels_of_all_frames_in_one_array(folder, clip, logits, dtype):
+    tifffile = pytest.importorskip("tifffile", reason="needs the volumes extra")
     labels = logits.argmax(axis=0)
     np.save("labels.npy", labels.astype(dtype))
     assert status(f"refine labels.npy frames -o out.tif {OPTIONS}") == 0
     expected = crfrnn.refine(labels, clip, THROUGH_TIME, input="labels", return_labels=True)
-    np.testing.assert_array_equal(pytest.importorskip("tifffile").imread("out.tif"), expected)
+    np.testing.assert_array_equal(tifffile.imread("out.tif"), expected)
 
 
 @pytest.mark.parametrize(

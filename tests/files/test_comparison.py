@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from crfrnn.files.classes import class_set
-from crfrnn.files.comparison import Box, close_row, close_up, visible_classes, whole_row
+from crfrnn.files.comparison import Box, close_row, close_up, close_ups, visible_classes, whole_row
+from crfrnn.files.legend import full_palette
 
 H, W = 60, 100
 CLASSES = class_set("voc")
@@ -28,6 +29,20 @@ def test_the_close_up_is_where_borders_moved():
     assert abs(box.top + box.height / 2 - 42.5) < 2
 
 
+def test_several_close_ups_are_apart_and_only_where_something_moved():
+    before = square(5, 5, 20)
+    before[35:55, 70:90] = 8
+    after = before.copy()
+    after[5:10, 3:5] = 15  # 10 pixels
+    after[40:50, 90:93] = 8  # 30 pixels
+    first, second = close_ups(before, after, 5)
+    for box, moved in ((first, 30), (second, 10)):
+        assert (box.of(before) != box.of(after)).sum() == moved
+    assert first.left >= second.left + second.width
+    assert close_ups(before, after, 1) == [close_up(before, after)] == [first]
+    assert close_ups(before, after, 0) == close_ups(before, before, 5) == []
+
+
 def test_no_change_has_a_close_up_inside_the_photo():
     for shape in ((H, W), (1, 1), (3, 200), (200, 3)):
         labels = np.zeros(shape, np.uint8)
@@ -48,9 +63,9 @@ def test_rows(rng, width):
     photo = rng.integers(100, 156, (H, W, 3), np.uint8)
     before, after = square(20, 50, 20), square(20, 48, 20)
     box = Box(40, 15, 28, 17)
-    whole = whole_row(photo, before, after, CLASSES, width, box)
+    whole = whole_row(photo, (before, after), full_palette(CLASSES), width, [box])
     assert [cell.size for cell in whole] == [(width, round(0.6 * width))] * 3
-    near = [np.asarray(cell) for cell in close_row(photo, before, after, CLASSES, width, box)]
+    near = [np.asarray(cell) for cell in close_row(photo, (before, after), full_palette(CLASSES), width, box)]
     assert {cell.shape for cell in near} == {(round(width * 17 / 28), width, 3)}
     person = CLASSES.palette[15]
     for cell, left in zip(near[1:], (50, 48), strict=True):

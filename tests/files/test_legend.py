@@ -1,12 +1,11 @@
 """Overlays: the photo tinted, the legend naming what occurs."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from crfrnn.files.classes import class_set
-from crfrnn.files.legend import LINE_HEIGHT, LONGEST_SIDE, OPACITY, draw_legend, labelled_overlay
-from errors import raises_saying
+from crfrnn.files.legend import LINE_HEIGHT, OPACITY, draw_legend, key_of
+from crfrnn.pictures import LONGEST_SIDE, reduced_overlay
 
 VOC = class_set("voc")
 
@@ -18,23 +17,23 @@ def colours(picture: Image.Image | np.ndarray) -> set[tuple[int, ...]]:
 def test_the_photo_is_tinted(rng) -> None:
     photo = rng.integers(0, 256, (40, 500, 3), dtype=np.uint8)
     labels = np.full((40, 500), 15)
-    overlay = np.asarray(labelled_overlay(photo, labels, VOC))
-    assert overlay.shape == (40 + LINE_HEIGHT, 500, 3)
+    drawn = np.asarray(reduced_overlay(photo, labels, VOC))
+    assert drawn.shape == (40 + LINE_HEIGHT, 500, 3)
     expected = (1 - OPACITY) * photo + OPACITY * VOC.palette[15].astype(float)
-    np.testing.assert_allclose(overlay[:40], expected, atol=0.51)
+    np.testing.assert_allclose(drawn[:40], expected, atol=0.51)
 
 
 def test_the_legend_names_what_occurs() -> None:
     labels = np.array([[0, 8], [15, 255]])
-    legend = np.asarray(labelled_overlay(np.zeros((2, 2, 3), np.uint8), labels, VOC))[2:]
+    legend = np.asarray(reduced_overlay(np.zeros((2, 2, 3), np.uint8), labels, VOC))[2:]
     assert {(0, 0, 0), (64, 0, 0), (192, 128, 128), (224, 224, 192)} <= colours(legend)
     assert (128, 0, 0) not in colours(legend)
-    assert colours(draw_legend(VOC, [8], 400)) != colours(draw_legend(VOC, [], 400))
+    assert colours(draw_legend(key_of(VOC, [8]), 400)) != colours(draw_legend(key_of(VOC, []), 400))
 
 
 def test_the_legend_takes_as_many_lines_as_it_needs() -> None:
     everything = list(range(21))
-    wide, narrow = draw_legend(VOC, everything, 5000), draw_legend(VOC, everything, 400)
+    wide, narrow = draw_legend(key_of(VOC, everything), 5000), draw_legend(key_of(VOC, everything), 400)
     assert wide.size == (5000, LINE_HEIGHT)
     assert narrow.width == 400
     assert narrow.height >= 5 * LINE_HEIGHT
@@ -43,7 +42,7 @@ def test_the_legend_takes_as_many_lines_as_it_needs() -> None:
 
 def test_names_are_never_cut() -> None:
     """A tiny photo gets a legend wider than itself, with nothing but paper at its borders."""
-    legend = np.asarray(labelled_overlay(np.zeros((5, 4, 3), np.uint8), np.full((5, 4), 16), VOC))[5:]
+    legend = np.asarray(reduced_overlay(np.zeros((5, 4, 3), np.uint8), np.full((5, 4), 16), VOC))[5:]
     assert legend.shape[1] > 100
     for border in (legend[:, 0], legend[:, -1], legend[0], legend[-1]):
         assert (border == 255).all()
@@ -52,20 +51,7 @@ def test_names_are_never_cut() -> None:
 def test_large_photos_are_shown_smaller(rng) -> None:
     labels = np.zeros((8, 2 * LONGEST_SIDE), np.uint8)
     labels[:, LONGEST_SIDE:] = 3
-    overlay = np.asarray(labelled_overlay(np.zeros((*labels.shape, 3), np.uint8), labels, VOC))
-    assert overlay.shape == (4 + LINE_HEIGHT, LONGEST_SIDE, 3)
-    assert colours(overlay[:4, : LONGEST_SIDE // 2]) == {(0, 0, 0)}
-    assert len(colours(overlay[:4, LONGEST_SIDE // 2 :])) == 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "facts"),
-    [
-        (np.zeros((3, 2), int), ["(3, 2)", "(2, 3)"]),
-        (np.full((2, 3), 21), ["21", "0 to 20"]),
-        (np.full((2, 3), -1), ["-1", "0 to 20"]),
-    ],
-)
-def test_labels_that_do_not_fit(labels: np.ndarray, facts: list[str]) -> None:
-    with raises_saying(ValueError, *facts):
-        labelled_overlay(np.zeros((2, 3, 3), np.uint8), labels, VOC)
+    drawn = np.asarray(reduced_overlay(np.zeros((*labels.shape, 3), np.uint8), labels, VOC))
+    assert drawn.shape == (4 + LINE_HEIGHT, LONGEST_SIDE, 3)
+    assert colours(drawn[:4, : LONGEST_SIDE // 2]) == {(0, 0, 0)}
+    assert len(colours(drawn[:4, LONGEST_SIDE // 2 :])) == 1

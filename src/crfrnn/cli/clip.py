@@ -140,6 +140,8 @@ def refined_frames(
 
 def check_clip(clip: Clip, output: Path, output_format: str) -> None:
     """Raise a UsageError or ValueError if results do not suit the file or the folder."""
+    if suffix_of(output) in VIDEO_SUFFIXES and clip.first.classes is not None:
+        raise UsageError(f"{output} is a video, which has no legend: leave out --classes")
     if suffix_of(output) in ("", *VIDEO_SUFFIXES):
         check_result(output, output_format, clip.first)
     elif output_format in ("overlay", "coco") or suffix_of(output) == ".png":

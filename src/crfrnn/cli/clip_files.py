@@ -157,7 +157,7 @@ def clip_of_files(reading: Reading, folder: Path, frames: Video | Photos) -> Cli
     def read(number: int) -> Pair:
         frame = frames[number]
         found = reading.stretched(reading.scores(paths[number]).beside(frame), frame)
-        return Pair(found.values, found.kind, frame, mask=found.mask, remark=found.remark)
+        return Pair(found.values, found.kind, frame, mask=found.mask, classes=reading.classes, remark=found.remark)
 
     return Clip([*files], read, frames.rate)
 
@@ -179,10 +179,12 @@ def clip_of_array(reading: Reading, path: Path, frames: Video | Photos) -> Clip:
     def read(number: int) -> Pair:
         frame = frames[number]
         if scores.kind == "labels":
-            return Pair(scores.values[number], scores.kind, frame, mask=scores.mask, remark=scores.remark)
+            mask, remark = scores.mask, scores.remark
+            values = scores.values[number]
+            return Pair(values, scores.kind, frame, mask=mask, classes=reading.classes, remark=remark)
         found = Scores(np.asarray(scores.values[:, number]), scores.kind, remark=scores.remark)
         found = reading.stretched(found, frame)
-        return Pair(found.values, found.kind, frame, remark=found.remark)
+        return Pair(found.values, found.kind, frame, classes=reading.classes, remark=found.remark)
 
     names = [stem_of(each) for each in frames.paths] if isinstance(frames, Photos) else None
     return Clip(names or [f"{number:06}" for number in range(len(frames))], read, frames.rate)

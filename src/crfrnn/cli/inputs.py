@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Shape, label_array, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
+from crfrnn.files.classes import ClassSet
 from crfrnn.files.masks import Mask
 from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
@@ -55,6 +56,7 @@ class Pair:
         tags: Tags of the image's TIFF or, if it has none, of the scores', that say where it lies.
         mask: The mask that the scores were read from.
         name: What the image is called.
+        classes: Names of the classes, if the user gives some.
         remark: What was done to them, printed after the sizes.
         notes: What of it is worth telling of a folder.
     """
@@ -66,6 +68,7 @@ class Pair:
     tags: tiff.Tags = ()
     mask: Mask | None = None
     name: str = ""
+    classes: ClassSet | None = None
     remark: str = ""
     notes: tuple[str, ...] = ()
 
@@ -92,6 +95,7 @@ class Reading:
         mapped: Open .npy and TIFF files as memory maps or windows without reading them, and do not resize scores.
         upsampling: How scores smaller than a photo are brought to its size.
         as_stored: Leave photos as their files store them, without their EXIF orientation.
+        classes: Names of the classes, if the user gives some.
     """
 
     input: ScoresInput | None = None
@@ -101,6 +105,7 @@ class Reading:
     mapped: bool = False
     upsampling: Method = "bilinear"
     as_stored: bool = False
+    classes: ClassSet | None = None
 
     def pair(self, scores_path: Path, image_paths: Sequence[Path]) -> Pair:
         """Scores and image of two files, or of more if channels of the image lie in several.
@@ -118,6 +123,13 @@ class Reading:
         if 0 in scores.grid:
             raise ValueError(f"{scores_path} has shape {tuple(scores.values.shape)}, without a single pixel")
         scores = scores.beside(image)
+        if (
+            self.classes is not None
+            and scores.kind != "labels"
+            and len(scores.values) not in (1, self.classes.num_classes)
+        ):
+            count = self.classes.num_classes
+            raise ValueError(f"{scores_path} has scores of {len(scores.values)} classes, but --classes names {count}")
         grids = scores.grid, tuple(image.shape[: len(scores.grid)])
         if is_crop(scores, grids[1]):
             scores = replace(scores, values=put_back(scores_path, scores.values, grids[1]))
@@ -139,6 +151,7 @@ class Reading:
             tags or scores.tags,
             scores.mask,
             stem_of(image_paths[0]),
+            self.classes,
             remark=remark + scores.remark,
             notes=tuple(note for hint, note in NOTES.items() if hint in remark + scores.remark),
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import crfrnn
 from crfrnn.cli.accuracy import add_accuracy
+from crfrnn.cli.compare import add_compare
 from crfrnn.cli.completion import add_completion
 from crfrnn.cli.convert import add_convert
 from crfrnn.cli.evaluate import add_evaluate
@@ -139,7 +140,7 @@ def silence(quiet: bool) -> Iterator[None]:
         with shown_on(Screen()):
             yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), shown_on(Silent()):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), shown_on(Silent()):
         yield
 
 
@@ -151,6 +152,7 @@ def command_parser() -> argparse.ArgumentParser:
     commands: Any = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_refine(commands)
     add_segment(commands)
+    add_compare(commands)
     add_train(commands)
     add_tune(commands)
     add_evaluate(commands)

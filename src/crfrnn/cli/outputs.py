@@ -15,7 +15,6 @@ from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.usage import UsageError
 from crfrnn.files.coco import write_results
-from crfrnn.files.palette import overlay
 from crfrnn.files.photos import (
     NIFTI_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -30,6 +29,7 @@ from crfrnn.files.photos import (
 from crfrnn.files.replacement import replacing
 from crfrnn.files.tiff import create_tiff, write_tiff
 from crfrnn.files.volumes import write_nifti
+from crfrnn.pictures import MASK_CLASSES, reduced_overlay
 from crfrnn.refine import label_dtype
 from crfrnn.tiles import BLOCK, release_pages, tile_grid
 
@@ -82,6 +82,8 @@ def check_result(path: Path, output_format: str, pair: Pair) -> None:
     axes, colours = len(pair.grid), tuple(pair.image.shape)
     if colours[:axes] != pair.grid:
         return  # `refine` says so
+    if pair.classes is not None and output_format != "overlay":
+        raise ValueError(f"--classes name the classes of an overlay, and {path} is none: leave them out")
     if output_format == "overlay" and (pair.image.dtype != np.uint8 or len(colours) != 3 or colours[2] != 3):
         raise ValueError(
             f"an overlay tints an 8-bit photo, and this image is {pair.image.dtype} {colours}: write labels"
@@ -109,7 +111,8 @@ def write_result(
     if output_format == "coco":
         write_results(path, values, pair.name)
     elif output_format == "overlay":
-        write_picture(path, overlay(np.asarray(pair.image[:, :]), values.astype(np.intp)))
+        classes = MASK_CLASSES if pair.classes is None and pair.least_classes == 2 else pair.classes
+        write_picture(path, reduced_overlay(np.asarray(pair.image[:, :]), values, classes))
     elif output_format in ("npy", "npz"):
         write_probabilities(path, values)
     elif output_format == "nii":

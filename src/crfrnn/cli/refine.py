@@ -15,6 +15,7 @@ from crfrnn.cli.inputs import Reading
 from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import (
     ARRAY_HELP,
+    CLASSES_HELP,
     add_common_parameters,
     add_device,
     add_rarer_parameters,
@@ -25,6 +26,7 @@ from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
 from crfrnn.cli.usage import UsageError, byte_count, distances, frames, one_line, real_path
+from crfrnn.files.classes import class_set
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
 from crfrnn.files.frames import VIDEO_SUFFIXES
 from crfrnn.files.parameter_files import crf_of
@@ -73,6 +75,7 @@ NOT_FOR_COCO = {
     "format": (None, "coco"),
     "array": (None,),
     "num_classes": (None, 2),
+    "classes": (None,),
     "square_scores": (False,),
     "upsampling": (None,),
     "time_theta": (None,),
@@ -121,15 +124,16 @@ def _add_files(group: argparse._ActionsContainer) -> None:
         "--format",
         choices=tuple(FORMAT_SUFFIXES),
         help="labels: indexed .png with the colours of PASCAL VOC, .nii.gz with the geometry of the image, .tif with "
-        "its place on earth, or .npy; overlay: the photo tinted by class, .jpg or .png; coco: a list of COCO's "
-        "results, a mask for each class but 0; npy, npz: probabilities (C, H, W) as float32; nii: probabilities "
-        "(X, Y, Z, C). (default: as OUT's name says, such as overlay.png or NAME_overlay.png; labels for "
-        "folders)",
+        "its place on earth, or .npy; overlay: the photo tinted by class with a legend, .jpg or .png, reduced to 1600 "
+        "pixels; coco: a list of COCO's results, a mask for each class but 0; npy, npz: probabilities (C, H, W) as "
+        "float32; nii: probabilities (X, Y, Z, C) "
+        "(default: as OUT's name says, such as overlay.png or NAME_overlay.png; labels for folders)",
     )
     group.add_argument("--array", metavar="NAME", help=ARRAY_HELP)
     group.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input (default: the largest id + 1)"
     )
+    group.add_argument("--classes", metavar="CLASSES", help=f"names in the legend of an overlay: {CLASSES_HELP}")
     group.add_argument(
         "--square-scores",
         action="store_true",
@@ -215,6 +219,7 @@ def chosen_refinement(options: argparse.Namespace) -> Refinement:
         tiling is not None,
         options.upsampling or "bilinear",
         options.as_stored,
+        None if options.classes is None else class_set(options.classes),
     )
     return Refinement(
         crf_of(chosen_parameters(options)),

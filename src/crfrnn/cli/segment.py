@@ -13,7 +13,7 @@ from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.usage import UsageError, counted, going_on, real_path
-from crfrnn.files.legend import full_palette, labelled_overlay
+from crfrnn.files.legend import full_palette
 from crfrnn.files.photos import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -24,8 +24,10 @@ from crfrnn.files.photos import (
     write_probabilities,
 )
 from crfrnn.files.progress import progress
+from crfrnn.files.rgb import load_photo
 from crfrnn.files.tiff import georeference
 from crfrnn.interrupts import raise_asked, telling
+from crfrnn.pictures import reduced_overlay
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -34,8 +36,9 @@ SEGMENT_HELP = """\
 Segment photos with the network in the package, or that of --model, and its CRF.
 
 For each PHOTO, the folder OUT receives NAME.png, the class ids as an indexed PNG in the colours of the classes, and
-NAME_overlay.jpg, the photo tinted by class with a legend. An EXIF orientation is applied to both. A folder stands for
-the photos in it. Photos whose results exist are skipped. A photo that fails does not stop the others.
+NAME_overlay.jpg, the photo tinted by class with a legend, reduced to 1600 pixels. An EXIF orientation is applied to
+both. A folder stands for the photos in it. Photos whose results exist are skipped. A photo that fails does not stop the
+others.
 
 Of a single photo, OUT may be one file instead: labels.png, or overlay.jpg, overlay.png and NAME_overlay.png.
 """
@@ -206,7 +209,7 @@ def photo_files(given: list[Path]) -> list[Path]:
 
 def write_segmentation(photo: Path, model: Model, options: argparse.Namespace, results: Results) -> None:
     """Segment one photo and write what was asked for."""
-    from crfrnn.segment import LONGEST_SIDE, load_photo, segment
+    from crfrnn.segment import LONGEST_SIDE, segment
 
     image = load_photo(photo)
     side = LONGEST_SIDE if options.longest_side is None else options.longest_side
@@ -215,6 +218,6 @@ def write_segmentation(photo: Path, model: Model, options: argparse.Namespace, r
     if "labels" in paths:
         write_labels(paths["labels"], found.labels, full_palette(found.classes))
     if "overlay" in paths:
-        write_picture(paths["overlay"], labelled_overlay(image, found.labels, found.classes))
+        write_picture(paths["overlay"], reduced_overlay(image, found.labels, found.classes))
     if "probabilities" in paths:
         write_probabilities(paths["probabilities"], found.probabilities)

@@ -106,7 +106,9 @@ def bilateral_solver_output(
     Args:
         img: The photo's path, or the photo, RGB uint8 (H, W, 3).
         target: The mask (H, W), 0 to 1.
-        sigma_spatial, sigma_luma, sigma_chroma: Sides of a grid cell in pixels and levels.
+        sigma_spatial: Side of a grid cell in pixels.
+        sigma_luma: The same in levels of brightness.
+        sigma_chroma: The same in levels of both colour differences.
     Returns: The solution (H, W), and a mask: where the solution is above 0.5, with holes filled, the second largest
         region, what lies around all regions counting as one. So, as published, it is the largest object unless that
         covers more than what is around it, and all of the photo if there is none.

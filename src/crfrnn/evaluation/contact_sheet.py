@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from crfrnn.evaluation.evaluate import Evaluation, ShownPhoto
 from crfrnn.files.classes import ClassSet
-from crfrnn.files.legend import INK, PAPER, draw_legend, tinted_photo
+from crfrnn.files.legend import INK, PAPER, draw_legend, full_palette, key_of, tinted_photo
 
 CELL = 320
 """The width of a picture and its largest height, in pixels."""
@@ -30,7 +30,7 @@ def contact_sheet(evaluation: Evaluation) -> Image.Image:
     titles = ["photo", "truth", "network"] + ([] if evaluation.crf is None else ["network with CRF"])
     rows = [_row(kind, each, evaluation.classes) for kind, each in shown]
     width = len(titles) * (CELL + GAP) + GAP
-    legend = draw_legend(evaluation.classes, _present(shown), width)
+    legend = draw_legend(key_of(evaluation.classes, _present(shown)), width)
     height = TITLE_HEIGHT + sum(row.height for row in rows) + legend.height + GAP
     sheet = Image.new("RGB", (max(width, legend.width), height), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -53,7 +53,8 @@ def _row(kind: str, shown: ShownPhoto, classes: ClassSet) -> Image.Image:
         layers.append(shown.crf)
         caption += f", with CRF {100 * shown.scores.crf:.1f}"
     photo = Image.fromarray(shown.sample.image)
-    cells = [photo, *(tinted_photo(shown.sample.image, labels, classes, max(photo.size)) for labels in layers)]
+    palette = full_palette(classes)
+    cells = [photo, *(tinted_photo(shown.sample.image, labels, palette, None) for labels in layers)]
     scale = CELL / max(photo.size)
     size = (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
     row = Image.new("RGB", (len(cells) * (CELL + GAP), size[1] + CAPTION_HEIGHT), PAPER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,10 +77,11 @@ CLASS_SETS = {
 
 
 def class_set(source: str | int | Path) -> ClassSet:
-    """The class set that `source` means: a name in `CLASS_SETS`, a number of classes, or a text file of names.
+    """The class set that `source` means: a name in `CLASS_SETS`, a number of classes, or a file of names.
 
     Args:
-        source: "voc", a number N for the names "class 0" to "class N-1", or a UTF-8 file with one name on each line.
+        source: "voc", a number N for the names "class 0" to "class N-1", or a UTF-8 file with one name on each line, or
+            one ending in .json with a list of names.
     Raises: ValueError: if it is none of these, or the file is not such a list; the message lists what is known.
     """
     if isinstance(source, str) and source in CLASS_SETS:
@@ -96,7 +98,10 @@ def class_set(source: str | int | Path) -> ClassSet:
             "or a text file with one class name on each line"
         )
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
-        return named_classes(tuple(line.strip() for line in lines))
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("it holds no list of names")
+        return named_classes(tuple(name.strip() for name in names))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read class names from {path}: {error}") from error

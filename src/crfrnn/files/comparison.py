@@ -1,18 +1,20 @@
 """A photo with its labels before and after: whole, and close up where borders have moved, with contours.
 
-Labels of a photo are 8-bit class ids (H, W); 255 is void.
+Labels (H, W) are those of a `Key`, or class ids with a palette. What is black in it, the background, is left as it is
+in close-ups.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from crfrnn.files.classes import ClassSet
-from crfrnn.files.legend import full_palette, tinted_photo
+from crfrnn.files.legend import INK, OPACITY, Key, borders, contour, draw_legend, tinted_photo
+from crfrnn.files.sheet import captioned, sheet
 
 CLOSE_UP = 0.28
 """The width of a close-up as a share of the photo's."""
@@ -25,9 +27,13 @@ VISIBLE = 0.002
 FRAME = (255, 255, 255)
 FRAME_WIDTH = 2
 CONTOUR_WIDTH = 5
+NUMBER_SIZE = 18
 TINT = 0.35
+CELL_SIDE = 480
+"""The longest side of each photo in a comparison, in pixels."""
+TITLE_SIZE = 20
 
-Labels = NDArray[np.uint8]
+Labels = NDArray[np.integer]
 
 
 class Box(NamedTuple):
@@ -38,7 +44,7 @@ class Box(NamedTuple):
     width: int
     height: int
 
-    def of(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def of(self, array: NDArray[Any]) -> NDArray[Any]:
         """The part of a photo or of labels."""
         return array[self.top : self.top + self.height, self.left : self.left + self.width]
 
@@ -54,12 +60,101 @@ def visible_classes(*labels: Labels) -> list[int]:
 
 def close_up(before: Labels, after: Labels) -> Box:
     """The part of a photo in which borders have moved most: the most pixels that changed near a border before it."""
-    height, width = before.shape
+    return _busiest(_moved(before, after))
+
+
+def close_ups(before: Labels, after: Labels, most: int) -> list[Box]:
+    """At most so many parts in which borders have moved most, apart from each other; fewer if no more have moved."""
+    moved, found = _moved(before, after), list[Box]()
+    while len(found) < most and moved.any():
+        box = _busiest(moved)
+        found.append(box)
+        # Another part must not overlap: nothing counts whose own part would reach into this one.
+        top, left = max(0, box.top - box.height), max(0, box.left - box.width)
+        moved[top : box.top + 2 * box.height, left : box.left + 2 * box.width] = False
+    return found
+
+
+def compared(
+    photo: NDArray[np.uint8],
+    maps: Sequence[Labels],
+    titles: Sequence[str],
+    key: Key,
+    *,
+    insets: int,
+    opacity: float = OPACITY,
+) -> Image.Image:
+    """The photo and each of its label maps side by side, below them at most `insets` close-ups, and a legend.
+
+    Args:
+        maps: Labels of the key before, after, and others.
+        titles: One for the photo and for each of the maps.
+    """
+    longest = max(photo.shape)
+    boxes = close_ups(maps[0], maps[1], insets)
+    width = max(1, round(CELL_SIDE * photo.shape[1] / longest))
+    rows = [whole_row(photo, maps, key.colours, width, boxes, opacity)]
+    for box in boxes:
+        rows.append(close_row(photo, maps, key.colours, width, box))
+    if len(boxes) > 1:
+        for number, row in enumerate(rows[1:], start=1):
+            _write_number(row[0], (0, 0), number)
+    rows[0] = [captioned(cell, title, TITLE_SIZE) for cell, title in zip(rows[0], titles, strict=True)]
+    return sheet(rows, draw_legend(key, sum(cell.width for cell in rows[0])))
+
+
+def whole_row(
+    photo: NDArray[np.uint8],
+    maps: Sequence[Labels],
+    palette: NDArray[np.uint8],
+    width: int,
+    boxes: Sequence[Box],
+    opacity: float = OPACITY,
+) -> list[Image.Image]:
+    """Photo, and the photo tinted by each of the maps, `width` wide; frames show where the close-ups are."""
+    cells = [Image.fromarray(photo)]
+    cells += [tinted_photo(photo, labels, palette, None, opacity) for labels in maps]
+    scale = width / photo.shape[1]
+    size = (width, max(1, round(scale * photo.shape[0])))
+    cells = [cell.resize(size, Image.Resampling.LANCZOS) for cell in cells]
+    for cell in cells:
+        for number, box in enumerate(boxes, start=1):
+            corners = [round(scale * at) for at in (box.left, box.top, box.left + box.width, box.top + box.height)]
+            ImageDraw.Draw(cell).rectangle(corners, outline=FRAME, width=FRAME_WIDTH)
+            if len(boxes) > 1:
+                _write_number(cell, (corners[0], corners[1]), number)
+    return cells
+
+
+def close_row(
+    photo: NDArray[np.uint8], maps: Sequence[Labels], palette: NDArray[np.uint8], width: int, box: Box
+) -> list[Image.Image]:
+    """The same part of the photo again and again, `width` wide: as it is, and with the contours of each of the maps."""
+    size = (width, max(1, round(width * box.height / box.width)))
+    near = np.asarray(Image.fromarray(box.of(photo)).resize(size, Image.Resampling.BICUBIC))
+    cells = [Image.fromarray(near)]
+    for labels in maps:
+        ids = _enlarged(box.of(labels), size)
+        painted = palette[ids].any(axis=-1, keepdims=True)
+        tint = np.where(painted, (1 - TINT) * near + TINT * palette[ids], near)
+        line, inside = contour(ids, CONTOUR_WIDTH)
+        cells.append(Image.fromarray(np.where(line[..., np.newaxis], palette[inside], tint).astype(np.uint8)))
+    return cells
+
+
+def _moved(before: Labels, after: Labels) -> NDArray[np.bool_]:
+    """The pixels that changed near a border before."""
+    reach = max(1, round(REACH * max(before.shape)))
+    near = borders(before).filter(ImageFilter.MaxFilter(2 * reach + 1))
+    moved: NDArray[np.bool_] = (before != after) & (np.asarray(near) > 0)
+    return moved
+
+
+def _busiest(moved: NDArray[np.bool_]) -> Box:
+    """The part of the size of a close-up with the most of these pixels (H, W)."""
+    height, width = moved.shape
     wide = max(1, round(CLOSE_UP * width))
     high = max(1, min(height, round(SHAPE * wide)))
-    reach = max(1, round(REACH * max(before.shape)))
-    near = Image.fromarray(_borders(before)).filter(ImageFilter.MaxFilter(2 * reach + 1))
-    moved = (before != after) & (np.asarray(near) > 0)
     sums = np.zeros((height + 1, width + 1), np.int64)
     sums[1:, 1:] = moved.cumsum(axis=0).cumsum(axis=1)
     counts = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
@@ -68,43 +163,10 @@ def close_up(before: Labels, after: Labels) -> Box:
     return Box(int(left), int(top), wide, high)
 
 
-def whole_row(
-    photo: NDArray[np.uint8], before: Labels, after: Labels, classes: ClassSet, width: int, box: Box
-) -> list[Image.Image]:
-    """Photo, and the photo tinted by the labels before and after, `width` wide; a frame shows where the close-up is."""
-    cells = [Image.fromarray(photo)]
-    cells += [tinted_photo(photo, labels, classes, max(photo.shape)) for labels in (before, after)]
-    scale = width / photo.shape[1]
-    cells = [cell.resize((width, round(scale * photo.shape[0])), Image.Resampling.LANCZOS) for cell in cells]
-    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
-    for cell in cells:
-        ImageDraw.Draw(cell).rectangle([round(scale * at) for at in corners], outline=FRAME, width=FRAME_WIDTH)
-    return cells
-
-
-def close_row(
-    photo: NDArray[np.uint8], before: Labels, after: Labels, classes: ClassSet, width: int, box: Box
-) -> list[Image.Image]:
-    """The same part of the photo three times, `width` wide: as it is, with contours before, and with those after."""
-    size = (width, round(width * box.height / box.width))
-    near = np.asarray(Image.fromarray(box.of(photo)).resize(size, Image.Resampling.BICUBIC))
-    palette = full_palette(classes)
-    cells = [Image.fromarray(near)]
-    for labels in (before, after):
-        ids = _enlarged(box.of(labels), size)
-        tint = np.where(ids[..., np.newaxis] > 0, (1 - TINT) * near + TINT * palette[ids], near)
-        line = np.asarray(Image.fromarray(_borders(ids)).filter(ImageFilter.MaxFilter(CONTOUR_WIDTH))) > 0
-        inside = np.asarray(Image.fromarray(ids).filter(ImageFilter.MaxFilter(2 * CONTOUR_WIDTH + 1)))
-        cells.append(Image.fromarray(np.where(line[..., np.newaxis], palette[inside], tint).astype(np.uint8)))
-    return cells
-
-
-def _borders(labels: Labels) -> NDArray[np.uint8]:
-    """255 at pixels whose right or lower neighbour has another label, else 0."""
-    found = np.zeros(labels.shape, bool)
-    found[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    found[:-1] |= labels[:-1] != labels[1:]
-    return np.where(found, 255, 0).astype(np.uint8)
+def _write_number(cell: Image.Image, corner: tuple[int, int], number: int) -> None:
+    place = (corner[0] + 6, corner[1] + 4)
+    font = ImageFont.load_default(NUMBER_SIZE)
+    ImageDraw.Draw(cell).text(place, str(number), FRAME, font, stroke_width=2, stroke_fill=INK)
 
 
 def _enlarged(labels: Labels, size: tuple[int, int]) -> Labels:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.palette import tinted, voc_palette
 
 OPACITY = 0.55
 LONGEST_SIDE = 1600
-"""The longest side of the photo in an overlay, in pixels; larger photos are reduced to it."""
+"""The longest side of the photo in an overlay that commands write, in pixels; larger photos are reduced to it."""
+SCALE_SIDE = 1600
+"""The longest side of a photo from which its legend grows with it."""
+CONTOUR_SIDE = 400
+"""The longest side of a photo for each pixel that its contours are wide."""
 PAPER = (255, 255, 255)
 INK = (34, 34, 34)
 FONT_SIZE = 18
@@ -21,22 +26,48 @@ SQUARE = 18
 SPACE = 8
 GAP = 26
 LINE_HEIGHT = 32
+VOID_NAME = "void"
 
 
-def labelled_overlay(photo: NDArray[np.uint8], labels: NDArray[np.integer], classes: ClassSet) -> Image.Image:
-    """A photo tinted by class, and below it a legend of the classes that occur.
+@dataclass(frozen=True)
+class Key:
+    """What the colours of a picture mean.
+
+    Attributes:
+        names: A name for each label from 0 on.
+        colours: Their colours (labels, 3), RGB.
+    """
+
+    names: tuple[str, ...]
+    colours: NDArray[np.uint8]
+
+
+def key_of(classes: ClassSet, present: Sequence[int]) -> Key:
+    """The key of these labels of a class set, in their order; 255 is called void."""
+    names = tuple(VOID_NAME if label == VOID else classes.names[label] for label in present)
+    return Key(names, full_palette(classes)[list(present)])
+
+
+def labelled_overlay(
+    photo: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    key: Key,
+    *,
+    opacity: float = OPACITY,
+    contours: bool = False,
+    longest_side: int | None = None,
+) -> Image.Image:
+    """A photo tinted by class, and below it the legend.
 
     Args:
         photo: RGB (H, W, 3).
-        labels: Class ids (H, W); 255 is void.
-        classes: Names and colours.
-    Returns: A picture in which the photo's longer side is at most `LONGEST_SIDE` pixels.
-    Raises: ValueError: if the labels' size is not the photo's, or they name no class.
+        labels: Labels of the key (H, W).
+        contours: Whether borders between labels are drawn in full colour, one pixel wide for each `CONTOUR_SIDE` of the
+            photo's longer side.
+        longest_side: Photos whose longer side has more pixels are reduced to it.
     """
-    check_labels(photo, labels, classes)
-    present = [int(label) for label in np.unique(labels)]
-    picture = tinted_photo(photo, labels, classes, LONGEST_SIDE)
-    legend = draw_legend(classes, present, picture.width)
+    picture = tinted_photo(photo, labels, key.colours, longest_side, opacity, contours)
+    legend = draw_legend(key, picture.width, max(1.0, max(picture.size) / SCALE_SIDE))
     overlay = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), PAPER)
     overlay.paste(picture, ((overlay.width - picture.width) // 2, 0))
     overlay.paste(legend, (0, picture.height))
@@ -44,40 +75,69 @@ def labelled_overlay(photo: NDArray[np.uint8], labels: NDArray[np.integer], clas
 
 
 def tinted_photo(
-    photo: NDArray[np.uint8], labels: NDArray[np.integer], classes: ClassSet, longest_side: int
+    photo: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    palette: NDArray[np.uint8],
+    longest_side: int | None,
+    opacity: float = OPACITY,
+    contours: bool = False,
 ) -> Image.Image:
     """A photo (H, W, 3) tinted by its labels (H, W), reduced if its longer side is above `longest_side` pixels."""
     picture = Image.fromarray(photo)
-    ids = Image.fromarray(labels.astype(np.uint8))
-    scale = longest_side / max(picture.size)
+    ids = Image.fromarray(labels.astype(np.int32))
+    scale = 1.0 if longest_side is None else longest_side / max(picture.size)
     if scale < 1:
         size = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
         picture, ids = picture.resize(size, Image.Resampling.LANCZOS), ids.resize(size, Image.Resampling.NEAREST)
-    return Image.fromarray(tinted(np.asarray(picture), np.asarray(ids), full_palette(classes), OPACITY))
+    shown = np.asarray(ids)
+    colours = tinted(np.asarray(picture), shown, palette, opacity)
+    if contours:
+        line, inside = contour(shown, max(1, round(max(shown.shape) / CONTOUR_SIDE)))
+        colours[line] = palette[inside[line]]
+    return Image.fromarray(colours)
 
 
-def draw_legend(classes: ClassSet, present: Sequence[int], width: int) -> Image.Image:
-    """A strip with a coloured square and a name for each label in `present`, in centred lines.
+def contour(labels: NDArray[np.integer], width: int) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """The pixels (H, W) of lines about this wide along borders between labels, and the label that each belongs to.
 
-    It is `width` pixels wide, or as wide as the longest name needs. Label 255 is called void.
+    That is the higher one of the two, so that classes have a contour, and the background, 0, has none of its own.
     """
-    font = ImageFont.load_default(FONT_SIZE)
-    names = ["void" if label == VOID else classes.names[label] for label in present]
-    lengths = [SQUARE + SPACE + round(font.getlength(name)) for name in names]
-    width = max(width, max(lengths, default=0) + 2 * SPACE)
-    lines = _lines(lengths, width - 2 * SPACE)
-    strip = Image.new("RGB", (width, LINE_HEIGHT * len(lines)), PAPER)
+    line = borders(labels)
+    if width > 1:
+        line = line.filter(ImageFilter.MaxFilter(width // 2 * 2 + 1))
+    inside = Image.fromarray(labels.astype(np.int32)).filter(ImageFilter.MaxFilter(width * 2 + 1))
+    return np.asarray(line) > 0, np.asarray(inside)
+
+
+def borders(labels: NDArray[np.integer]) -> Image.Image:
+    """255 at pixels whose right or lower neighbour has another label, else 0."""
+    found = np.zeros(labels.shape, bool)
+    found[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    found[:-1] |= labels[:-1] != labels[1:]
+    return Image.fromarray(np.where(found, 255, 0).astype(np.uint8))
+
+
+def draw_legend(key: Key, width: int, scale: float = 1.0) -> Image.Image:
+    """A strip with a coloured square and a name for each label of the key, in centred lines.
+
+    It is `width` pixels wide, or as wide as the longest name needs. Letters and squares are `scale` times as large.
+    """
+    square, space, gap, high = (round(scale * length) for length in (SQUARE, SPACE, GAP, LINE_HEIGHT))
+    font = ImageFont.load_default(scale * FONT_SIZE)
+    lengths = [square + space + round(font.getlength(name)) for name in key.names]
+    width = max(width, max(lengths, default=0) + 2 * space)
+    lines = _lines(lengths, width - 2 * space, gap)
+    strip = Image.new("RGB", (width, high * len(lines)), PAPER)
     pen = ImageDraw.Draw(strip)
-    palette = full_palette(classes)
     for row, line in enumerate(lines):
-        middle = LINE_HEIGHT * row + LINE_HEIGHT // 2
-        left = (width - sum(lengths[item] for item in line) - GAP * (len(line) - 1)) // 2
+        middle = high * row + high // 2
+        left = (width - sum(lengths[item] for item in line) - gap * (len(line) - 1)) // 2
         for item in line:
-            red, green, blue = (int(level) for level in palette[present[item]])
-            square = (left, middle - SQUARE // 2, left + SQUARE - 1, middle + SQUARE // 2 - 1)
-            pen.rectangle(square, (red, green, blue), INK)
-            pen.text((left + SQUARE + SPACE, middle), names[item], INK, font, anchor="lm")
-            left += lengths[item] + GAP
+            red, green, blue = (int(level) for level in key.colours[item])
+            corners = (left, middle - square // 2, left + square - 1, middle + square // 2 - 1)
+            pen.rectangle(corners, (red, green, blue), INK)
+            pen.text((left + square + space, middle), key.names[item], INK, font, anchor="lm")
+            left += lengths[item] + gap
     return strip
 
 
@@ -88,26 +148,14 @@ def full_palette(classes: ClassSet) -> NDArray[np.uint8]:
     return palette
 
 
-def check_labels(photo: NDArray[np.uint8], labels: NDArray[np.integer], classes: ClassSet) -> None:
-    """Raise a ValueError if labels do not belong to the photo or to the classes."""
-    if labels.shape != photo.shape[:2]:
-        raise ValueError(f"labels have shape {labels.shape}; expected that of the photo, {photo.shape[:2]}")
-    unknown = labels[((labels < 0) | (labels >= classes.num_classes)) & (labels != VOID)]
-    if unknown.size:
-        raise ValueError(
-            f"labels hold {unknown[0]}, but {classes.num_classes} classes have labels 0 to {classes.num_classes - 1} "
-            f"({VOID} is void)"
-        )
-
-
-def _lines(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Items of these lengths in lines that fit into `width`, `GAP` apart."""
+def _lines(lengths: Sequence[int], width: int, gap: int) -> list[list[int]]:
+    """Items of these lengths in lines that fit into `width`, `gap` apart."""
     lines: list[list[int]] = []
     used = 0
     for item, length in enumerate(lengths):
-        if lines and used + GAP + length <= width:
+        if lines and used + gap + length <= width:
             lines[-1].append(item)
-            used += GAP + length
+            used += gap + length
         else:
             lines.append([item])
             used = length

@@ -6,20 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_COLOURS = 256
+CLEAR_COLOURS = np.array(
+    [
+        (240, 190, 40), (40, 130, 240), (0, 180, 130), (150, 90, 240), (230, 90, 60), (220, 80, 170),
+        (120, 200, 60), (60, 200, 220), (170, 110, 60), (250, 150, 170), (110, 120, 150), (200, 210, 120),
+    ],
+    np.uint8,
+)  # fmt: skip
+"""Bright colours, far from each other and from those of most photos, for the classes that occur in a picture."""
 
 
 def voc_palette() -> NDArray[np.uint8]:
-    """The 256 colours of PASCAL VOC label images, (256, 3): class 0 is black, 255 (void) is cream.
+    """The 256 colours of PASCAL VOC label images, (256, 3): class 0 is black, 255 (void) is cream."""
+    return voc_colours(np.arange(NUM_COLOURS))
 
-    Bits 0, 3, 6 of a class id go to red, 1, 4, 7 to green, 2, 5 to blue, the lowest of them to the highest bit.
+
+def voc_colours(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """The colours (n, 3) of class ids (n,), by the rule of PASCAL VOC, which has one for each of 2^24 ids.
+
+    Bits 0, 3, 6, … of an id go to red, 1, 4, 7, … to green, 2, 5, 8, … to blue, the lowest of them to the highest bit.
     """
-    ids = np.arange(NUM_COLOURS)
-    palette = np.zeros((NUM_COLOURS, 3), np.uint8)
+    colours = np.zeros((len(ids), 3), np.uint8)
     for place in range(8):
         for channel in range(3):
             bit = (ids >> (3 * place + channel)) & 1
-            palette[:, channel] |= (bit << (7 - place)).astype(np.uint8)
-    return palette
+            colours[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    return colours
 
 
 def overlay(photo: NDArray[np.uint8], labels: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -67,7 +67,7 @@ def oriented_picture(
 ) -> tuple[NDArray[Any], str]:
     """What `read_picture` reads, beside something of its size.
 
-    The EXIF orientation is applied, as `crfrnn.segment.load_photo` does.
+    The EXIF orientation is applied, as `crfrnn.files.rgb.load_photo` does.
 
     Args:
         size: (H, W) of what belongs to the photo. If that has the proportions of the photo as stored, and not those of
