@@ -70,6 +70,19 @@ def test_transparency_is_dropped(tmp_path: Path, rng):
     np.testing.assert_array_equal(read_photo(tmp_path / "photo.png"), photo[..., :3])
 
 
+@pytest.mark.parametrize("content", [b"no array at all", b"objects"])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_nobody_is_told_to_load_pickled_objects(tmp_path: Path, content, mapped):
+    path = tmp_path / "scores.npy"
+    if content == b"objects":
+        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="no array of numbers; write one with numpy.save") as caught:
+        read_array(path, mapped=mapped)
+    assert "pickle" not in str(caught.value)
+
+
 @pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["half.npy", "half.npz", "half.png"])
 def test_damaged_files_are_closed(tmp_path: Path, rng, name):

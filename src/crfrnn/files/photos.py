@@ -32,6 +32,7 @@ UPRIGHT = " (photo turned upright by its EXIF orientation; --as-stored leaves it
 AS_STORED = " (photo as stored, without its EXIF orientation, like the scores)"
 JPEG_QUALITY = 90
 NAMES_SHOWN = 5
+NO_NUMBERS = "it is no array of numbers; write one with numpy.save, or several with numpy.savez"
 BITS_PER_SAMPLE = 258
 ORIENTATION = 274
 """The numbers of the TIFF tags."""
@@ -208,7 +209,9 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
                 raise ValueError(f"what it calls {chosen!r} is no array")
             return array, chosen
     except Exception as error:  # damaged archives raise more kinds than NumPy documents
-        raise ValueError(f"cannot read {path} as an {path.suffix} array: {error}") from error
+        # NumPy advises to load anything else as pickled objects, which can run whatever a stranger put there.
+        reason = NO_NUMBERS if "pickle" in str(error) else error
+        raise ValueError(f"cannot read {path} as an {path.suffix} array: {reason}") from error
 
 
 def _chosen(names: list[str], name: str | None, path: Path) -> str:
