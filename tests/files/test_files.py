@@ -78,7 +78,7 @@ def test_nobody_is_told_to_load_pickled_objects(tmp_path: Path, content, mapped)
         np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="no array of numbers; write one with numpy.save") as caught:
+    with pytest.raises(ValueError, match="no array of numbers; write one") as caught:
         read_array(path, mapped=mapped)
     assert "pickle" not in str(caught.value)
 

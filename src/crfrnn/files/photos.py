@@ -210,7 +210,7 @@ def named_array(path: Path, name: str | None = None, mapped: bool = False) -> tu
             return array, chosen
     except Exception as error:  # damaged archives raise more kinds than NumPy documents
         # NumPy advises to load anything else as pickled objects, which can run whatever a stranger put there.
-        reason = NO_NUMBERS if "pickle" in str(error) else error
+        reason = NO_NUMBERS if "pickle" in str(error) or "Python objects" in str(error) else error
         raise ValueError(f"cannot read {path} as an {path.suffix} array: {reason}") from error
 
 
