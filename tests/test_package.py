@@ -87,6 +87,15 @@ def test_dir_shows_what_users_type() -> None:
     assert len(crfrnn.__all__) == len(set(crfrnn.__all__)) > 40
 
 
+def test_help_works_without_extras() -> None:
+    """It asks for the value of every name of dir()."""
+    missing = "'torch', 'torchmetrics', 'keras', 'safetensors', 'optuna'"
+    program = f"import sys; sys.modules |= dict.fromkeys([{missing}]); import crfrnn, pydoc; pydoc.render_doc(crfrnn)"
+    assert said_by(f"{program}; print(*(name for name in dir(crfrnn) if name in {SUB_PACKAGES | {'attach'}}))") == (
+        "compat data training\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["compat", "data"])
 def test_sub_packages_are_there_when_they_are_used(name: str) -> None:
     program = f"import sys, crfrnn; before = 'crfrnn.{name}' in sys.modules; print(before, crfrnn.{name}.__name__)"

@@ -11,6 +11,7 @@ What needs more than NumPy and Pillow, or is not always needed, is imported when
 """
 
 import importlib
+import importlib.util
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,17 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
     __version__ = "0+unknown"
 
 
-_SUB_PACKAGES = ("compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning")
+_SUB_PACKAGES = {
+    "compat": (),
+    "data": (),
+    "evaluation": ("torch", "torchmetrics"),
+    "keras": ("keras",),
+    "models": ("torch", "safetensors"),
+    "torch": ("torch",),
+    "training": (),
+    "tuning": ("torch", "optuna"),
+}
+"""Each with the packages without which it is not imported."""
 _SOURCES = {
     "Picture": "crfrnn.files.picture",
     "attach": "crfrnn.models",
@@ -146,9 +157,14 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What users type: no modules of the inside. `import *` leaves out what would import a framework."""
+    """What users type: no modules of the inside, and nothing whose extra is missing, so that `help(crfrnn)` works.
+
+    `import *` leaves out what would import a framework.
+    """
     special = [name for name in globals() if name.startswith("__")]
-    return sorted({*__all__, *_SUB_PACKAGES, *_SOURCES, *special})
+    there = [name for name, needed in _SUB_PACKAGES.items() if all(map(importlib.util.find_spec, needed))]
+    sources = [name for name, source in _SOURCES.items() if name in __all__ or source.split(".")[1] in there]
+    return sorted({*__all__, *there, *sources, *special})
 
 
 def native_info() -> dict[str, str | int]:

@@ -169,6 +169,12 @@ def test_help_fits_the_terminal(command: str, columns: int):
     assert all(line.startswith("  crfrnn ") for line in lines[examples + 1 :])
 
 
+def test_commands_stand_beside_what_they_do(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "\n    completion  print" in capsys.readouterr().out
+
+
 def test_help_says_its_defaults_in_one_way(capsys):
     for command in ("refine", "segment", "train", "tune", "evaluate", "accuracy", "convert", "demo"):
         assert status(f"{command} --help") == 0

@@ -24,6 +24,13 @@ class Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=help_width())
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Commands are indented twice, which argparse leaves out of the width of their column."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            longest = max(map(len, action.choices)) + 2 * self._indent_increment
+            self._action_max_length = max(self._action_max_length, longest)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts: list[str] = []
         for line in text.strip().splitlines():
