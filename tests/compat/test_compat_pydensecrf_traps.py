@@ -404,3 +404,14 @@ class TestBadInput:
             utils_module.create_pairwise_gaussian((3,), (4, 5))
         with raises_saying(ValueError, "(0, 5)", "no grid"):
             utils_module.create_pairwise_gaussian((3, 3), (0, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, ">f8", list])
+@pytest.mark.parametrize("extreme", [1e300, -1e300])
+def test_finite_energies_beyond_float32_are_not_infinite(dtype, extreme, recwarn):
+    u = np.array([[extreme, 0.5], [0, 0.5]])
+    crf = densecrf_module.DenseCRF(2, 2)
+    crf.setUnaryEnergy(u.tolist() if dtype is list else u.astype(dtype))
+    assert not recwarn.list
+    likely = float(extreme < 0)
+    np.testing.assert_array_equal(crf.inference(0), [[likely, 0.5], [1 - likely, 0.5]])

@@ -38,7 +38,7 @@ class ConstUnary(Unary):
         if len(shape) < 2 or num_points(shape) == 0:
             raise ValueError(f"u has shape {shape}; expected (labels, points), at least one of each")
         _require_memory(copied_bytes(u, shape), shape)
-        energies = float_array(u, "u", np.float32)
+        energies = _within_range(float_array(u, "u", np.float32), u)
         check_energies(energies, "u")
         self.scores, self.undefined = _scores(energies, "u")
 
@@ -58,6 +58,14 @@ class LogisticUnary(Unary):
         _require_memory(copied_bytes(f, features) + 4 * num_points(shape), shape)
         given = [float_array(array, name, np.float32) for array, name in ((L, "L"), (f, "f"))]
         self.scores, self.undefined = _scores(given[0] @ given[1], "L f")
+
+
+def _within_range(energies: Float32, given: ArrayLike) -> Float32:
+    """Finite energies that float32 cannot hold become its largest and smallest numbers, for they are not infinite."""
+    if (isinstance(given, np.ndarray) and given.dtype.itemsize <= 4) or not np.isinf(energies).any():
+        return energies
+    largest = np.finfo(np.float32).max
+    return np.where(np.isfinite(given), energies.clip(-largest, largest), energies)
 
 
 def _require_memory(copies: int, shape: Shape) -> None:
