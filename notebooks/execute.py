@@ -18,7 +18,7 @@ LONGEST = 300
 SETTINGS = (
     "--log-level=40",
     "--InlineBackend.figure_formats={'jpeg'}",
-    "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'quality': 65}}",
+    "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'quality': 85, 'subsampling': 0}}",
 )
 """Of the kernel: no warning about its sockets, and pictures as JPEG, which keeps notebooks of photos small."""
 

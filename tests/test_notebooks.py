@@ -11,7 +11,7 @@ import pytest
 from repository import ROOT
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LARGEST = 500_000
+LARGEST = 2_000_000
 """Bytes of a notebook with its pictures."""
 MACHINE = re.compile(r"/(?:home|root|tmp|usr|opt|work|Users|private|var)/|[A-Z]:\\|site-packages")
 

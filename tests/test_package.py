@@ -102,6 +102,15 @@ def test_sub_packages_are_there_when_they_are_used(name: str) -> None:
     assert said_by(program) == f"False crfrnn.{name}\n"
 
 
+def test_other_tools_are_there_when_they_are_used() -> None:
+    program = "import crfrnn; print(crfrnn.compat.pydensecrf.__name__, 'simplecrf' in dir(crfrnn.compat))"
+    assert said_by(program) == "crfrnn.compat.pydensecrf True\n"
+    with pytest.raises(AttributeError, match="no attribute 'convcrf'"):
+        crfrnn.compat.convcrf  # noqa: B018
+    program = "import sys; sys.modules['torch'] = None; import crfrnn.compat, pydoc; pydoc.render_doc(crfrnn.compat)"
+    assert said_by(f"{program}; print('monai' in dir(crfrnn.compat))") == "False\n"
+
+
 @pytest.mark.torch
 def test_frameworks_are_there_when_they_are_used() -> None:
     pytest.importorskip("torch", reason="needs the torch extra")

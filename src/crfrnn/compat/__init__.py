@@ -4,3 +4,30 @@
 `crfrnn.compat.monai` and `crfrnn.compat.pamr` the torch extra, `crfrnn.compat.crfasrnn` the models extra. None needs
 the tool itself. docs/compatibility.md tells what was tried.
 """
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+_TOOLS = {
+    "bilateral_solver": (),
+    "crfasrnn": ("torch", "safetensors"),
+    "monai": ("torch",),
+    "pamr": ("torch",),
+    "pydensecrf": (),
+    "simplecrf": (),
+}
+"""Each with the packages without which it is not imported."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A tool's names, imported when they are used."""
+    if name in _TOOLS:
+        return importlib.import_module(f"crfrnn.compat.{name}")
+    raise AttributeError(f"module 'crfrnn.compat' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The tools, without those whose extra is missing."""
+    there = [name for name, needed in _TOOLS.items() if all(map(importlib.util.find_spec, needed))]
+    return sorted([*there, *(name for name in globals() if name.startswith("__"))])
