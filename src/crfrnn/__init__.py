@@ -11,7 +11,7 @@ What needs more than NumPy and Pillow, or is not always needed, is imported when
 """
 
 import importlib
-from importlib import metadata
+from importlib import metadata, util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -125,7 +125,17 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
     __version__ = "0+unknown"
 
 
-_SUB_PACKAGES = ("compat", "data", "evaluation", "keras", "models", "torch", "training", "tuning")
+_SUB_PACKAGES = {
+    "compat": (),
+    "data": (),
+    "evaluation": ("torch", "torchmetrics"),
+    "keras": ("keras",),
+    "models": ("torch", "safetensors"),
+    "torch": ("torch",),
+    "training": (),
+    "tuning": ("optuna", "torch", "torchmetrics"),
+}
+"""Each with what it cannot be imported without."""
 _SOURCES = {
     "Picture": "crfrnn.files.picture",
     "attach": "crfrnn.models",
@@ -146,9 +156,14 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What users type: no modules of the inside. `import *` leaves out what would import a framework."""
+    """What users type: no modules of the inside. `import *` leaves out what would import a framework.
+
+    Sub-packages whose extra is missing are left out: `help` and completion ask for each name, and it would be an error.
+    """
     special = [name for name in globals() if name.startswith("__")]
-    return sorted({*__all__, *_SUB_PACKAGES, *_SOURCES, *special})
+    found = {name for name, needed in _SUB_PACKAGES.items() if all(map(util.find_spec, needed))}
+    missing = set() if "models" in found else {"attach"}
+    return sorted({*__all__, *found, *_SOURCES, *special} - missing)
 
 
 def native_info() -> dict[str, str | int]:
