@@ -1,5 +1,7 @@
 """MONAI's bilateral filters against dense sums in float64, their gradients, and bad input."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,9 @@ def test_features_of_any_type_are_divided_in_full(dtype):
     features = torch.randint(0, 2000, (1, 2, 40), generator=generator).to(dtype)
     expected = PHLFilter.apply(values, features.float() / torch.tensor([300.0, 0.5])[:, None])
     assert_close(PHLFilter.apply(values, features, [300.0, 0.5]), expected, 1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns of lists of arrays
+        assert_close(PHLFilter.apply(values, features, [np.float32(300), np.array(0.5)]), expected, 1e-6)
 
 
 @pytest.mark.parametrize("number", [np.float32(2), np.int64(2), torch.tensor(2.0)])

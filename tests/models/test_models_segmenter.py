@@ -181,6 +181,8 @@ def test_parts_that_are_none():
         ({"mean": (1.0, 2.0)}, ["mean=(1.0, 2.0)", "three for red, green and blue"]),
         ({"std": (1.0, 0.0, 1.0)}, ["std=(1.0, 0.0, 1.0)", "above 0"]),
         ({"mean": float("nan")}, ["mean=nan", "finite"]),
+        ({"mean": "red"}, ["mean='red'", "a finite number"]),
+        ({"std": [1, [2], 3]}, ["std=[1, [2], 3]", "three for red"]),
     ],
 )
 def test_bad_mean_or_deviation(options, facts):

@@ -1,9 +1,11 @@
 """Numbers near the limits of their precision in torch, and what a schema of torch would say in its own words."""
 
+import warnings
+
 import numpy as np
 import pytest
 
-from crfrnn import CRF, CRFParameters, Exact, Given, Kernel
+from crfrnn import CRF, CRFParameters, Exact, Given, Kernel, Spatial
 from errors import raises_saying
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
@@ -177,3 +179,13 @@ class TestOddTensors:
             upsample(self.LOGITS[:, :, ::2, ::2], self.IMAGE, covers=covers)
         found = upsample(self.LOGITS[:, :, ::2, ::2], self.IMAGE, covers=covers.detach())
         torch.testing.assert_close(found, upsample(self.LOGITS[:, :, ::2, ::2], self.IMAGE, covers=(6, 6)))
+
+
+def test_weights_in_a_list_of_arrays(rng):
+    logits = torch.from_numpy(rng.normal(size=(1, 2, 5, 6)))
+    crf = CRF([Kernel(Spatial(2))])
+    matrix = np.array([[-1, 0.5], [0.25, -2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns of lists of arrays
+        found = mean_field(logits, None, None, crf, compatibility=[*matrix])
+    assert torch.equal(found, mean_field(logits, None, None, crf, compatibility=matrix))

@@ -220,7 +220,8 @@ class PHLFilter:
         if sigmas is not None:
             count = features.shape[1]
             try:
-                divisors = torch.as_tensor(sigmas, dtype=scaled.dtype, device=features.device)
+                given = sigmas if isinstance(sigmas, Tensor) else np.asarray(sigmas, np.float64)
+                divisors = torch.as_tensor(given, dtype=scaled.dtype, device=features.device)
             except (TypeError, ValueError, RuntimeError, OverflowError):
                 raise ValueError(f"sigmas={sigmas!r} must be {count} numbers above 0, one for each feature") from None
             if divisors.ndim == 1 and len(divisors) > count:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -127,9 +128,13 @@ def _per_channel(value: float | Sequence[float] | None, name: str) -> Tensor | N
     """A setting of the levels as three numbers, one for each channel; None stays None."""
     if value is None:
         return None
-    given = torch.as_tensor(value, dtype=torch.float32)
+    problem = f"{name}={value!r} must be a finite number, or three for red, green and blue in levels 0-255"
+    try:
+        given = torch.as_tensor(np.asarray(value, np.float32))
+    except (TypeError, ValueError):
+        raise ValueError(problem) from None
     if given.shape not in ((), (3,)) or not given.isfinite().all():
-        raise ValueError(f"{name}={value!r} must be a finite number, or three for red, green and blue in levels 0-255")
+        raise ValueError(problem)
     return given.expand(3).clone()
 
 

@@ -5,6 +5,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, get_args, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -392,7 +393,8 @@ def _weight(name: str, given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor
 def _tensor_of(name: str, given: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers of a caller as a tensor."""
     try:
-        return torch.as_tensor(given, dtype=dtype, device=device)
+        arrays = isinstance(given, list | tuple) and any(isinstance(each, np.ndarray) for each in given)
+        return torch.as_tensor(np.asarray(given) if arrays else given, dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} is a {type(given).__name__}; expected a number, a vector or matrix over classes, or a tensor"
