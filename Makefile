@@ -27,6 +27,7 @@ lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
 
+# --quiet would silence warnings before --strict counts them: broken links would pass.
 docs: $(VENV)/.docs-stamp ## build the documentation into site/, and fail for what it links to in vain
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore::DeprecationWarning -m mkdocs build --strict
 	@echo "site/index.html (with search: $(PYTHON) -m http.server --directory site)"

@@ -128,6 +128,18 @@ def test_a_missing_extra_is_named_when_it_is_used(name: str, extra: str) -> None
     assert f"pip install 'crfrnn[{extra}]'" in said
 
 
+def test_help_and_completion_work_without_extras() -> None:
+    """They ask for everything that dir() shows, and an ImportError would end them."""
+    missing = ("torch", "torchmetrics", "safetensors", "optuna", "keras")
+    said = said_by(
+        f"import sys; sys.modules |= dict.fromkeys({missing}); import pydoc, rlcompleter, crfrnn; "
+        "completed = rlcompleter.Completer({'crfrnn': crfrnn}).complete('crfrnn.refine_', 0); "
+        "every = rlcompleter.Completer({'crfrnn': crfrnn}).complete('crfrnn.', 0); "
+        "print(completed, bool(every), 'overlay' in pydoc.render_doc(crfrnn), 'torch' in dir(crfrnn))"
+    )
+    assert said == "crfrnn.refine_tiled( True True False\n"
+
+
 def test_star_leaves_frameworks_and_their_names_alone() -> None:
     program = "torch = 'mine'; import sys; from crfrnn import *; print(torch, 'torch' in sys.modules, compare.__name__)"
     assert said_by(program) == "mine False compare\n"

@@ -117,12 +117,13 @@ def test_whatever_form_labels_have(photo, tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.filterwarnings("error")
 def test_tensors(photo):
     torch = pytest.importorskip("torch", reason="needs the torch extra")
     expected = plain(photo, IDS)
     image = torch.from_numpy(photo).movedim(-1, 0)
     scores = torch.from_numpy(scores_of(IDS, 3)).requires_grad_()
-    for given in (image, image[None], torch.from_numpy(photo)):
+    for given in (image, image[None], torch.from_numpy(photo), image.float().requires_grad_()):
         for labels in (scores, scores[None], torch.from_numpy(IDS)):
             np.testing.assert_array_equal(plain(given, labels), expected)
     np.testing.assert_array_equal(crfrnn.overlay(image, IDS, opacity=0, legend=False), photo)
@@ -134,6 +135,8 @@ def test_whatever_form_photos_have(photo, tmp_path):
     forms = (
         photo.astype(np.float32),
         257 * photo.astype(np.uint16),
+        photo.astype(np.int64),
+        photo.tolist(),
         Image.fromarray(photo),
         tmp_path / "photo.png",
         clear,
@@ -175,14 +178,21 @@ def test_names(tmp_path):
     names = ["background", "cat", "dog", "never"]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     (tmp_path / "classes.json").write_text(json.dumps(names))
+    (tmp_path / "ids.json").write_text(json.dumps(dict(enumerate(names))))
     by_id = dict(enumerate(names))
     forms = (names, tuple(names), np.array(names), by_id, {str(key): name for key, name in by_id.items()})
     forms += ({name: key for key, name in by_id.items()}, tmp_path / "classes.txt", str(tmp_path / "classes.json"))
+    forms += (tmp_path / "ids.json",)
     for classes in forms:
         assert names_in(IDS, classes=classes) == ("background", "cat", "dog")
     assert names_in(IDS, classes={2: "dog"}) == ("class 0", "class 1", "dog")
     assert names_in(IDS, classes="voc") == ("background", "aeroplane", "bicycle")
     assert names_in(IDS, classes=class_set("camvid")) == ("sky", "building", "pole")
+
+
+def test_a_set_has_no_order_for_ids(photo):
+    with raises_saying(TypeError, "set", "list of names"):
+        crfrnn.overlay(photo, IDS, classes={"background", "cat", "dog"})
 
 
 def test_the_legend_is_of_what_occurs(photo):
@@ -294,7 +304,7 @@ def test_labels_that_cannot_be_drawn(photo, labels, options, kind, facts):
     [
         (np.zeros((H, W, 5), np.uint8), ValueError, ["(6, 8, 5)", "RGB"]),
         (np.full((H, W, 3), 0.5), ValueError, ["0.5", "image * 255"]),
-        (np.zeros((H, W, 3), np.int64), TypeError, ["int64", "uint8"]),
+        (np.full((H, W, 3), 256, np.int64), TypeError, ["int64", "uint8"]),
         (np.zeros((3, H, W), np.uint8), ValueError, ["(3, 6, 8)", "np.moveaxis(image, 0, -1)"]),
         ("none.jpg", ValueError, ["none.jpg"]),
     ],

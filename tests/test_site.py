@@ -94,3 +94,10 @@ def test_figures_of_the_readme_are_measured() -> None:
     measured = [float(re.search(pattern, sections[title])[1]) for title, pattern in patterns.items()]
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("against pydensecrf2")[2].partition("\n\n")[0]
     assert re.findall(r"([\d.]+)×(?!\d)", table) == [f"{figure:.1f}" for figure in measured]
+
+
+def test_the_build_fails_for_warnings() -> None:
+    """MkDocs does not count warnings that --quiet silences."""
+    build = re.search(r"mkdocs build.*", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert build is not None
+    assert build[0].split() == ["mkdocs", "build", "--strict"]

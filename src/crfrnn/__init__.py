@@ -134,7 +134,7 @@ _SUB_PACKAGES = {
     "models": ("torch", "safetensors"),
     "torch": ("torch",),
     "training": (),
-    "tuning": ("torch", "optuna"),
+    "tuning": ("optuna", "torch", "torchmetrics"),
 }
 """Each with the packages without which it is not imported."""
 _SOURCES = {

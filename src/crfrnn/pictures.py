@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crfrnn.arrays import label_array, score_array
+from crfrnn.arrays import is_tensor, label_array, score_array
 from crfrnn.files.comparison import compared
 from crfrnn.files.legend import LONGEST_SIDE, OPACITY, Key, labelled_overlay, tinted_photo
 from crfrnn.files.naming import VOID_LABEL, ClassNames, Naming, Palette, naming_of
 from crfrnn.files.picture import Picture
-from crfrnn.files.rgb import rgb_photo
+from crfrnn.files.rgb import LEVELS, rgb_photo
 from crfrnn.intake import Opened, opened_image, opened_labels
 from crfrnn.numbers import finite_number, flag, whole_number
 from crfrnn.orders import ordered
@@ -45,15 +45,15 @@ def overlay(
     the photo. The photo keeps its size and lies at the top, in the middle if names of classes need more width.
 
     Args:
-        photo: (H, W), (H, W, 1) grey, (H, W, 3) RGB or (H, W, 2) and (H, W, 4) with opacity: 8 or 16 bits, or floating
-            point 0-255. Or a picture of Pillow, a path, or a tensor, which may have its channels first.
+        photo: (H, W), (H, W, 1) grey, (H, W, 3) RGB or (H, W, 2) and (H, W, 4) with opacity: uint16 of 16 bits, other
+            integers or floating point 0-255. Or a picture of Pillow, a path, or a tensor, perhaps channels first.
         labels: Class ids (H, W), integers, where negative ones, and 255 if it is no class, are void; or a mask of two
             levels; or logits or probabilities (C, H, W), of which the likeliest class is shown; or those of a
             foreground, (H, W) or (1, H, W) in floating point, taken for probabilities if all are from 0 to 1. Scores
             smaller than the photo are enlarged bilinearly. Or a picture of Pillow, a path, or a tensor.
         classes: Names in the order of the ids, or by id as `{8: "cat"}` or `{"cat": 8}`; the name of a set of classes,
-            "voc", "msrc21" or "camvid"; a text file with a name on each line, or a JSON file with a list or an object;
-            or how many classes there are. None numbers them.
+            "voc", "msrc21" or "camvid"; a text file with a name on each line, or a JSON file with a list of them or an
+            object of all ids and names; or how many classes there are. None numbers them.
         palette: Colours (classes, 3), integers 0-255. "voc" has those of PASCAL VOC, which begin with black for a first
             class called "background" and for classes without names, and otherwise with its second colour. "clear" has
             twelve bright ones, given to the classes that occur in their order, and black for a background. None has
@@ -119,12 +119,15 @@ def compare(
 
 def rgb_image(photo: Any) -> NDArray[np.uint8]:
     """A photo in any form that `overlay` takes as RGB (H, W, 3)."""
-    given = opened_image(photo)
+    given = opened_image(photo.detach() if is_tensor(photo) else photo)
     values = given.values
     if values.ndim == 4 and len(values) == 1:
         values = values[0]
     if given.channels_first and values.ndim == 3 and values.shape[-1] > 4 >= len(values):
         values = np.moveaxis(values, 0, -1)
+    wide = values.dtype.kind in "iu" and values.dtype != np.uint16  # as lists of levels, and tensors of torch
+    if wide and values.size and values.min() >= 0 and values.max() <= LEVELS:
+        values = values.astype(np.uint8)
     return rgb_photo(values)
 
 

@@ -1,7 +1,9 @@
 """Class sets: those of data sets, numbered ones, lists in files, and what is no class set."""
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +52,31 @@ def test_files(tmp_path: Path, line_end: str, end: str) -> None:
     path.write_bytes((line_end.join(["road", " traffic sign ", "Fußgänger"]) + end).encode())
     for source in (path, str(path)):
         assert class_set(source).names == ("road", "traffic sign", "Fußgänger")
+
+
+@pytest.mark.parametrize("names", [{"0": "background", "1": "cat"}, {"cat": 1, "background": 0}])
+def test_objects_of_ids_and_names(tmp_path: Path, names: dict[str, Any]) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(names))
+    assert class_set(path).names == ("background", "cat")
+
+
+def test_the_mark_that_editors_of_windows_write_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("background\ncat\n", encoding="utf-8-sig")
+    assert class_set(path).names == ("background", "cat")
+    assert class_set(path).palette[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "facts"),
+    [({"1": "cat"}, ["names.json", "none with the id 0"]), ({"0": 5}, ["names.json", "an id and a name"])],
+)
+def test_objects_that_leave_an_id_open(tmp_path: Path, names: dict[str, Any], facts: list[str]) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(names))
+    with raises_saying(ValueError, *facts):
+        class_set(path)
 
 
 def test_they_travel_between_processes() -> None:

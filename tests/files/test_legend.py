@@ -1,10 +1,11 @@
 """Overlays: the photo tinted, the legend naming what occurs."""
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageFilter
 
 from crfrnn.files.classes import class_set
-from crfrnn.files.legend import LINE_HEIGHT, OPACITY, draw_legend, key_of
+from crfrnn.files.legend import LINE_HEIGHT, OPACITY, draw_legend, highest_within, key_of
 from crfrnn.pictures import LONGEST_SIDE, reduced_overlay
 
 VOC = class_set("voc")
@@ -55,3 +56,11 @@ def test_large_photos_are_shown_smaller(rng) -> None:
     assert drawn.shape == (4 + LINE_HEIGHT, LONGEST_SIDE, 3)
     assert colours(drawn[:4, : LONGEST_SIDE // 2]) == {(0, 0, 0)}
     assert len(colours(drawn[:4, LONGEST_SIDE // 2 :])) == 1
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("shape", [(30, 23), (1, 50), (50, 1), (1, 1)])
+def test_the_highest_of_a_window(rng, shape: tuple[int, int], reach: int) -> None:
+    values = rng.integers(-5, 1000, shape).astype(np.int32)
+    filtered = Image.fromarray(values).filter(ImageFilter.MaxFilter(2 * reach + 1))
+    np.testing.assert_array_equal(highest_within(values, reach), filtered)

@@ -23,7 +23,7 @@ CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
 
 ARRAY_HELP = "the array of a file of several (default: the one named like scores, or the first)"
-CLASSES_HELP = "voc, msrc21, camvid, or a text file with one class name on each line, or a .json file with a list"
+CLASSES_HELP = "voc, msrc21, camvid, or a text file with one class name on each line, or a .json file of names, or ids"
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"
 PRESET_PURPOSES = {
     "photos": "logits or probabilities of a network for photos; the default, which gained on both data sets tried",

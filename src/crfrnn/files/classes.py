@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def class_set(source: str | int | Path) -> ClassSet:
 
     Args:
         source: "voc", a number N for the names "class 0" to "class N-1", or a UTF-8 file with one name on each line, or
-            one ending in .json with a list of names.
+            one ending in .json with a list of names, or an object of all ids and their names, either way round.
     Raises: ValueError: if it is none of these, or the file is not such a list; the message lists what is known.
     """
     if isinstance(source, str) and source in CLASS_SETS:
@@ -98,10 +99,32 @@ def class_set(source: str | int | Path) -> ClassSet:
             "or a text file with one class name on each line"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin it with a mark
         names = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
+        if isinstance(names, dict):
+            names = _in_order(names_by_id(names))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("it holds no list of names")
         return named_classes(tuple(name.strip() for name in names))
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"cannot read class names from {path}: {error}") from error
+
+
+def names_by_id(classes: Mapping[int, str] | Mapping[str, int]) -> dict[int, str]:
+    """Names by label, of a dictionary in either direction; labels may be texts, as JSON has them."""
+    found = {}
+    for key, value in classes.items():
+        label, name = (value, key) if isinstance(key, str) and not key.isdecimal() else (key, value)
+        is_id = isinstance(label, int | np.integer) or (isinstance(label, str) and label.isdecimal())
+        if not is_id or not isinstance(name, str):
+            raise TypeError(f"classes have {key!r}: {value!r}; expected an id and a name, such as 8: 'cat'")
+        found[int(label)] = name
+    return found
+
+
+def _in_order(names: dict[int, str]) -> list[str]:
+    """The names in the order of their ids. Raises a ValueError unless those are 0, 1, 2 and so on."""
+    for label in range(len(names)):
+        if label not in names:
+            raise ValueError(f"it names {len(names)} classes, but none with the id {label}")
+    return [names[label] for label in range(len(names))]

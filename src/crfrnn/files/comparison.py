@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from crfrnn.files.legend import INK, OPACITY, Key, borders, contour, draw_legend, tinted_photo
+from crfrnn.files.legend import INK, OPACITY, Key, borders, contour, draw_legend, highest_within, tinted_photo
 from crfrnn.files.sheet import captioned, sheet
 
 CLOSE_UP = 0.28
@@ -145,8 +145,7 @@ def close_row(
 def _moved(before: Labels, after: Labels) -> NDArray[np.bool_]:
     """The pixels that changed near a border before."""
     reach = max(1, round(REACH * max(before.shape)))
-    near = borders(before).filter(ImageFilter.MaxFilter(2 * reach + 1))
-    moved: NDArray[np.bool_] = (before != after) & (np.asarray(near) > 0)
+    moved: NDArray[np.bool_] = (before != after) & highest_within(borders(before), reach)
     return moved
 
 

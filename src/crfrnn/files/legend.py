@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.palette import tinted, voc_palette
@@ -27,6 +28,8 @@ SPACE = 8
 GAP = 26
 LINE_HEIGHT = 32
 VOID_NAME = "void"
+
+Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,30 @@ def contour(labels: NDArray[np.integer], width: int) -> tuple[NDArray[np.bool_],
 
     That is the higher one of the two, so that classes have a contour, and the background, 0, has none of its own.
     """
-    line = borders(labels)
-    if width > 1:
-        line = line.filter(ImageFilter.MaxFilter(width // 2 * 2 + 1))
-    inside = Image.fromarray(labels.astype(np.int32)).filter(ImageFilter.MaxFilter(width * 2 + 1))
-    return np.asarray(line) > 0, np.asarray(inside)
+    return highest_within(borders(labels), width // 2), highest_within(labels.astype(np.int32), width)
 
 
-def borders(labels: NDArray[np.integer]) -> Image.Image:
-    """255 at pixels whose right or lower neighbour has another label, else 0."""
+def highest_within(values: NDArray[Value], reach: int) -> NDArray[Value]:
+    """The highest of the values (H, W) that are at most `reach` rows and columns away from each pixel.
+
+    Windows grow by doubling, so that wide ones cost little more than narrow ones.
+    """
+    for _ in range(2):
+        values = np.pad(values.T, [(reach, reach), (0, 0)], "edge")
+        wide = 1
+        while wide <= 2 * reach:
+            step = min(wide, 2 * reach + 1 - wide)
+            values = np.maximum(values[step:], values[:-step])
+            wide += step
+    return values
+
+
+def borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """The pixels (H, W) whose right or lower neighbour has another label."""
     found = np.zeros(labels.shape, bool)
     found[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     found[:-1] |= labels[:-1] != labels[1:]
-    return Image.fromarray(np.where(found, 255, 0).astype(np.uint8))
+    return found
 
 
 def draw_legend(key: Key, width: int, scale: float = 1.0) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.files.classes import BACKGROUND, VOID, ClassSet, class_set
+from crfrnn.files.classes import BACKGROUND, VOID, ClassSet, class_set, names_by_id
 from crfrnn.files.legend import VOID_NAME, Key
 from crfrnn.files.palette import CLEAR_COLOURS, voc_colours
 from crfrnn.numbers import one_of
@@ -103,8 +103,8 @@ def _named(classes: ClassNames) -> Naming:
     if isinstance(classes, ClassSet):
         return Naming(dict(enumerate(classes.names)), classes.num_classes, classes.palette, _first(classes.names))
     if isinstance(classes, Mapping):
-        return Naming(_by_id(classes))
-    if not isinstance(classes, Iterable):
+        return Naming(names_by_id(classes))
+    if not isinstance(classes, Iterable) or isinstance(classes, Set):  # which has no order
         raise TypeError(f"classes are a {type(classes).__name__}; expected a list of names, or a dictionary")
     names = list(classes)
     if not names or not all(isinstance(name, str) for name in names):
@@ -115,18 +115,6 @@ def _named(classes: ClassNames) -> Naming:
 def _first(names: Sequence[str]) -> int:
     """The colour of PASCAL VOC for the first of these classes: black is only for a background."""
     return 0 if names[0].lower() == BACKGROUND else 1
-
-
-def _by_id(classes: Mapping[int, str] | Mapping[str, int]) -> dict[int, str]:
-    """Names by label, of a dictionary in either direction; labels may be texts, as JSON has them."""
-    found = {}
-    for key, value in classes.items():
-        label, name = (value, key) if isinstance(key, str) and not key.isdecimal() else (key, value)
-        is_id = isinstance(label, int | np.integer) or (isinstance(label, str) and label.isdecimal())
-        if not is_id or not isinstance(name, str):
-            raise TypeError(f"classes have {key!r}: {value!r}; expected an id and a name, such as 8: 'cat'")
-        found[int(label)] = name
-    return found
 
 
 def _colours(palette: ArrayLike) -> NDArray[np.uint8]:
