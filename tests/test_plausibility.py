@@ -7,7 +7,7 @@ import pytest
 
 import crfrnn
 from crfrnn import CRFParameters, InputWarning, refine, unary_from_labels
-from crfrnn.levels import check_levels
+from crfrnn.levels import check_levels, unseen
 from crfrnn.plausibility import Likeness, common_sum, likeness
 from errors import raises_saying
 
@@ -327,3 +327,11 @@ def test_probabilities_of_8_bits():
     np.testing.assert_array_equal(
         refine(levels, photo(), input="probabilities"), refine(rounded, photo(), input="probabilities")
     )
+
+
+def test_levels_beyond_float64():
+    """They are looked at in float64, without NumPy's word on the cast."""
+    image = np.array([[[np.longdouble(np.finfo(np.longdouble).max)] * 3], [[np.longdouble(1)] * 3]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert unseen(image, [3.0]) in (None, "hardly any pixels are connected")

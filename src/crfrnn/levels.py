@@ -42,7 +42,8 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
     bilateral = [each.features for each in crf.active.kernels if isinstance(each.features, Bilateral)]
     if not bilateral or image.size == 0:
         return True
-    sample = image[steps(image[..., 0])].astype(np.float64)
+    with np.errstate(over="ignore"):
+        sample = image[steps(image[..., 0])].astype(np.float64)
     if sample.min() == sample.max():
         return False
     for features in bilateral:
@@ -56,8 +57,8 @@ def check_levels(crf: CRF, image: NDArray[Any]) -> bool:
 
 def unseen(image: NDArray[Any], thetas: Sequence[float]) -> str | None:
     """What a kernel fails to see in an image (*grid, K), with a θ_β for each channel; None if they may be meant."""
-    sample = image[steps(image[..., 0])].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        sample = image[steps(image[..., 0])].astype(np.float64)
         return None if sample.min() == sample.max() else _unseen(np.asarray(thetas), image, sample)
 
 

@@ -93,6 +93,18 @@ def test_levels_of_any_size(rng, scale):
     assert_close(upsample(scores, image * scale, filter=Exact()), upsample(scores, image, filter=Exact()), 1e-4)
 
 
+def test_gradients_of_the_largest_scores(rng):
+    scores, image, _ = case(rng, "photo", torch.float32)
+    scores = scores / scores.abs().max()
+    gradients = []
+    for scale in (1.0, 2.0**127):
+        leaf = image.clone().requires_grad_()
+        upsample(scale * scores, leaf).sum().div(scale).backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].abs().max() > 0
+    assert_close(gradients[1], gradients[0], 1e-4 * gradients[0].abs().max().item())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(rng, dtype):
     scores, image, _ = case(rng, "photo", dtype)

@@ -16,11 +16,14 @@ from crfrnn.threads import thread_count
 from crfrnn.torch import differentiable
 from crfrnn.torch.exact_filter import full_precision
 from crfrnn.torch.features import feature_columns
+from crfrnn.torch.plausibility import readable
 from crfrnn.torch.scene import check_device, check_scores, check_tensor
 from crfrnn.upsampling import CONTRASTS, LEAST_STRIDE, LINEAR_SHARE, Method, are_smaller, low_steps, method_for
 
 BY_CONTRAST = Bilateral()
 """What pixels are compared by when nothing is given; its deviations are found for each call."""
+LARGEST = 1e30
+"""Scores above it are computed in float64, for what they are multiplied by not to lead beyond float32."""
 
 
 def upsample(
@@ -58,7 +61,7 @@ def upsample(
     threads = None if threads is None else thread_count(threads)
     deterministic = flag(deterministic, "deterministic")
     step = low_steps(scores.shape, image.shape[2:], covers)
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if scores.dtype == torch.float64 or _is_huge(scores) else torch.float32
     values, colours = scores.to(dtype), image if image.dtype == torch.float64 else image.to(dtype)
     _check_finite(scores=values, image=colours)
     with full_precision(scores.device):
@@ -168,6 +171,12 @@ def _at(values: Tensor, axis: int, positions: Tensor) -> Tensor:
     share = (inside - first).reshape(-1, *(1,) * (values.ndim - 1 - axis))
     second = (first + 1).clamp(max=last)
     return torch.lerp(values.index_select(axis, first), values.index_select(axis, second), share)
+
+
+def _is_huge(scores: Tensor) -> bool:
+    """Whether sums of such values, and of their gradients, may be beyond float32; False where nobody can look."""
+    values = None if torch.compiler.is_compiling() else readable(scores)
+    return values is not None and values.size > 0 and max(float(values.max()), -float(values.min())) > LARGEST
 
 
 def _check_finite(**tensors: Tensor) -> None:
