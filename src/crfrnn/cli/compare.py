@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.cli.inputs import Pair, Reading
-from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP
+from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP, chosen_classes
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say
 from crfrnn.cli.usage import UsageError, real_path
-from crfrnn.files.classes import class_set
-from crfrnn.files.naming import PALETTES
+from crfrnn.files.naming import PALETTES, naming_of
 from crfrnn.files.photos import PICTURE_SUFFIXES, suffix_of
 from crfrnn.pictures import INSETS, TITLES, compare
 
@@ -77,7 +76,7 @@ def run_compare(options: argparse.Namespace) -> int:
         titles = _check(options)
     except UsageError as error:
         parser.error(str(error))
-    classes = None if options.classes is None else class_set(options.classes)
+    classes = None if options.classes is None else chosen_classes(naming_of, options.classes)
     reading = Reading(options.input, options.array, square=options.square_scores, classes=classes)
     files = [options.before, options.after, *([] if options.truth is None else [options.truth])]
     pairs = [reading.pair(path, [options.photo]) for path in files]
