@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import crfrnn
+from crfrnn import plausibility
 from crfrnn.cli import main
 from crfrnn.files.classes import class_set
 from crfrnn.files.legend import Key, draw_legend
@@ -416,10 +417,28 @@ def test_the_command_draws_what_the_function_does(files, photo, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys):
-    Image.fromarray(np.where(IDS == 2, 8, 0).astype(np.uint8)).save("ids.png")
-    assert main("compare photo.png ids.png mask.png -o out.png".split()) == 0
-    assert "mask of two levels" in capsys.readouterr().err
+def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys, monkeypatch):
+    two = np.where(IDS == 2, 8, 0).astype(np.uint8)
+    Image.fromarray(two).save("two.png")
+    Image.fromarray(np.where(IDS == 1, 15, two)).save("three.png")
+    indexed = Image.fromarray(two)
+    indexed.putpalette(voc_colours(np.arange(256)).tobytes())
+    indexed.save("indexed.png")
+    for before, after, options, told in (
+        ("indexed", "mask", "", True),
+        ("mask", "three", "", True),
+        ("two", "mask", "", False),  # both are masks
+        ("two", "mask", "--classes voc", True),
+        ("two", "three", "", False),  # both are ids
+    ):
+        command = f"compare photo.png {before}.png {after}.png -o out.png {options}"
+        monkeypatch.setattr(plausibility, "_shown", set())  # as in a process of its own
+        assert main(command.split()) == 0
+        said = capsys.readouterr()
+        assert ("mask of two levels" in said.err) == told, command
+        if before != "mask" and not told:
+            changed = "0.0%" if after == "mask" else f"{np.mean(IDS == 1):.1%}"
+            assert f"{changed} of pixels changed" in said.out
 
 
 @pytest.mark.parametrize("command", ["compare photo.png before.png after.npy", "refine after.npy photo.png"])

@@ -1,7 +1,7 @@
 """Pictures of labels on photos: `overlay` tints one, `compare` shows what changed between two label maps.
 
-Labels come in whatever form `refine` takes them, and so do photos, if a picture can show them: grey or RGB, perhaps with
-opacity, of levels 0-255 or of 16 bits. `refine` takes other channels and levels too.
+Labels come in whatever form `refine` takes them, and so do photos, if a picture can show them: grey or RGB, perhaps
+with opacity, of levels 0-255 or of 16 bits. `refine` takes other channels and levels too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def overlay(
 
     Args:
         photo: (H, W), (1, H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 2) and (H, W, 4) with opacity: uint16 of 16
-            bits, other integers or floating point 0-255, or truth values, black and white. Or a picture of Pillow, a path, or a tensor, perhaps channels first.
+            bits, other integers or floating point 0-255, or truth values, black and white. Or a picture of Pillow, a
+            path, or a tensor, perhaps channels first.
         labels: Class ids (H, W), integers, where negative ones, and 255 if it is no class, are void; or a mask of two
             levels; or logits or probabilities (C, H, W), of which the likeliest class is shown; or those of a
             foreground, (H, W) or (1, H, W) in floating point, taken for probabilities if all are from 0 to 1. Scores

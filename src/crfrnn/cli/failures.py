@@ -19,7 +19,10 @@ _log = logging.getLogger("crfrnn")
 
 
 def described(error: BaseException, files: Iterable[Path] = ()) -> str:
-    """An error on one line, behind the names of the files at work unless it names one, or an option. --debug prints its traceback."""
+    """An error on one line, behind the names of the files at work unless it names one, or begins with an option.
+
+    --debug prints its traceback.
+    """
     _log.debug("this is where it happened:", exc_info=error)
     message = one_line(_words(error))
     if not isinstance(error, EXPECTED) and not _is_memory(error):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Shape, label_array, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
-from crfrnn.files.naming import Naming
 from crfrnn.files.masks import Mask
+from crfrnn.files.naming import Naming
 from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,

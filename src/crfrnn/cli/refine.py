@@ -27,9 +27,9 @@ from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
 from crfrnn.cli.usage import UsageError, byte_count, distances, frames, one_line, real_path
-from crfrnn.files.naming import naming_of
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
 from crfrnn.files.frames import VIDEO_SUFFIXES
+from crfrnn.files.naming import naming_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.files.photos import stem_of, suffix_of
 from crfrnn.files.progress import progress

@@ -141,7 +141,8 @@ def borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 def draw_legend(key: Key, width: int, scale: float = 1.0) -> Image.Image:
     """A strip with a coloured square and a name for each label of the key, in centred lines.
 
-    It is `width` pixels wide, or as wide as the longest name needs, of which 60 letters are drawn. Letters and squares are `scale` times as large.
+    It is `width` pixels wide, or as wide as the longest name needs, as it is drawn. Letters and squares are `scale`
+    times as large.
     """
     square, space, gap, high = (round(scale * length) for length in (SQUARE, SPACE, GAP, LINE_HEIGHT))
     names = key.shown

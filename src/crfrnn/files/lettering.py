@@ -94,7 +94,7 @@ def _lacks(source: str | None, letter: str) -> bool:
 
 def _mask(source: str | None, letter: str) -> tuple[tuple[int, int], bytes]:
     mask = _probe(source).getmask(letter)
-    return mask.size, bytes(mask)  # type: ignore[call-overload]
+    return mask.size, bytes(mask)
 
 
 @cache
