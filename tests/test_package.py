@@ -1,5 +1,6 @@
 """The package as a whole: what importing costs, what is shipped, and that the README's example works."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -87,15 +88,6 @@ def test_dir_shows_what_users_type() -> None:
     assert len(crfrnn.__all__) == len(set(crfrnn.__all__)) > 40
 
 
-def test_help_works_without_extras() -> None:
-    """It asks for the value of every name of dir()."""
-    missing = "'torch', 'torchmetrics', 'keras', 'safetensors', 'optuna'"
-    program = f"import sys; sys.modules |= dict.fromkeys([{missing}]); import crfrnn, pydoc; pydoc.render_doc(crfrnn)"
-    assert said_by(f"{program}; print(*(name for name in dir(crfrnn) if name in {SUB_PACKAGES | {'attach'}}))") == (
-        "compat data training\n"
-    )
-
-
 @pytest.mark.parametrize("name", ["compat", "data"])
 def test_sub_packages_are_there_when_they_are_used(name: str) -> None:
     program = f"import sys, crfrnn; before = 'crfrnn.{name}' in sys.modules; print(before, crfrnn.{name}.__name__)"
@@ -117,6 +109,15 @@ def test_frameworks_are_there_when_they_are_used() -> None:
     assert said_by(
         "import crfrnn; print(crfrnn.torch.CrfRnn.__name__, crfrnn.torch is __import__('crfrnn').torch)"
     ) == ("CrfRnn True\n")
+
+
+@pytest.mark.torch
+def test_tensorflow_and_what_compiles_for_pytorch_live_in_one_process() -> None:
+    needed = ("tensorflow", "triton", "torchmetrics", "keras")
+    if not all(map(importlib.util.find_spec, needed)):
+        pytest.skip(f"needs {', '.join(needed)}")
+    program = "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; import crfrnn"
+    assert said_by(f"{program}; crfrnn.keras; crfrnn.evaluation; print('alive')").startswith("alive\n")
 
 
 @pytest.mark.parametrize(("name", "extra"), [("torch", "torch"), ("attach", "models"), ("evaluation", "train")])
