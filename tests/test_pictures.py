@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import crfrnn
-from crfrnn import plausibility
 from crfrnn.cli import main
 from crfrnn.files.classes import class_set
 from crfrnn.files.legend import Key, draw_legend
@@ -417,7 +416,8 @@ def test_the_command_draws_what_the_function_does(files, photo, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys, monkeypatch):
+@pytest.mark.filterwarnings("always::crfrnn.InputWarning")
+def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys):
     two = np.where(IDS == 2, 8, 0).astype(np.uint8)
     Image.fromarray(two).save("two.png")
     Image.fromarray(np.where(IDS == 1, 15, two)).save("three.png")
@@ -432,7 +432,6 @@ def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys, monkeypatch
         ("two", "three", "", False),  # both are ids
     ):
         command = f"compare photo.png {before}.png {after}.png -o out.png {options}"
-        monkeypatch.setattr(plausibility, "_shown", set())  # as in a process of its own
         assert main(command.split()) == 0
         said = capsys.readouterr()
         assert ("mask of two levels" in said.err) == told, command

@@ -132,6 +132,8 @@ def rgb_image(photo: Any) -> NDArray[np.uint8]:
         values = values[0]
     if given.channels_first and values.ndim == 3 and values.shape[-1] > 4 >= len(values):
         values = np.moveaxis(values, 0, -1)
+    if values.dtype == bool:
+        values = np.where(values, np.uint8(LEVELS), np.uint8(0))
     wide = values.dtype.kind in "iu" and values.dtype != np.uint16  # as lists of levels, and tensors of torch
     if wide and values.size and values.min() >= 0 and values.max() <= LEVELS:
         values = values.astype(np.uint8)

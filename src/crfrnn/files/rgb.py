@@ -65,8 +65,6 @@ def _eight_bit(image: NDArray[Any]) -> NDArray[np.uint8]:
         step = DEEP_LEVELS // LEVELS
         deep: NDArray[np.uint8] = ((image.astype(np.uint32) + step // 2) // step).astype(np.uint8)
         return deep
-    if image.dtype == bool:
-        return image.astype(np.uint8) * np.uint8(LEVELS)
     if image.dtype.kind != "f":
         raise TypeError(f"image is {image.dtype}; expected uint8, uint16 or floating point{_advice(image)}")
     lowest, highest = float(image.min()), float(image.max())
