@@ -5,15 +5,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import crfrnn
 from crfrnn.cli import main
 from crfrnn.files.classes import class_set
 from crfrnn.files.legend import Key, draw_legend
+from crfrnn.files.naming import ClassNames
 from crfrnn.files.palette import voc_colours
 from crfrnn.pictures import keyed
 from errors import raises_saying
@@ -145,6 +148,10 @@ def test_whatever_form_photos_have(photo, tmp_path):
         np.testing.assert_array_equal(crfrnn.overlay(given, IDS, opacity=0, legend=False), photo)
     grey = crfrnn.overlay(photo[..., 0], IDS, opacity=0, legend=False)
     np.testing.assert_array_equal(grey, np.repeat(photo[..., :1], 3, axis=2))
+    for one in (photo[np.newaxis, ..., 0], photo[np.newaxis, np.newaxis, ..., 0]):
+        np.testing.assert_array_equal(crfrnn.overlay(one, IDS, opacity=0, legend=False), grey)
+    white = photo > 127
+    np.testing.assert_array_equal(crfrnn.overlay(white, IDS, opacity=0, legend=False), 255 * white)
 
 
 @pytest.mark.parametrize("form", ["truth", "255", "7", "probability", "one channel", "logits"])
@@ -188,6 +195,29 @@ def test_names(tmp_path):
     assert names_in(IDS, classes={2: "dog"}) == ("class 0", "class 1", "dog")
     assert names_in(IDS, classes="voc") == ("background", "aeroplane", "bicycle")
     assert names_in(IDS, classes=class_set("camvid")) == ("sky", "building", "pole")
+
+
+@pytest.mark.parametrize("form", ["text", "json", "number"])
+def test_files_hold_as_many_names_as_lists(photo, tmp_path, form, files):
+    names = [f"class {label}" for label in range(300)]
+    path = tmp_path / f"names.{form}"
+    path.write_text(json.dumps(names) if form == "json" else "\n".join(names))
+    source = "300" if form == "number" else str(path)
+    labels = np.where(IDS == 2, 299, IDS)
+    expected = crfrnn.overlay(photo, labels, classes=names)
+    np.testing.assert_array_equal(crfrnn.overlay(photo, labels, classes=source), expected)
+    np.save("labels.npy", labels)
+    command = ["compare", "photo.png", "labels.npy", "labels.npy", "--input", "labels", "-o", "out.png"]
+    assert main([*command, "--classes", source]) == 0
+    with Image.open("out.png") as drawn:
+        np.testing.assert_array_equal(drawn, crfrnn.compare(photo, labels, labels, classes=names))
+    path.write_text("")
+    with raises_saying(ValueError, path.name):
+        crfrnn.overlay(photo, IDS, classes=path)
+
+
+def test_arrays_of_names_are_a_type_of_names():
+    assert NDArray[np.str_] in get_args(ClassNames)
 
 
 def test_a_set_has_no_order_for_ids(photo):
@@ -247,6 +277,23 @@ def test_a_mask_beside_its_refinement(photo):
         assert key.names == ("background", "foreground")
 
 
+@pytest.mark.parametrize("classes", [None, "voc"])
+def test_a_mask_beside_class_ids_is_told(photo, classes):
+    inside = IDS == 2
+    ids, mask = np.where(inside, 8, 0), np.where(inside, 255, 0).astype(np.uint8)
+    for before, after, names in ((ids, mask, ("after is", "before has")), (mask, ids, ("before is", "after has"))):
+        with pytest.warns(crfrnn.InputWarning, match="class ids 0, 8") as told:
+            crfrnn.compare(photo, before, after, classes=classes)
+        assert all(name in str(told[0].message) for name in names)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [IDS == 2, np.where(IDS == 2, 8, 0), np.where(IDS == 2, 255, IDS)])
+def test_maps_of_one_kind_are_not_told(photo, labels):
+    crfrnn.compare(photo, labels, labels[::-1])
+    crfrnn.compare(photo, IDS == 2, (IDS == 2).astype(np.uint8))
+
+
 def test_a_picture_shows_and_saves_itself(photo, tmp_path):
     picture = crfrnn.overlay(photo, IDS, legend=False)
     picture.save(tmp_path / "new" / "picture.png")
@@ -304,7 +351,13 @@ def test_labels_that_cannot_be_drawn(photo, labels, options, kind, facts):
     [
         (np.zeros((H, W, 5), np.uint8), ValueError, ["(6, 8, 5)", "RGB"]),
         (np.full((H, W, 3), 0.5), ValueError, ["0.5", "image * 255"]),
-        (np.full((H, W, 3), 256, np.int64), TypeError, ["int64", "uint8"]),
+        (
+            np.full((H, W, 3), 256, np.int64),
+            TypeError,
+            ["int64", "uint8", "256", "np.interp(image, (0, 256), (0, 255))"],
+        ),
+        (np.full((H, W, 3), -9, np.int16), TypeError, ["int16", "-9 to -9"]),
+        (np.zeros((H, W, 3), complex), TypeError, ["complex128"]),
         (np.zeros((3, H, W), np.uint8), ValueError, ["(3, 6, 8)", "np.moveaxis(image, 0, -1)"]),
         ("none.jpg", ValueError, ["none.jpg"]),
     ],
@@ -363,6 +416,39 @@ def test_the_command_draws_what_the_function_does(files, photo, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.filterwarnings("always::crfrnn.InputWarning")
+def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys):
+    two = np.where(IDS == 2, 8, 0).astype(np.uint8)
+    Image.fromarray(two).save("two.png")
+    Image.fromarray(np.where(IDS == 1, 15, two)).save("three.png")
+    indexed = Image.fromarray(two)
+    indexed.putpalette(voc_colours(np.arange(256)).tobytes())
+    indexed.save("indexed.png")
+    for before, after, options, told in (
+        ("indexed", "mask", "", True),
+        ("mask", "three", "", True),
+        ("two", "mask", "", False),  # both are masks
+        ("two", "mask", "--classes voc", True),
+        ("two", "three", "", False),  # both are ids
+    ):
+        command = f"compare photo.png {before}.png {after}.png -o out.png {options}"
+        assert main(command.split()) == 0
+        said = capsys.readouterr()
+        assert ("mask of two levels" in said.err) == told, command
+        if before != "mask" and not told:
+            changed = "0.0%" if after == "mask" else f"{np.mean(IDS == 1):.1%}"
+            assert f"{changed} of pixels changed" in said.out
+
+
+@pytest.mark.parametrize("command", ["compare photo.png before.png after.npy", "refine after.npy photo.png"])
+def test_classes_that_are_wrong_are_named_by_their_option(files, capsys, command):
+    for wrong in ("vok", "0"):
+        assert main([*command.split(), "-o", "overlay.png", "--classes", wrong]) == 1
+        said = capsys.readouterr().err
+        assert f"--classes {wrong}" in said
+        assert "photo.png" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "facts"),
     [
@@ -414,6 +500,8 @@ def test_activity_shows_what_was_worked_out(tmp_path):
     assert (np.asarray(activity.picture(photo))[27 : 27 + 256, 344 + 128 : 344 + 320] == 60).all()
     with raises_saying(ValueError, "(3, 5, 3)", "(4, 5)"):
         activity.picture(photo[:3])
+    assert repr(activity) == "Activity(iterations=2, points=4×5, evaluated=70.0%)"
+    assert "none" in repr(crfrnn.Activity(0, (), np.zeros((0, 4, 5), bool)))
     line = crfrnn.Activity(1, (3,), np.ones((1, 4), bool))
     assert line._repr_png_() is None
     with raises_saying(ValueError, "(1, 4)", "plot()"):

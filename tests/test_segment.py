@@ -160,10 +160,11 @@ def test_images_that_are_no_photos(model, image, facts):
         segment(image, model)
 
 
-@pytest.mark.parametrize("dtype", [np.int64, bool, complex, str])
+@pytest.mark.parametrize("dtype", [np.int64, complex, str])
 def test_numbers_that_are_no_levels(model, dtype):
-    with raises_saying(TypeError, str(np.zeros(1, dtype).dtype), "expected uint8, uint16 or floating point"):
-        segment(np.zeros((2, 2), dtype), model)
+    image = np.full((2, 2), 256).astype(dtype)
+    with raises_saying(TypeError, str(image.dtype), "expected uint8, uint16 or floating point"):
+        segment(image, model)
 
 
 def test_sizes_are_checked(model, photo):

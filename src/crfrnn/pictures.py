@@ -1,6 +1,7 @@
 """Pictures of labels on photos: `overlay` tints one, `compare` shows what changed between two label maps.
 
-Photos and labels come in whatever form `refine` takes them.
+Labels come in whatever form `refine` takes them, and so do photos, if a picture can show them: grey or RGB, perhaps
+with opacity, of levels 0-255 or of 16 bits. `refine` takes other channels and levels too.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from PIL import Image
 from crfrnn.arrays import is_tensor, label_array, score_array
 from crfrnn.files.comparison import compared
 from crfrnn.files.legend import LONGEST_SIDE, OPACITY, Key, labelled_overlay, tinted_photo
+from crfrnn.files.lettering import shown_text
 from crfrnn.files.naming import VOID_LABEL, ClassNames, Naming, Palette, naming_of
 from crfrnn.files.picture import Picture
-from crfrnn.files.rgb import LEVELS, rgb_photo
+from crfrnn.files.rgb import CHANNELS, LEVELS, rgb_photo
 from crfrnn.intake import Opened, opened_image, opened_labels
 from crfrnn.numbers import finite_number, flag, whole_number
 from crfrnn.orders import ordered
+from crfrnn.plausibility import warn_of_input
 from crfrnn.unary import mask_levels, unknown_labels
 from crfrnn.upsampling import are_smaller, at_image_size
 
@@ -45,15 +48,17 @@ def overlay(
     the photo. The photo keeps its size and lies at the top, in the middle if names of classes need more width.
 
     Args:
-        photo: (H, W), (H, W, 1) grey, (H, W, 3) RGB or (H, W, 2) and (H, W, 4) with opacity: uint16 of 16 bits, other
-            integers or floating point 0-255. Or a picture of Pillow, a path, or a tensor, perhaps channels first.
+        photo: (H, W), (1, H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 2) and (H, W, 4) with opacity: uint16 of 16
+            bits, other integers or floating point 0-255, or truth values, black and white. Or a picture of Pillow, a
+            path, or a tensor, perhaps channels first.
         labels: Class ids (H, W), integers, where negative ones, and 255 if it is no class, are void; or a mask of two
             levels; or logits or probabilities (C, H, W), of which the likeliest class is shown; or those of a
             foreground, (H, W) or (1, H, W) in floating point, taken for probabilities if all are from 0 to 1. Scores
             smaller than the photo are enlarged bilinearly. Or a picture of Pillow, a path, or a tensor.
         classes: Names in the order of the ids, or by id as `{8: "cat"}` or `{"cat": 8}`; the name of a set of classes,
             "voc", "msrc21" or "camvid"; a text file with a name on each line, or a JSON file with a list of them or an
-            object of all ids and names; or how many classes there are. None numbers them.
+            object of all ids and names; or how many classes there are. None numbers them. The legend shows up to 60
+            letters of each.
         palette: Colours (classes, 3), integers 0-255. "voc" has those of PASCAL VOC, which begin with black for a first
             class called "background" and for classes without names, and otherwise with its second colour. "clear" has
             twelve bright ones, given to the classes that occur in their order, and black for a background. None has
@@ -109,7 +114,7 @@ def compare(
     if isinstance(titles, str) or [isinstance(text, str) for text in texts] != [True, True]:
         raise ValueError(f"titles={titles!r} must be two texts, for before and after")
     rgb = rgb_image(photo)
-    given, names, heads = [before, after], ["before", "after"], ["photo", *texts]
+    given, names, heads = [before, after], ["before", "after"], ["photo", *map(shown_text, texts)]
     if truth is not None:
         given, names, heads = [*given, truth], [*names, "truth"], [*heads, "truth"]
     maps, key = keyed(rgb, given, names, classes, palette)
@@ -123,8 +128,12 @@ def rgb_image(photo: Any) -> NDArray[np.uint8]:
     values = given.values
     if values.ndim == 4 and len(values) == 1:
         values = values[0]
+    if values.ndim == 3 and len(values) == 1 and values.shape[-1] not in CHANNELS:
+        values = values[0]
     if given.channels_first and values.ndim == 3 and values.shape[-1] > 4 >= len(values):
         values = np.moveaxis(values, 0, -1)
+    if values.dtype == bool:
+        values = np.where(values, np.uint8(LEVELS), np.uint8(0))
     wide = values.dtype.kind in "iu" and values.dtype != np.uint16  # as lists of levels, and tensors of torch
     if wide and values.size and values.min() >= 0 and values.max() <= LEVELS:
         values = values.astype(np.uint8)
@@ -150,9 +159,32 @@ def keyed(
         for value, name in zip(maps, names, strict=True)
     ]
     ids = [labels for labels, _ in read]
+    _warn_of_mixture(read, names)
     if classes is None and any(is_mask for _, is_mask in read) and max(labels.max() for labels in ids) <= 1:
         naming = naming_of(MASK_CLASSES, palette)
     return in_key(ids, naming, " and ".join(names))
+
+
+def _warn_of_mixture(read: Sequence[tuple[NDArray[np.int64], bool]], names: Sequence[str]) -> None:
+    """Warn if one of the label maps is a mask of two levels and another has ids of more classes.
+
+    A mask is 0 and 255 too where classes are named, and 255 is void.
+    """
+    present = [np.unique(labels).tolist() if len(read) > 1 else [] for labels, _ in read]
+    masks = [is_mask or ids == [VOID_LABEL, 0] for (_, is_mask), ids in zip(read, present, strict=True)]
+    if True not in masks:
+        return
+    mask = names[masks.index(True)]
+    for ids, is_mask, name in zip(present, masks, names, strict=True):
+        if not is_mask and ids[-1] > 1:
+            listed = ", ".join(map(str, [each for each in ids if each != VOID_LABEL][:5]))
+            more = ", …" if len(ids) > 5 else ""
+            warn_of_input(
+                f"{mask} is a mask of two levels, whose foreground is one class, and {name} has the class ids {listed}"
+                f"{more}: the same object counts as changed. Give masks for both, such as {name} == {ids[-1]}, or "
+                "class ids for both"
+            )
+            return
 
 
 def reduced_overlay(photo: NDArray[np.uint8], labels: NDArray[np.integer], classes: ClassNames) -> Image.Image:

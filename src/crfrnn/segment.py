@@ -63,14 +63,15 @@ def segment(
     memory does not grow with the photo.
 
     Args:
-        image: (H, W), (H, W, 1) grey, (H, W, 2) grey and opacity, (H, W, 3) RGB or (H, W, 4) RGB and opacity: uint8,
-            uint16 (0-65535), or floating point 0-255. Opacity has the same range; transparent parts become white. Or a
-            picture of Pillow, which an EXIF tag turns, a path, or a tensor, which may have its channels first.
+        image: (H, W), (1, H, W) or (H, W, 1) grey, (H, W, 2) grey and opacity, (H, W, 3) RGB or (H, W, 4) RGB and
+            opacity: uint16 (0-65535), other integers or floating point 0-255, or truth values, black and white. Opacity
+            has the same range; transparent parts become white. Or a picture of Pillow, which an EXIF tag turns, a path,
+            or a tensor, which may have its channels first.
         model: What `load_model` returns; the model in the package when not given.
         crf: Whether to refine the network's scores by the model's CRF.
         longest_side: Longest side of the photo that the network sees, in pixels.
     Raises:
-        TypeError: if the image is neither 8-bit, 16-bit nor floating point.
+        TypeError: if the image is not of one of these types.
         ValueError: if its shape or its values are not among those above, the file cannot be read, or the model gives
             one channel and has not two classes.
         MemoryError: if there is not enough memory.

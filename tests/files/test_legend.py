@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from crfrnn.files.classes import class_set
-from crfrnn.files.legend import LINE_HEIGHT, OPACITY, draw_legend, highest_within, key_of
+from crfrnn.files.legend import LINE_HEIGHT, OPACITY, Key, draw_legend, highest_within, key_of
+from crfrnn.files.lettering import shown_text
 from crfrnn.pictures import LONGEST_SIDE, reduced_overlay
 
 VOC = class_set("voc")
@@ -41,12 +42,27 @@ def test_the_legend_takes_as_many_lines_as_it_needs() -> None:
     assert colours(wide) >= {tuple(colour) for colour in VOC.palette.tolist()} <= colours(narrow)
 
 
-def test_names_are_never_cut() -> None:
+@pytest.mark.parametrize("name", ["potted plant", "W" * 60])
+def test_names_of_up_to_60_letters_are_never_cut(name: str) -> None:
     """A tiny photo gets a legend wider than itself, with nothing but paper at its borders."""
-    legend = np.asarray(reduced_overlay(np.zeros((5, 4, 3), np.uint8), np.full((5, 4), 16), VOC))[5:]
+    legend = np.asarray(reduced_overlay(np.zeros((5, 4, 3), np.uint8), np.zeros((5, 4), int), [name]))[5:]
+    assert shown_text(name) == name
     assert legend.shape[1] > 100
     for border in (legend[:, 0], legend[:, -1], legend[0], legend[-1]):
         assert (border == 255).all()
+
+
+def test_longer_names_end_in_an_ellipsis() -> None:
+    long = draw_legend(Key(("W" * 20_000,), VOC.palette[:1]), 4)
+    assert long.width < 1300
+    assert shown_text("W" * 61) == "W" * 59 + "…"
+    np.testing.assert_array_equal(long, draw_legend(Key(("W" * 59 + "…",), VOC.palette[:1]), 4))
+
+
+def test_names_are_on_one_line() -> None:
+    names = ("traffic\nlight", "stop\t sign\r\n")
+    drawn, expected = (draw_legend(Key(each, VOC.palette[:2]), 4) for each in (names, ("traffic light", "stop sign")))
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_large_photos_are_shown_smaller(rng) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.cli.inputs import Pair, Reading
-from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP
+from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP, chosen_classes
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say
 from crfrnn.cli.usage import UsageError, real_path
-from crfrnn.files.classes import class_set
-from crfrnn.files.naming import PALETTES
+from crfrnn.files.naming import PALETTES, naming_of
 from crfrnn.files.photos import PICTURE_SUFFIXES, suffix_of
 from crfrnn.pictures import INSETS, TITLES, compare
+from crfrnn.unary import LARGEST_ID
 
 COMPARE_HELP = """\
 Draw a photo with its labels before and after, and close-ups of where borders moved most.
@@ -77,10 +78,11 @@ def run_compare(options: argparse.Namespace) -> int:
         titles = _check(options)
     except UsageError as error:
         parser.error(str(error))
-    classes = None if options.classes is None else class_set(options.classes)
+    classes = None if options.classes is None else chosen_classes(naming_of, options.classes)
     reading = Reading(options.input, options.array, square=options.square_scores, classes=classes)
     files = [options.before, options.after, *([] if options.truth is None else [options.truth])]
     pairs = [reading.pair(path, [options.photo]) for path in files]
+    pairs = _as_class_ids(pairs, classes is not None)
     maps = [_shown(pair, path) for pair, path in zip(pairs, files, strict=True)]
     picture = compare(
         pairs[0].image,
@@ -113,6 +115,25 @@ def _check(options: argparse.Namespace) -> list[str]:
     if real_path(output) in map(real_path, inputs):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     return titles
+
+
+def _as_class_ids(pairs: list[Pair], named: bool) -> list[Pair]:
+    """The pairs, of which masks are class ids if their levels may be some, and classes have names or other ids."""
+    if not named and not any(_has_class_ids(pair) for pair in pairs):
+        return pairs
+    return [
+        replace(pair, scores=pair.mask.levels[np.asarray(pair.scores)], mask=None, remark="")
+        if pair.kind == "labels" and pair.mask is not None and pair.mask.foreground <= LARGEST_ID
+        else pair
+        for pair in pairs
+    ]
+
+
+def _has_class_ids(pair: Pair) -> bool:
+    """Whether it has more classes than a background and a foreground."""
+    if pair.kind == "labels":
+        return pair.mask is None and bool(np.max(pair.scores) > 1)
+    return len(pair.scores) > 2
 
 
 def _shown(pair: Pair, path: Path) -> NDArray[Any]:

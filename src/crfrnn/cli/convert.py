@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crfrnn.cli.parameter_options import chosen_classes
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say
 from crfrnn.cli.usage import real_path
@@ -54,7 +55,7 @@ def run_convert(options: argparse.Namespace) -> int:
         parser.error(f"{output} is a folder; name a file in it, such as {output / 'model.safetensors'}")
     if real_path(output) == real_path(Path(options.source)):
         parser.error(f"{output} is the source; name another file to write")
-    classes = class_set(options.classes)
+    classes = chosen_classes(class_set, options.classes)
     if options.source == IMAGENET:
         segmenter, origin = imagenet_segmenter(classes), "EfficientNet-Lite0 trained on ImageNet; decoder untrained"
     else:

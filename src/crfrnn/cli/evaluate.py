@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
+from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_classes, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say, say_table
 from crfrnn.cli.usage import counted
@@ -72,7 +72,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     path = None if options.model == BUILT_IN else Path(options.model)
     model = chosen_model(path, options.parameters, options.device)
-    classes = model.classes if options.classes is None else class_set(options.classes)
+    classes = model.classes if options.classes is None else chosen_classes(class_set, options.classes)
     if classes.num_classes != model.classes.num_classes:
         raise ValueError(
             f"--classes {options.classes} has {classes.num_classes} classes, but {options.model} tells "

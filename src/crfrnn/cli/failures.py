@@ -19,13 +19,20 @@ _log = logging.getLogger("crfrnn")
 
 
 def described(error: BaseException, files: Iterable[Path] = ()) -> str:
-    """An error on one line, behind the names of the files at work unless it names one. --debug prints its traceback."""
+    """An error on one line, behind the names of the files at work unless it names one, or begins with an option.
+
+    --debug prints its traceback.
+    """
     _log.debug("this is where it happened:", exc_info=error)
     message = one_line(_words(error))
     if not isinstance(error, EXPECTED) and not _is_memory(error):
         message = f"{type(error).__name__}: {message} ({UNEXPECTED})"
     names = list(dict.fromkeys(map(one_line, files)))
-    if isinstance(error, ImportError) or message.startswith("cannot write ") or any(name in message for name in names):
+    if (
+        isinstance(error, ImportError)
+        or message.startswith(("cannot write ", "--"))
+        or any(name in message for name in names)
+    ):
         return message
     return f"{', '.join(names)}: {message}" if names else message
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from crfrnn.arrays import Shape, label_array, score_array
 from crfrnn.cli.scores import Scores, ScoresInput, read_scores
 from crfrnn.files import tiff
-from crfrnn.files.classes import ClassSet
 from crfrnn.files.masks import Mask
+from crfrnn.files.naming import Naming
 from crfrnn.files.nnunet import put_back
 from crfrnn.files.photos import (
     ARRAY_SUFFIXES,
@@ -68,7 +68,7 @@ class Pair:
     tags: tiff.Tags = ()
     mask: Mask | None = None
     name: str = ""
-    classes: ClassSet | None = None
+    classes: Naming | None = None
     remark: str = ""
     notes: tuple[str, ...] = ()
 
@@ -105,7 +105,7 @@ class Reading:
     mapped: bool = False
     upsampling: Method = "bilinear"
     as_stored: bool = False
-    classes: ClassSet | None = None
+    classes: Naming | None = None
 
     def pair(self, scores_path: Path, image_paths: Sequence[Path]) -> Pair:
         """Scores and image of two files, or of more if channels of the image lie in several.

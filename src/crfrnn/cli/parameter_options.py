@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -18,6 +18,8 @@ from crfrnn.parameters import DEFAULT_PRESET, PRESETS, CRFParameters, preset, wi
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
+
+Classes = TypeVar("Classes")
 
 CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
@@ -76,6 +78,14 @@ HELP = {
     "step": "of frank-wolfe: line-search or open-loop",
     "image_range": "low,high of the image's levels, such as 0,1 or 0,65535: --theta-beta is then in 255ths of it",
 }
+
+
+def chosen_classes(read: Callable[[str], Classes], given: str) -> Classes:
+    """What --classes means, read by `class_set` or `naming_of`. Raises a ValueError that names the option."""
+    try:
+        return read(given)
+    except ValueError as error:
+        raise ValueError(f"--classes {given}: {error}") from error
 
 
 def add_parameter_options(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from crfrnn.cli.parameter_options import (
     add_common_parameters,
     add_device,
     add_rarer_parameters,
+    chosen_classes,
     chosen_parameters,
     is_contrast,
 )
@@ -26,9 +27,9 @@ from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
 from crfrnn.cli.usage import UsageError, byte_count, distances, frames, one_line, real_path
-from crfrnn.files.classes import class_set
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
 from crfrnn.files.frames import VIDEO_SUFFIXES
+from crfrnn.files.naming import naming_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.files.photos import stem_of, suffix_of
 from crfrnn.files.progress import progress
@@ -219,7 +220,7 @@ def chosen_refinement(options: argparse.Namespace) -> Refinement:
         tiling is not None,
         options.upsampling or "bilinear",
         options.as_stored,
-        None if options.classes is None else class_set(options.classes),
+        None if options.classes is None else chosen_classes(naming_of, options.classes),
     )
     return Refinement(
         crf_of(chosen_parameters(options)),

@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
+from crfrnn.cli.parameter_options import (
+    ARRAY_HELP,
+    add_device,
+    add_parameter_options,
+    chosen_classes,
+    chosen_parameters,
+)
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import BAD, DOUBTFUL, GOOD, complain, say, say_table
 from crfrnn.cli.usage import UsageError, counted, real_path
@@ -116,7 +122,7 @@ def run_tune(options: argparse.Namespace) -> int:
     from crfrnn.files.classes import class_set
     from crfrnn.tuning import TRIALS, tune
 
-    data = SegmentationData(options.data, options.split, class_set(options.classes))
+    data = SegmentationData(options.data, options.split, chosen_classes(class_set, options.classes))
     folder = options.scores if options.scores.is_dir() else options.data / options.scores
     photos = ScoredPhotos(data, folder, input=options.input, array=options.array, square=options.square_scores)
     if photos.seem_square():

@@ -87,12 +87,30 @@ def class_set(source: str | int | Path) -> ClassSet:
     """
     if isinstance(source, str) and source in CLASS_SETS:
         return CLASS_SETS[source]
-    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and len(source) < 10):
-        count = int(source)
+    count = class_count(source)
+    if count is not None:
         if not 1 <= count < NUM_COLOURS:
             raise ValueError(f"{count} classes; expected 1 to {VOID}, since label {VOID} means void")
         return named_classes(tuple(f"class {label}" for label in range(count)))
-    path = Path(source)
+    names = names_in_file(source)
+    try:
+        return named_classes(names)
+    except ValueError as error:
+        raise ValueError(f"cannot read class names from {source}: {error}") from error
+
+
+def class_count(source: str | int | Path) -> int | None:
+    """The number of classes that `source` is, as a number or in digits; None if it is none."""
+    is_count = isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and len(source) < 10)
+    return int(source) if is_count else None  # type: ignore[arg-type]
+
+
+def names_in_file(source: str | int | Path) -> tuple[str, ...]:
+    """The names in a file as `class_set` takes it, however many there are.
+
+    Raises: ValueError: if there is no such file, or it is no list of names.
+    """
+    path = Path(str(source))
     if not path.is_file():
         raise ValueError(
             f"no classes called {str(source)!r}; expected {', '.join(CLASS_SETS)}, a number of classes, "
@@ -105,7 +123,7 @@ def class_set(source: str | int | Path) -> ClassSet:
             names = _in_order(names_by_id(names))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("it holds no list of names")
-        return named_classes(tuple(name.strip() for name in names))
+        return tuple(name.strip() for name in names)
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"cannot read class names from {path}: {error}") from error
 

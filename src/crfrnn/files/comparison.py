@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from crfrnn.files.legend import INK, OPACITY, Key, borders, contour, draw_legend, highest_within, tinted_photo
+from crfrnn.files.lettering import warn_of_missing_letters
 from crfrnn.files.sheet import captioned, sheet
 
 CLOSE_UP = 0.28
@@ -90,6 +91,7 @@ def compared(
         maps: Labels of the key before, after, and others.
         titles: One for the photo and for each of the maps.
     """
+    warn_of_missing_letters([*titles, *key.shown])
     longest = max(photo.shape)
     boxes = close_ups(maps[0], maps[1], insets)
     width = max(1, round(CELL_SIDE * photo.shape[1] / longest))

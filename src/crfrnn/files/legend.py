@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from crfrnn.files.classes import VOID, ClassSet
+from crfrnn.files.lettering import font_for, shown_text, warn_of_missing_letters
 from crfrnn.files.palette import tinted, voc_palette
 
 OPACITY = 0.55
@@ -44,6 +45,11 @@ class Key:
     names: tuple[str, ...]
     colours: NDArray[np.uint8]
 
+    @property
+    def shown(self) -> list[str]:
+        """The names as they are drawn: on one line, and not too long."""
+        return [shown_text(name) for name in self.names]
+
 
 def key_of(classes: ClassSet, present: Sequence[int]) -> Key:
     """The key of these labels of a class set, in their order; 255 is called void."""
@@ -69,6 +75,7 @@ def labelled_overlay(
             photo's longer side.
         longest_side: Photos whose longer side has more pixels are reduced to it.
     """
+    warn_of_missing_letters(key.shown)
     picture = tinted_photo(photo, labels, key.colours, longest_side, opacity, contours)
     legend = draw_legend(key, picture.width, max(1.0, max(picture.size) / SCALE_SIDE))
     overlay = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), PAPER)
@@ -134,11 +141,13 @@ def borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 def draw_legend(key: Key, width: int, scale: float = 1.0) -> Image.Image:
     """A strip with a coloured square and a name for each label of the key, in centred lines.
 
-    It is `width` pixels wide, or as wide as the longest name needs. Letters and squares are `scale` times as large.
+    It is `width` pixels wide, or as wide as the longest name needs, as it is drawn. Letters and squares are `scale`
+    times as large.
     """
     square, space, gap, high = (round(scale * length) for length in (SQUARE, SPACE, GAP, LINE_HEIGHT))
-    font = ImageFont.load_default(scale * FONT_SIZE)
-    lengths = [square + space + round(font.getlength(name)) for name in key.names]
+    names = key.shown
+    fonts = [font_for(name, scale * FONT_SIZE) for name in names]
+    lengths = [square + space + round(font.getlength(name)) for font, name in zip(fonts, names, strict=True)]
     width = max(width, max(lengths, default=0) + 2 * space)
     lines = _lines(lengths, width - 2 * space, gap)
     strip = Image.new("RGB", (width, high * len(lines)), PAPER)
@@ -150,7 +159,7 @@ def draw_legend(key: Key, width: int, scale: float = 1.0) -> Image.Image:
             red, green, blue = (int(level) for level in key.colours[item])
             corners = (left, middle - square // 2, left + square - 1, middle + square // 2 - 1)
             pen.rectangle(corners, (red, green, blue), INK)
-            pen.text((left + square + space, middle), key.names[item], INK, font, anchor="lm")
+            pen.text((left + square + space, middle), names[item], INK, fonts[item], anchor="lm")
             left += lengths[item] + gap
     return strip
 

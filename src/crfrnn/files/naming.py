@@ -10,13 +10,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.files.classes import BACKGROUND, VOID, ClassSet, class_set, names_by_id
+from crfrnn.files.classes import BACKGROUND, CLASS_SETS, VOID, ClassSet, class_count, names_by_id, names_in_file
 from crfrnn.files.legend import VOID_NAME, Key
 from crfrnn.files.palette import CLEAR_COLOURS, voc_colours
 from crfrnn.numbers import one_of
 
-ClassNames: TypeAlias = ClassSet | Sequence[str] | Mapping[int, str] | Mapping[str, int] | str | int | Path | None
-"""Names of classes: in the order of their ids, by id, those of a set or a file, or only how many there are."""
 Palette: TypeAlias = ArrayLike | Literal["voc", "clear"] | None
 """Colours (classes, 3), or a name of some."""
 PALETTES = ("voc", "clear")
@@ -74,6 +72,22 @@ class Naming:
         return voc_colours(labels + self.first) if self.palette is None else self.palette[labels]
 
 
+ClassNames: TypeAlias = (
+    ClassSet
+    | Naming
+    | Sequence[str]
+    | NDArray[np.str_]
+    | NDArray[np.object_]
+    | Mapping[int, str]
+    | Mapping[str, int]
+    | str
+    | int
+    | Path
+    | None
+)
+"""Names of classes: in the order of their ids, by id, those of a set or a file, or only how many there are."""
+
+
 def naming_of(classes: ClassNames, palette: Palette = None) -> Naming:
     """The naming that users mean by names of classes and a palette, as `crfrnn.overlay` describes them.
 
@@ -99,7 +113,12 @@ def _named(classes: ClassNames) -> Naming:
             raise ValueError(f"classes={classes} must be at least 1")
         return Naming({}, int(classes))
     if isinstance(classes, str | Path):
-        classes = class_set(classes)
+        count = class_count(classes)
+        if count is not None:
+            return replace(_named(count), first=1)
+        classes = CLASS_SETS[classes] if classes in CLASS_SETS else _names_in_file(classes)
+    if isinstance(classes, Naming):
+        return classes
     if isinstance(classes, ClassSet):
         return Naming(dict(enumerate(classes.names)), classes.num_classes, classes.palette, _first(classes.names))
     if isinstance(classes, Mapping):
@@ -110,6 +129,13 @@ def _named(classes: ClassNames) -> Naming:
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"classes={names!r}; expected a name for each class, as texts")
     return Naming(dict(enumerate(names)), len(names), first=_first(names))
+
+
+def _names_in_file(source: str | Path) -> tuple[str, ...]:
+    names = names_in_file(source)
+    if not names:
+        raise ValueError(f"cannot read class names from {source}: it is empty")
+    return names
 
 
 def _first(names: Sequence[str]) -> int:

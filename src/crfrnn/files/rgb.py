@@ -66,7 +66,7 @@ def _eight_bit(image: NDArray[Any]) -> NDArray[np.uint8]:
         deep: NDArray[np.uint8] = ((image.astype(np.uint32) + step // 2) // step).astype(np.uint8)
         return deep
     if image.dtype.kind != "f":
-        raise TypeError(f"image is {image.dtype}; expected uint8, uint16 or floating point: image.astype(np.uint8)")
+        raise TypeError(f"image is {image.dtype}; expected uint8, uint16 or floating point{_advice(image)}")
     lowest, highest = float(image.min()), float(image.max())
     if not 0 <= lowest <= highest <= LEVELS:
         raise ValueError(f"image ranges from {lowest:.4g} to {highest:.4g}; expected levels 0-{LEVELS}")
@@ -76,6 +76,17 @@ def _eight_bit(image: NDArray[Any]) -> NDArray[np.uint8]:
         )
     levels: NDArray[np.uint8] = np.rint(image).astype(np.uint8)
     return levels
+
+
+def _advice(image: NDArray[Any]) -> str:
+    """How to bring integers to 8 bits without a wrap."""
+    if image.dtype.kind not in "iu":
+        return ""
+    lowest, highest = int(image.min()), int(image.max())
+    if 0 <= lowest <= highest <= LEVELS:
+        return ": image.astype(np.uint8)"
+    scaled = f"np.interp(image, ({min(lowest, 0)}, {highest}), (0, {LEVELS}))"
+    return f" 0-{LEVELS}, and it ranges from {lowest} to {highest}: {scaled} brings it there"
 
 
 def _pixels(image: Image.Image) -> NDArray[Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from crfrnn.files.legend import INK, PAPER
+from crfrnn.files.lettering import font_for
 
 GAP = 12
 
@@ -31,7 +32,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], legend: Image.Image | None = No
 
 def captioned(picture: Image.Image, caption: str, font_size: int) -> Image.Image:
     """A picture below a line of text, as wide as both need."""
-    font = ImageFont.load_default(font_size)
+    font = font_for(caption, font_size)
     high = round(1.8 * font_size)
     width = max(picture.width, round(font.getlength(caption)) + 2)
     whole = Image.new("RGB", (width, high + picture.height), PAPER)

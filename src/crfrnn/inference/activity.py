@@ -21,7 +21,7 @@ CELL_SIDE = 320
 CAPTION_SIZE = 15
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activity:
     """What a mean field did, iteration by iteration (docs/algorithm.md, sections 6 and 8).
 
@@ -39,6 +39,11 @@ class Activity:
     iterations: int
     classes: tuple[int, ...]
     evaluated: NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        points = "×".join(map(str, self.evaluated.shape[1:]))
+        share = f"{self.evaluated.mean():.1%}" if self.evaluated.size else "none"
+        return f"Activity(iterations={self.iterations}, points={points}, evaluated={share})"
 
     def picture(self, photo: Any = None) -> Picture:
         """The pixels that were worked out in each iteration, in orange; of more than six, six from first to last.
