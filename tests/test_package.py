@@ -121,6 +121,7 @@ def test_tensorflow_and_what_compiles_for_pytorch_live_in_one_process() -> None:
         pytest.skip(f"needs {', '.join(needed)}")
     program = "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; import crfrnn"
     assert said_by(f"{program}; crfrnn.keras; crfrnn.evaluation; print('alive')").startswith("alive\n")
+    assert said_by(f"{program}; import tensorflow; crfrnn.keras; print('alive')").startswith("alive\n")
 
 
 @pytest.mark.parametrize(("name", "extra"), [("torch", "torch"), ("attach", "models"), ("evaluation", "train")])

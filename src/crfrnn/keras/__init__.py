@@ -4,14 +4,16 @@
 `get_crfrnn_model_def` is both together, as the original defined them. docs/keras.md says what works where.
 """
 
+import sys as _sys
 from contextlib import suppress as _suppress
 from importlib import import_module as _import_module
 
 from crfrnn.keras.quiet import without_remarks as _without_remarks
 
 # PyTorch loads Triton when it compiles, and so do its metrics. After TensorFlow that ends the process: both bring LLVM.
-with _suppress(ImportError):
-    _import_module("triton")
+if "tensorflow" not in _sys.modules:
+    with _suppress(ImportError):
+        _import_module("triton")
 
 try:
     with _without_remarks():
