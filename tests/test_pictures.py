@@ -440,6 +440,19 @@ def test_the_command_tells_of_a_mask_beside_class_ids(files, capsys):
             assert f"{changed} of pixels changed" in said.out
 
 
+def test_the_command_counts_void_as_the_picture_does(tmp_path: Path, monkeypatch, capsys):
+    """-1 and 255 are both void: 1 of 16 pixels changed, not all that are void."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4), "grey").save("photo.png")
+    before = np.arange(16).reshape(4, 4) % 3
+    after = before.copy()
+    before[0], after[0], after[3, 3] = -1, 255, 1
+    np.save("before.npy", before)
+    np.save("after.npy", after)
+    assert main(["compare", "photo.png", "before.npy", "after.npy", "--input", "labels", "-o", "out.png"]) == 0
+    assert "6.2% of pixels changed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["compare photo.png before.png after.npy", "refine after.npy photo.png"])
 def test_classes_that_are_wrong_are_named_by_their_option(files, capsys, command):
     for wrong in ("vok", "0"):

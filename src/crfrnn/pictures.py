@@ -107,6 +107,20 @@ def compare(
         titles: What to call `before` and `after`.
     Raises: TypeError or ValueError: as `overlay` does.
     """
+    return comparison(photo, [before, after], truth, classes, palette, opacity, insets, titles)[0]
+
+
+def comparison(
+    photo: Any,
+    maps: Sequence[Any],
+    truth: Any,
+    classes: ClassNames,
+    palette: Palette,
+    opacity: float,
+    insets: int,
+    titles: Sequence[str],
+) -> tuple[Picture, float]:
+    """The picture of `compare`, and the share of the pixels whose label differs."""
     share, most = _opacity(opacity), whole_number(insets, "insets")
     if most < 0:
         raise ValueError(f"insets={insets} must be at least 0")
@@ -114,12 +128,13 @@ def compare(
     if isinstance(titles, str) or [isinstance(text, str) for text in texts] != [True, True]:
         raise ValueError(f"titles={titles!r} must be two texts, for before and after")
     rgb = rgb_image(photo)
-    given, names, heads = [before, after], ["before", "after"], ["photo", *map(shown_text, texts)]
+    given, names, heads = [*maps], ["before", "after"], ["photo", *map(shown_text, texts)]
     if truth is not None:
         given, names, heads = [*given, truth], [*names, "truth"], [*heads, "truth"]
-    maps, key = keyed(rgb, given, names, classes, palette)
-    heads[2] += f", {np.mean(maps[0] != maps[1]):.1%} of pixels changed"
-    return Picture(compared(rgb, maps, heads, key, insets=most, opacity=share))
+    ids, key = keyed(rgb, given, names, classes, palette)
+    changed = float(np.mean(ids[0] != ids[1]))
+    heads[2] += f", {changed:.1%} of pixels changed"
+    return Picture(compared(rgb, ids, heads, key, insets=most, opacity=share)), changed
 
 
 def rgb_image(photo: Any) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.cli.inputs import Reading
-from crfrnn.cli.parameter_options import ARRAY_HELP, add_device, add_parameter_options, chosen_parameters
+from crfrnn.cli.parameter_options import ARRAY_HELP, SQUARE_HELP, add_device, add_parameter_options, chosen_parameters
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say, say_table
 from crfrnn.cli.usage import UsageError, counted, distances
@@ -54,7 +54,7 @@ def add_accuracy(commands: Any) -> None:
     parser.add_argument(
         "--square-scores",
         action="store_true",
-        help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
+        help=SQUARE_HELP,
     )
     parser.add_argument(
         "--num-classes", type=int, metavar="C", help="classes of label input (default: the largest id + 1)"

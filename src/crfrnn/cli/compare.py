@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.cli.inputs import Pair, Reading
-from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP, chosen_classes
+from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP, SQUARE_HELP, chosen_classes
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say
 from crfrnn.cli.usage import UsageError, real_path
+from crfrnn.files.legend import OPACITY
 from crfrnn.files.naming import PALETTES, naming_of
 from crfrnn.files.photos import PICTURE_SUFFIXES, suffix_of
-from crfrnn.pictures import INSETS, TITLES, compare
+from crfrnn.pictures import INSETS, TITLES, comparison
 from crfrnn.unary import LARGEST_ID
 
 COMPARE_HELP = """\
@@ -65,7 +66,7 @@ def add_compare(commands: Any) -> None:
     parser.add_argument(
         "--square-scores",
         action="store_true",
-        help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
+        help=SQUARE_HELP,
     )
     add_quiet(parser)
     parser.set_defaults(run=run_compare, parser=parser)
@@ -84,20 +85,13 @@ def run_compare(options: argparse.Namespace) -> int:
     pairs = [reading.pair(path, [options.photo]) for path in files]
     pairs = _as_class_ids(pairs, classes is not None)
     maps = [_shown(pair, path) for pair, path in zip(pairs, files, strict=True)]
-    picture = compare(
-        pairs[0].image,
-        maps[0],
-        maps[1],
-        truth=maps[2] if len(maps) > 2 else None,
-        classes=classes,
-        palette=options.palette,
-        insets=options.insets,
-        titles=titles,
+    truth = maps[2] if len(maps) > 2 else None
+    picture, changed = comparison(
+        pairs[0].image, maps[:2], truth, classes, options.palette, OPACITY, options.insets, titles
     )
     picture.save(options.output)
     height, width = pairs[0].grid
-    changed = f"{np.mean(maps[0] != maps[1]):.1%} of pixels changed"
-    say(f"{width}×{height}{pairs[0].remark}, {changed}", options.output)
+    say(f"{width}×{height}{pairs[0].remark}, {changed:.1%} of pixels changed", options.output)
     return 0
 
 

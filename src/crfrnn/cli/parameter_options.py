@@ -24,6 +24,7 @@ Classes = TypeVar("Classes")
 CONTRAST = "contrast"
 """The word for a θ_β that is measured on each image."""
 
+SQUARE_HELP = "smaller scores cover a square with the photo at its top left, as from a network that sees padded photos"
 ARRAY_HELP = "the array of a file of several (default: the one named like scores, or the first)"
 CLASSES_HELP = "voc, msrc21, camvid, or a text file with one class name on each line, or a .json file of names, or ids"
 PARAMETERS_HELP = "a parameters file, such as `crfrnn tune` writes"

@@ -16,6 +16,7 @@ from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import (
     ARRAY_HELP,
     CLASSES_HELP,
+    SQUARE_HELP,
     add_common_parameters,
     add_device,
     add_rarer_parameters,
@@ -138,7 +139,7 @@ def _add_files(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--square-scores",
         action="store_true",
-        help="smaller scores cover a square with the photo at its top left, as from a network that sees padded photos",
+        help=SQUARE_HELP,
     )
     group.add_argument(
         "--upsampling",
