@@ -58,6 +58,15 @@ def layer_of(parameters: CRFParameters | CRF, channels: int) -> CrfRnn:
     return layer
 
 
+def crf_of_layer(layer: CrfRnn) -> CRF:
+    """The CRF that a layer computes now: its θ and its weights, as they are after training."""
+    pairs = zip(layer.crf.names, layer.crf.terms, strict=True)
+    terms = [replace(term, weight=getattr(layer, f"{name}_ker_weights").tolist()) for name, term in pairs]
+    count = len(layer.crf.kernels)
+    compatibility = layer.compatibility_matrix.tolist()
+    return replace(layer.crf, kernels=terms[:count], regions=terms[count:], compatibility=compatibility)
+
+
 def _with_axes(weights: NDArray[np.float64], axes: int, num_classes: int) -> Tensor:
     """The same weights with `axes` axes: a number or a diagonal is expanded to a diagonal or a matrix."""
     if weights.ndim < axes:

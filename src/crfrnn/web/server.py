@@ -1,0 +1,160 @@
+"""Serves the page: on this machine alone unless told otherwise, with nothing fetched from and sent to elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from importlib.resources import files
+from tempfile import TemporaryDirectory
+from typing import Any
+
+# Gradio and what it brings read these when they are imported.
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+
+try:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+except ImportError as error:
+    raise ImportError("crfrnn web needs Gradio, which is not installed: pip install 'crfrnn[web]'") from error
+
+from crfrnn.models import Model
+from crfrnn.web import uploads
+from crfrnn.web.page import page
+from crfrnn.web.visits import Visits
+
+MOST_REQUEST_BYTES = uploads.MOST_BYTES * 4 // 3 + 1_000_000
+"""Of a request: a file in base64, and the rest."""
+CLOSED = ("upload", "file=", "file/", "proxy=", "stream/", "component_server", "deep_link", "vibe", "run/", "call/")
+"""What Gradio serves under /gradio_api/ and the page does not need: files, other addresses, and programs."""
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; form-action 'self'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""Browsers get nothing from other addresses, whatever a page asks for."""
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+FONTS = ["system-ui", "sans-serif"]
+"""Those of the reader's system."""
+MOST_USERS = 100
+"""Of whom Gradio keeps what their page shows, until they leave."""
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Guard:
+    """Stands before Gradio's application: refuses what is too large or not needed, and keeps browsers on this server."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """A request of ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = {"started": False}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status["started"] = True
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        path = scope["path"].partition("/gradio_api/")[2]
+        if path.startswith(CLOSED):
+            await _refuse(answer, 404, "there is no such page")
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > MOST_REQUEST_BYTES:
+            await _refuse(answer, 413, f"a request may have {MOST_REQUEST_BYTES} bytes")
+            return
+        total = 0
+
+        async def counted() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > MOST_REQUEST_BYTES:
+                raise _TooLargeError
+            return message
+
+        try:
+            await self.app(scope, counted, answer)
+        except _TooLargeError:
+            if not status["started"]:
+                await _refuse(answer, 413, f"a request may have {MOST_REQUEST_BYTES} bytes")
+
+
+class _TooLargeError(Exception):
+    """A request that did not say how long it is, and is too long."""
+
+
+async def _refuse(send: Send, status: int, words: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": words.encode()})
+
+
+def serve(model: Model, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve the page until the process is asked to end.
+
+    Args:
+        host: The address to listen at; "127.0.0.1" is this machine alone.
+        port: 0 takes any that is free.
+        ready: Called with the address of the page once it is served.
+    Raises: ValueError: if the port is taken, or the address is none of this machine.
+    """
+    listener = _listener(host, port)
+    shown = "127.0.0.1" if host in ("", "0.0.0.0") else f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    with listener, TemporaryDirectory(prefix="crfrnn-web-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # where Gradio would put files, if the page had any
+        application = guarded(page(model, Visits()), [host, *LOCAL] if host in LOCAL else ["*"])
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2))
+        started = server.startup
+
+        async def startup(sockets: Any = None) -> None:
+            await started(sockets)
+            ready(address)
+
+        server.startup = startup
+        server.run([listener])
+
+
+def guarded(blocks: Any, hosts: Sequence[str]) -> Any:
+    """The application of ASGI that serves a page of Gradio, to browsers that call it by one of these names."""
+    blocks.state_session_capacity = MOST_USERS
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        blocks,
+        path="/",
+        server_name="127.0.0.1",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+        css_paths=[files("crfrnn.web").joinpath("page.css")],
+    )
+    return TrustedHostMiddleware(Guard(app), allowed_hosts=list(hosts))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that listens."""
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ValueError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
