@@ -60,11 +60,11 @@ def layer_of(parameters: CRFParameters | CRF, channels: int) -> CrfRnn:
 
 def crf_of_layer(layer: CrfRnn) -> CRF:
     """The CRF that a layer computes now: its θ and its weights, as they are after training."""
-    pairs = zip(layer.crf.names, layer.crf.terms, strict=True)
-    terms = [replace(term, weight=getattr(layer, f"{name}_ker_weights").tolist()) for name, term in pairs]
-    count = len(layer.crf.kernels)
-    compatibility = layer.compatibility_matrix.tolist()
-    return replace(layer.crf, kernels=terms[:count], regions=terms[count:], compatibility=compatibility)
+    crf = layer.crf
+    weights = iter([getattr(layer, f"{name}_ker_weights").tolist() for name in crf.names])
+    kernels = [replace(kernel, weight=next(weights)) for kernel in crf.kernels]
+    regions = [replace(each, weight=next(weights)) for each in crf.regions]
+    return replace(crf, kernels=kernels, regions=regions, compatibility=layer.compatibility_matrix.tolist())
 
 
 def _with_axes(weights: NDArray[np.float64], axes: int, num_classes: int) -> Tensor:

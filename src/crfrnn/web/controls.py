@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crfrnn.cli.parameter_options import COMMON, HELP, numbers
@@ -144,7 +144,7 @@ def _control(name: str, default: Any, hint: Any, model: CRF | None) -> Control:
 def _takes(name: str, value: float) -> bool:
     """Whether the specification takes this value of a parameter."""
     try:
-        replace(CRFParameters(), **{name: value})
+        with_values(CRFParameters(), {name: value})
     except (TypeError, ValueError):
         return False
     return True

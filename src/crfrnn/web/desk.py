@@ -69,6 +69,11 @@ class Desk:
         """What it takes in memory."""
         return self.photo.nbytes + self.scribbles.nbytes + (0 if self.scores is None else self.scores.nbytes)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is a scribble."""
+        return bool((self.scribbles != VOID).any())
+
     def evidence(self) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Logits (C, h, w) with the scribbles, and the class of each; without scores, of the classes that are drawn.
 
@@ -76,7 +81,7 @@ class Desk:
         """
         drawn = self.scribbles != VOID
         if self.scores is not None:
-            if not drawn.any():
+            if not self.is_drawn:
                 return self.scores, np.arange(len(self.scores))
             certain = unary_from_labels(self.scribbles, len(self.scores), CERTAINTY, zero_unsure=False)
             return np.where(drawn, certain, self.scores), np.arange(len(self.scores))
@@ -196,13 +201,13 @@ def energies(desk: Desk, parameters: CRFParameters | CRF) -> list[float]:
     """What the solver descends on, before the first iteration and after each one."""
     scores, _ = desk.evidence()
     crf = crf_of(parameters).active
-    terms = build_terms(crf, guide_of(scores, desk.photo, scores.shape), None, scores.dtype, None)
+    terms: list[Any] = build_terms(crf, guide_of(scores, desk.photo, scores.shape), None, scores.dtype, None)
     matrix, solver = crf.compatibility, crf.solver
     if isinstance(solver, FrankWolfe):
         steps = frank_wolfe_trace(scores, terms, solver, compatibility=matrix)
     else:
-        numbers = {"iterations": solver.iterations, "damping": solver.damping}
-        steps = mean_field_trace(scores, terms, compatibility=matrix, **numbers)
+        iterations, damping = solver.iterations, solver.damping
+        steps = mean_field_trace(scores, terms, iterations=iterations, compatibility=matrix, damping=damping)
     return [value for _, value in steps]
 
 

@@ -55,8 +55,8 @@ def colour(classes: ClassSet, label: int) -> str:
     return f"rgb({red}, {green}, {blue})"
 
 
-def times(found: Refined) -> str:
-    """What network and CRF took, on how many pixels and classes."""
+def times(found: Refined, notices: Sequence[str] = ()) -> str:
+    """What network and CRF took, on how many pixels and classes; and what is doubtful."""
     height, width = found.labels.shape
     desk = found.desk
     parts = [] if desk.seconds is None else [f"network {1000 * desk.seconds:.0f} ms"]
@@ -65,7 +65,8 @@ def times(found: Refined) -> str:
         f"{width}×{height} pixels, {len(found.ids)} classes",
         f"{np.mean(found.labels != desk.before()):.1%} of pixels changed",
     ]
-    return " · ".join(parts)
+    doubts = [f'<p class="doubt">{html.escape(each)}</p>' for each in notices]
+    return " · ".join(parts) + "".join(doubts)
 
 
 def canvas(desk: Desk) -> dict[str, Any]:

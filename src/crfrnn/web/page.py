@@ -21,219 +21,30 @@ from crfrnn.web import desk as desks
 from crfrnn.web import drawn, uploads
 from crfrnn.web.controls import Control, adjustable, adjusted, controls, values_of
 from crfrnn.web.desk import Desk
+from crfrnn.web.notices import noticed
 from crfrnn.web.visits import Visits
 
 TITLE = "crfrnn: a network, and a CRF behind it"
+WORDS = "The network says roughly what is where; the CRF moves the borders to the edges of the photo."
 OWN = "trained with the network"
 """The word for the CRF of the model, among the names of presets."""
-SOURCES = {"network": "network", "file": "score file", "scribbles": "scribbles alone"}
+TRAINED = f"*{OWN}*: its weights are matrices over classes, and stay as they are. A preset has a number for each."
+SOURCES = {"network": "network", "score file": "file", "scribbles alone": "scribbles"}
+"""Where scores come from, as users read it."""
+SCORES = "(classes, height, width) in .npy or .npz, of the size of the photo or smaller; or labels (height, width)"
 AUTOMATIC = "as the file says"
-ITERATIONS = "Iterations"
+TABS = BEFORE_AFTER, SCRIBBLES, ITERATIONS = "Before and after", "Scribbles", "Iterations"
+DRAW = "draw scribbles of at least two classes"
 AT_ONCE = 2
 """Computations that run side by side; others wait."""
 MOST_WAITING = 32
 EXAMPLE_SIDE = 128
-PICKER = """<div class="picker"><label>{words}<br><input type="file" accept="{suffixes}" aria-label="{label}"></label>
-<div class="note"></div>{more}</div>"""
-SCRIBBLES = """<div class="scribbles"><div class="tools">
-<span><i class="brush"></i><select aria-label="class to draw"></select></span>
-<label>width <input type="range" min="2" max="40" value="8" aria-label="width of scribbles"></label>
-<button data-act="undo">undo</button><button data-act="clear">clear</button></div><canvas width="1" height="1"></canvas></div>"""
-DOWNLOAD = """watch("value", () => {
-  if (!props.value) return;
-  const link = document.createElement("a");
-  link.href = props.value.content;
-  link.download = props.value.name;
-  link.click();
-});"""
+
+Update = dict[Any, Any]
+"""What becomes of components of Gradio."""
 
 
-class BeforeAfter(gr.ImageSlider):  # type: ignore[misc]  # Gradio is not always installed
-    """Two pictures with a slider between them, which come inside the page and not as files on the server."""
-
-    is_template = True
-
-    def postprocess(self, value: tuple[str, str] | None) -> Any:
-        """Addresses that hold the pictures."""
-        return None if value is None else SliderData(root=tuple(ImageData(url=each) for each in value))
-
-
-def page(model: Model, visits: Visits) -> gr.Blocks:
-    """The page for a model, whose users' work is kept in `visits`."""
-    own = desks.crf_of_model(model)
-    known = {each.name: each for each in controls(own)}
-
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
-        gr.Markdown(f"## {TITLE}\nThe network says roughly what is where; the CRF moves the borders to the photo's edges.")
-        with gr.Row():
-            with gr.Column(scale=1, min_width=260):
-                picker = _picker("A photo: choose or drop one", uploads.PHOTO_SUFFIXES, "photo", _examples())
-                source = gr.Radio(
-                    [(words, name) for name, words in SOURCES.items()], value="network", label="Scores from"
-                )
-                with gr.Accordion("Scores of your own, or labels", open=False):
-                    gr.Markdown("(classes, height, width) in .npy or .npz, of the photo's size or smaller")
-                    kind = gr.Dropdown([AUTOMATIC, *uploads.INPUTS], value=AUTOMATIC, label="The file holds")
-                    score_picker = _picker("Scores: choose or drop a file", uploads.SCORE_SUFFIXES, "scores", "")
-            with gr.Column(scale=2, min_width=320):
-                with gr.Tabs() as tabs:
-                    with gr.Tab("Before and after"):
-                        slider = BeforeAfter(
-                            label="without the CRF | with it", interactive=False, buttons=["fullscreen"], elem_id="slider"
-                        )
-                    with gr.Tab("Scribbles"):
-                        scribbles = gr.HTML(
-                            None, html_template=SCRIBBLES, js_on_load=_text("scribbles.js"), elem_id="scribbles"
-                        )
-                    with gr.Tab(ITERATIONS):
-                        plot = gr.Plot(show_label=False, elem_id="plot")
-                        worked = gr.HTML(elem_id="activity")
-                legend = gr.HTML(elem_id="legend")
-                times = gr.HTML(elem_id="times")
-                save = gr.Button("Download labels", elem_id="save")
-                download = gr.HTML(None, html_template="", js_on_load=DOWNLOAD)
-            with gr.Column(scale=1, min_width=260):
-                names = [OWN, *PRESETS] if own else list(PRESETS)
-                start = gr.Dropdown(names, value=names[0], label="CRF to start from", elem_id="start")
-                given = _start(names[0], own)
-                sliders = [_component(each, given) for each in known.values() if each.is_common]
-                with gr.Accordion("More parameters", open=False):
-                    sliders += [_component(each, given) for each in known.values() if not each.is_common]
-        open_tab = gr.State(None)
-
-        order = [each.label for each in sliders]
-        inputs = [start, *sliders]
-        results = [slider, legend, times]
-
-        def parameters(values: Sequence[Any]) -> CRFParameters | CRF:
-            chosen, *shown = values
-            return adjusted(_start(chosen, own), dict(zip(order, shown, strict=True)), known)
-
-        def result(desk: Desk, values: Sequence[Any]) -> dict[Any, Any]:
-            """What is shown of a desk."""
-            if desk.scores is None and (desk.scribbles == desks.VOID).all():
-                photo = drawn.tinted(desk, desk.scribbles)
-                return {slider: (photo, photo), legend: "", times: "draw scribbles of at least two classes"}
-            found = desks.refined(desk, parameters(values))
-            pictures = drawn.tinted(desk, desk.before()), drawn.tinted(desk, found.labels)
-            return {slider: pictures, legend: drawn.legend(found), times: drawn.times(found)}
-
-        def laid(user: str, desk: Desk, values: Sequence[Any]) -> dict[Any, Any]:
-            """What is shown of a desk with new scores, whose classes may be others. The model's CRF is for its own."""
-            visits.keep(user, desk)
-            fits = desk.source == "network"
-            more: dict[Any, Any] = {scribbles: drawn.canvas(desk), source: desk.source}
-            offered = names if fits else list(PRESETS)
-            chosen, *shown = values
-            if chosen not in offered:
-                chosen = DEFAULT_PRESET
-                shown = [known[name].shown(values_of(preset(chosen))[name]) for name in order]
-                more |= moved(chosen)
-            more[start] = gr.Dropdown(offered, value=chosen)
-            return result(desk, [chosen, *shown]) | more
-
-        def moved(chosen: str) -> dict[Any, Any]:
-            """The sliders at what they start from."""
-            begun = _start(chosen, own)
-            values, free = values_of(begun), adjustable(begun)
-            return {
-                each: gr.update(value=known[name].shown(values.get(name)), interactive=name in free)
-                for name, each in zip(order, sliders, strict=True)
-            }
-
-        @spoken
-        def opened(event: gr.EventData, request: gr.Request, wanted: str, *values: Any) -> dict[Any, Any]:
-            name = uploads.plain_name(_sent(event, "name"))
-            photo = uploads.photo_of(uploads.content_of(_sent(event, "data"), name), name)
-            return laid(_user(request), desks.opened_desk(name, photo, model, _source(wanted)), values)
-
-        @spoken
-        def example(event: gr.EventData, request: gr.Request, wanted: str, *values: Any) -> dict[Any, Any]:
-            name = _sent(event, "name")
-            if name not in EXAMPLES:
-                raise ValueError(f"there is no example {name!r}; there are {', '.join(EXAMPLES)}")
-            desk = desks.opened_desk(f"{name}.png", read_example(name), model, _source(wanted))
-            return laid(_user(request), desk, values)
-
-        @spoken
-        def scored(event: gr.EventData, request: gr.Request, holds: str, *values: Any) -> dict[Any, Any]:
-            desk = visits.desk(_user(request))
-            name = uploads.plain_name(_sent(event, "name"))
-            content = uploads.content_of(_sent(event, "data"), name)
-            read = uploads.scores_of(content, name, None if holds == AUTOMATIC else holds, desk.photo, desk.size)
-            return laid(_user(request), desks.with_scores(desk, read), values)
-
-        @spoken
-        def sourced(request: gr.Request, wanted: str, *values: Any) -> dict[Any, Any]:
-            desk = visits.desk(_user(request))
-            if wanted == "file" and desk.source != "file":
-                gr.Info("open “Scores of your own, or labels”, and choose a file")
-                return {source: desk.source}
-            change = {"network": desks.with_network, "scribbles": desks.with_scribbles_alone}.get(wanted)
-            return {} if change is None else laid(_user(request), change(desk, model), values)
-
-        @spoken
-        def scribbled(event: gr.EventData, request: gr.Request, *values: Any) -> dict[Any, Any]:
-            desk = desks.with_scribbles(visits.desk(_user(request)), _sent(event, "strokes"))
-            visits.keep(_user(request), desk)
-            return result(desk, values)
-
-        @spoken
-        def started(request: gr.Request, chosen: str) -> dict[Any, Any]:
-            changes = moved(chosen)
-            shown = [changes[each]["value"] for each in sliders]
-            return changes | result(visits.desk(_user(request)), [chosen, *shown])
-
-        @spoken
-        def changed(request: gr.Request, *values: Any) -> dict[Any, Any]:
-            return result(visits.desk(_user(request)), values)
-
-        @spoken
-        def watched(request: gr.Request, tab: str | None, *values: Any) -> dict[Any, Any]:
-            if tab != ITERATIONS:
-                return {}
-            desk, crf = visits.desk(_user(request)), parameters(values)
-            found = desks.refined(desk, crf)
-            picture = found.activity.picture(desk.photo).image if found.activity.iterations else None
-            return {
-                plot: drawn.plots(desks.energies(desk, crf), found.activity),
-                worked: "" if picture is None else f'<img alt="worked out" src="{drawn.inline(picture)}">',
-            }
-
-        @spoken
-        def saved(request: gr.Request, *values: Any) -> dict[Any, Any]:
-            return {download: drawn.downloaded(desks.refined(visits.desk(_user(request)), parameters(values)))}
-
-        def turned(event: gr.SelectData) -> str:
-            return str(event.value)
-
-        def left(request: gr.Request) -> None:
-            visits.forget(_user(request))
-            blocks.state_holder.session_data.pop(request.session_hash, None)
-
-        common: dict[str, Any] = {"concurrency_id": "crf", "api_visibility": "private", "show_progress": "minimal"}
-        live = {**common, "trigger_mode": "always_last", "show_progress": "hidden"}
-        laid_out = [*results, scribbles, source, *inputs]
-        events = [
-            picker.sent(opened, [source, *inputs], laid_out, **common),
-            picker.example(example, [source, *inputs], laid_out, **common),
-            score_picker.sent(scored, [kind, *inputs], laid_out, **common),
-            source.input(sourced, [source, *inputs], laid_out, **common),
-            scribbles.drawn(scribbled, inputs, results, **live),
-            start.input(started, start, [*results, *sliders], **common),
-            gr.on([each.input for each in sliders], changed, inputs, results, **live),
-            tabs.select(turned, None, open_tab, api_visibility="private", queue=False),
-        ]
-        for each in events:
-            each.then(watched, [open_tab, *inputs], [plot, worked], **common)
-        save.click(saved, inputs, download, **common)
-        blocks.unload(left)
-    for each in blocks.blocks.values():
-        each.async_move_resource_to_block_cache = _refuse_files
-    return blocks.queue(default_concurrency_limit=AT_ONCE, max_size=MOST_WAITING, api_open=False)
-
-
-def spoken(handler: Callable[..., dict[Any, Any]]) -> Callable[..., Any]:
+def spoken(handler: Callable[..., Update]) -> Callable[..., Any]:
     """What the package raises for bad input becomes a message on the page; what changes nothing leaves it as it is."""
 
     @wraps(handler)
@@ -247,6 +58,230 @@ def spoken(handler: Callable[..., dict[Any, Any]]) -> Callable[..., Any]:
             raise gr.Error(words, duration=None, print_exception=False) from None
 
     return guarded
+
+
+class Page:
+    """The page for a model. What users work on is kept in `visits`, by the word that Gradio has for each open page.
+
+    Attributes:
+        blocks: What Gradio serves.
+    """
+
+    def __init__(self, model: Model, visits: Visits) -> None:
+        self.model, self.visits = model, visits
+        self.own = desks.crf_of_model(model)
+        self.starts = [OWN, *PRESETS] if self.own else list(PRESETS)
+        self.known = {each.name: each for each in controls(self.own)}
+        with gr.Blocks(title=TITLE, analytics_enabled=False) as self.blocks:
+            gr.Markdown(f"## {TITLE}\n{WORDS}")
+            with gr.Row():
+                with gr.Column(scale=1, min_width=260):
+                    self._lay_inputs()
+                with gr.Column(scale=2, min_width=320):
+                    self._lay_results()
+                with gr.Column(scale=1, min_width=260):
+                    self._lay_parameters()
+            self._connect()
+        for each in self.blocks.blocks.values():
+            each.async_move_resource_to_block_cache = _refuse_files
+        self.blocks.queue(default_concurrency_limit=AT_ONCE, max_size=MOST_WAITING, api_open=False)
+
+    def _lay_inputs(self) -> None:
+        self.photo = _picker("A photo: choose or drop one", uploads.PHOTO_SUFFIXES, "photo", _examples())
+        self.source = gr.Radio(list(SOURCES.items()), value="network", label="Scores from", elem_id="source")
+        with gr.Accordion("Scores of your own, or labels", open=False, elem_id="own-scores"):
+            gr.Markdown(SCORES)
+            self.kind = gr.Dropdown([AUTOMATIC, *uploads.INPUTS], value=AUTOMATIC, label="The file holds")
+            self.scores = _picker("Scores: choose or drop a file", uploads.SCORE_SUFFIXES, "scores", "")
+
+    def _lay_results(self) -> None:
+        with gr.Tabs() as self.tabs:
+            with gr.Tab(BEFORE_AFTER):
+                self.slider = gr.ImageSlider(
+                    label="without the CRF | with it", interactive=False, buttons=["fullscreen"], elem_id="slider"
+                )
+                self.slider.postprocess = _held
+            with gr.Tab(SCRIBBLES):
+                self.canvas = gr.HTML(
+                    html_template=_text("scribbles.html"),
+                    js_on_load=_text("scribbles.js"),
+                    apply_default_css=False,
+                    elem_id="scribbles",
+                )
+            with gr.Tab(ITERATIONS):
+                self.plot = gr.Plot(show_label=False, elem_id="plot")
+                self.worked = gr.HTML(elem_id="activity")
+        self.legend = gr.HTML(elem_id="legend")
+        self.times = gr.HTML(elem_id="times")
+        self.save = gr.Button("Download labels", elem_id="save")
+        self.download = gr.HTML(html_template="", js_on_load=_text("download.js"))
+        self.tab = gr.State(BEFORE_AFTER)
+
+    def _lay_parameters(self) -> None:
+        self.start = gr.Dropdown(self.starts, value=self.starts[0], label="CRF to start from", elem_id="start")
+        if self.own:
+            gr.Markdown(TRAINED)
+        start = self._start(self.starts[0])
+        common = [each for each in self.known.values() if each.is_common]
+        rarer = [each for each in self.known.values() if not each.is_common]
+        self.controls = {each.name: _component(each, start) for each in common}
+        with gr.Accordion("More parameters", open=False, elem_id="more"):
+            self.controls |= {each.name: _component(each, start) for each in rarer}
+
+    def _connect(self) -> None:
+        parameters = [self.start, *self.controls.values()]
+        results = [self.slider, self.legend, self.times]
+        everything = [*results, self.canvas, self.source, *parameters]
+        common: dict[str, Any] = {"concurrency_id": "crf", "api_visibility": "private", "show_progress": "minimal"}
+        live = {**common, "trigger_mode": "always_last", "show_progress": "hidden"}
+        moves = [each.input for each in self.controls.values()]
+        for event in (
+            self.photo.sent(self.opened, [self.source, *parameters], everything, **common),
+            self.photo.example(self.example, [self.source, *parameters], everything, **common),
+            self.scores.sent(self.scored, [self.kind, *parameters], everything, **common),
+            self.source.input(self.sourced, [self.source, *parameters], everything, **common),
+            self.canvas.drawn(self.scribbled, parameters, results, **live),
+            self.start.input(self.started, self.start, [*results, *self.controls.values()], **common),
+            gr.on(moves, self.moved, parameters, results, **live),
+            self.tabs.select(self.turned, None, self.tab, api_visibility="private", queue=False),
+        ):
+            event.success(self.watched, [self.tab, *parameters], [self.plot, self.worked], **common)
+        self.save.click(self.saved, parameters, self.download, **common)
+        self.blocks.unload(self.left)
+
+    @spoken
+    def opened(self, event: gr.EventData, request: gr.Request, wanted: str, *shown: Any) -> Update:
+        """A photo was sent."""
+        name = uploads.plain_name(_sent(event, "name"))
+        photo = uploads.photo_of(uploads.content_of(_sent(event, "data"), name), name)
+        return self._laid(request, desks.opened_desk(name, photo, self.model, _source(wanted)), shown)
+
+    @spoken
+    def example(self, event: gr.EventData, request: gr.Request, wanted: str, *shown: Any) -> Update:
+        """An example was chosen."""
+        name = _sent(event, "name")
+        if name not in EXAMPLES:
+            raise ValueError(f"there is no example {name!r:.80}; there are {', '.join(EXAMPLES)}")
+        desk = desks.opened_desk(f"{name}.png", read_example(name), self.model, _source(wanted))
+        return self._laid(request, desk, shown)
+
+    @spoken
+    def scored(self, event: gr.EventData, request: gr.Request, kind: Any, *shown: Any) -> Update:
+        """A file with scores was sent."""
+        desk = self._desk(request)
+        name = uploads.plain_name(_sent(event, "name"))
+        content = uploads.content_of(_sent(event, "data"), name)
+        scores = uploads.scores_of(content, name, None if kind == AUTOMATIC else kind, desk.photo, desk.size)
+        return self._laid(request, desks.with_scores(desk, scores), shown)
+
+    @spoken
+    def sourced(self, request: gr.Request, wanted: str, *shown: Any) -> Update:
+        """Other scores were chosen."""
+        desk = self._desk(request)
+        if wanted == "file":
+            if desk.source == "file":
+                return {}
+            gr.Info("open “Scores of your own, or labels”, and choose a file")
+            return {self.source: desk.source}
+        change = desks.with_network if wanted == "network" else desks.with_scribbles_alone
+        return self._laid(request, change(desk, self.model), shown)
+
+    @spoken
+    def scribbled(self, event: gr.EventData, request: gr.Request, *shown: Any) -> Update:
+        """A scribble was drawn, or taken back."""
+        desk = desks.with_scribbles(self._desk(request), _sent(event, "strokes"))
+        self.visits.keep(_user(request), desk)
+        return self._results(desk, shown)
+
+    @spoken
+    def started(self, request: gr.Request, chosen: str) -> Update:
+        """Another preset was chosen, or the CRF of the model."""
+        values = self._values(chosen)
+        return self._set(values, chosen) | self._results(self._desk(request), [chosen, *values.values()])
+
+    @spoken
+    def moved(self, request: gr.Request, *shown: Any) -> Update:
+        """A parameter was changed."""
+        return self._results(self._desk(request), shown)
+
+    @spoken
+    def watched(self, request: gr.Request, tab: str, *shown: Any) -> Update:
+        """Something happened; energy and activity, which take longer, are worked out if they are looked at."""
+        if tab != ITERATIONS:
+            return {}
+        desk, crf = self._desk(request), self._parameters(shown)
+        activity = desks.refined(desk, crf).activity
+        picture = ""
+        if activity.iterations:
+            address = drawn.inline(activity.picture(desk.photo).image)
+            picture = f'<img alt="pixels that were worked out in each iteration" src="{address}">'
+        return {self.plot: drawn.plots(desks.energies(desk, crf), activity), self.worked: picture}
+
+    @spoken
+    def saved(self, request: gr.Request, *shown: Any) -> Update:
+        """The labels are wanted as a file."""
+        return {self.download: drawn.downloaded(desks.refined(self._desk(request), self._parameters(shown)))}
+
+    def turned(self, event: gr.SelectData) -> str:
+        """Another tab was opened."""
+        return str(event.value)
+
+    def left(self, request: gr.Request) -> None:
+        """A page was closed: nothing of it stays."""
+        self.visits.forget(_user(request))
+        self.blocks.state_holder.session_data.pop(request.session_hash, None)
+
+    def _desk(self, request: gr.Request) -> Desk:
+        return self.visits.desk(_user(request))
+
+    def _start(self, chosen: str) -> CRFParameters | CRF:
+        """What a choice of `start` stands for."""
+        return self.own if chosen == OWN and self.own is not None else preset(chosen)
+
+    def _parameters(self, shown: Sequence[Any]) -> CRFParameters | CRF:
+        """What `start` and the controls show, as parameters."""
+        chosen, *values = shown
+        return adjusted(self._start(chosen), dict(zip(self.controls, values, strict=True)), self.known)
+
+    def _values(self, chosen: str) -> dict[str, Any]:
+        """What the controls show at the beginning of a choice."""
+        values = values_of(self._start(chosen))
+        return {name: self.known[name].shown(values.get(name)) for name in self.controls}
+
+    def _set(self, values: dict[str, Any], chosen: str) -> Update:
+        """The controls at these values; those that the choice does not have are not shown."""
+        free = adjustable(self._start(chosen))
+        return {each: gr.update(value=values[name], visible=name in free) for name, each in self.controls.items()}
+
+    def _laid(self, request: gr.Request, desk: Desk, shown: Sequence[Any]) -> Update:
+        """What is shown of a desk with new scores, whose classes may be others. The model's CRF is for its own."""
+        chosen, *values = shown
+        fitting = self.starts if desk.source == "network" else list(PRESETS)
+        update: Update = {self.canvas: drawn.canvas(desk), self.source: desk.source}
+        if chosen not in fitting:
+            chosen = DEFAULT_PRESET
+            begun = self._values(chosen)
+            values = list(begun.values())
+            update |= self._set(begun, chosen)
+        update[self.start] = gr.update(choices=fitting, value=chosen)
+        update |= self._results(desk, [chosen, *values])
+        self.visits.keep(_user(request), desk)
+        return update
+
+    def _results(self, desk: Desk, shown: Sequence[Any]) -> Update:
+        """What is shown of a desk."""
+        if desk.scores is None and not desk.is_drawn:
+            photo = drawn.tinted(desk, desk.scribbles)
+            return {self.slider: (photo, photo), self.legend: "", self.times: DRAW}
+        with noticed() as notices:
+            found = desks.refined(desk, self._parameters(shown))
+        pictures = drawn.tinted(desk, desk.before()), drawn.tinted(desk, found.labels)
+        return {self.slider: pictures, self.legend: drawn.legend(found), self.times: drawn.times(found, notices)}
+
+
+def _held(pictures: tuple[str, str] | None) -> Any:
+    """Two addresses that hold their pictures, for Gradio: it would write pictures to files."""
+    return None if pictures is None else SliderData(root=tuple(ImageData(url=each) for each in pictures))
 
 
 async def _refuse_files(name: object) -> str:
@@ -269,18 +304,15 @@ def _source(wanted: str) -> Any:
     return "scribbles" if wanted == "scribbles" else "network"
 
 
-def _start(chosen: str, own: CRF | None) -> CRFParameters | CRF:
-    return own if chosen == OWN and own is not None else preset(chosen)
-
-
-def _component(control: Control, given: CRFParameters | CRF) -> Any:
+def _component(control: Control, start: CRFParameters | CRF) -> Any:
     """A control of Gradio, at the value that it starts from."""
-    value = control.shown(values_of(given).get(control.name))
+    value = control.shown(values_of(start).get(control.name))
     common = {
         "label": control.name,
         "info": control.help,
         "elem_id": control.name,
-        "interactive": control.name in adjustable(given),
+        "interactive": True,
+        "visible": control.name in adjustable(start),
     }
     if control.choices:
         return gr.Dropdown(list(control.choices), value=value, **common)
@@ -290,9 +322,13 @@ def _component(control: Control, given: CRFParameters | CRF) -> Any:
 
 
 def _picker(words: str, suffixes: Sequence[str], label: str, more: str) -> Any:
-    template = PICKER.format(words=words, suffixes=",".join(suffixes), label=label, more=more)
+    template = _text("picker.html").format(words=words, suffixes=",".join(suffixes), label=label, more=more)
     return gr.HTML(
-        None, html_template=template, js_on_load=_text("picker.js"), elem_id=f"{label}-picker", most=uploads.MOST_BYTES
+        html_template=template,
+        js_on_load=_text("picker.js"),
+        apply_default_css=False,
+        elem_id=f"{label}-picker",
+        most=uploads.MOST_BYTES,
     )
 
 

@@ -22,7 +22,8 @@ except ImportError as error:
 
 from crfrnn.models import Model
 from crfrnn.web import uploads
-from crfrnn.web.page import page
+from crfrnn.web.notices import told
+from crfrnn.web.page import Page
 from crfrnn.web.visits import Visits
 
 MOST_REQUEST_BYTES = uploads.MOST_BYTES * 4 // 3 + 1_000_000
@@ -51,7 +52,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Guard:
-    """Stands before Gradio's application: refuses what is too large or not needed, and keeps browsers on this server."""
+    """Stands before Gradio's application: refuses what is too large or not needed, and keeps browsers here."""
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
@@ -110,7 +111,7 @@ def serve(model: Model, host: str, port: int, ready: Callable[[str], None]) -> N
     Args:
         host: The address to listen at; "127.0.0.1" is this machine alone.
         port: 0 takes any that is free.
-        ready: Called with the address of the page once it is served.
+        ready: Called with the address of the page when it is about to be served.
     Raises: ValueError: if the port is taken, or the address is none of this machine.
     """
     listener = _listener(host, port)
@@ -118,16 +119,12 @@ def serve(model: Model, host: str, port: int, ready: Callable[[str], None]) -> N
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     with listener, TemporaryDirectory(prefix="crfrnn-web-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # where Gradio would put files, if the page had any
-        application = guarded(page(model, Visits()), [host, *LOCAL] if host in LOCAL else ["*"])
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2))
-        started = server.startup
-
-        async def startup(sockets: Any = None) -> None:
-            await started(sockets)
-            ready(address)
-
-        server.startup = startup
-        server.run([listener])
+        application = guarded(Page(model, Visits()).blocks, [host, *LOCAL] if host in LOCAL else ["*"])
+        ready(address)
+        with told():
+            uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)).run(
+                [listener]
+            )
 
 
 def guarded(blocks: Any, hosts: Sequence[str]) -> Any:

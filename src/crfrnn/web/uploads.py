@@ -73,19 +73,14 @@ def photo_of(content: bytes, name: str) -> NDArray[np.uint8]:
     """
     with _file(content, name, PHOTO_SUFFIXES, "photos") as path:
         try:
-            with opened_picture(path) as picture:
-                kind, (width, height) = picture.format, picture.size
-        except (ValueError, MemoryError):
+            with opened_picture(path, MOST_PIXELS) as picture:
+                kind = picture.format
+        except MemoryError:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more for damaged files
             raise ValueError(f"cannot read {path} as an image: {error}") from error
         if kind not in PHOTO_FORMATS:
             raise ValueError(f"{path} is in the format {kind}; photos come as PNG, JPEG, WebP or BMP")
-        if width * height > MOST_PIXELS:
-            raise ValueError(
-                f"{path} has {width}×{height} pixels, {width * height / 1e6:.0f} million; a photo may have "
-                f"{MOST_PIXELS / 1e6:.0f} million"
-            )
         return load_photo(path)
 
 
@@ -142,7 +137,7 @@ def _at_size(photo: NDArray[np.uint8]) -> Callable[[Array], Array]:
 
 
 def _refuse_large_archive(path: Path) -> None:
-    """Raise a ValueError for an archive that unpacks to more than scores may have; a few bytes can become all memory."""
+    """Raise a ValueError for an archive that unpacks to more than scores may have: a few bytes can fill all memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(each.file_size for each in archive.infolist())
