@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
+.PHONY: help demo test browser lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -17,6 +17,10 @@ demo: ## segment three photos and draw out/demo.png
 
 test: ## run the tests against the installed package
 	@$(PYTHON) make.py test
+
+SCREENSHOTS ?=
+browser: ## try `crfrnn web` in Chromium; SCREENSHOTS=docs renews the pictures of the page there
+	@SCREENSHOTS=$(SCREENSHOTS) $(PYTHON) make.py browser
 
 wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
 	@$(PYTHON) make.py wheel
@@ -74,7 +78,7 @@ fuzz-sanitized: $(VENV)/.dev-stamp ## the same arrays under AddressSanitizer and
 	@PYTHONPATH=$(SANITIZED) FUZZ_PRELOAD="$(PRELOADED)" $(BIN)/python tests/fuzz $(FUZZ) --calls
 
 clean: ## remove everything that make made
-	rm -rf build dist out site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist out site $(VENV) $(VENV)-browser .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # make.py knows what is up to date. $(VENV)/.dev-stamp is .venv with the extra dev, and so on.
 $(VENV)/.%-stamp: always

@@ -116,7 +116,7 @@ class PageInBrowser:
         return self.after(lambda: self.send("photo", path))
 
     def load_scores(self, path: Path) -> str:
-        if not self.one("#scores-picker").is_displayed():
+        if not [each for each in self.all("#scores-picker") if each.is_displayed()]:
             self.click("#own-scores button")
         return self.after(lambda: self.send("scores", path))
 
@@ -168,3 +168,4 @@ class PageInBrowser:
         if self.handle in self.driver.window_handles:
             self.driver.switch_to.window(self.handle)
             self.driver.close()
+            self.driver.switch_to.window(self.driver.window_handles[0])

@@ -7,19 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
+from browser_page import PageInBrowser, waited
 from PIL import Image, ImageOps
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
 import crfrnn
-from browser_page import PageInBrowser, waited
 from crfrnn.demo import read_example
-from crfrnn.models import Model
 from crfrnn.segment import segment
 from crfrnn.web import uploads
 from crfrnn.web.visits import Visits
 
+pytest_plugins = ["browser_fixtures"]
 Opened = Callable[[], PageInBrowser]
 
 
@@ -103,8 +102,8 @@ def test_wrong_files_are_refused_in_words(opened: Opened, tmp_path: Path) -> Non
     note = waited(lambda: "a file may have" in page.one("#photo-picker .note").text, "a note")
     assert note
     page.example("chelsea")  # and the page still works
-    page.click("#own-scores button")
     np.save(tmp_path / "other.npy", np.zeros((2, 7, 900), np.float32))
+    page.click("#own-scores button")
     page.send("scores", tmp_path / "other.npy")
     assert "scores have shape (2, 7, 900)" in page.error()
     assert "cat" in page.legend
@@ -178,7 +177,7 @@ def test_scribbles_correct_a_network(opened: Opened) -> None:
     waited(lambda: page.one("#scribbles canvas").size["height"] > 100, "the photo to draw on")
     assert page.legend["cat"] > 0.5
     page.after(lambda: page.draw("dog", (0.3, 0.2), (0.6, 0.7)))
-    assert page.legend["dog"] > 0.02
+    assert page.legend["dog"] > 0.005
 
 
 def test_energy_and_activity(opened: Opened, screenshot: Callable[[str], None]) -> None:
@@ -221,7 +220,6 @@ def test_nothing_leaves_and_nothing_stays(
     waited(lambda: page.one("#plot img").get_attribute("src"), "the plot")
     page.labels()
     page.close()
-    browser.switch_to.window(browser.window_handles[0])
     waited(lambda: len(visits) == 0, "the user to be forgotten")
     assert [path for path in folder.rglob("*") if path.is_file()] == []
     assert outside == []
@@ -231,8 +229,3 @@ def test_nothing_leaves_and_nothing_stays(
     assert [each for each in asked if not each.startswith((address, "data:", "blob:", "chrome:", "about:"))] == []
     errors = [each["message"] for each in browser.get_log("browser") if each["level"] == "SEVERE"]
     assert errors == []
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(20110615)

@@ -143,7 +143,7 @@ class Page:
             self.canvas.drawn(self.scribbled, parameters, results, **live),
             self.start.input(self.started, self.start, [*results, *self.controls.values()], **common),
             gr.on(moves, self.moved, parameters, results, **live),
-            self.tabs.select(self.turned, None, self.tab, api_visibility="private", queue=False),
+            self.tabs.select(self.turned, None, self.tab, api_visibility="private", concurrency_limit=None),
         ):
             event.success(self.watched, [self.tab, *parameters], [self.plot, self.worked], **common)
         self.save.click(self.saved, parameters, self.download, **common)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,88 +21,16 @@ except ImportError as error:
     raise ImportError("crfrnn web needs Gradio, which is not installed: pip install 'crfrnn[web]'") from error
 
 from crfrnn.models import Model
-from crfrnn.web import uploads
+from crfrnn.web.guard import Guard
 from crfrnn.web.notices import told
 from crfrnn.web.page import Page
 from crfrnn.web.visits import Visits
-
-MOST_REQUEST_BYTES = uploads.MOST_BYTES * 4 // 3 + 1_000_000
-"""Of a request: a file in base64, and the rest."""
-CLOSED = ("upload", "file=", "file/", "proxy=", "stream/", "component_server", "deep_link", "vibe", "run/", "call/")
-"""What Gradio serves under /gradio_api/ and the page does not need: files, other addresses, and programs."""
-HEADERS = (
-    (
-        b"content-security-policy",
-        b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; form-action 'self'",
-    ),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
-"""Browsers get nothing from other addresses, whatever a page asks for."""
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 FONTS = ["system-ui", "sans-serif"]
 """Those of the reader's system."""
 MOST_USERS = 100
 """Of whom Gradio keeps what their page shows, until they leave."""
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-
-class Guard:
-    """Stands before Gradio's application: refuses what is too large or not needed, and keeps browsers here."""
-
-    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """A request of ASGI."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status = {"started": False}
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                status["started"] = True
-                message["headers"] = [*message.get("headers", []), *HEADERS]
-            await send(message)
-
-        path = scope["path"].partition("/gradio_api/")[2]
-        if path.startswith(CLOSED):
-            await _refuse(answer, 404, "there is no such page")
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > MOST_REQUEST_BYTES:
-            await _refuse(answer, 413, f"a request may have {MOST_REQUEST_BYTES} bytes")
-            return
-        total = 0
-
-        async def counted() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            if total > MOST_REQUEST_BYTES:
-                raise _TooLargeError
-            return message
-
-        try:
-            await self.app(scope, counted, answer)
-        except _TooLargeError:
-            if not status["started"]:
-                await _refuse(answer, 413, f"a request may have {MOST_REQUEST_BYTES} bytes")
-
-
-class _TooLargeError(Exception):
-    """A request that did not say how long it is, and is too long."""
-
-
-async def _refuse(send: Send, status: int, words: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": words.encode()})
 
 
 def serve(model: Model, host: str, port: int, ready: Callable[[str], None]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from browser_page import PageInBrowser, waited
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from browser_page import PageInBrowser, waited
 from crfrnn.models import Model, load_model
 from crfrnn.web.notices import told
 from crfrnn.web.page import Page
@@ -120,7 +120,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 @pytest.fixture
 def opened(browser: webdriver.Chrome, address: str) -> Iterator[Callable[[], PageInBrowser]]:
     """Opens the page in a new window; all are closed after the test."""
-    first = browser.current_window_handle
     pages = []
 
     def page() -> PageInBrowser:
@@ -130,7 +129,6 @@ def opened(browser: webdriver.Chrome, address: str) -> Iterator[Callable[[], Pag
     yield page
     for each in pages:
         each.close()
-    browser.switch_to.window(first)
 
 
 @pytest.fixture
