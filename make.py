@@ -122,7 +122,8 @@ def main(arguments: list[str]) -> None:
         run(PYTHON, "-m", "pytest", *PROCESSES, *rest)
     elif command == "browser":
         install("browser")
-        run(python_in(home_of("browser")), "-m", "pytest", BROWSER_TESTS, *rest)
+        # pytest would take the warnings that the page shows to its users
+        run(python_in(home_of("browser")), "-m", "pytest", "-p", "no:warnings", BROWSER_TESTS, *rest)
     elif command == "wheel" and not rest:
         install("wheel")
         run(PYTHON, Path("packaging", "wheel.py"))

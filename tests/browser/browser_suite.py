@@ -1,5 +1,6 @@
 """`crfrnn web` in a real browser: `make browser`. The truth is what the package's own functions return."""
 
+import io
 import json
 import struct
 import zlib
@@ -20,6 +21,22 @@ from crfrnn.web.visits import Visits
 
 pytest_plugins = ["browser_fixtures"]
 Opened = Callable[[], PageInBrowser]
+
+
+def bomb(width: int, height: int) -> bytes:
+    """The header of a PNG of this size, and few pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def jpeg() -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(read_example("chelsea")).save(encoded, "JPEG")
+    return encoded.getvalue()
 
 
 def test_an_example_a_network_and_its_crf(opened: Opened, screenshot: Callable[[str], None]) -> None:
@@ -73,16 +90,6 @@ def test_a_photo_of_ones_own(opened: Opened, tmp_path: Path) -> None:
     np.testing.assert_array_equal(page.labels(), segment(upright).labels)
 
 
-def bomb(width: int, height: int) -> bytes:
-    """The header of a PNG of this size, and few pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
 def test_wrong_files_are_refused_in_words(opened: Opened, tmp_path: Path) -> None:
     page = opened()
     files = {
@@ -107,14 +114,6 @@ def test_wrong_files_are_refused_in_words(opened: Opened, tmp_path: Path) -> Non
     page.send("scores", tmp_path / "other.npy")
     assert "scores have shape (2, 7, 900)" in page.error()
     assert "cat" in page.legend
-
-
-def jpeg() -> bytes:
-    import io
-
-    encoded = io.BytesIO()
-    Image.fromarray(read_example("chelsea")).save(encoded, "JPEG")
-    return encoded.getvalue()
 
 
 def reduced(photo: np.ndarray) -> np.ndarray:

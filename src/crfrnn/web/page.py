@@ -28,7 +28,7 @@ TITLE = "crfrnn: a network, and a CRF behind it"
 WORDS = "The network says roughly what is where; the CRF moves the borders to the edges of the photo."
 OWN = "trained with the network"
 """The word for the CRF of the model, among the names of presets."""
-TRAINED = f"*{OWN}*: its weights are matrices over classes, and stay as they are. A preset has a number for each."
+TRAINED = f"*{OWN}*: its weights stay as they were learned. A preset has a number for each."
 SOURCES = {"network": "network", "score file": "file", "scribbles alone": "scribbles"}
 """Where scores come from, as users read it."""
 SCORES = "(classes, height, width) in .npy or .npz, of the size of the photo or smaller; or labels (height, width)"

@@ -60,7 +60,7 @@ def content_of(data: Any, name: str) -> bytes:
 def plain_name(name: Any) -> str:
     """The last part of a name that a browser sent, without what no file is called."""
     last = PurePosixPath(PureWindowsPath(str(name)).as_posix()).name
-    plain = re.sub(r"[^\w. ()+-]", "_", last)
+    plain = re.sub(r"[^\w. ()+-]", "_", last).lstrip(".")
     return plain[-LONGEST_NAME:] or "file"
 
 
