@@ -22,7 +22,7 @@ TOOLS = {
 # Extras with an environment of their own, .venv-browser, and the pins that they need in the place of others: Gradio
 # takes no Pillow of the latest kind.
 APART = {"browser": ["pillow==12.3.0"]}
-BROWSER_TESTS = Path("tests", "browser", "browser_suite.py")
+BROWSER_TESTS = [Path("tests", "browser", f"{name}_suite.py") for name in ("browser", "requests")]
 # Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
 PROCESSES = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 SETTINGS = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> None:
     elif command == "browser":
         install("browser")
         # pytest would take the warnings that the page shows to its users
-        run(python_in(home_of("browser")), "-m", "pytest", "-p", "no:warnings", BROWSER_TESTS, *rest)
+        run(python_in(home_of("browser")), "-m", "pytest", "-p", "no:warnings", *BROWSER_TESTS, *rest)
     elif command == "wheel" and not rest:
         install("wheel")
         run(PYTHON, Path("packaging", "wheel.py"))
