@@ -196,7 +196,7 @@ def test_commands_are_understood(page: str) -> None:
 
 
 def test_commands_of_the_shell(tmp_path: Path, rng: np.random.Generator, monkeypatch: Any) -> None:
-    """Those of docs/command-line.md run, but for `tune` and `segment`, which take minutes, models and data, and `web`."""
+    """Those of docs/command-line.md run, but for `tune`, `segment` and `web`: they take minutes, models, or no end."""
     nibabel, tifffile = (
         pytest.importorskip(name, reason="needs the volumes extra") for name in ("nibabel", "tifffile")
     )
