@@ -1,5 +1,6 @@
 """What programs do to the page that no browser does, and the command as a process: `make browser` runs this too."""
 
+import http.client
 import json
 import os
 import re
@@ -66,7 +67,12 @@ def test_programs_get_no_further_than_the_page(address: str, outside: list[objec
         assert asked(address, f"gradio_api/{path}")[0] == 404
     assert asked(address, "", host="example.com")[0] == 400  # a page elsewhere whose name leads to this machine
     assert asked(address, "monitoring")[0] in (403, 404)
-    assert asked(address, "gradio_api/queue/join", "x" * MOST_REQUEST_BYTES)[0] == 413
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=60)
+    connection.putrequest("POST", "/gradio_api/queue/join")
+    connection.putheader("content-length", str(MOST_REQUEST_BYTES + 1))
+    connection.endheaders()
+    assert connection.getresponse().status == 413  # before anything of it is sent
+    connection.close()
 
 
 def test_wrong_values_get_an_answer_in_words(address: str) -> None:

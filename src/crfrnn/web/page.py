@@ -33,7 +33,8 @@ SOURCES = {"network": "network", "score file": "file", "scribbles alone": "scrib
 """Where scores come from, as users read it."""
 SCORES = "(classes, height, width) in .npy or .npz, of the size of the photo or smaller; or labels (height, width)"
 AUTOMATIC = "as the file says"
-TABS = BEFORE_AFTER, SCRIBBLES, ITERATIONS = "Before and after", "Scribbles", "Iterations"
+SCRIBBLES, ITERATIONS = "Scribbles", "Iterations"
+"""Names of tabs."""
 DRAW = "draw scribbles of at least two classes"
 AT_ONCE = 2
 """Computations that run side by side; others wait."""
@@ -95,12 +96,13 @@ class Page:
             self.scores = _picker("Scores: choose or drop a file", uploads.SCORE_SUFFIXES, "scores", "")
 
     def _lay_results(self) -> None:
+        self.slider = gr.ImageSlider(
+            label="without the CRF | with it", interactive=False, buttons=["fullscreen"], elem_id="slider"
+        )
+        self.slider.postprocess = _held
+        self.legend = gr.HTML(elem_id="legend")
+        self.times = gr.HTML(elem_id="times")
         with gr.Tabs() as self.tabs:
-            with gr.Tab(BEFORE_AFTER):
-                self.slider = gr.ImageSlider(
-                    label="without the CRF | with it", interactive=False, buttons=["fullscreen"], elem_id="slider"
-                )
-                self.slider.postprocess = _held
             with gr.Tab(SCRIBBLES):
                 self.canvas = gr.HTML(
                     html_template=_text("scribbles.html"),
@@ -111,11 +113,9 @@ class Page:
             with gr.Tab(ITERATIONS):
                 self.plot = gr.Plot(show_label=False, elem_id="plot")
                 self.worked = gr.HTML(elem_id="activity")
-        self.legend = gr.HTML(elem_id="legend")
-        self.times = gr.HTML(elem_id="times")
         self.save = gr.Button("Download labels", elem_id="save")
         self.download = gr.HTML(html_template="", js_on_load=_text("download.js"))
-        self.tab = gr.State(BEFORE_AFTER)
+        self.tab = gr.State(SCRIBBLES)
 
     def _lay_parameters(self) -> None:
         self.start = gr.Dropdown(self.starts, value=self.starts[0], label="CRF to start from", elem_id="start")
