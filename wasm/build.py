@@ -35,6 +35,8 @@ def main() -> None:
         run(
             ["emcmake", tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
             + [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
+            # Emscripten's default is for old versions of Node.js, of which later ones take no notice or end.
+            + ["-DCMAKE_CROSSCOMPILING_EMULATOR=node;--no-experimental-fetch"]
             + ["-DCRFRNN_NATIVE_TESTS=ON", "--log-level=WARNING"]
         )
         run([tool("cmake"), "--build", folder, "--parallel", str(jobs), "--", "--quiet"])

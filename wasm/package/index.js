@@ -80,9 +80,9 @@ class Photo {
     return result;
   }
 
-  async message(channels, kernel, parameters) {
+  async message(given, kernel, parameters) {
     checkWord("kernel", kernel, ["spatial", "bilateral"]);
-    const { values } = checkedScores(channels, this.#image, "channels");
+    const { values } = checkedScores(given, this.#image, "values");
     return this.#call("message", values, kernel, checkedParameters(parameters, this.#image, 0));
   }
 
