@@ -14,6 +14,7 @@ const SLIDERS = [
 ];
 const VIEWS = { refined: "With the CRF", scores: "Without", probability: "Probability", photo: "Photo" };
 const SURE = 0.99; // how probable it is that a stroke is right
+const HINT = "Draw on the photo: some strokes on the background, some on the object.";
 const FIRST_CLASSES = ["background", "object"];
 const MOST_CLASSES = 8; // of one's own
 const $ = (name) => document.getElementById(`crf-${name}`);
@@ -21,7 +22,7 @@ const $ = (name) => document.getElementById(`crf-${name}`);
 let crfrnn, crf, examples;
 let photo = null; // in the native core
 let state = null; // {name, image, scores, classes, strokes, before, after} of the photo
-let [view, label, erases, wanted, works] = ["refined", 1, false, false, false];
+let [view, label, erases, wanted, works, opened] = ["refined", 1, false, false, false, 0];
 
 start();
 
@@ -41,6 +42,7 @@ async function start() {
   }
   prepareControls();
   await open(openExample(examples.photos[0]));
+  $("app").hidden = false;
 }
 
 function prepareControls() {
@@ -76,7 +78,6 @@ function prepareControls() {
   $("iteration").oninput = () => (showSettings(), update());
   $("class").onchange = update;
   listen($("canvas"), () => state.strokes, () => ({ label: erases ? NOTHING : label, radius: Number($("brush").value) }), () => (draw(), update()));
-  $("app").hidden = false;
 }
 
 function takePreset() {
@@ -97,26 +98,35 @@ function parameters() {
   return { ...base, ...Object.fromEntries(SLIDERS.map(([name]) => [name, Number($(name).value)])) };
 }
 
+/** Shows a photo; of several that are on their way, the one that was chosen last. */
 async function open(opening) {
-  let opened;
+  const order = ++opened;
+  busy(true);
   try {
-    opened = await opening;
+    const given = await opening;
+    const next = await crf.photo(given.image);
+    if (order === opened) show(given, next);
+    else await next.free();
   } catch (error) {
-    return say(error.message, true);
+    say(error.message, true);
+    return busy(works);
   }
-  const { width, height } = opened.image;
-  const points = width * height;
-  const before = opened.scores && likeliest(opened.scores, points);
-  const names = opened.classes ?? FIRST_CLASSES;
-  const last = photo;
-  photo = await crf.photo(opened.image);
-  await last?.free();
-  state = { ...opened, classes: coloured(names, before), strokes: new Uint8Array(points).fill(NOTHING), before, after: null };
+  await update();
+}
+
+function show(given, next) {
+  const points = given.image.width * given.image.height;
+  const before = given.scores && likeliest(given.scores, points);
+  photo?.free();
+  photo = next;
+  state = { ...given, classes: coloured(given.classes ?? FIRST_CLASSES, before), strokes: new Uint8Array(points).fill(NOTHING), before, after: null };
   label = before ? mostOf(before) : 1;
   erase(false);
+  $("class").replaceChildren();
+  $("classes").replaceChildren();
   showClasses();
   draw();
-  await update();
+  say("");
 }
 
 /** Classes with colours, the first of which go to those that occur. */
@@ -140,7 +150,7 @@ function showClasses() {
   const shown = classes.map((each, index) => ({ ...each, index })).filter(({ index }) => !scores || seen.has(index));
   const chips = shown.map(({ name, colour, index }) => {
     const swatch = element("span", { className: "crf-swatch", style: `background: rgb(${colour})` });
-    return choice(name, index === label && !erases, () => ((label = index), erase(false), draw(), updateSteps()), swatch);
+    return choice(name, index === label && !erases, () => ((label = index), erase(false), draw()), swatch);
   });
   if (!scores && classes.length < MOST_CLASSES) {
     const add = () => {
@@ -194,17 +204,21 @@ async function update() {
     await new Promise((resolve) => requestAnimationFrame(resolve));
   }
   works = false;
-  document.body.dataset.crf = "ready"; // for tests
+  busy(false);
+}
+
+function busy(is) {
+  $("app").setAttribute("aria-busy", is);
 }
 
 async function refine() {
-  document.body.dataset.crf = "working";
+  busy(true);
   const [of, scores] = [state, scoresNow()];
   const points = of.strokes.length;
   if (scores === null) {
     Object.assign(of, { before: null, after: null, probabilities: null });
     $("times").textContent = "";
-    say("Draw on the photo: some strokes on the background, some on the object.");
+    say(HINT);
   } else {
     const start = performance.now();
     const { values, iterations, vertices, milliseconds } = await photo.refine(scores, parameters());
@@ -217,7 +231,7 @@ async function refine() {
       `${Math.round(total)} ms for ${width}×${height} pixels and ${of.classes.length} classes: kernels ${Math.round(milliseconds.kernels)} ms ` +
       `(${vertices} vertices), ${iterations} iterations ${Math.round(milliseconds.meanField)} ms, ` +
       `${crf.threads} ${crf.threads === 1 ? "thread" : "threads"}${changed}`;
-    say("");
+    if ($("message").textContent === HINT) say("");
   }
   showClasses();
   draw();

@@ -24,7 +24,8 @@ export class Engine {
     });
     const options = { wasmMemory, threads: threads - 1 };
     if (typeof process === "object" && process.versions?.node) {
-      const { readFile } = await import("node:fs/promises");
+      const files = "node:fs/promises"; // bundlers for the browser are to leave it alone
+      const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ files);
       options.wasmBinary = await readFile(new URL(`./${name}.wasm`, import.meta.url));
     }
     const native = await start(options);
