@@ -27,6 +27,7 @@ WORDS = {
     "models": "installing PyTorch (some minutes the first time)",
     "dev": "installing what tests it (some minutes the first time)",
     "notebooks": "installing what runs the notebooks (some minutes the first time)",
+    "browser": "installing what drives a browser",
     "docs": "installing what builds the documentation",
     "bench": "installing what it is compared with (some minutes the first time)",
 }

@@ -1,4 +1,4 @@
-"""Builds the npm package `crfrnn` into build/wasm/crfrnn: the core as WebAssembly, and what JavaScript needs around it."""
+"""Builds the npm package `crfrnn` into build/wasm/crfrnn: the core as WebAssembly, and JavaScript around it."""
 
 import argparse
 import json
@@ -32,14 +32,17 @@ def main() -> None:
     require_tools()
     for name, flags in VARIANTS.items():
         folder = BUILD / name
-        run(
-            ["emcmake", tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
-            + [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-            # Emscripten's default is for old versions of Node.js, of which later ones take no notice or end.
-            + ["-DCMAKE_CROSSCOMPILING_EMULATOR=node;--no-experimental-fetch"]
-            + ["-DCRFRNN_NATIVE_TESTS=ON", "--log-level=WARNING"]
-        )
-        run([tool("cmake"), "--build", folder, "--parallel", str(jobs), "--", "--quiet"])
+        definitions = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_CXX_FLAGS": flags,
+            "CMAKE_MAKE_PROGRAM": tool("ninja"),
+            # Emscripten's own choice is for old versions of Node.js: later ones end because of it.
+            "CMAKE_CROSSCOMPILING_EMULATOR": "node;--no-experimental-fetch",
+            "CRFRNN_NATIVE_TESTS": "ON",
+        }
+        settings = [f"-D{key}={value}" for key, value in definitions.items()]
+        run("emcmake", tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "--log-level=WARNING", *settings)
+        run(tool("cmake"), "--build", folder, "--parallel", jobs, "--", "--quiet")
     assemble()
     sizes = [f"{path.name} {path.stat().st_size / 1e3:.0f} kB" for path in sorted(PACKAGE.glob("*.wasm"))]
     print(f"{PACKAGE.relative_to(ROOT)}: {', '.join(sizes)}")
@@ -51,7 +54,7 @@ def require_tools() -> None:
     if missing:
         packages = " ".join(dict.fromkeys(" ".join(NEEDED[name] for name in missing).split()))
         sys.exit(
-            f"make wasm needs emscripten and Node.js 18 or later; {' and '.join(missing)} is missing. "
+            f"make wasm needs emscripten and Node.js 18 or later; not here: {', '.join(missing)}. "
             f"Debian, Ubuntu: apt-get install {packages}; elsewhere: https://emscripten.org/docs/getting_started"
         )
 
@@ -97,8 +100,9 @@ def tool(name: str) -> Path:
     return Path(sys.executable).parent / name
 
 
-def run(command: list[object]) -> None:
-    status = subprocess.run([str(each) for each in command], env=ENVIRONMENT, check=False).returncode
+def run(*command: object) -> None:
+    """Runs a command; ends with its status if it fails."""
+    status = subprocess.run(list(map(str, command)), env=ENVIRONMENT, check=False).returncode
     if status:
         sys.exit(status)
 

@@ -28,12 +28,18 @@ start();
 
 async function start() {
   if (location.protocol === "file:") {
-    return say("Browsers run no WebAssembly from a file on the disk: open this page through a server, such as python -m http.server.", true);
+    return say(
+      "Browsers run no WebAssembly from a file on the disk: open this page through a server, such as python -m http.server.",
+      true,
+    );
   }
   try {
     crfrnn = await import("./crfrnn/index.js");
   } catch {
-    return say("This copy of the pages was built without the WebAssembly module: run make wasm and then make docs.", true);
+    return say(
+      "This copy of the pages was built without the WebAssembly module: run make wasm and then make docs.",
+      true,
+    );
   }
   try {
     [crf, examples] = await Promise.all([crfrnn.createCrf(), readExamples()]);
@@ -48,7 +54,12 @@ async function start() {
 function prepareControls() {
   for (const example of examples.photos) {
     const picture = element("img", { src: new URL(`${example.name}.png`, import.meta.url), alt: "" });
-    const button = element("button", { type: "button", className: "crf-button", onclick: () => open(openExample(example)) }, picture, example.title);
+    const button = element(
+      "button",
+      { type: "button", className: "crf-button", onclick: () => open(openExample(example)) },
+      picture,
+      example.title,
+    );
     $("photos").append(button);
   }
   $("file").onchange = () => $("file").files[0] && open(openFile($("file").files[0]));
@@ -62,13 +73,19 @@ function prepareControls() {
     if (file) open(openFile(file));
     else say("That was no file: drop a photo from the disk.", true);
   };
-  for (const [name, words] of Object.entries(VIEWS)) $("views").append(choice(words, name === view, () => ((view = name), draw())));
+  for (const [name, words] of Object.entries(VIEWS))
+    $("views").append(choice(words, name === view, () => ((view = name), draw())));
   for (const [name, words, min, max, step] of SLIDERS) {
     const input = element("input", { type: "range", id: `crf-${name}`, min, max, step });
     input.oninput = () => (($("preset").value = ""), showSettings(), update());
-    $("settings").append(element("label", { className: "crf-setting" }, element("span", { innerHTML: words }), input, element("output")));
+    $("settings").append(
+      element("label", { className: "crf-setting" }, element("span", { innerHTML: words }), input, element("output")),
+    );
   }
-  $("preset").append(element("option", { value: "", hidden: true }, "own"), ...Object.keys(crfrnn.PRESETS).map((name) => element("option", {}, name)));
+  $("preset").append(
+    element("option", { value: "", hidden: true }, "own"),
+    ...Object.keys(crfrnn.PRESETS).map((name) => element("option", {}, name)),
+  );
   $("preset").onchange = () => (takePreset(), update());
   $("preset").value = crfrnn.DEFAULT_PRESET;
   takePreset();
@@ -77,7 +94,12 @@ function prepareControls() {
   $("steps").ontoggle = update;
   $("iteration").oninput = () => (showSettings(), update());
   $("class").onchange = update;
-  listen($("canvas"), () => state.strokes, () => ({ label: erases ? NOTHING : label, radius: Number($("brush").value) }), () => (draw(), update()));
+  listen(
+    $("canvas"),
+    () => state.strokes,
+    () => ({ label: erases ? NOTHING : label, radius: Number($("brush").value) }),
+    () => (draw(), update()),
+  );
 }
 
 function takePreset() {
@@ -119,7 +141,13 @@ function show(given, next) {
   const before = given.scores && likeliest(given.scores, points);
   photo?.free();
   photo = next;
-  state = { ...given, classes: coloured(given.classes ?? FIRST_CLASSES, before), strokes: new Uint8Array(points).fill(NOTHING), before, after: null };
+  state = {
+    ...given,
+    classes: coloured(given.classes ?? FIRST_CLASSES, before),
+    strokes: new Uint8Array(points).fill(NOTHING),
+    before,
+    after: null,
+  };
   label = before ? mostOf(before) : 1;
   erase(false);
   $("class").replaceChildren();
@@ -133,7 +161,10 @@ function show(given, next) {
 function coloured(names, labels) {
   const occurring = labels ? names.map((_, index) => index).filter((index) => labels.includes(index)) : [];
   const order = [...new Set([...occurring, ...names.keys()])];
-  return names.map((name, index) => ({ name, colour: examples.colours[order.indexOf(index) % examples.colours.length] }));
+  return names.map((name, index) => ({
+    name,
+    colour: examples.colours[order.indexOf(index) % examples.colours.length],
+  }));
 }
 
 /** The class that occurs most, besides the background. */
@@ -162,7 +193,9 @@ function showClasses() {
     };
     chips.push(element("button", { type: "button", className: "crf-button", id: "crf-add", onclick: add }, "+ class"));
   }
-  if (chips.map((chip) => chip.textContent).join() !== [...$("classes").children].map((chip) => chip.textContent).join()) {
+  if (
+    chips.map((chip) => chip.textContent).join() !== [...$("classes").children].map((chip) => chip.textContent).join()
+  ) {
     $("classes").replaceChildren(...chips);
     const chosen = $("class").value || String(label);
     $("class").replaceChildren(...shown.map(({ name, index }) => element("option", { value: index }, name)));
@@ -226,7 +259,9 @@ async function refine() {
     if (of !== state) return;
     Object.assign(of, { before: likeliest(scores, points), after: likeliest(values, points), probabilities: values });
     const { width, height } = of.image;
-    const changed = of.scores ? `; the CRF changed ${(100 * changedShare(of.before, of.after)).toFixed(1)} % of the pixels` : "";
+    const changed = of.scores
+      ? `; the CRF changed ${(100 * changedShare(of.before, of.after)).toFixed(1)} % of the pixels`
+      : "";
     $("times").textContent =
       `${Math.round(total)} ms for ${width}×${height} pixels and ${of.classes.length} classes: kernels ${Math.round(milliseconds.kernels)} ms ` +
       `(${vertices} vertices), ${iterations} iterations ${Math.round(milliseconds.meanField)} ms, ` +
@@ -254,16 +289,30 @@ async function updateSteps(scores = scoresNow()) {
   if (!$("steps").open || scores === null) return $("pictures").replaceChildren();
   const of = state;
   const start = performance.now();
-  const { messages, ...steps } = await photo.iteration(scores, { ...parameters(), iterations: Number($("iteration").value) - 1 }, Number($("class").value));
+  const { messages, ...steps } = await photo.iteration(
+    scores,
+    { ...parameters(), iterations: Number($("iteration").value) - 1 },
+    Number($("class").value),
+  );
   if (of !== state) return;
   const numbers = { ...steps, ...messages };
-  const figures = Object.entries(PICTURES).filter(([name]) => numbers[name]).map(([name, words]) => {
-    const canvas = element("canvas");
-    const [low, high] = ["weighted", "coupled", "logits"].includes(name) ? extent(numbers[name]) : [0, 1];
-    drawNumbers(canvas, of.image, numbers[name], low, high);
-    return element("figure", { id: `crf-step-${name}` }, canvas, element("figcaption", {}, `${words}, ${shown(low)} to ${shown(high)}`));
-  });
-  $("pictures").replaceChildren(...figures, element("p", { className: "crf-times" }, `${Math.round(performance.now() - start)} ms`));
+  const figures = Object.entries(PICTURES)
+    .filter(([name]) => numbers[name])
+    .map(([name, words]) => {
+      const canvas = element("canvas");
+      const [low, high] = ["weighted", "coupled", "logits"].includes(name) ? extent(numbers[name]) : [0, 1];
+      drawNumbers(canvas, of.image, numbers[name], low, high);
+      return element(
+        "figure",
+        { id: `crf-step-${name}` },
+        canvas,
+        element("figcaption", {}, `${words}, ${shown(low)} to ${shown(high)}`),
+      );
+    });
+  $("pictures").replaceChildren(
+    ...figures,
+    element("p", { className: "crf-times" }, `${Math.round(performance.now() - start)} ms`),
+  );
 }
 
 /** Smallest and largest number; of numbers on both sides of 0, as far to either side. */

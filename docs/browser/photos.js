@@ -19,7 +19,9 @@ export async function openFile(file) {
   try {
     return { name: file.name, image: await imageData(file), scores: null };
   } catch {
-    throw new Error(`${file.name} is not a photo that this browser can read, such as a JPEG or PNG file; nothing was changed.`);
+    throw new Error(
+      `${file.name} is not a photo that this browser can read, such as a JPEG or PNG file; nothing was changed.`,
+    );
   }
 }
 

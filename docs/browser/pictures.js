@@ -1,8 +1,18 @@
 // From numbers to pixels of a canvas.
 const UNKNOWN = 255;
 const TINT = 0.55;
-const HEAT = [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]]; // dark to bright
-const BALANCE = [[33, 102, 172], [247, 247, 247], [178, 24, 43]]; // below and above 0
+const HEAT = [
+  [0, 0, 4],
+  [81, 18, 124],
+  [183, 55, 121],
+  [252, 137, 97],
+  [252, 253, 191],
+]; // dark to bright
+const BALANCE = [
+  [33, 102, 172],
+  [247, 247, 247],
+  [178, 24, 43],
+]; // below and above 0
 
 /** The likeliest class of each pixel; UNKNOWN where all are equally likely. */
 export function likeliest(scores, points) {
@@ -37,7 +47,9 @@ export function drawLabels(canvas, image, labels, classes) {
     }
     const { width } = image;
     for (let i = 0; i < labels.length; ++i) {
-      const isBorder = (i % width < width - 1 && labels[i] !== labels[i + 1]) || (i + width < labels.length && labels[i] !== labels[i + width]);
+      const isBorder =
+        (i % width < width - 1 && labels[i] !== labels[i + 1]) ||
+        (i + width < labels.length && labels[i] !== labels[i + width]);
       if (isBorder) data.fill(255, 4 * i, 4 * i + 3);
     }
   });
@@ -54,7 +66,8 @@ export function drawNumbers(canvas, { width, height }, numbers, low, high) {
     for (let i = 0; i < numbers.length; ++i) {
       const place = Math.min(Math.max((numbers[i] - low) / (high - low || 1), 0), 1) * (stops.length - 1);
       const stop = Math.min(Math.floor(place), stops.length - 2);
-      for (let k = 0; k < 3; ++k) data[4 * i + k] = stops[stop][k] + (place - stop) * (stops[stop + 1][k] - stops[stop][k]);
+      for (let k = 0; k < 3; ++k)
+        data[4 * i + k] = stops[stop][k] + (place - stop) * (stops[stop + 1][k] - stops[stop][k]);
       data[4 * i + 3] = 255;
     }
   });
@@ -73,6 +86,7 @@ export function drawStrokes(canvas, strokes, classes) {
 function paint(canvas, image, change) {
   const picture = new ImageData(image.data.slice(), image.width, image.height);
   change(picture.data);
-  if (canvas.width !== image.width || canvas.height !== image.height) Object.assign(canvas, { width: image.width, height: image.height });
+  if (canvas.width !== image.width || canvas.height !== image.height)
+    Object.assign(canvas, { width: image.width, height: image.height });
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(picture, 0, 0);
 }

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
     "src/crfrnn/models/builtin/MODEL_CARD.md": "model-card.md",
+    "wasm/package/README.md": "javascript.md",
 }
 """Documents outside of docs/ that are pages too."""
 COMMAND_LINE = "reference/command-line.md"

@@ -35,7 +35,9 @@ MOST = 2e-5  # of float32, as in tests/support/tolerances.py
 MOST_LABELS = 1e-4
 PATIENCE = 300  # seconds: a guard against what never ends
 pytestmark = [
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver (apt-get install chromium-driver)"),
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason="needs chromium and chromedriver (apt-get install chromium-driver)"
+    ),
     pytest.mark.skipif(
         not (SITE / PACKAGE / "index.js").is_file(), reason="the site has no WebAssembly: make wasm builds it"
     ),

@@ -32,7 +32,9 @@ export function checkedImage(image) {
 /** Scores as a Float32Array, and of how many classes. */
 export function checkedScores(scores, { width, height }, name) {
   if (!(scores instanceof Float32Array || scores instanceof Float64Array)) {
-    throw new TypeError(`${name} are ${described(scores)}; expected a Float32Array of classes × height × width numbers`);
+    throw new TypeError(
+      `${name} are ${described(scores)}; expected a Float32Array of classes × height × width numbers`,
+    );
   }
   const classes = scores.length / (width * height);
   if (!Number.isInteger(classes) || classes < 1) {
@@ -51,14 +53,19 @@ export function checkedParameters(given, { channels }, classes) {
   if (given === undefined) return PRESETS[DEFAULT_PRESET];
   if (given === null || typeof given !== "object" || Array.isArray(given)) {
     const presets = Object.keys(PRESETS).map((name) => `PRESETS.${name}`);
-    throw new TypeError(`parameters are ${described(given)}; expected an object such as { theta_beta: 10 }, or ${presets[0]}`);
+    throw new TypeError(
+      `parameters are ${described(given)}; expected an object such as { theta_beta: 10 }, or ${presets[0]}`,
+    );
   }
   for (const name of Object.keys(given)) {
     if (!(name in DEFAULTS) && name !== NOTES) {
       throw new TypeError(`there is no parameter ${name}; there are ${Object.keys(DEFAULTS).join(", ")}`);
     }
   }
-  const values = { ...PRESETS[DEFAULT_PRESET], ...Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)) };
+  const values = {
+    ...PRESETS[DEFAULT_PRESET],
+    ...Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)),
+  };
   delete values[NOTES];
   for (const [name, value] of Object.entries(values)) checkParameter(name, value, channels, classes, values);
   return values;
@@ -85,10 +92,14 @@ function checkParameter(name, value, channels, classes, values) {
 function checkDeviations(name, value, count, what) {
   const all = Array.isArray(value) ? value : [value];
   if (!all.every((each) => Number.isFinite(each) && Math.fround(each) > 0) || all.length === 0) {
-    throw new RangeError(`${name}=${shown(value)} must be a finite number above 0, or one for each of ${count} ${what}`);
+    throw new RangeError(
+      `${name}=${shown(value)} must be a finite number above 0, or one for each of ${count} ${what}`,
+    );
   }
   if (all.length !== 1 && all.length !== count) {
-    throw new RangeError(`${name}=${shown(value)} has ${all.length} numbers; expected one, or one for each of ${count} ${what}`);
+    throw new RangeError(
+      `${name}=${shown(value)} has ${all.length} numbers; expected one, or one for each of ${count} ${what}`,
+    );
   }
 }
 
@@ -122,7 +133,8 @@ function checkRange(name, value) {
 }
 
 export function checkWord(name, value, words) {
-  if (!words.includes(value)) throw new RangeError(`${name}=${shown(value)} is unknown; use ${words.map(shown).join(", ")}`);
+  if (!words.includes(value))
+    throw new RangeError(`${name}=${shown(value)} is unknown; use ${words.map(shown).join(", ")}`);
 }
 
 export function checkWhole(value, name, least, most = LARGEST_INTEGER) {
@@ -134,7 +146,10 @@ export function checkWhole(value, name, least, most = LARGEST_INTEGER) {
 function checkFinite(numbers, name) {
   if (!(numbers instanceof Float32Array)) return;
   const place = numbers.findIndex((number) => !Number.isFinite(number));
-  if (place >= 0) throw new RangeError(`${name}[${place}] is ${numbers[place]}; expected finite numbers, within the range of float32`);
+  if (place >= 0)
+    throw new RangeError(
+      `${name}[${place}] is ${numbers[place]}; expected finite numbers, within the range of float32`,
+    );
 }
 
 export function described(value) {

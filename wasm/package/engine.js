@@ -122,11 +122,16 @@ export class Engine {
       this.drop(photo, name);
       const { width, height } = photo;
       const rounds = parameters.neighbour_rounds;
-      photo.kernels[name] = await Memory.within(this.native, `a kernel over ${width}×${height} pixels`, async (memory) => {
-        if (name === SPATIAL && parameters.spatial === "grid") return this.grid(memory, photo, parameters.theta_gamma);
-        const rows = name === SPATIAL ? positions(photo, parameters.theta_gamma, 2) : features(photo, parameters);
-        return this.ofRows(memory, rows, photo.points, parameters.filter === "exact" ? null : rounds);
-      });
+      photo.kernels[name] = await Memory.within(
+        this.native,
+        `a kernel over ${width}×${height} pixels`,
+        async (memory) => {
+          if (name === SPATIAL && parameters.spatial === "grid")
+            return this.grid(memory, photo, parameters.theta_gamma);
+          const rows = name === SPATIAL ? positions(photo, parameters.theta_gamma, 2) : features(photo, parameters);
+          return this.ofRows(memory, rows, photo.points, parameters.filter === "exact" ? null : rounds);
+        },
+      );
       photo.kernels[name].key = key;
     }
     const kernel = photo.kernels[name];
@@ -166,7 +171,14 @@ export class Engine {
     const pointer = memory.checked(
       neighbourRounds === null
         ? this.native._crfrnn_exact(given, points, dimensions)
-        : this.native._crfrnn_lattice(given, points, dimensions, neighbourRounds, this.threads, MOST_GIGABYTES * 2 ** 30),
+        : this.native._crfrnn_lattice(
+            given,
+            points,
+            dimensions,
+            neighbourRounds,
+            this.threads,
+            MOST_GIGABYTES * 2 ** 30,
+          ),
       0,
     );
     const kernel = { pointer, vertices: neighbourRounds === null ? 0 : this.native._crfrnn_num_vertices(pointer) };
@@ -220,7 +232,14 @@ export class Engine {
         const { axes, numbers } = coupling(parameters.compatibility, weight, classes);
         const { pre, post } = kernel.factors;
         const rowSum = new Int32Array(Float32Array.of(parameters.normalization === "after" ? 1 : 0).buffer)[0];
-        return [kernel.pointer, pre ? memory.copy(pre) : 0, post ? memory.copy(post) : 0, axes, memory.copy(numbers), rowSum];
+        return [
+          kernel.pointer,
+          pre ? memory.copy(pre) : 0,
+          post ? memory.copy(post) : 0,
+          axes,
+          memory.copy(numbers),
+          rowSum,
+        ];
       });
       const given = memory.copy(unary);
       const listed = memory.copy(Int32Array.from(words));
@@ -230,7 +249,15 @@ export class Engine {
       const { iterations, damping, class_threshold, tolerance } = parameters;
       const numbers = [iterations, damping, class_threshold, tolerance, OUTPUTS.indexOf(output), this.threads];
       const ran = memory.checked(
-        this.native._crfrnn_mean_field(given, classes, points, listed, words.length / WORDS_OF_TERM, ...numbers, result),
+        this.native._crfrnn_mean_field(
+          given,
+          classes,
+          points,
+          listed,
+          words.length / WORDS_OF_TERM,
+          ...numbers,
+          result,
+        ),
         -1,
       );
       const values =

@@ -88,7 +88,11 @@ export interface Photo {
    * @param parameters Those left out are those of PRESETS[DEFAULT_PRESET].
    * @throws TypeError, RangeError: if scores or parameters are not as described, or memory does not suffice.
    */
-  refine(scores: Float32Array | Float64Array, parameters: Parameters | undefined, output: "labels"): Promise<Refined<Labels>>;
+  refine(
+    scores: Float32Array | Float64Array,
+    parameters: Parameters | undefined,
+    output: "labels",
+  ): Promise<Refined<Labels>>;
   refine(
     scores: Float32Array | Float64Array,
     parameters?: Parameters,
@@ -108,7 +112,12 @@ export interface Crf {
   /** Keep an image, to refine scores of it several times. */
   photo(image: Image): Promise<Photo>;
   /** Refine scores of an image once. */
-  refine(scores: Float32Array | Float64Array, image: Image, parameters: Parameters | undefined, output: "labels"): Promise<Refined<Labels>>;
+  refine(
+    scores: Float32Array | Float64Array,
+    image: Image,
+    parameters: Parameters | undefined,
+    output: "labels",
+  ): Promise<Refined<Labels>>;
   refine(
     scores: Float32Array | Float64Array,
     image: Image,

@@ -57,7 +57,8 @@ export class Memory {
   checked(result, failed) {
     if (result !== failed) return result;
     const failure = this.native.UTF8ToString(this.native._crfrnn_failure());
-    if (this.native._crfrnn_is_out_of_memory()) throw new OutOfMemory(this.what, failure === "std::bad_alloc" ? "" : failure);
+    if (this.native._crfrnn_is_out_of_memory())
+      throw new OutOfMemory(this.what, failure === "std::bad_alloc" ? "" : failure);
     throw new RangeError(failure);
   }
 }

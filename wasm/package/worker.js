@@ -5,7 +5,8 @@ let engine;
 
 onmessage = async ({ data: { id, method, values } }) => {
   try {
-    const result = method === "load" ? ((engine = await Engine.load(...values)), undefined) : await engine.call(method, ...values);
+    const result =
+      method === "load" ? ((engine = await Engine.load(...values)), undefined) : await engine.call(method, ...values);
     postMessage({ id, result }, buffersOf(result));
   } catch (error) {
     postMessage({ id, error: { name: error?.name, message: String(error?.message ?? error) } });

@@ -14,7 +14,8 @@ export async function readCase(read, { name, types, width, height }) {
 
 /** The largest |difference| as a share of the largest |expected|, and the share of numbers that differ; 1 for another shape. */
 export function difference(values, expected) {
-  if (values.length !== expected.length || values.some((value) => !Number.isFinite(value))) return { largest: 1, share: 1 };
+  if (values.length !== expected.length || values.some((value) => !Number.isFinite(value)))
+    return { largest: 1, share: 1 };
   let [largest, scale, differing] = [0, 0, 0];
   for (let i = 0; i < values.length; ++i) {
     largest = Math.max(largest, Math.abs(values[i] - expected[i]));

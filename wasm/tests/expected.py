@@ -21,7 +21,10 @@ SEED = 20110615
 def photo_and_scores(name: str, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The top left of an example photo, and a network's scores (21, height, width) for it."""
     photo = read_example(name)
-    with as_file(files("crfrnn").joinpath("data", "examples", f"{name}_logits33.npz")) as path, np.load(path) as archive:
+    with (
+        as_file(files("crfrnn").joinpath("data", "examples", f"{name}_logits33.npz")) as path,
+        np.load(path) as archive,
+    ):
         scores = resize_scores(archive["logits"].astype(np.float32), photo.shape[:2], square=True)
     return photo[:height, :width].copy(), scores[:, :height, :width].copy()
 
