@@ -27,12 +27,7 @@ let [view, label, erases, wanted, works, opened] = ["refined", 1, false, false, 
 start();
 
 async function start() {
-  if (location.protocol === "file:") {
-    return say(
-      "Browsers run no WebAssembly from a file on the disk: open this page through a server, such as python -m http.server.",
-      true,
-    );
-  }
+  say("");
   try {
     crfrnn = await import("./crfrnn/index.js");
   } catch {

@@ -204,6 +204,45 @@ def test_numbers_are_those_of_python(serve: Callable[..., str], browse: Callable
         assert case["share"] <= MOST_LABELS if case["output"] == "labels" else case["largest"] <= MOST, case
 
 
+FAILURES = """
+const [done] = arguments;
+(async () => {
+  const { createCrf } = await import("/browser/crfrnn/index.js");
+  const crf = await createCrf();
+  const points = 12 * 8;
+  const image = (channels) => ({ width: 12, height: 8, data: new Uint8Array(channels * points) });
+  const failures = [];
+  const attempt = (promise) => promise.then(
+    () => failures.push("nothing"),
+    (error) => failures.push(`${error instanceof RangeError} ${error.message}`),
+  );
+  await attempt(crf.refine(new Float32Array(points + 1), image(3)));
+  await attempt(crf.refine(new Float32Array(2 * points), image(20)));
+  const { values } = await crf.refine(new Float32Array(2 * points), image(3), {}, "labels");
+  failures.push(String(values));
+  const late = attempt(crf.refine(new Float32Array(2 * points), image(3)));
+  crf.close();
+  await late;
+  return failures;
+})().then(done, (error) => done([String(error)]));
+"""
+
+
+def test_errors_come_out_of_the_worker(serve: Callable[..., str], browse: Callable[..., Any]) -> None:
+    """Those of the core too; the worker works on, until it is closed."""
+    driver = browse(f"{serve()}/404.html")
+    shape, features, labels, closed = driver.execute_async_script(FAILURES)
+    assert shape.startswith("true scores hold 97 numbers")
+    assert features.startswith("true a permutohedral lattice takes 1 to 16 features, not 22")
+    assert labels == ",".join(["0"] * 96)
+    assert closed == "false this CRF has been closed: make another one with createCrf()"
+
+
+def test_from_the_disk_the_page_asks_for_a_server(browse: Callable[..., Any]) -> None:
+    driver = browse((SITE / "browser.html").as_uri())
+    assert "open this page through a server" in by_id(driver, "message").text
+
+
 def test_an_example_and_sliders(serve: Callable[..., str], browse: Callable[..., Any]) -> None:
     """The first example is refined as Python refines it, and again for each slider."""
     driver = browse(f"{serve()}/browser.html")
