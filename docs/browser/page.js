@@ -58,12 +58,12 @@ function prepareControls() {
     $("photos").append(button);
   }
   $("file").onchange = () => $("file").files[0] && open(openFile($("file").files[0]));
-  const stage = $("stage");
-  stage.ondragover = (event) => (event.preventDefault(), stage.classList.add("crf-drop"));
-  stage.ondragleave = () => stage.classList.remove("crf-drop");
-  stage.ondrop = (event) => {
+  const root = document.getElementById("crf");
+  root.ondragover = (event) => (event.preventDefault(), root.classList.add("crf-drop"));
+  root.ondragleave = () => root.classList.remove("crf-drop");
+  root.ondrop = (event) => {
     event.preventDefault();
-    stage.classList.remove("crf-drop");
+    root.classList.remove("crf-drop");
     const file = event.dataTransfer.files[0];
     if (file) open(openFile(file));
     else say("That was no file: drop a photo from the disk.", true);

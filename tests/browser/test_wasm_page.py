@@ -204,6 +204,14 @@ def test_numbers_are_those_of_python(serve: Callable[..., str], browse: Callable
         assert case["share"] <= MOST_LABELS if case["output"] == "labels" else case["largest"] <= MOST, case
 
 
+DROP = """
+fetch("/browser/coffee.png").then((response) => response.blob()).then((blob) => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([blob], "coffee.png"));
+  const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+  document.querySelector("#crf-canvas").dispatchEvent(event);
+});
+"""
 FAILURES = """
 const [done] = arguments;
 (async () => {
@@ -351,6 +359,10 @@ def test_files_that_are_no_photos(serve: Callable[..., str], browse: Callable[..
     settle(driver)
     assert changed_by_the_crf("astronaut") in by_id(driver, "times").text
     assert by_id(driver, "message").text == ""
+    driver.execute_script(DROP)
+    Wait(driver, PATIENCE).until(lambda _: "Draw on the photo" in by_id(driver, "message").text)
+    settle(driver)
+    assert driver.execute_script("return document.querySelector('#crf-canvas').width") == 600
 
 
 def test_without_the_module_the_page_says_so(serve: Callable[..., str], browse: Callable[..., Any]) -> None:

@@ -13,18 +13,16 @@ export function unaryFromLabels(labels, classes, probability = PROBABILITY_OF_LA
   const isUnknown = (label) => label < 0 || (label === UNKNOWN_LABEL && classes <= UNKNOWN_LABEL);
   const right = Math.log(probability);
   const wrong = Math.log((1 - probability) / Math.max(classes - 1, 1));
-  const unary = new Float32Array(classes * points).fill(wrong);
+  const unary = new Float32Array(classes * points).fill(-Math.log(classes));
   for (let i = 0; i < points; ++i) {
-    if (isUnknown(labels[i])) {
-      for (let c = 0; c < classes; ++c) unary[c * points + i] = -Math.log(classes);
-    } else if (labels[i] < classes && Number.isInteger(labels[i])) {
-      unary[labels[i] * points + i] = right;
-    } else {
+    if (isUnknown(labels[i])) continue;
+    if (labels[i] >= classes || !Number.isInteger(labels[i])) {
       throw new RangeError(
         `labels[${i}] is ${labels[i]}, but ${classes} classes have labels 0 to ${classes - 1}; ` +
           `negative labels and ${UNKNOWN_LABEL} are unknown`,
       );
     }
+    for (let c = 0; c < classes; ++c) unary[c * points + i] = c === labels[i] ? right : wrong;
   }
   return unary;
 }
