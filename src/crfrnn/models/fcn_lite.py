@@ -17,8 +17,8 @@ class FcnLite(nn.Module):
     """Class scores of a photo of any size: EfficientNet-Lite and, like FCN-8s, skips at strides 32, 16 and 8.
 
     Starting from the coarsest features, the decoder narrows the features of each stride, adds the bilinearly stretched
-    result of the coarser stride, and filters the sum. To the coarsest it adds what their mean over the photo says of all
-    places. The scores are computed at stride 8 and stretched to the photo.
+    result of the coarser stride, and filters the sum. To the coarsest it first adds what their mean over the photo says
+    of the photo as a whole. The scores are computed at stride 8 and stretched to the photo.
 
     Args:
         num_classes: Channels of the logits, at least 1.
