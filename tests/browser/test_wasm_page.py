@@ -380,12 +380,13 @@ def test_pixels_and_scores_of_examples_are_those_of_python(
     const done = arguments[0];
     import("/browser/photos.js").then(async ({ openExample, readExamples }) => {
       const { image, scores } = await openExample((await readExamples()).photos[0]);
-      done([Array.from(image.data), Array.from(scores.subarray(8 * image.width * image.height))]);
+      const points = image.width * image.height;
+      done([Array.from(image.data), Array.from(scores.subarray(8 * points, 9 * points))]);
     });
     """
     data, scores = driver.execute_async_script(script)
     photo = read_example("chelsea")
     np.testing.assert_array_equal(np.reshape(data, (*photo.shape[:2], 4))[:, :, :3], photo)
     with np.load(ROOT / "src/crfrnn/data/examples/chelsea_logits33.npz") as archive:
-        stretched = resize_scores(archive["logits"][8:].astype(np.float32), photo.shape[:2], square=True)
+        stretched = resize_scores(archive["logits"][8:9].astype(np.float32), photo.shape[:2], square=True)
     np.testing.assert_allclose(scores, stretched.ravel(), atol=2e-5)
