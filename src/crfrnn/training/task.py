@@ -50,7 +50,7 @@ class SegmentationTask(LightningModule):
         self.frozen = segmenter.crf is not None and config.freeze_network
         trained = segmenter.crf is not None or config.init not in (None, IMAGENET)
         self.fixed_statistics = self.frozen or (config.freeze_statistics and trained)
-        self.fixed_encoder = segmenter.crf is None and config.freeze_encoder
+        self.fixed_encoder = config.freeze_encoder
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.miou = MulticlassJaccardIndex(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
