@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
+.PHONY: help demo test browser lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -17,6 +17,10 @@ demo: ## segment three photos and draw out/demo.png
 
 test: ## run the tests against the installed package
 	@$(PYTHON) make.py test
+
+SCREENSHOTS ?=
+browser: ## try `crfrnn web` and the page of `make wasm` in Chromium; SCREENSHOTS=docs renews the pictures of the page there
+	@SCREENSHOTS=$(SCREENSHOTS) $(PYTHON) make.py browser
 
 wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
 	@$(PYTHON) make.py wheel
@@ -57,9 +61,9 @@ races: $(VENV)/.build-stamp ## run the native tests under ThreadSanitizer
 	@$(BIN)/cmake --build build/races --parallel
 	@TSAN_OPTIONS=halt_on_error=1 $(UNSHUFFLED) $(BIN)/ctest --test-dir build/races --output-on-failure -R 'thread_tests|avx2'
 
-# The page of the site, too: it holds the package. Its tests say so where there is no Chromium.
+# The site, too: a page of it holds the package. `make browser` tries it.
 WASM := build/wasm
-wasm: $(VENV)/.dev-stamp $(VENV)/.browser-stamp ## compile the core to WebAssembly; build and try the npm package and its page
+wasm: $(VENV)/.dev-stamp ## compile the core to WebAssembly; build and try the npm package, and the site with it
 	@$(BIN)/python wasm/build.py
 	@$(BIN)/ctest --test-dir $(WASM)/native --output-on-failure --timeout 900 -R baseline
 	@$(BIN)/ctest --test-dir $(WASM)/native-threads --output-on-failure --timeout 900 -R 'baseline|thread_tests'
@@ -67,7 +71,6 @@ wasm: $(VENV)/.dev-stamp $(VENV)/.browser-stamp ## compile the core to WebAssemb
 	@for script in docs/browser/*.js wasm/*.js; do node --check $$script || exit 1; done
 	@node --test wasm/tests/package.test.js
 	@$(MAKE) --no-print-directory docs
-	@$(BIN)/python -m pytest tests/browser/test_wasm_page.py
 
 FUZZ ?= 10000
 fuzz: $(VENV)/.dev-stamp ## try FUZZ=10000 arrays and files by chance and a hundredth as many kills; what is wrong is in out/fuzz
@@ -86,7 +89,7 @@ fuzz-sanitized: $(VENV)/.dev-stamp ## the same arrays under AddressSanitizer and
 	@PYTHONPATH=$(SANITIZED) FUZZ_PRELOAD="$(PRELOADED)" $(BIN)/python tests/fuzz $(FUZZ) --calls
 
 clean: ## remove everything that make made
-	rm -rf build dist out site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist out site $(VENV) $(VENV)-browser .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # make.py knows what is up to date. $(VENV)/.dev-stamp is .venv with the extra dev, and so on.
 $(VENV)/.%-stamp: always
