@@ -22,7 +22,7 @@ TOOLS = {
 # Extras with an environment of their own, .venv-browser, and the pins that they need in the place of others: Gradio
 # takes no Pillow of the latest kind.
 APART = {"browser": ["pillow==12.3.0"]}
-BROWSER_TESTS = [Path("tests", "browser", f"{name}_suite.py") for name in ("browser", "requests")]
+BROWSER_TESTS = [Path("tests", "browser", f"{name}_suite.py") for name in ("browser", "requests", "wasm_page")]
 # Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
 PROCESSES = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 SETTINGS = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
@@ -37,7 +37,7 @@ WORDS = {
 }
 USAGE = """python make.py demo              segment three photos and draw out/demo.png
 python make.py test [OPTIONS]    run the tests against the installed package; options are those of pytest
-python make.py browser [OPTIONS] try `crfrnn web` in Chromium, in .venv-browser
+python make.py browser [OPTIONS] try `crfrnn web` and the page of `make wasm` in Chromium, in .venv-browser
 python make.py wheel             build dist/, and try the wheel in an environment of its own without a compiler
 python make.py install EXTRA     set up .venv with an extra of pyproject.toml; base has none"""
 
