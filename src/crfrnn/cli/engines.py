@@ -37,7 +37,7 @@ def chosen_engine(options: argparse.Namespace) -> Engine:
     if options.ray is None:
         return ThisMachine()
     for each in places_of(options):
-        if is_elsewhere(each) and each.protocol == "memory":
+        if getattr(each, "protocol", "") == "memory":
             raise UsageError(f"{each} is in the memory of this process, which the workers of a cluster do not see")
     from crfrnn.cluster import RayCluster
 

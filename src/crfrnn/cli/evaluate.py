@@ -10,7 +10,7 @@ from crfrnn.cli.failures import described
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_classes, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import complain, say, say_table
-from crfrnn.cli.usage import counted, given_place
+from crfrnn.cli.usage import UsageError, counted, given_place
 from crfrnn.files.photos import write_picture
 from crfrnn.files.places import Place, delivered, is_folder, is_there
 from crfrnn.files.replacement import replacing
@@ -81,7 +81,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from crfrnn.evaluation.evaluate import MeasurePhotos, measured
     from crfrnn.files.classes import class_set
 
-    engine = chosen_engine(options)
+    try:
+        engine = chosen_engine(options)
+    except UsageError as error:
+        parser.error(str(error))
     file = None if str(options.model) == BUILT_IN else options.model
     load = Loaded(file, options.parameters, options.device)
     model = load.model

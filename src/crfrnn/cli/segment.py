@@ -114,10 +114,10 @@ def run_segment(options: argparse.Namespace) -> int:
         if options.no_crf and options.iterations is not None:
             raise UsageError("--iterations are those of the CRF, which --no-crf leaves out")
         photos = photos_given(options.photos)
-        results = Results.of(options, len(photos))
+        results, engine = Results.of(options, len(photos)), chosen_engine(options)
     except UsageError as error:
         parser.error(str(error))
-    job, engine = SegmentPhotos(options, results), chosen_engine(options)
+    job = SegmentPhotos(options, results)
     todo = results.todo(photos, options.overwrite)
     failures: dict[int, str] = {}
     done, placed = 0, 0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cluster.connection import connected, quiet
+from crfrnn.cluster.connection import connected, quiet, ray_module
 from crfrnn.cluster.machines import alive, require_machines
 from crfrnn.cluster.worker import Ended, Startup, Worker, gpus
 from crfrnn.files.progress import display
@@ -25,10 +26,11 @@ MOST_TOGETHER = 64
 """Items that a worker is given at once, at most: what is done again after it was lost."""
 TURNS = 32
 """Times that each worker is given items, where there are enough."""
-RETRIES = 1
-"""How often Ray gives items of a worker that was lost to another one, before they are tried one by one."""
 ROUNDS = 3
-"""How often what did not come back is tried, one by one from the second time on."""
+"""How often what did not come back is tried. Ray itself does again what was on a worker or a machine that is lost."""
+
+
+LOST = f"the cluster has lost it {ROUNDS} times"
 
 
 class RayCluster:
@@ -62,8 +64,9 @@ class RayCluster:
         missing = dict.fromkeys(range(len(items)))
         lost: set[tuple[str, int]] = set()
         with ExitStack() as stack:
-            ray = stack.enter_context(connected(self.address))
+            ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
+            ray = stack.enter_context(connected(self.address))
             seen = stack.enter_context(beacon(job.shared)) if isinstance(job.shared, Path) else None
             workers = require_machines(ray, job, seen)
             machines = alive(ray)
@@ -71,8 +74,8 @@ class RayCluster:
             stack.callback(bar.close)
             bar.reach(0)
             failure: Exception | None = None
-            for attempt in range(ROUNDS):
-                together = 1 if attempt else chosen_size(len(items), workers)
+            for _ in range(ROUNDS):
+                together = chosen_size(len(missing), workers)
                 try:
                     for ended in _ended(ray, job, items, list(missing), together, workers):
                         if isinstance(ended, Startup):
@@ -94,10 +97,7 @@ class RayCluster:
                 f"the cluster has done nothing of it: {str(failure).strip().splitlines()[-1]}"
             ) from failure
         for number in missing:
-            take(
-                number,
-                OSError(f"its worker was killed each of {(RETRIES + 1) * ROUNDS} times, maybe for lack of memory"),
-            )
+            take(number, OSError(f"{LOST}: {failure}" if failure else LOST))
         self.remarks = [*_lost(len(lost), "worker"), *_lost(gone, "machine")]
 
 
@@ -112,25 +112,21 @@ def _ended(
     """What came of the items of these numbers, in the order in which they are done."""
     chunks = [numbers[start : start + together] for start in range(0, len(numbers), together)]
     rows = [{"chunk": pickle.dumps([(number, items[number]) for number in chunk])} for chunk in chunks]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    dataset.context.enable_progress_bars = False
-    dataset.context.max_errored_blocks = -1  # what does not come back is tried again
-    most = len(chunks)
-    done = dataset.map_batches(
-        Worker,
-        fn_constructor_args=(pickle.dumps(job), os.getcwd()),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, most), max_size=most),
-        num_cpus=job.threads or 1,
-        num_gpus=gpus(job),
-        ray_remote_args_fn=_remote_options,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's, of its own settings
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        dataset.context.enable_progress_bars = False
+        dataset.context.max_errored_blocks = -1  # what does not come back is tried again
+        done = dataset.map_batches(
+            Worker,
+            fn_constructor_args=(pickle.dumps(job), os.getcwd(), secrets.token_hex(8)),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(rows)), max_size=len(rows)),
+            num_cpus=job.threads or 1,
+            num_gpus=gpus(job),
+        )
     for row in done.iter_rows():
         yield from pickle.loads(row["ended"])
-
-
-def _remote_options() -> dict[str, int]:
-    return {"max_restarts": -1, "max_task_retries": RETRIES}
 
 
 def _warn(ended: Ended) -> None:

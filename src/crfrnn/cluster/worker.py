@@ -23,6 +23,11 @@ Warned = tuple[str, type[Warning], str, int]
 """Words, kind, and the file and line that warned."""
 
 
+MOST_DEATHS = 3
+"""So many workers of a machine may be killed by an item."""
+KILLED = OSError(f"its worker was killed {MOST_DEATHS} times while at work on it, maybe for lack of memory")
+
+
 @dataclass(frozen=True)
 class Ended:
     """What came of an item.
@@ -57,14 +62,16 @@ class Worker:
     Args:
         job: Pickled.
         folder: The folder that relative paths begin in.
+        run: A name of this run alone.
     """
 
-    def __init__(self, job: bytes, folder: str) -> None:
+    def __init__(self, job: bytes, folder: str, run: str) -> None:
         ray = ray_module()
         with suppress(OSError):  # it need not be there if no path begins in it
             os.chdir(folder)
         context = ray.get_runtime_context()
         self.restarted = bool(context.was_current_actor_reconstructed)
+        self.begun = own_folder() / run
         self.place = str(context.get_node_id()), os.getpid()
         self.job: Job[Any, Any] = pickle.loads(job)
         self.work: Callable[[Any], Any] | None = None
@@ -82,13 +89,23 @@ class Worker:
         if self.work is None or self.error is not None:
             return Startup(self.error or RuntimeError("the worker has not begun"))
         number, item = numbered
+        # What kills its worker, such as a photo that takes more memory than there is, is not tried forever.
+        begun = self.begun.with_name(f"{self.begun.name}-{number}")
+        with begun.open("ab") as handle:
+            deaths = handle.tell()
+            handle.write(b".")
+        outcome, warned = (KILLED, ()) if deaths == MOST_DEATHS else self.attempted(item)
+        begun.unlink()
+        return Ended(number, self.job.name(item), outcome, warned, self.place, self.restarted)
+
+    def attempted(self, item: Any) -> tuple[Any, tuple[Warned, ...]]:
+        """The result of an item, or the error why there is none; and what was warned of."""
+        assert self.work is not None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             outcome = attempt(self.job, self.work, item)
         warned = tuple((str(each.message), each.category, each.filename, each.lineno) for each in caught)
-        if isinstance(outcome, Exception):
-            outcome = told(outcome)
-        return Ended(number, self.job.name(item), outcome, warned, self.place, self.restarted)
+        return told(outcome) if isinstance(outcome, Exception) else outcome, warned
 
 
 def told(error: Exception, where: str = "") -> Exception:
@@ -123,6 +140,14 @@ def workers_here(ray: Any, job: Job[Any, Any]) -> int:
     return max(1, workers_on(resources, job))
 
 
+def own_folder() -> Path:
+    """A folder of this machine and this user for what its workers tell each other."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir(), f"crfrnn-workers-{user}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 class NodeMemory:
     """Memory that the workers of a machine share, which are processes: what is larger than a worker's part is alone.
 
@@ -135,9 +160,7 @@ class NodeMemory:
     def __init__(self, workers: int, threads: int | None, folder: Path | None = None) -> None:
         self.part = half_of_memory() // workers
         self.threads = thread_count(threads or 1)
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        self.folder = folder or Path(tempfile.gettempdir(), f"crfrnn-{user}")
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder = folder or own_folder()
 
     @contextmanager
     def taken(self, needed: int) -> Iterator[int]:

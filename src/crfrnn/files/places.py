@@ -50,7 +50,7 @@ def place(given: str | os.PathLike[str]) -> Place:
 
 def is_elsewhere(where: object) -> bool:
     """Whether this is a place that only fsspec reaches."""
-    return hasattr(where, "fs") and hasattr(where, "path")
+    return hasattr(type(where), "fs")  # asking the place itself would connect to it
 
 
 def real_place(where: Place) -> Place:
