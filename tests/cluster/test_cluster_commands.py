@@ -41,7 +41,7 @@ def test_refine(cluster, folders: Path, capsys) -> None:
     """With a damaged photo, one without scores, scores without a photo, and levels that are warned of."""
     Image.fromarray(np.full((9, 9, 3), 7, np.uint8)).save("photos/alone.png")
     np.save("scores/lonely.npy", np.zeros((4, 9, 9), np.float32))
-    options = "--format npz --iterations 3 --theta-beta 500"
+    options = "--format npz --iterations 3 --theta-beta 0.05"
     assert status(f"{REFINE} -o here {options}") == 1
     here = printed(capsys, "here")
     assert any("photos/5.png" in line for line in here)
