@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
+.PHONY: help demo test cluster lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -17,6 +17,9 @@ demo: ## segment three photos and draw out/demo.png
 
 test: ## run the tests against the installed package
 	@$(PYTHON) make.py test
+
+cluster: $(VENV)/.cluster-dev-stamp ## run the tests on a Ray cluster of two machines on this one, and of training on two
+	@$(BIN)/python -m pytest tests/cluster
 
 wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
 	@$(PYTHON) make.py wheel

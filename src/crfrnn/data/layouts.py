@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from crfrnn.files.opening import file_text
 from crfrnn.files.photos import IMAGE_SUFFIXES
-from crfrnn.files.places import Place, is_folder, names_in
+from crfrnn.files.places import Place, is_folder, names_in, names_there
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 """The suffixes of formats that keep class ids as they are."""
@@ -53,18 +53,21 @@ def named_lists(images: str, labels: str, lists: str) -> Layout:
     def fits(root: Place) -> bool:
         return (root / images).is_dir() and (root / labels).is_dir()
 
+    def listed(root: Place) -> Place:
+        return root if lists == "." else root / lists
+
     def splits(root: Place) -> list[str]:
-        return sorted(path.stem for path in (root / lists).glob("*.txt"))
+        return sorted(name.removesuffix(".txt") for name in names_there(listed(root)) if name.endswith(".txt"))
 
     def names(path: Place) -> list[str]:
         return [_without_suffix(line) for line in lines_of(path)]
 
     def pairs(root: Place, split: str, complete: bool) -> list[Pair]:
-        path = root / lists / f"{split}.txt"
+        path = listed(root) / f"{split}.txt"
         return matched(names(path), root / images, root / labels, path, complete)
 
     def photos(root: Place, split: str) -> list[Place]:
-        path = root / lists / f"{split}.txt"
+        path = listed(root) / f"{split}.txt"
         return named_files(names(path), root / images, IMAGE_SUFFIXES, "photo", path)
 
     place = f"{lists}/" if lists != "." else ""
