@@ -21,6 +21,7 @@ from crfrnn.cluster.worker import Ended, Startup, Worker, gpus
 from crfrnn.files.progress import display
 from crfrnn.files.replacement import beacon
 from crfrnn.jobs import SUBJECT, Item, Job, Result
+from crfrnn.plausibility import InputWarning
 
 MOST_TOGETHER = 64
 """Items that a worker is given at once, at most: what is done again after it was lost."""
@@ -63,6 +64,7 @@ class RayCluster:
         self.remarks = []
         missing = dict.fromkeys(range(len(items)))
         lost: set[tuple[str, int]] = set()
+        warned: dict[Any, Any] = {}
         with ExitStack() as stack:
             ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
@@ -84,7 +86,7 @@ class RayCluster:
                             lost.add(ended.worker)
                         if ended.number in missing:
                             del missing[ended.number]
-                            _warn(ended)
+                            _warn(ended, warned)
                             take(ended.number, ended.outcome)
                         bar.reach(len(items) - len(missing))
                 except ray.exceptions.RayError as error:
@@ -129,14 +131,16 @@ def _ended(
         yield from pickle.loads(row["ended"])
 
 
-def _warn(ended: Ended) -> None:
-    """Warn here of what a worker warned of, once for each place and words as Python does."""
+def _warn(ended: Ended, warned: dict[Any, Any]) -> None:
+    """Warn here of what a worker warned of, as often as this process would: of inputs, once for each line of code.
+
+    Args:
+        warned: What was warned of before.
+    """
     SUBJECT.set(ended.name)
     for message, category, filename, line in ended.warnings:
-        warnings.warn_explicit(message, category, filename, line, registry=_WARNED)
-
-
-_WARNED: dict[Any, Any] = {}
+        if not issubclass(category, InputWarning) or warned.setdefault((filename, line), message) == message:
+            warnings.warn_explicit(message, category, filename, line, registry=warned)
 
 
 def _lost(count: int, what: str) -> list[str]:

@@ -102,7 +102,6 @@ class Worker:
         """The result of an item, or the error why there is none; and what was warned of."""
         assert self.work is not None
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
             outcome = attempt(self.job, self.work, item)
         warned = tuple((str(each.message), each.category, each.filename, each.lineno) for each in caught)
         return told(outcome) if isinstance(outcome, Exception) else outcome, warned
