@@ -98,6 +98,18 @@ def test_results_are_there_whole_or_not_at_all(away, tmp_path: Path) -> None:
         pass  # nothing was written here, so there is nothing to copy
 
 
+def test_file_systems_in_which_files_grow(tmp_path: Path) -> None:
+    """fsspec's own for this machine stands for them, as for SFTP."""
+    target = upath.UPath(f"local://{tmp_path}/new/a.txt")
+    with delivered(target) as path:
+        path.write_bytes(b"all of it")
+    assert (tmp_path / "new/a.txt").read_bytes() == b"all of it"
+    with raises_saying(OSError, "cannot write"), delivered(target) as path:
+        path.mkdir()  # which cannot be copied
+    assert (tmp_path / "new/a.txt").read_bytes() == b"all of it"
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
 def test_commands_read_and_write_there(away, tmp_path: Path, rng, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("scores", "photos"):

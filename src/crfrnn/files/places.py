@@ -22,6 +22,8 @@ Place: TypeAlias = "Path | UPath"
 """A file or a folder: `pathlib.Path` on this machine, `upath.UPath` elsewhere."""
 URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 """How an address of another place begins. A single letter is a drive of Windows."""
+OBJECT_STORES = ("abfs", "abfss", "az", "gcs", "gs", "memory", "oss", "s3", "s3a")
+"""Protocols of places where a file appears as a whole."""
 COPIED = 8 * 2**20
 """Bytes that are copied at once."""
 
@@ -127,8 +129,8 @@ def fetched(*places: Place) -> Iterator[list[Path]]:
 def delivered(target: Place) -> Iterator[Path]:
     """A path on this machine to write a file to, which then takes the place of `target`, whole or not at all.
 
-    A file on this machine is written under its own path: `crfrnn.files.replacement` takes care of it there. Elsewhere
-    the file system does: fsspec commits a file once all of it is there.
+    A file on this machine is written under its own path: `crfrnn.files.replacement` takes care of it there. Object
+    stores show a file once they have all of it; in other file systems fsspec commits it then.
 
     Raises: OSError: if it cannot be written; it names `target`.
     """
@@ -139,16 +141,11 @@ def delivered(target: Place) -> Iterator[Path]:
         path = Path(root, target.name)
         with _naming({root: str(target.parent)}):
             yield path
-        with _told(target, "write"), path.open("rb") as source:
-            target.fs.makedirs(target.fs._parent(target.path), exist_ok=True)
-            handle = target.fs.open(target.path, "wb", autocommit=False)
-            try:
-                with handle:
-                    shutil.copyfileobj(source, handle, COPIED)
-                handle.commit()
-            except BaseException:
-                handle.discard()
-                raise
+        with _told(target, "write"):
+            if target.protocol in OBJECT_STORES:
+                target.fs.put_file(str(path), target.path)
+            else:
+                _commit(path, target)
 
 
 def _is_of_files(entry: os.DirEntry[str]) -> bool:
@@ -156,6 +153,19 @@ def _is_of_files(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that goes in a circle
         return False
+
+
+def _commit(path: Path, target: UPath) -> None:
+    """Copy a file to where files grow as they are written: under another name, until all of it is there."""
+    target.fs.makedirs(str(target.parent.path), exist_ok=True)
+    handle = target.fs.open(target.path, "wb", autocommit=False)
+    try:
+        with path.open("rb") as source, handle:
+            shutil.copyfileobj(source, handle, COPIED)
+        handle.commit()
+    except BaseException:
+        handle.discard()
+        raise
 
 
 @contextmanager
