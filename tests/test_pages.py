@@ -19,6 +19,7 @@ from crfrnn.files.frames import write_video
 from repository import ROOT
 
 PAGES = (
+    "clusters",
     "command-line",
     "distillation",
     "filters",

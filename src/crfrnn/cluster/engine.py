@@ -64,7 +64,7 @@ class RayCluster:
         self.remarks = []
         missing = dict.fromkeys(range(len(items)))
         lost: set[tuple[str, int]] = set()
-        warned: dict[Any, Any] = {}
+        warned = Warned()
         with ExitStack() as stack:
             ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
@@ -86,7 +86,7 @@ class RayCluster:
                             lost.add(ended.worker)
                         if ended.number in missing:
                             del missing[ended.number]
-                            _warn(ended, warned)
+                            warned.again(ended)
                             take(ended.number, ended.outcome)
                         bar.reach(len(items) - len(missing))
                 except ray.exceptions.RayError as error:
@@ -131,16 +131,22 @@ def _ended(
         yield from pickle.loads(row["ended"])
 
 
-def _warn(ended: Ended, warned: dict[Any, Any]) -> None:
-    """Warn here of what a worker warned of, as often as this process would: of inputs, once for each line of code.
+class Warned:
+    """Warns here of what workers warned of, as often as this process would: of inputs, once for each line of code."""
 
-    Args:
-        warned: What was warned of before.
-    """
-    SUBJECT.set(ended.name)
-    for message, category, filename, line in ended.warnings:
-        if not issubclass(category, InputWarning) or warned.setdefault((filename, line), message) == message:
-            warnings.warn_explicit(message, category, filename, line, registry=warned)
+    def __init__(self) -> None:
+        self.lines: set[tuple[str, int]] = set()
+        self.registry: dict[Any, Any] = {}
+
+    def again(self, ended: Ended) -> None:
+        """Warn of what was warned of at an item."""
+        SUBJECT.set(ended.name)
+        for message, category, filename, line in ended.warnings:
+            if issubclass(category, InputWarning):
+                if (filename, line) in self.lines:
+                    continue
+                self.lines.add((filename, line))
+            warnings.warn_explicit(message, category, filename, line, registry=self.registry)
 
 
 def _lost(count: int, what: str) -> list[str]:
