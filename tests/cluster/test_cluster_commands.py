@@ -91,7 +91,7 @@ def test_a_machine_that_is_removed(cluster, folders: Path, capsys) -> None:
     removing.join()
     said = printed(capsys, "remote")
     assert "OUT: 23 refined, 0 already there, 1 failed" in said[0]
-    assert any("1 machine was lost; what was at work there was done again" in line for line in said)
+    assert any("1 machine left the cluster; what was at work there was done again" in line for line in said)
     assert status(f"{REFINE} -o local {options}") == 1
     assert written(Path("remote")) == written(Path("local"))
 

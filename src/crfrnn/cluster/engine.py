@@ -11,7 +11,7 @@ import pickle
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class RayCluster:
             for a device, or another disk where results go.
         """
         self.remarks = []
+        if not items:
+            return
         missing = dict.fromkeys(range(len(items)))
         lost: set[tuple[str, int]] = set()
         warned = Warned()
@@ -69,8 +71,8 @@ class RayCluster:
             ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
             ray = stack.enter_context(connected(self.address))
-            seen = stack.enter_context(beacon(job.shared)) if isinstance(job.shared, Path) else None
-            workers = require_machines(ray, job, seen)
+            with beacon(job.shared) if isinstance(job.shared, Path) else nullcontext() as seen:
+                workers = require_machines(ray, job, seen)
             machines = alive(ray)
             bar = display().bar(len(items), description)
             stack.callback(bar.close)
@@ -100,7 +102,7 @@ class RayCluster:
             ) from failure
         for number in missing:
             take(number, OSError(f"{LOST}: {failure}" if failure else LOST))
-        self.remarks = [*_lost(len(lost), "worker"), *_lost(gone, "machine")]
+        self.remarks = [*_lost(len(lost), "worker", "died"), *_lost(gone, "machine", "left the cluster")]
 
 
 def chosen_size(items: int, workers: int) -> int:
@@ -149,7 +151,7 @@ class Warned:
             warnings.warn_explicit(message, category, filename, line, registry=self.registry)
 
 
-def _lost(count: int, what: str) -> list[str]:
+def _lost(count: int, what: str, verb: str) -> list[str]:
     if not count:
         return []
-    return [f"{count} {what}{'s were' if count > 1 else ' was'} lost; what was at work there was done again"]
+    return [f"{count} {what}{'s' if count > 1 else ''} {verb}; what was at work there was done again"]
