@@ -1,11 +1,13 @@
 """Jobs on threads of this machine; those on a cluster are in tests/cluster."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from cluster_jobs import Squares
+from crfrnn.cluster.worker import NodeMemory
 from crfrnn.files.progress import Bar, Display, shown_on
 from crfrnn.jobs import Job, Memory, ThisMachine
 from errors import raises_saying
@@ -74,6 +76,31 @@ def test_what_was_at_work_when_it_was_interrupted_is_told() -> None:
         ThisMachine().run(Waiting(), [0, 1, 2, 3, 4, 5, 6], found.__setitem__, "wait")
     assert found[1] == 1
     assert 0 not in found
+
+
+def test_what_is_large_is_alone_on_a_machine(tmp_path: Path, monkeypatch) -> None:
+    """Workers of a cluster are processes: locks on files stand between them, here between threads."""
+    monkeypatch.setattr("crfrnn.cluster.worker.half_of_memory", lambda: 100)
+    most, now, lock = {1: 0, 60: 0}, [], threading.Lock()
+
+    def work(needed: int) -> None:
+        with NodeMemory(2, None, tmp_path).taken(needed) as threads:
+            assert threads == 1
+            with lock:
+                now.append(needed)
+                most[needed] = max(most[needed], len(now))
+            time.sleep(0.02)
+            with lock:
+                now.remove(needed)
+
+    threads = [threading.Thread(target=work, args=(needed,)) for needed in (1, 1, 60, 1, 1, 60, 1, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert most[60] == 1
+    assert most[1] > 1
 
 
 def test_idle_threads_go_to_large_items() -> None:

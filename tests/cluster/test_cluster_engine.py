@@ -52,9 +52,28 @@ def test_workers_that_are_killed(cluster, tmp_path: Path, capfd) -> None:
     assert list(errors) == [20]
     assert "its worker was killed 3 times" in errors[20]
     assert engine.remarks
-    assert engine.remarks[0].endswith("lost; what was at work there was done again")
+    assert engine.remarks[0].endswith("died; what was at work there was done again")
     assert "worker" in engine.remarks[0]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_for_a_gpu(cluster, tmp_path: Path) -> None:
+    """It runs where the GPU is, which it sees alone. This one is but a number that Ray counts."""
+    machine = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
+    try:
+        job = Squares(tmp_path)
+        job.device = "cuda"
+        results, errors, _ = outcomes(job, RayCluster())
+        assert (len(results), errors) == (len(NUMBERS), {})
+        (worker,) = tmp_path.glob("worker-*")
+        assert worker.read_text() == "0"
+    finally:
+        cluster.remove_node(machine)
+
+
+def test_nothing_to_do() -> None:
+    """Not even a cluster is asked for."""
+    RayCluster("127.0.0.1:9").run(Squares(Path()), [], lambda *_: None, "square")
 
 
 def test_a_worker_that_cannot_begin(cluster, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Squares(Job[int, int]):
     def worker(self, share: Share) -> Callable[[int], int]:
         if self.unready:
             raise ValueError(self.unready)
-        (self.folder / f"worker-{os.getpid()}").touch()
+        (self.folder / f"worker-{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
         def work(number: int) -> int:
             begun = self.folder / str(number)

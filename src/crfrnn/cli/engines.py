@@ -9,7 +9,7 @@ from crfrnn.cli.usage import UsageError, places_of
 from crfrnn.files.places import Place, is_elsewhere
 from crfrnn.jobs import Engine, ThisMachine
 
-ADDRESS = re.compile(r"|auto|local|ray://\S+|\[?[\w.:-]+\]?:\d+")
+ADDRESS = re.compile(r"|auto|local|\[?[\w.:-]+\]?:\d+")
 """Addresses that Ray takes: of a cluster by its first machine, or words; none at all too."""
 
 

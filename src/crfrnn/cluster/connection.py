@@ -44,7 +44,7 @@ def connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    if address is not None and (found := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)):
+    if address is not None and (found := re.fullmatch(r"\[?(.+?)\]?:(\d+)", address)):
         try:  # Ray would try for minutes
             socket.create_connection((found[1], int(found[2])), PATIENCE).close()
         except OSError as error:

@@ -11,7 +11,7 @@ import pickle
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,17 @@ class RayCluster:
             for a device, or another disk where results go.
         """
         self.remarks = []
+        if not items:
+            return
         missing = dict.fromkeys(range(len(items)))
         lost: set[tuple[str, int]] = set()
-        warned: dict[Any, Any] = {}
+        warned = Warned()
         with ExitStack() as stack:
             ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
             ray = stack.enter_context(connected(self.address))
-            seen = stack.enter_context(beacon(job.shared)) if isinstance(job.shared, Path) else None
-            workers = require_machines(ray, job, seen)
+            with beacon(job.shared) if isinstance(job.shared, Path) else nullcontext() as seen:
+                workers = require_machines(ray, job, seen)
             machines = alive(ray)
             bar = display().bar(len(items), description)
             stack.callback(bar.close)
@@ -86,7 +88,7 @@ class RayCluster:
                             lost.add(ended.worker)
                         if ended.number in missing:
                             del missing[ended.number]
-                            _warn(ended, warned)
+                            warned.again(ended)
                             take(ended.number, ended.outcome)
                         bar.reach(len(items) - len(missing))
                 except ray.exceptions.RayError as error:
@@ -100,7 +102,7 @@ class RayCluster:
             ) from failure
         for number in missing:
             take(number, OSError(f"{LOST}: {failure}" if failure else LOST))
-        self.remarks = [*_lost(len(lost), "worker"), *_lost(gone, "machine")]
+        self.remarks = [*_lost(len(lost), "worker", "died"), *_lost(gone, "machine", "left the cluster")]
 
 
 def chosen_size(items: int, workers: int) -> int:
@@ -131,19 +133,25 @@ def _ended(
         yield from pickle.loads(row["ended"])
 
 
-def _warn(ended: Ended, warned: dict[Any, Any]) -> None:
-    """Warn here of what a worker warned of, as often as this process would: of inputs, once for each line of code.
+class Warned:
+    """Warns here of what workers warned of, as often as this process would: of inputs, once for each line of code."""
 
-    Args:
-        warned: What was warned of before.
-    """
-    SUBJECT.set(ended.name)
-    for message, category, filename, line in ended.warnings:
-        if not issubclass(category, InputWarning) or warned.setdefault((filename, line), message) == message:
-            warnings.warn_explicit(message, category, filename, line, registry=warned)
+    def __init__(self) -> None:
+        self.lines: set[tuple[str, int]] = set()
+        self.registry: dict[Any, Any] = {}
+
+    def again(self, ended: Ended) -> None:
+        """Warn of what was warned of at an item."""
+        SUBJECT.set(ended.name)
+        for message, category, filename, line in ended.warnings:
+            if issubclass(category, InputWarning):
+                if (filename, line) in self.lines:
+                    continue
+                self.lines.add((filename, line))
+            warnings.warn_explicit(message, category, filename, line, registry=self.registry)
 
 
-def _lost(count: int, what: str) -> list[str]:
+def _lost(count: int, what: str, verb: str) -> list[str]:
     if not count:
         return []
-    return [f"{count} {what}{'s were' if count > 1 else ' was'} lost; what was at work there was done again"]
+    return [f"{count} {what}{'s' if count > 1 else ''} {verb}; what was at work there was done again"]

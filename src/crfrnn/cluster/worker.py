@@ -15,6 +15,7 @@ from typing import Any
 
 from crfrnn.cluster.connection import ray_module
 from crfrnn.files.locks import waiting_lock
+from crfrnn.files.replacement import leave_alone
 from crfrnn.jobs import Job, attempt
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
@@ -74,6 +75,8 @@ class Worker:
         self.begun = own_folder() / run
         self.place = str(context.get_node_id()), os.getpid()
         self.job: Job[Any, Any] = pickle.loads(job)
+        if isinstance(self.job.shared, Path):
+            leave_alone(self.job.shared)
         self.work: Callable[[Any], Any] | None = None
         self.error: Exception | None = None
         try:

@@ -59,6 +59,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def leave_alone(folder: Path) -> None:
+    """Have this process not look for what killed ones have left in a folder: another process does, and it may be large."""
+    _swept.add(Path(os.path.realpath(folder)))
+
+
 @contextmanager
 def beacon(folder: Path) -> Iterator[Path]:
     """An empty file meanwhile in a folder, which is made if it is not there: who sees it sees this folder.
