@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
+.PHONY: help demo test browser cluster lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -21,6 +21,9 @@ test: ## run the tests against the installed package
 SCREENSHOTS ?=
 browser: ## try `crfrnn web` and the page of `make wasm` in Chromium; SCREENSHOTS=docs renews the pictures of the page there
 	@SCREENSHOTS=$(SCREENSHOTS) $(PYTHON) make.py browser
+
+cluster: $(VENV)/.cluster-dev-stamp ## run the tests on a Ray cluster of two machines on this one, and of training on two
+	@$(BIN)/python -m pytest tests/cluster
 
 wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
 	@$(PYTHON) make.py wheel

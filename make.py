@@ -31,6 +31,7 @@ WORDS = {
     "models": "installing PyTorch (some minutes the first time)",
     "dev": "installing what tests it (some minutes the first time)",
     "notebooks": "installing what runs the notebooks (some minutes the first time)",
+    "cluster-dev": "installing Ray, and what stands in for an object store",
     "docs": "installing what builds the documentation",
     "bench": "installing what it is compared with (some minutes the first time)",
     "browser": "installing Gradio, PyTorch and what drives a browser (some minutes the first time)",

@@ -3,8 +3,9 @@
 A teacher's scores go with the labels of PASCAL VOC's photos, and alone with those of MSRC-21, which show much that is
 no class of VOC. The encoder stays as ImageNet left it: when it learned from these few photos, the loss of others rose.
 What comes after it learns alone first, and then together with the CRF-RNN. Both use all training photos except VOC's
-last `CHOOSING`, which choose the epochs. The validation photos measure the result and choose nothing. Writes the model
-in float16 and its card into the package. The same command continues where it was interrupted.
+last `CHOOSING`, which choose the network's epoch; the CRF-RNN's is the last, when the rates have fallen to 0. The
+validation photos measure the result. Writes the model in float16 and its card into the package. The same command
+continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from crfrnn.files.photos import write_picture
 from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model, save_model
 from crfrnn.training import TrainingConfig
+from crfrnn.training.checkpoints import LAST
+from crfrnn.training.stages import CRF_STAGE, restore
 from crfrnn.training.train import train
 
 CHOOSING = 60
@@ -42,7 +45,8 @@ of PASCAL VOC. Written by `python -m experiments.builtin_model`.
   500 pixels at their longer side.
 - **Learned from.** All of these shaped the weights:
   - {train} photos of PASCAL VOC 2012 (augmented set) that show people and animals, with labels, and {choosing} more
-    that chose the best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and SBD's.
+    that chose the network's best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and
+    SBD's.
   - {unlabelled} photos of MSRC-21 v2 (train and val) without labels. They are Microsoft Research's, for non-commercial
     research.
   - What DeepLabv3 on MobileNetV2 (8-bit, Apache-2.0, trained by others on PASCAL VOC) says of these photos: the network
@@ -111,8 +115,10 @@ def main() -> None:
     validation = SegmentationData(arguments.data / "voc_animals", "val", classes)
     alone = evaluate(load_model(network.model).segmenter, validation, classes)
     trained = load_model(result.model)
+    restore(trained.segmenter, result.model.parent / CRF_STAGE, LAST)
+    notes = {name: text for name, text in trained.notes.items() if not name.startswith("mean IoU")}
     BUILTIN.mkdir(exist_ok=True)
-    save_model(BUILTIN / "model.safetensors", trained.segmenter, classes, half=True, notes=trained.notes)
+    save_model(BUILTIN / "model.safetensors", trained.segmenter, classes, half=True, notes=notes)
     evaluation = evaluate(load_model(BUILTIN / "model.safetensors"), validation, classes)
     evaluation.write_json(arguments.output / "evaluation.json")
     write_picture(arguments.output / "contact_sheet.png", contact_sheet(evaluation))

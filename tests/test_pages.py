@@ -19,6 +19,7 @@ from crfrnn.files.frames import write_video
 from repository import ROOT
 
 PAGES = (
+    "clusters",
     "command-line",
     "distillation",
     "filters",
@@ -118,6 +119,17 @@ def test_numbers_of_the_presets() -> None:
 def test_layer(names: dict[str, Any]) -> None:
     assert names["layer"].compatibility_matrix.grad.abs().sum() > 0
     assert names["logits"].shape == (2, 21, 48, 64)
+
+
+def test_a_job_of_kuberay() -> None:
+    """Its command is one that is understood."""
+    yaml = pytest.importorskip("yaml", reason="needs the train extra")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text_of("clusters"), re.MULTILINE | re.DOTALL)
+    job = yaml.safe_load(block)
+    assert job["kind"] == "RayJob"
+    pytest.importorskip("upath", reason="needs the cluster extra")
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert command_parser().parse_args(words[1:]).ray == "auto"
 
 
 def test_training_settings() -> None:

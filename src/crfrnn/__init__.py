@@ -127,6 +127,7 @@ except metadata.PackageNotFoundError:  # a source tree on the path, not installe
 
 
 _SUB_PACKAGES = {
+    "cluster": ("ray",),
     "compat": (),
     "data": (),
     "evaluation": ("torch", "torchmetrics"),

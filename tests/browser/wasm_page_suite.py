@@ -1,6 +1,7 @@
 """The CRF in a real browser: the npm package's numbers, and docs/browser.md as readers use it.
 
-`make browser` runs this, after `make wasm`. It needs Debian's chromium and chromium-driver, selenium, the package and the site that holds it.
+`make browser` runs this, after `make wasm`. It needs Debian's chromium and chromium-driver, selenium, the package and
+the site that holds it.
 """
 
 import functools

@@ -227,11 +227,8 @@ def test_names_that_belong_together(tmp_path, scores, images, expected):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).touch()
-    cases = paired(tmp_path / "scores", tmp_path / "images")
-    found = {
-        name: tuple(" ".join(path.name for path in files) for files in (case.scores, case.images))
-        for name, case in cases.items()
-    }
+    cases = paired(tmp_path / "scores", tmp_path / "images").cases
+    found = {name: tuple(" ".join(files) for files in (case.scores, case.images)) for name, case in cases.items()}
     assert found == expected
     assert not any(case.problem for case in cases.values())
 
@@ -256,7 +253,7 @@ def test_names_that_do_not(tmp_path, scores, images, problem):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).touch()
-    assert problem in paired(tmp_path / "scores", tmp_path / "images")["a"].problem
+    assert problem in paired(tmp_path / "scores", tmp_path / "images").cases["a"].problem
 
 
 def test_a_number_is_that_of_a_photo(tmp_path):
@@ -264,7 +261,7 @@ def test_a_number_is_that_of_a_photo(tmp_path):
     for name in ("scores/a_2_mask.png", "images/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    cases = paired(tmp_path / "scores", tmp_path / "images")
+    cases = paired(tmp_path / "scores", tmp_path / "images").cases
     assert "there is no photo named a_2_mask" in cases["a_2_mask"].problem
 
 
@@ -309,7 +306,7 @@ def test_a_name_that_was_meant(tmp_path):
     for name in ("scores/cat_01.npy", "images/cat_1.jpg", "images/dog.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert paired(tmp_path / "scores", tmp_path / "images")["cat_01"].problem.endswith("did you mean cat_1?")
+    assert paired(tmp_path / "scores", tmp_path / "images").cases["cat_01"].problem.endswith("did you mean cat_1?")
 
 
 def test_one_folder_of_scores_and_photos(folder, photo, logits, capsys):

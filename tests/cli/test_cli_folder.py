@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import folder as folder_module
+from crfrnn import jobs
 from crfrnn.cli import main
-from crfrnn.cli.folder import Memory
 from crfrnn.cli.refinement import Refinement
+from crfrnn.jobs import Memory
 from errors import raises_saying
 
 CLASSES, SHAPES = 3, [(18, 26), (21, 17), (30, 22), (9, 40), (25, 25), (18, 26), (40, 9)]
@@ -38,7 +38,7 @@ def expected_labels(index: int) -> np.ndarray:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("share", [1, 10**9], ids=["little memory", "plenty"])
 def test_every_photo_gets_its_own_labels(folders: Path, threads: int, share: int, monkeypatch) -> None:
-    monkeypatch.setattr(folder_module, "half_of_memory", lambda: share)
+    monkeypatch.setattr(jobs, "half_of_memory", lambda: share)
     assert main(["refine", "scores", "photos", "-o", "out", "--threads", str(threads)]) == 0
     for index in range(len(SHAPES)):
         np.testing.assert_array_equal(np.asarray(Image.open(f"out/{index}.png")), expected_labels(index))
@@ -63,7 +63,7 @@ def test_photos_are_refined_at_the_same_time(folders: Path, monkeypatch) -> None
     assert {threads for _, threads in seen} == {1}
     assert max(at_once for at_once, _ in seen) == 3
     seen.clear()
-    monkeypatch.setattr(folder_module, "half_of_memory", lambda: 1)
+    monkeypatch.setattr(jobs, "half_of_memory", lambda: 1)
     assert main(["refine", "scores", "photos", "-o", "out", "--threads", "3", "--overwrite"]) == 0
     assert set(seen) == {(1, 3)}
 

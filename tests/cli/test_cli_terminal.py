@@ -286,13 +286,13 @@ def test_segment_says_how_to_go_on(overwrite: str, again: str, files: Path, monk
     pytest.importorskip("torch")
     calls: list[object] = []
 
-    def segmented(*given: object) -> None:
-        calls.append(given)
+    def segmented(photo: object) -> bool:
+        calls.append(photo)
         if len(calls) == 3:
             raise KeyboardInterrupt
+        return False
 
-    monkeypatch.setattr("crfrnn.cli.segment.chosen_model", lambda *_: None)
-    monkeypatch.setattr("crfrnn.cli.segment.write_segmentation", segmented)
+    monkeypatch.setattr("crfrnn.cli.segment.SegmentPhotos.worker", lambda *_: segmented)
     assert status(f"segment photos{overwrite}") == 130
     assert capsys.readouterr().err == f"crfrnn segment: interrupted: 2 of 3 segmented; the same command {again}\n"
 

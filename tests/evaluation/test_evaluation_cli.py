@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_ctrl_c_says_that_nothing_is_written(folder: Path, monkeypatch, capsys):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crfrnn.evaluation.evaluate", interrupted)
+    monkeypatch.setattr(sys.modules["crfrnn.evaluation.evaluate"], "measured", interrupted)
     assert main(["evaluate", "builtin", "data", "-o", "out"]) == 130
     words = "nothing is written before all photos are measured; the same command begins anew"
     assert capsys.readouterr().err == f"crfrnn evaluate: interrupted: {words}\n"

@@ -49,7 +49,9 @@ def test_yaml_and_options_are_the_same(tmp_path, monkeypatch):
     )
     seen = []
     monkeypatch.setitem(
-        sys.modules, "crfrnn.training.train", argparse.Namespace(train=seen.append, is_first_process=bool)
+        sys.modules,
+        "crfrnn.training.train",
+        argparse.Namespace(train=lambda config, **_: seen.append(config), is_first_process=bool),
     )
     assert command.run_train(given) == 0
     assert seen == [expected]
@@ -60,7 +62,9 @@ def test_options_count_more_than_the_file(tmp_path, monkeypatch):
     path.write_text("data: photos\noutput: out\nseed: 3\nbatch_size: 2\n")
     seen = []
     monkeypatch.setitem(
-        sys.modules, "crfrnn.training.train", argparse.Namespace(train=seen.append, is_first_process=bool)
+        sys.modules,
+        "crfrnn.training.train",
+        argparse.Namespace(train=lambda config, **_: seen.append(config), is_first_process=bool),
     )
     assert command.run_train(options(str(path), "--seed", "4", "-o", "007")) == 0
     assert seen == [replace(GIVEN, seed=4, batch_size=2, output="007")]

@@ -26,11 +26,12 @@ from crfrnn.cli.outputs import (
 )
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.usage import UsageError, counted, one_line, real_path
+from crfrnn.cli.usage import UsageError, counted, one_line
 from crfrnn.crf import CRF
 from crfrnn.files.frames import VIDEO_SUFFIXES, write_video
 from crfrnn.files.palette import overlay
 from crfrnn.files.photos import suffix_of
+from crfrnn.files.places import real_place
 from crfrnn.files.progress import progress
 from crfrnn.memory import half_of_memory, tile_bytes
 from crfrnn.numbers import per_axis
@@ -50,7 +51,7 @@ def refine_clip(
         raise UsageError("with --time-theta, IMAGE is one video or one folder of frames")
     if refinement.spacing is not None:
         raise UsageError("--time-theta does not go with --spacing: both are for other volumes")
-    if real_path(output) in (real_path(scores), real_path(images[0])):
+    if real_place(output) in (real_place(scores), real_place(images[0])):
         raise UsageError(f"{output} is one of the inputs; name another file or folder to write to")
     suffix = suffix_of(output)
     if output_format is None:

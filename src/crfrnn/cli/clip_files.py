@@ -15,10 +15,11 @@ from crfrnn.arrays import Shape
 from crfrnn.cli.inputs import Pair, Reading
 from crfrnn.cli.pairing import files_by_stem, paired
 from crfrnn.cli.scores import Scores
-from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.cli.usage import UsageError, counted
 from crfrnn.files.frames import RATE, Video
 from crfrnn.files.masks import Mask
 from crfrnn.files.photos import ARRAY_SUFFIXES, IMAGE_SUFFIXES, NIFTI_SUFFIXES, oriented_picture, stem_of, suffix_of
+from crfrnn.files.places import real_place
 from crfrnn.tiles import class_count
 
 
@@ -125,24 +126,29 @@ class Photos:
 
 def clip_of_folders(reading: Reading, scores: Path, frames: Path) -> Clip:
     """The frames of a folder that have scores."""
-    cases = list(paired(scores, frames).items())
+    cases = list(paired(scores, frames).cases.items())
     for _, case in cases:
         if case.problem or len(case.images) > 1:
-            raise ValueError(case.problem or f"{case.images[0].name} and others are the channels of one frame")
-    used: dict[Path, str] = {}
+            raise ValueError(case.problem or f"{case.images[0]} and others are the channels of one frame")
+    used: dict[str, str] = {}
     for name, case in cases:
         if (other := used.setdefault(case.images[0], name)) != name:
-            raise ValueError(f"{other} and {name} in {scores} are both scores of {case.images[0].name}: keep one")
-    inside = [path for paths in files_by_stem(frames).values() for path in paths]
-    order = {path: place for place, path in enumerate(inside)}
-    places = sorted(order[path] for path in used)
-    for path in inside[places[0] : places[-1]] if real_path(scores) != real_path(frames) else ():
-        if path not in used:
-            raise ValueError(f"{path} has no scores in {scores}, but frames before and after it have: time has no gaps")
+            raise ValueError(f"{other} and {name} in {scores} are both scores of {case.images[0]}: keep one")
+    inside = [path.name for paths in files_by_stem(frames).values() for path in paths]
+    order = {name: place for place, name in enumerate(inside)}
+    places = sorted(order[name] for name in used)
+    for name in inside[places[0] : places[-1]] if real_place(scores) != real_place(frames) else ():
+        if name not in used:
+            raise ValueError(
+                f"{frames / name} has no scores in {scores}, but frames before and after it have: time has no gaps"
+            )
     cases.sort(key=lambda case: order[case[1].images[0]])
-    return Clip(
-        [name for name, _ in cases], lambda number: reading.pair(cases[number][1].scores[0], cases[number][1].images)
-    )
+
+    def read(number: int) -> Pair:
+        case = cases[number][1]
+        return reading.pair(scores / case.scores[0], [frames / name for name in case.images])
+
+    return Clip([name for name, _ in cases], read)
 
 
 def clip_of_files(reading: Reading, folder: Path, frames: Video | Photos) -> Clip:

@@ -14,9 +14,10 @@ from crfrnn.cli.failures import described
 from crfrnn.cli.inputs import Pair
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement
-from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.cli.usage import UsageError, counted
 from crfrnn.files.coco import SUFFIX, CocoFile, write_coco
 from crfrnn.files.photos import IMAGE_SUFFIXES, oriented_picture, suffix_of
+from crfrnn.files.places import real_place
 from crfrnn.files.progress import progress
 from crfrnn.interrupts import raise_asked
 
@@ -30,7 +31,7 @@ def refine_coco(refinement: Refinement, scores: Path, images: Sequence[Path], ou
     """
     if suffix_of(output) != SUFFIX:
         raise UsageError(f"{output} is to hold masks of COCO; end its name in {SUFFIX}")
-    if real_path(output) == real_path(scores):
+    if real_place(output) == real_place(scores):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     if refinement.tiling is not None:
         raise UsageError("masks of COCO are refined whole: leave out --tile, --memory and --overlap")

@@ -14,10 +14,11 @@ from crfrnn.cli.inputs import Pair, Reading
 from crfrnn.cli.parameter_options import ARRAY_HELP, CLASSES_HELP, SQUARE_HELP, chosen_classes
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say
-from crfrnn.cli.usage import UsageError, real_path
+from crfrnn.cli.usage import UsageError
 from crfrnn.files.legend import OPACITY
 from crfrnn.files.naming import PALETTES, naming_of
 from crfrnn.files.photos import PICTURE_SUFFIXES, suffix_of
+from crfrnn.files.places import real_place
 from crfrnn.pictures import INSETS, TITLES, comparison
 from crfrnn.unary import LARGEST_ID
 
@@ -106,7 +107,7 @@ def _check(options: argparse.Namespace) -> list[str]:
     if output.is_dir() or suffix_of(output) not in PICTURE_SUFFIXES:
         raise UsageError(f"{output} is no picture: end its name in {', '.join(PICTURE_SUFFIXES)}")
     inputs = [path for path in (options.photo, options.before, options.after, options.truth) if path is not None]
-    if real_path(output) in map(real_path, inputs):
+    if real_place(output) in map(real_place, inputs):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     return titles
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from crfrnn.cli.parameter_options import chosen_classes
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import say
-from crfrnn.cli.usage import real_path
+from crfrnn.files.places import real_place
 
 if TYPE_CHECKING:
     from crfrnn.files.classes import ClassSet
@@ -53,7 +53,7 @@ def run_convert(options: argparse.Namespace) -> int:
     output: Path = options.output
     if output.is_dir():
         parser.error(f"{output} is a folder; name a file in it, such as {output / 'model.safetensors'}")
-    if real_path(output) == real_path(Path(options.source)):
+    if real_place(output) == real_place(Path(options.source)):
         parser.error(f"{output} is the source; name another file to write")
     classes = chosen_classes(class_set, options.classes)
     if options.source == IMAGENET:

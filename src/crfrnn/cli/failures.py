@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from crfrnn.cli.usage import one_line
+from crfrnn.cli.usage import one_line, places_of
+from crfrnn.files.places import Place
 
 EXPECTED = (ValueError, TypeError, OSError, MemoryError, ImportError)
 """What is raised for a mistake of the user, or of the machine, with words for it."""
@@ -18,7 +18,7 @@ UNEXPECTED = "this is a mistake in crfrnn: please report it with what the same c
 _log = logging.getLogger("crfrnn")
 
 
-def described(error: BaseException, files: Iterable[Path] = ()) -> str:
+def described(error: BaseException, files: Iterable[Place] = ()) -> str:
     """An error on one line, behind the names of the files at work unless it names one, or begins with an option.
 
     --debug prints its traceback.
@@ -37,11 +37,10 @@ def described(error: BaseException, files: Iterable[Path] = ()) -> str:
     return f"{', '.join(names)}: {message}" if names else message
 
 
-def files_of(options: argparse.Namespace) -> list[Path]:
-    """The paths that a command was given, without that of its result."""
-    given = [value for name, value in vars(options).items() if name != "output"]
-    paths = [each for value in given for each in (value if isinstance(value, list) else [value])]
-    return [path for path in paths if isinstance(path, Path)]
+def files_of(options: argparse.Namespace) -> list[Place]:
+    """The files and folders that a command was given, without that of its result."""
+    output = getattr(options, "output", None)
+    return [each for each in places_of(options) if each is not output]
 
 
 @contextmanager

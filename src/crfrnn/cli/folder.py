@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from queue import SimpleQueue
-from threading import Condition
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import RESULT_SUFFIXES, folder_suffix, folder_suffixes
-from crfrnn.cli.pairing import left_over, paired
+from crfrnn.cli.pairing import Case, paired
 from crfrnn.cli.printing import complain, say
-from crfrnn.cli.refinement import Refinement, Written, iterations_run
-from crfrnn.cli.usage import SUBJECT, UsageError, counted, going_on, one_line, real_path
+from crfrnn.cli.refinement import Refinement, iterations_run
+from crfrnn.cli.usage import UsageError, counted, going_on, one_line
 from crfrnn.files.photos import suffix_of
-from crfrnn.files.progress import progress
+from crfrnn.files.places import Place, delivered, fetched, is_folder, is_there, names_there, real_place
 from crfrnn.interrupts import telling
-from crfrnn.memory import half_of_memory
+from crfrnn.jobs import Engine, Job, Share
 from crfrnn.threads import thread_count
 
 COMPARED = 4
@@ -28,129 +23,130 @@ COMPARED = 4
 WARNINGS_SHOWN = 5
 OVERWRITE_HINT = "; --overwrite redoes what is there"
 
+Item = tuple[str, Case]
+"""What a result is called, and what it is made of."""
 
-def refine_folder(
-    refinement: Refinement,
-    scores: Path,
-    images: Path,
-    output: Path,
-    output_format: str | None,
-    overwrite: bool,
-) -> int:
-    """Refine the photos or volumes of a folder that have scores. Returns the exit status.
+
+@dataclass(frozen=True)
+class Refined:
+    """What is worth telling of a photo or volume that was refined; see `Written`."""
+
+    iterations: int | None
+    warning: str | None
+    notes: tuple[str, ...]
+
+
+class RefineFolder(Job[Item, Refined]):
+    """Refines the cases of a folder.
 
     On the CPU each is refined on one thread, several at a time. If memory only holds fewer of a large one at a time, it
-    also gets the threads that are left idle. Results come through a queue: the locks of futures stay taken if Ctrl-C
-    comes while one is being taken, and their threads then wait forever.
+    also gets the threads that are left idle. Tiles and devices take a whole machine, one case at a time.
     """
-    if real_path(output) in (real_path(scores), real_path(images)):
+
+    def __init__(
+        self, refinement: Refinement, scores: Place, images: Place, output: Place, output_format: str | None
+    ) -> None:
+        self.refinement = replace(refinement, compared=COMPARED)
+        self.scores, self.images, self.output = scores, images, output
+        self.shared = output
+        self.format = output_format or "labels"
+        self.alone = refinement.tiling is not None or refinement.device is not None
+        self.at_once = 1 if self.alone else thread_count(refinement.threads)
+        self.threads, self.device = refinement.threads, refinement.device
+
+    def name(self, item: Item) -> str:
+        return item[0]
+
+    def todo(self, cases: Mapping[str, Case]) -> list[Item]:
+        """The cases without a result. The folder of results is listed once."""
+        there, ends = names_there(self.output), folder_suffixes(self.format)
+        return [(name, case) for name, case in cases.items() if not any(name + end in there for end in ends)]
+
+    def worker(self, share: Share) -> Callable[[Item], Refined]:
+        def work(item: Item) -> Refined:
+            name, case = item
+            if case.problem:
+                raise ValueError(case.problem)
+            inputs = [self.scores / each for each in (*case.scores, *case.beside)]
+            with fetched(*inputs, *(self.images / each for each in case.images)) as paths:
+                pair = self.refinement.reading.pair(paths[0], paths[len(inputs) :])
+                target = self.output / (name + folder_suffix(self.format, pair))
+                with delivered(target) as path:
+                    if self.alone:
+                        written = self.refinement.write(pair, path, self.format)
+                    else:
+                        with share.taken(self.refinement.bytes_needed(pair)) as threads:
+                            written = replace(self.refinement, threads=threads).write(pair, path, self.format)
+            notes = (*case.notes, *pair.notes, written.lost)
+            return Refined(written.iterations, written.warning, tuple(filter(None, notes)))
+
+        return work
+
+
+def refine_folder(job: RefineFolder, overwrite: bool, engine: Engine) -> int:
+    """Refine the photos or volumes of a folder that have scores. Returns the exit status."""
+    output = job.output
+    if real_place(output) in (real_place(job.scores), real_place(job.images)):
         raise UsageError(f"{output} is one of the inputs; name another folder to write to")
-    if output.exists() and not output.is_dir():
+    if is_there(output) and not is_folder(output):
         raise UsageError(f"{output} is a file; with folders of scores and photos, name a folder to write to")
-    if suffix_of(output) in RESULT_SUFFIXES and not output.exists():
+    if suffix_of(output) in RESULT_SUFFIXES and not is_there(output):
         raise UsageError(f"{output} is named like a file; with folders of scores and photos, name a folder to write to")
-    chosen_format = output_format or "labels"
-    suffixes = folder_suffixes(chosen_format)
-    cases = paired(scores, images)
-    alone_images = left_over(cases, images)
-    todo = [stem for stem in cases if overwrite or not any((output / (stem + end)).exists() for end in suffixes)]
-    alone = refinement.tiling is not None or refinement.device is not None
-    threads = 1 if alone else thread_count(refinement.threads)
-    memory = Memory(half_of_memory())
-    sampled = replace(refinement, compared=COMPARED)
-
-    def work(stem: str) -> tuple[Written, tuple[str, ...]]:
-        SUBJECT.set(stem)
-        case = cases[stem]
-        if case.problem:
-            raise ValueError(case.problem)
-        pair = refinement.reading.pair(case.scores[0], case.images)
-        path, notes = output / (stem + folder_suffix(chosen_format, pair)), (*case.notes, *pair.notes)
-        if alone:
-            return sampled.write(pair, path, chosen_format), notes
-        needed = refinement.bytes_needed(pair)
-        with memory.taken(needed):
-            at_a_time = max(1, min(threads, memory.total // needed))
-            fewer = replace(sampled, threads=threads // at_a_time)
-            return fewer.write(pair, path, chosen_format), notes
-
-    ended: SimpleQueue[tuple[str, tuple[Written, tuple[str, ...]] | BaseException]] = SimpleQueue()
-
-    def attempt(stem: str) -> None:
-        try:
-            ended.put((stem, work(stem)))
-        except BaseException as error:
-            ended.put((stem, error))
-
-    failures, ran, gone, notes, refined = {}, [], {}, Counter[str](), 0
-
-    def so_far() -> str:
-        last = [ended.get()[1] for _ in range(ended.qsize())]
-        done = refined + sum(not isinstance(each, BaseException) for each in last)
-        return going_on(done, len(todo), "refined", overwrite)
-
-    shown = progress(todo, "refine")  # it imports: no thread is to be at work then
-    with telling(so_far), ThreadPoolExecutor(threads) as pool:
-        try:
-            for stem in todo:
-                pool.submit(attempt, stem)
-            for _ in shown:
-                stem, outcome = ended.get()
-                if isinstance(outcome, Exception):
-                    failures[stem] = described(outcome)
-                    continue
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                written, said = outcome
-                refined += 1
-                notes.update(each for each in (*said, written.lost) if each)
-                if written.iterations is not None:
-                    ran.append(written.iterations)
-                if written.warning is not None:
-                    gone[stem] = written.warning
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    _print_warnings(gone, notes)
-    for stem in sorted(failures):
-        complain("failed", one_line(stem), failures[stem])
+    pairing = paired(job.scores, job.images)
+    todo = list(pairing.cases.items()) if overwrite else job.todo(pairing.cases)
+    report = Report()
+    with telling(lambda: going_on(report.refined, len(todo), "refined", overwrite)):
+        engine.run(job, todo, lambda number, outcome: report.add(todo[number][0], outcome), "refine")
+    for remark in engine.remarks:
+        complain("crfrnn refine", "warning", remark)
+    report.complain()
+    already = len(pairing.cases) - len(todo)
     say(
-        f"{len(todo) - len(failures)} refined, {len(cases) - len(todo)} already there, {len(failures)} failed"
-        + (f"; {counted(alone_images, 'image')} without scores" if alone_images else "")
-        + (OVERWRITE_HINT if len(todo) < len(cases) else "")
-        + (f"; {iterations_run(ran, refinement.crf)}" if ran else ""),
+        f"{report.refined} refined, {already} already there, {len(report.failures)} failed"
+        + (f"; {counted(pairing.left_over, 'image')} without scores" if pairing.left_over else "")
+        + (OVERWRITE_HINT if already else "")
+        + (f"; {iterations_run(report.iterations, job.refinement.crf)}" if report.iterations else ""),
         output,
     )
-    return 1 if failures else 0
+    return 1 if report.failures else 0
 
 
-def _print_warnings(gone: dict[str, str], notes: Counter[str]) -> None:
-    """Print what is worth knowing of some photos, and how many there are."""
-    for stem in sorted(gone)[:WARNINGS_SHOWN]:
-        complain("crfrnn refine", "warning", one_line(stem), gone[stem])
-    if len(gone) > WARNINGS_SHOWN:
-        more = counted(len(gone) - WARNINGS_SHOWN, "more image")
-        complain("crfrnn refine", "warning", f"classes are gone in {more}")
-    for note, count in sorted(notes.items()):
-        complain("crfrnn refine", counted(count, "image"), note)
+class Report:
+    """What is told at the end about the cases of a folder.
 
+    Attributes:
+        refined: How many were.
+        failures: Why others were not, by name.
+        iterations: How often each number of iterations ran.
+    """
 
-class Memory:
-    """Memory that threads share: each thread waits until what it needs is free, or all memory if it needs more."""
+    def __init__(self) -> None:
+        self.refined = 0
+        self.failures: dict[str, str] = {}
+        self.iterations = Counter[int]()
+        self._gone: dict[str, str] = {}
+        self._notes = Counter[str]()
 
-    def __init__(self, total: int) -> None:
-        self.total = self._free = total
-        self._changed = Condition()
+    def add(self, name: str, outcome: Refined | Exception) -> None:
+        """Count what came of a case."""
+        if isinstance(outcome, Exception):
+            self.failures[name] = described(outcome)
+            return
+        self.refined += 1
+        self._notes.update(outcome.notes)
+        if outcome.iterations is not None:
+            self.iterations[outcome.iterations] += 1
+        if outcome.warning is not None:
+            self._gone[name] = outcome.warning
 
-    @contextmanager
-    def taken(self, needed: int) -> Iterator[None]:
-        needed = min(needed, self.total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= needed)
-            self._free -= needed
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += needed
-                self._changed.notify_all()
+    def complain(self) -> None:
+        """Print what is worth knowing of some cases, and how many there are, and then what failed."""
+        for name in sorted(self._gone)[:WARNINGS_SHOWN]:
+            complain("crfrnn refine", "warning", one_line(name), self._gone[name])
+        if len(self._gone) > WARNINGS_SHOWN:
+            more = counted(len(self._gone) - WARNINGS_SHOWN, "more image")
+            complain("crfrnn refine", "warning", f"classes are gone in {more}")
+        for note, count in sorted(self._notes.items()):
+            complain("crfrnn refine", counted(count, "image"), note)
+        for name in sorted(self.failures):
+            complain("failed", one_line(name), self.failures[name])

@@ -28,11 +28,12 @@ from crfrnn.cli.segment import add_segment
 from crfrnn.cli.streams import finished_output, spelt_output
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
-from crfrnn.cli.usage import SUBJECT, one_line
+from crfrnn.cli.usage import one_line
 from crfrnn.cli.web import add_web
 from crfrnn.demo import COLUMN_TITLES, draw_demo
 from crfrnn.files.progress import shown_on
 from crfrnn.interrupts import orderly_end, raise_asked
+from crfrnn.jobs import SUBJECT
 
 NOISY = ("/PIL/", "Detected pickle protocol")
 """What libraries warn of when they read files, by a part of their path or words: it does not matter, or is an error."""

@@ -26,6 +26,7 @@ from crfrnn.files.photos import (
     write_picture,
     write_probabilities,
 )
+from crfrnn.files.places import Place
 from crfrnn.files.replacement import replacing
 from crfrnn.files.tiff import create_tiff, write_tiff
 from crfrnn.files.volumes import write_nifti
@@ -174,7 +175,7 @@ def result_array(
         mapping.flush()
 
 
-def format_of(output: Path, output_format: str | None) -> str:
+def format_of(output: Place, output_format: str | None) -> str:
     """The format named, or the one that the output's name means: its suffix, or "overlay" before .png."""
     suffix = suffix_of(output)
     if output_format is None:

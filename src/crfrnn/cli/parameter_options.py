@@ -14,6 +14,7 @@ from crfrnn.cli.usage import UsageError
 from crfrnn.crf import CRF, MeanField
 from crfrnn.files.parameter_files import load_parameters
 from crfrnn.files.photos import read_array
+from crfrnn.files.places import Place, fetched
 from crfrnn.parameters import DEFAULT_PRESET, PRESETS, CRFParameters, preset, with_values
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def add_device(parser: argparse._ActionsContainer) -> None:
 
 
 def chosen_model(
-    path: Path | None, parameters: Path | None, device: str | None = None, iterations: int | None = None
+    file: Place | None, parameters: Path | None, device: str | None = None, iterations: int | None = None
 ) -> Model:
     """The model of a file, or that of the package.
 
@@ -178,7 +179,8 @@ def chosen_model(
     from crfrnn.models import load_model, with_crf
     from crfrnn.torch.arrays import device_named
 
-    model = load_model(path)
+    with fetched(*([] if file is None else [file])) as paths:
+        model = load_model(paths[0] if paths else None)
     if parameters is not None:
         given = load_parameters(parameters)
         try:

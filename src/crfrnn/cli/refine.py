@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from crfrnn.cli.clip import refine_clip
 from crfrnn.cli.coco import refine_coco
-from crfrnn.cli.folder import refine_folder
+from crfrnn.cli.engines import add_ray, chosen_engine, require_this_machine
+from crfrnn.cli.folder import RefineFolder, refine_folder
 from crfrnn.cli.inputs import Reading
 from crfrnn.cli.outputs import FORMAT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import (
@@ -27,12 +28,13 @@ from crfrnn.cli.parameter_options import (
 from crfrnn.cli.parser import Parser, add_command, add_quiet
 from crfrnn.cli.printing import complain, say
 from crfrnn.cli.refinement import Refinement, Tiling, iterations_run, tiles_worked_on
-from crfrnn.cli.usage import UsageError, byte_count, distances, frames, one_line, real_path
+from crfrnn.cli.usage import UsageError, byte_count, distances, frames, given_place, one_line
 from crfrnn.files.coco import SUFFIX as COCO_SUFFIX
 from crfrnn.files.frames import VIDEO_SUFFIXES
 from crfrnn.files.naming import naming_of
 from crfrnn.files.parameter_files import crf_of
 from crfrnn.files.photos import stem_of, suffix_of
+from crfrnn.files.places import Place, delivered, fetched, is_folder, is_there, real_place
 from crfrnn.files.progress import progress
 from crfrnn.tiles import class_count
 from crfrnn.upsampling import Method
@@ -55,7 +57,10 @@ are the channels of one image.
 
 SCORES and IMAGE may also be two folders, or one that holds both: a.npy, a_scores.npy or a_mask.png belong to a.jpg,
 and a.npz to a_0000.nii.gz and a_0001.nii.gz. Of several, such as a_mask1.png and a_cat_mask.png, each is refined, and
-its result has its name. Results go to the folder OUT, and existing results are not computed again.
+its result has its name. Results go to the folder OUT, and existing results are not computed again. Folders of many
+photos can be refined by a Ray cluster (--ray).
+
+Files and folders may lie anywhere that fsspec reaches, such as s3://bucket/photos, with the package for it installed.
 
 In a NIfTI file voxels have a size, and θ_α and θ_γ are in MILLIMETRES, not in pixels.
 """
@@ -69,6 +74,7 @@ EXAMPLES = """\
   crfrnn refine huge.npy huge.tif -o labels.tif --memory 4GB
   crfrnn refine annotations.json photos/ -o refined.json               # masks of COCO
   crfrnn refine scores/ clip.mp4 -o refined.mp4 --time-theta 2
+  crfrnn refine s3://bucket/scores s3://bucket/photos -o s3://bucket/refined --ray
 """
 
 
@@ -95,9 +101,15 @@ def add_refine(commands: Any) -> None:
         EXAMPLES,
         "SCORES IMAGE [IMAGE ...] -o OUT [OPTION ...]",
     )
-    parser.add_argument("scores", type=Path, metavar="SCORES", help="scores, labels, a mask, or a folder of them")
-    parser.add_argument("image", type=Path, nargs="+", metavar="IMAGE", help="the photo or volume, or a folder of them")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="file or folder to write")
+    parser.add_argument(
+        "scores", type=given_place, metavar="SCORES", help="scores, labels, a mask, or a folder of them"
+    )
+    parser.add_argument(
+        "image", type=given_place, nargs="+", metavar="IMAGE", help="the photo or volume, or a folder of them"
+    )
+    parser.add_argument(
+        "-o", "--output", type=given_place, metavar="OUT", required=True, help="file or folder to write"
+    )
     parser.add_argument(
         "--input",
         choices=("logits", "probabilities", "labels"),
@@ -172,6 +184,7 @@ def _add_work(group: argparse._ActionsContainer) -> None:
     add_quiet(group)
     group.add_argument("--threads", type=int, metavar="T", help="threads (default: OMP_NUM_THREADS, or all cores)")
     add_device(group)
+    add_ray(group)
 
 
 def run_refine(options: argparse.Namespace) -> int:
@@ -182,19 +195,25 @@ def run_refine(options: argparse.Namespace) -> int:
         refinement = chosen_refinement(options)
         if suffix_of(scores) == COCO_SUFFIX:
             _refuse(options, NOT_FOR_COCO, "masks of COCO are refined one by one, each as foreground and background")
+            require_this_machine(options, "masks of COCO are refined", scores, *images, output)
             return refine_coco(refinement, scores, images, output)
         if options.time_theta is not None:
+            require_this_machine(options, "frames are refined together", scores, *images, output)
             return refine_clip(refinement, scores, images, output, chosen_format, options.time_theta)
         if any(suffix_of(image) in VIDEO_SUFFIXES for image in images):
             raise UsageError("IMAGE is a video: give --time-theta, such as 2, for the frames that belong together")
-        if any(image.is_dir() != scores.is_dir() for image in images):
-            if missing := [str(path) for path in (scores, *images) if not path.exists()]:
+        if any(is_folder(image) != is_folder(scores) for image in images):
+            if missing := [str(path) for path in (scores, *images) if not is_there(path)]:
                 raise ValueError(f"there is no file or folder {missing[0]}")
             raise UsageError("SCORES and IMAGE must both be files or both be folders")
-        if scores.is_dir():
+        if is_folder(scores):
             if len(images) > 1:
                 raise UsageError(f"{len(images)} folders of images; put them into one, named a_0000, a_0001, …")
-            return refine_folder(refinement, scores, images[0], output, chosen_format, options.overwrite)
+            job = RefineFolder(refinement, scores, images[0], output, chosen_format)
+            return refine_folder(job, options.overwrite, chosen_engine(options))
+        if options.ray is not None and not is_there(scores):
+            raise ValueError(f"there is no file or folder {scores}")
+        require_this_machine(options, "one file is refined")
         return refine_file(refinement, scores, images, output, chosen_format)
     except UsageError as error:
         parser.error(str(error))
@@ -236,29 +255,31 @@ def chosen_refinement(options: argparse.Namespace) -> Refinement:
 
 def refine_file(
     refinement: Refinement,
-    scores: Path,
-    images: Sequence[Path],
-    output: Path,
+    scores: Place,
+    images: Sequence[Place],
+    output: Place,
     output_format: str | None,
 ) -> int:
     """Refine one photo or volume. Returns the exit status."""
-    if output.is_dir():
+    if is_folder(output):
         raise UsageError(f"{output} is a folder; name a file in it, such as {output / stem_of(images[0])}.png")
-    if real_path(scores) in map(real_path, images):
+    if real_place(scores) in map(real_place, images):
         raise UsageError(f"{scores} is given as SCORES and as IMAGE")
-    if real_path(output) in map(real_path, (scores, *images)):
+    if real_place(output) in map(real_place, (scores, *images)):
         raise UsageError(f"{output} is one of the inputs; name another file to write")
     start = time.perf_counter()
     chosen_format = format_of(output, output_format)
-    pair = refinement.reading.pair(scores, images)
-    written = refinement.write(pair, output, chosen_format, show=lambda tiles: progress(tiles, "refine"))
+    with fetched(scores, *images) as paths:
+        pair = refinement.reading.pair(paths[0], paths[1:])
+        with delivered(output) as path:
+            written = refinement.write(pair, path, chosen_format, show=lambda tiles: progress(tiles, "refine"))
     for warning in filter(None, (written.warning, written.lost)):
         complain("crfrnn refine", "warning", one_line(output), warning)
     classes = max(class_count(pair.scores, pair.kind, refinement.num_classes), pair.least_classes)
     size, seconds = "×".join(map(str, reversed(pair.grid))), time.perf_counter() - start
     done = [written.change.words]
     if written.iterations is not None:
-        done = [iterations_run([written.iterations], refinement.crf), *done]
+        done = [iterations_run(Counter([written.iterations]), refinement.crf), *done]
     if written.tiles:
         done = [tiles_worked_on(written.tiles), *done]
     say(f"{size}, {classes} classes{pair.remark}{written.remark}, {', '.join(done)}, {seconds:.2f} s", output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,14 +251,15 @@ def tiles_worked_on(tiles: Sequence[Tile]) -> str:
     return f"{counted(len(tiles), 'tile')} of up to {size} pixels"
 
 
-def iterations_run(ran: Sequence[int], crf: CRF) -> str:
-    """In words, how many iterations ran for each image."""
+def iterations_run(ran: Counter[int], crf: CRF) -> str:
+    """In words, how many iterations ran for each image; how many images each number of them ran for is given."""
     asked = crf.solver.iterations
     if min(ran) == asked:
         return counted(asked, "iteration")
-    if len(ran) == 1:
-        return f"{ran[0]} of {counted(asked, 'iteration')}"
-    return f"{np.mean(ran):.1f} of {counted(asked, 'iteration')} on average, at most {max(ran)}"
+    if ran.total() == 1:
+        return f"{max(ran)} of {counted(asked, 'iteration')}"
+    mean = sum(number * images for number, images in ran.items()) / ran.total()
+    return f"{mean:.1f} of {counted(asked, 'iteration')} on average, at most {max(ran)}"
 
 
 def middle(image: Any, grid: Shape) -> NDArray[Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
 
+from crfrnn.cli.engines import add_ray, chosen_engine
 from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import GEOTIFF_LOST, RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import complain, say
-from crfrnn.cli.usage import UsageError, counted, going_on, real_path
+from crfrnn.cli.usage import UsageError, counted, given_place, going_on
 from crfrnn.files.legend import full_palette
 from crfrnn.files.photos import (
     IMAGE_SUFFIXES,
@@ -23,14 +26,12 @@ from crfrnn.files.photos import (
     write_picture,
     write_probabilities,
 )
-from crfrnn.files.progress import progress
+from crfrnn.files.places import Place, delivered, fetched, is_folder, is_there, names_in, names_there, real_place
 from crfrnn.files.rgb import load_photo
 from crfrnn.files.tiff import georeference
-from crfrnn.interrupts import raise_asked, telling
+from crfrnn.interrupts import telling
+from crfrnn.jobs import Job, Share
 from crfrnn.pictures import reduced_overlay
-
-if TYPE_CHECKING:
-    from crfrnn.models import Model
 
 SEGMENT_HELP = """\
 Segment photos with the network in the package, or that of --model, and its CRF.
@@ -41,11 +42,15 @@ both. A folder stands for the photos in it. Photos whose results exist are skipp
 others.
 
 Of a single photo, OUT may be one file instead: labels.png, or overlay.jpg, overlay.png and NAME_overlay.png.
+
+Photos, OUT and the model may lie anywhere that fsspec reaches, such as s3://bucket/photos, with the package for it
+installed. Many photos can be segmented by a Ray cluster (--ray).
 """
 EXAMPLES = """\
   crfrnn segment photo.jpg                        # to the folder segmented/
   crfrnn segment photo.jpg -o overlay.png
   crfrnn segment photos/ -o results/ --model run/model.safetensors --device cuda
+  crfrnn segment s3://bucket/photos -o s3://bucket/segmented --ray
 """
 DEFAULT_FOLDER = Path("segmented")
 LABELS_END = ".png"
@@ -63,16 +68,18 @@ def add_segment(commands: Any) -> None:
         EXAMPLES,
         "PHOTO ... [OPTION ...]",
     )
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="a photo, or a folder of photos")
+    parser.add_argument("photos", type=given_place, nargs="+", metavar="PHOTO", help="a photo, or a folder of photos")
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=given_place,
         metavar="OUT",
         default=DEFAULT_FOLDER,
         help="folder, or file of a single photo, to write to (default: %(default)s/ in the current folder)",
     )
-    parser.add_argument("--model", type=Path, metavar="FILE", help="a trained model (default: that of the package)")
+    parser.add_argument(
+        "--model", type=given_place, metavar="FILE", help="a trained model (default: that of the package)"
+    )
     parser.add_argument(
         "--probabilities",
         action="store_true",
@@ -91,6 +98,7 @@ def add_segment(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="redo what is already there")
     parser.add_argument("--iterations", type=int, metavar="T", help="iterations of the CRF (default: its own)")
     add_device(parser)
+    add_ray(parser)
     add_quiet(parser)
     parser.set_defaults(run=run_segment, parser=parser)
 
@@ -105,37 +113,58 @@ def run_segment(options: argparse.Namespace) -> int:
                 raise UsageError(f"--{option.replace('_', '-')} must be at least {least}, not {number}")
         if options.no_crf and options.iterations is not None:
             raise UsageError("--iterations are those of the CRF, which --no-crf leaves out")
-        photos = photo_files(options.photos)
-        results = Results.of(options, photos)
+        photos = photos_given(options.photos)
+        results, engine = Results.of(options, len(photos)), chosen_engine(options)
     except UsageError as error:
         parser.error(str(error))
-    todo = [photo for photo in photos if options.overwrite or not results.exist(photo)]
-    failures, placed = [], 0
-    if todo:
-        model = chosen_model(options.model, options.parameters, options.device, options.iterations)
-        inputs = {real_path(photo) for photo in photos}
-        done: list[Path] = []
-        with telling(lambda: going_on(len(done), len(todo), "segmented", options.overwrite)):
-            for photo in progress(todo, "segment"):
-                try:
-                    results.refuse_collisions(photo, photos, inputs)
-                    write_segmentation(photo, model, options, results)
-                    placed += suffix_of(photo) in TIFF_SUFFIXES and georeference(photo) != ()
-                    done.append(photo)
-                except Exception as error:
-                    raise_asked(error)
-                    failures.append(described(error, [photo]))
+    job = SegmentPhotos(options, results)
+    todo = results.todo(photos, options.overwrite)
+    failures: dict[int, str] = {}
+    done, placed = 0, 0
+
+    def take(number: int, outcome: bool | Exception) -> None:
+        nonlocal done, placed
+        if isinstance(outcome, Exception):
+            failures[number] = described(outcome, [todo[number].place])
+            return
+        done, placed = done + 1, placed + outcome
+
+    if todo:  # no model is needed otherwise
+        with telling(lambda: going_on(done, len(todo), "segmented", options.overwrite)):
+            engine.run(job, todo, take, "segment")
+    for remark in engine.remarks:
+        complain("crfrnn segment", "warning", remark)
     if placed:
         complain("crfrnn segment", "warning", counted(placed, "photo"), GEOTIFF_LOST)
-    for failure in failures:
-        complain("failed", failure)
-    where = results.output if len(photos) > 1 else ", ".join(map(str, results.paths(photos[0]).values()))
+    for number in sorted(failures):
+        complain("failed", failures[number])
+    where = results.output if len(photos) > 1 else ", ".join(map(str, results.places(photos[0]).values()))
     hint = "; --overwrite redoes what is there" if len(todo) < len(photos) else ""
-    say(
-        f"{len(todo) - len(failures)} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed{hint}",
-        where,
-    )
+    say(f"{done} segmented, {len(photos) - len(todo)} already there, {len(failures)} failed{hint}", where)
     return 1 if failures else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo in a folder.
+
+    Attributes:
+        problem: Why it cannot be segmented; "" if it can.
+    """
+
+    folder: Place
+    name: str
+    problem: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Its file."""
+        return self.folder / self.name
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePath(self.name).stem
 
 
 @dataclass(frozen=True)
@@ -147,77 +176,111 @@ class Results:
         ends: What is written, and what file names in the folder end in; {"labels": ""} for the only file.
     """
 
-    output: Path
+    output: Place
     ends: dict[str, str]
 
     @classmethod
-    def of(cls, options: argparse.Namespace, photos: list[Path]) -> Results:
-        """The results that the options ask for. Raises UsageError if the output does not suit them."""
-        output: Path = options.output
-        if output.is_dir() or not output.suffix:
-            if output.exists() and not output.is_dir():
+    def of(cls, options: argparse.Namespace, photos: int) -> Results:
+        """The results of so many photos that the options ask for. Raises UsageError if the output does not suit."""
+        output: Place = options.output
+        if is_folder(output) or not output.suffix:
+            if is_there(output) and not is_folder(output):
                 raise UsageError(f"{output} is a file; name a folder to write to")
             more = {"probabilities": PROBABILITIES_END} if options.probabilities else {}
             return cls(output, {"labels": LABELS_END, "overlay": OVERLAY_END} | more)
         if output.suffix.lower() not in PICTURE_SUFFIXES:
-            if output.exists():
+            if is_there(output):
                 raise UsageError(f"{output} is a file; name a folder to write to")
             if suffix_of(output) in RESULT_SUFFIXES:
                 raise UsageError(f"{output} is named like a file; results are .png, .jpg or a folder")
             return cls(output, {"labels": LABELS_END, "overlay": OVERLAY_END})
-        if len(photos) > 1:
-            raise UsageError(f"{output} is one file for {len(photos)} photos; name a folder to write to")
+        if photos > 1:
+            raise UsageError(f"{output} is one file for {photos} photos; name a folder to write to")
         if options.probabilities:
             raise UsageError("--probabilities go into a folder beside the labels; name a folder to write to")
         return cls(output, {format_of(output, None): ""})
 
-    def paths(self, photo: Path) -> dict[str, Path]:
+    @property
+    def folder(self) -> Place:
+        """The folder of the results."""
+        return self.output if all(self.ends.values()) else self.output.parent
+
+    def places(self, photo: Photo) -> dict[str, Place]:
         """The files of a photo."""
         return {what: self.output / (photo.stem + end) if end else self.output for what, end in self.ends.items()}
 
-    def exist(self, photo: Path) -> bool:
-        """Whether a photo in a folder is done; a single file is written anew."""
-        return all(self.ends.values()) and all(path.exists() for path in self.paths(photo).values())
+    def todo(self, photos: list[Photo], overwrite: bool) -> list[Photo]:
+        """The photos without all of their results; a single file is written anew. The folder is listed once.
 
-    def refuse_collisions(self, photo: Path, photos: list[Path], inputs: set[Path]) -> None:
-        """Raise a ValueError if results of this photo would replace a photo, or those of another one."""
-        namesakes = [str(each) for each in photos if each.stem == photo.stem]
-        if len(namesakes) > 1:
-            raise ValueError(f"{' and '.join(namesakes)} share a name; segment them into different folders")
-        for path in self.paths(photo).values():
-            if real_path(path) in inputs:
-                raise ValueError(f"{photo}: {path} is one of the photos; name another folder")
+        Those whose results would replace a photo, or those of another one, have a problem.
+        """
+        there = names_there(self.folder)
+        counts = Counter(photo.stem for photo in photos)
+        namesakes: dict[str, list[str]] = {}
+        for photo in photos:
+            if counts[photo.stem] > 1:
+                namesakes.setdefault(photo.stem, []).append(str(photo.place))
+        inputs: set[Place] = set()
+        todo = []
+        for photo in photos:
+            names = [photo.stem + end if end else self.output.name for end in self.ends.values()]
+            if not overwrite and all(self.ends.values()) and there.issuperset(names):
+                continue
+            if alike := namesakes.get(photo.stem):
+                problem = f"{' and '.join(alike)} share a name; segment them into different folders"
+                photo = replace(photo, problem=problem)
+            elif not there.isdisjoint(names):
+                inputs = inputs or {real_place(each.place) for each in photos}
+                replaced = [place for place in self.places(photo).values() if real_place(place) in inputs]
+                if replaced:
+                    problem = f"{photo.place}: {replaced[0]} is one of the photos; name another folder"
+                    photo = replace(photo, problem=problem)
+            todo.append(photo)
+        return todo
 
 
-def photo_files(given: list[Path]) -> list[Path]:
+def photos_given(given: list[Place]) -> list[Photo]:
     """The photos given and those in the folders given, each once."""
-    photos: list[Path] = []
-    for path in given:
-        if not path.is_dir():
-            photos.append(path)
+    photos: list[Photo] = []
+    for place in given:
+        if not is_folder(place):
+            photos.append(Photo(place.parent, place.name))
             continue
-        found = [
-            each
-            for each in sorted(path.iterdir())
-            if each.suffix.lower() in IMAGE_SUFFIXES and not each.name.startswith(".") and not each.is_dir()
-        ]
-        if not found:
-            raise UsageError(f"{path} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
-        photos += found
+        names = sorted(name for name in names_in(place) if PurePath(name).suffix.lower() in IMAGE_SUFFIXES)
+        if not names:
+            raise UsageError(f"{place} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
+        photos += [Photo(place, name) for name in names]
     return list(dict.fromkeys(photos))
 
 
-def write_segmentation(photo: Path, model: Model, options: argparse.Namespace, results: Results) -> None:
-    """Segment one photo and write what was asked for."""
-    from crfrnn.segment import LONGEST_SIDE, segment
+class SegmentPhotos(Job[Photo, bool]):
+    """Segments photos and writes what was asked for. The result is whether the place of a GeoTIFF is lost."""
 
-    image = load_photo(photo)
-    side = LONGEST_SIDE if options.longest_side is None else options.longest_side
-    found = segment(image, model, crf=not options.no_crf, longest_side=side)
-    paths = results.paths(photo)
-    if "labels" in paths:
-        write_labels(paths["labels"], found.labels, full_palette(found.classes))
-    if "overlay" in paths:
-        write_picture(paths["overlay"], reduced_overlay(image, found.labels, found.classes))
-    if "probabilities" in paths:
-        write_probabilities(paths["probabilities"], found.probabilities)
+    def __init__(self, options: argparse.Namespace, results: Results) -> None:
+        self.results, self.shared = results, results.folder
+        self.model, self.parameters, self.iterations = options.model, options.parameters, options.iterations
+        self.device, self.crf, self.longest_side = options.device, not options.no_crf, options.longest_side
+
+    def worker(self, share: Share) -> Callable[[Photo], bool]:
+        from crfrnn.segment import LONGEST_SIDE, segment
+
+        model = chosen_model(self.model, self.parameters, self.device, self.iterations)
+        side = LONGEST_SIDE if self.longest_side is None else self.longest_side
+
+        def work(photo: Photo) -> bool:
+            if photo.problem:
+                raise ValueError(photo.problem)
+            with fetched(photo.place) as (path,):
+                image = load_photo(path)
+                found = segment(image, model, crf=self.crf, longest_side=side)
+                for what, place in self.results.places(photo).items():
+                    with delivered(place) as target:
+                        if what == "labels":
+                            write_labels(target, found.labels, full_palette(found.classes))
+                        elif what == "overlay":
+                            write_picture(target, reduced_overlay(image, found.labels, found.classes))
+                        else:
+                            write_probabilities(target, found.probabilities)
+                return suffix_of(path) in TIFF_SUFFIXES and georeference(path) != ()
+
+        return work

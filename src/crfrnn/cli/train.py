@@ -22,11 +22,12 @@ CONFIG.yaml holds settings such as `batch_size: 8`. Each can also be given as an
 settings of the CRF: it overrides CONFIG.yaml, and options override both. Two settings are required: the folder of the
 data and the folder for the results. The model is written there as model.safetensors, beside all settings, logs for
 TensorBoard and as CSV, and checkpoints. After Ctrl-C or any other interruption, the same command continues where it
-stopped.
+stopped; with another number of processes too, and then says what that changes.
 """
 EXAMPLES = """\
   crfrnn train --data data/ --classes msrc21 --output run/
   crfrnn train config.yaml --batch-size 4 --output other/
+  crfrnn train config.yaml --nodes 2 --node-rank 0 --main-address 10.0.0.1:29500
 """
 
 
@@ -37,6 +38,13 @@ def add_train(commands: Any) -> None:
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="a file with settings")
     parser.add_argument("--parameters", type=Path, metavar="FILE", help=f"{PARAMETERS_HELP}: the CRF starts with them")
     add_quiet(parser)
+    several = parser.add_argument_group(
+        "several machines",
+        "The same command runs on each of them, with --nodes and what follows. Under torchrun and SLURM (srun), these "
+        "say how many machines and processes there are, and nothing is needed here.",
+    )
+    several.add_argument("--node-rank", type=int, metavar="R", help="which machine this is, 0 to nodes - 1")
+    several.add_argument("--main-address", metavar="HOST:PORT", help="where machine 0 is reached by the others")
     group = parser.add_argument_group("settings")
     for setting in fields(TrainingConfig):
         # --flip alone is --flip true.
@@ -70,7 +78,7 @@ def run_train(options: argparse.Namespace) -> int:
     from crfrnn.training.train import is_first_process, train
 
     with telling(lambda: f"the same command goes on from what {config.output} has"):
-        result = train(config)
+        result = train(config, node_rank=options.node_rank, main_address=options.main_address)
     if not is_first_process():
         return 0
     rows = [[stage, str(found.epoch), f"{100 * found.val_miou:.2f}"] for stage, found in result.stages.items()]

@@ -15,9 +15,10 @@ from crfrnn.cli.parameter_options import (
 )
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import BAD, DOUBTFUL, GOOD, complain, say, say_table
-from crfrnn.cli.usage import UsageError, counted, real_path
+from crfrnn.cli.usage import UsageError, counted
 from crfrnn.files.opening import file_text
 from crfrnn.files.parameter_files import SUFFIX, save_parameters, short_form
+from crfrnn.files.places import real_place
 from crfrnn.interrupts import telling
 
 TUNE_HELP = """\
@@ -139,9 +140,9 @@ def run_tune(options: argparse.Namespace) -> int:
         found = tune(photos, start, method=options.method, trials=trials, keep=keep, **settings)
     notes = {
         **found.notes(),
-        "data": real_path(options.data).name,
+        "data": real_place(options.data).name,
         "split": options.split,
-        "scores": real_path(folder).name,
+        "scores": real_place(folder).name,
         "input": options.input,
         "square_scores": options.square_scores,
         "holdout": options.holdout,

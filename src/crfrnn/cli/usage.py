@@ -2,17 +2,13 @@
 
 import argparse
 import math
-import os
 import re
-from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 
 from crfrnn import memory
+from crfrnn.files.places import Place, is_elsewhere, place
 from crfrnn.parameters import CRFParameters
-
-SUBJECT: ContextVar[str] = ContextVar("SUBJECT", default="")
-"""Which of several files a thread is at work on, named in warnings."""
 
 OPTIONS = [*(field.name for field in fields(CRFParameters)), "input", "num_classes", "classes", "spacing", "device"]
 """Arguments of functions that are options of commands."""
@@ -51,9 +47,18 @@ def going_on(done: int, asked: int, verb: str, overwrite: bool) -> str:
     return f"{done} of {asked} {verb}; the same command {again}"
 
 
-def real_path(path: Path) -> Path:
-    """The file or folder that a path means, through symbolic links, for comparisons; also where links go in circles."""
-    return Path(os.path.realpath(path))
+def given_place(text: str) -> Place:
+    """A path or a URL on the command line."""
+    try:
+        return place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def places_of(options: argparse.Namespace) -> list[Place]:
+    """The files and folders that a command was given."""
+    given = [each for value in vars(options).values() for each in (value if isinstance(value, list) else [value])]
+    return [each for each in given if isinstance(each, Path) or is_elsewhere(each)]
 
 
 def byte_count(text: str) -> int:

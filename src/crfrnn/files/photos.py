@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from crfrnn.files.opening import opened_picture
 from crfrnn.files.palette import NUM_COLOURS, voc_palette
+from crfrnn.files.places import Place
 from crfrnn.files.replacement import replacing
 from crfrnn.files.tensors import SAFETENSORS, TORCH_SUFFIXES, read_tensors
 
@@ -38,14 +39,16 @@ ORIENTATION = 274
 """The numbers of the TIFF tags."""
 
 
-def suffix_of(path: Path) -> str:
-    """The suffix of a file name in small letters, ".nii.gz" as one."""
-    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+def suffix_of(file: Place | str) -> str:
+    """The suffix of a file, or of its name, in small letters, ".nii.gz" as one."""
+    path = PurePath(file) if isinstance(file, str) else file
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else str(path.suffix).lower()
 
 
-def stem_of(path: Path) -> str:
-    """The file name without `suffix_of`."""
-    return path.name[: len(path.name) - len(suffix_of(path))]
+def stem_of(file: Place | str) -> str:
+    """The name of a file without `suffix_of`."""
+    name = file if isinstance(file, str) else str(file.name)
+    return name[: len(name) - len(suffix_of(file))]
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:

@@ -59,6 +59,31 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def leave_alone(folder: Path) -> None:
+    """Have this process not look for what killed ones have left in a folder: another process does, and it may be large."""
+    _swept.add(Path(os.path.realpath(folder)))
+
+
+@contextmanager
+def beacon(folder: Path) -> Iterator[Path]:
+    """An empty file meanwhile in a folder, which is made if it is not there: who sees it sees this folder.
+
+    Raises: OSError: if the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        while (raw := _created(part := _new_name(folder), None)) is None:
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror or error}") from error
+    with raw:
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def _replacing(target: Path, old: os.stat_result | None) -> Iterator[IO[bytes]]:
     if old is not None:

@@ -21,6 +21,8 @@ IMAGENET = "imagenet"
 FOREGROUND = "foreground"
 MACHINE_SETTINGS = ("accelerator", "workers", "threads")
 """Settings that say where a run is computed, not what it computes: they may change when it is resumed."""
+RANK_SETTINGS = ("devices", "nodes")
+"""Settings that may change too; what that changes is told."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class TrainingConfig:
     train_iterations: Annotated[int, "mean-field iterations in training"] = 5
     test_iterations: Annotated[int, "mean-field iterations in validation and in the finished model"] = 10
 
-    devices: Annotated[int, "processes that train together, each on a GPU if there are any"] = 1
+    devices: Annotated[int, "processes on each machine that train together, each on a GPU if there are any"] = 1
+    nodes: Annotated[int, "machines that train together; output is a folder that they share"] = 1
     accelerator: Annotated[str, "auto, cpu or gpu"] = "auto"
     precision: Annotated[str, "32-true, bf16-mixed or 16-mixed"] = "32-true"
     workers: Annotated[int, "processes per device that read photos ahead; 0 reads between the steps"] = 0
@@ -377,7 +380,7 @@ _CHECKS: dict[str, Check] = {
     "crf_loss_weight": _at_least_0,
     **dict.fromkeys(("crf_loss_theta_alpha", "crf_loss_theta_beta"), _optional(_above_0)),
     **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations", "click_radius"), _count),
-    **dict.fromkeys(("batch_size", "devices", "train_iterations"), _at_least_1),
+    **dict.fromkeys(("batch_size", "devices", "nodes", "train_iterations"), _at_least_1),
     **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
     **dict.fromkeys(("flip", "freeze_encoder", "freeze_network", "freeze_statistics"), _truth),
     **dict.fromkeys(("learn_compatibility", "learn_theta"), _truth),

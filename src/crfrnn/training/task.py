@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ CRF_LOSSES = {"dense": DenseCrfLoss, "gated": GatedCrfLoss, "normalized-cut": No
 MOMENTUM = 0.9
 LEAST = 1e-8
 """Smaller probabilities and sums count as this, so that there is no logarithm of 0 and no division by it."""
+RANKS = "crfrnn_ranks"
+"""What checkpoints call the number of processes that trained together."""
 METRIC = "val_miou"
 """Mean IoU on the validation split, 0 to 1. The CRF, if there is one, runs for `test_iterations`."""
 
@@ -126,6 +129,14 @@ class SegmentationTask(LightningModule):
             for name, log in self.segmenter.crf.log_thetas.items():
                 self.log(name, log.detach().exp(), sync_dist=True)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RANKS] = self.trainer.world_size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fit the state of a run to the number of processes that go on with it."""
+        if checkpoint.get(RANKS, self.trainer.world_size) != self.trainer.world_size:
+            refit(checkpoint, self._steps_of_an_epoch(), self._rate_factor)
+
     def configure_optimizers(self) -> Any:
         config = self.config
         groups = parameter_groups(self.segmenter, config)
@@ -134,13 +145,41 @@ class SegmentationTask(LightningModule):
             optimizer = torch.optim.AdamW(groups)
         else:
             optimizer = torch.optim.SGD(groups, momentum=MOMENTUM)
-        # Not trainer.estimated_stepping_batches: it makes the loader before its state is restored.
-        loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        steps = (self.trainer.max_epochs or 1) * len(loader)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: max(0.0, 1 - step / steps) ** config.poly_power
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _steps_of_an_epoch(self) -> int:
+        # Not trainer.estimated_stepping_batches: it makes the loader before its state is restored.
+        return len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+
+    def _rate_factor(self, step: int) -> float:
+        """What learning rates are multiplied by at a step."""
+        steps = (self.trainer.max_epochs or 1) * self._steps_of_an_epoch()
+        return float(max(0.0, 1 - step / steps) ** self.config.poly_power)
+
+
+def refit(checkpoint: dict[str, Any], steps: int, rate_factor: Callable[[int], float]) -> None:
+    """Fit a checkpoint to epochs of another number of steps, in place.
+
+    An epoch that is over stays so; one that was begun begins anew. Learning rates go on from the same part of the
+    training.
+
+    Args:
+        steps: Of an epoch from now on.
+        rate_factor: What rates are multiplied by at each step.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    batches = loop["epoch_loop.batch_progress"]
+    over = bool(batches["is_last_batch"])
+    batches["current"] = dict.fromkeys(batches["current"], steps if over else 0)
+    for state in loop["state_dict"].get("combined_loader", []):
+        state["given"] = 0
+    done = loop["epoch_progress"]["current"]["processed" if over else "completed"] * steps
+    for schedule in checkpoint["lr_schedulers"]:
+        schedule |= {"last_epoch": done, "_step_count": done + 1}
+    for optimizer in checkpoint["optimizer_states"]:
+        for group in optimizer["param_groups"]:
+            group["lr"] = group["initial_lr"] * rate_factor(done)
 
 
 def crf_loss(config: TrainingConfig) -> PairwiseLoss | None:

@@ -26,6 +26,7 @@ except ImportError as error:
 
 from crfrnn.files.classes import ClassSet
 from crfrnn.files.locks import alone_in
+from crfrnn.files.progress import display
 from crfrnn.models import NETWORKS
 from crfrnn.training.checkpoints import (
     BEST,
@@ -40,8 +41,16 @@ from crfrnn.training.checkpoints import (
     read_checkpoint,
     require_checkpoint_of,
 )
-from crfrnn.training.config import MACHINE_SETTINGS, TrainingConfig, config_from, read_settings, write_config
+from crfrnn.training.config import (
+    MACHINE_SETTINGS,
+    RANK_SETTINGS,
+    TrainingConfig,
+    config_from,
+    read_settings,
+    write_config,
+)
 from crfrnn.training.epochs import EpochsShown
+from crfrnn.training.machines import SameRun, join, launched, ranks
 from crfrnn.training.photos import TrainingPhotos
 from crfrnn.training.stages import (
     CRF_STAGE,
@@ -80,15 +89,21 @@ class TrainingResult:
     stages: dict[str, StageResult]
 
 
-def train(config: TrainingConfig) -> TrainingResult:
+def train(config: TrainingConfig, *, node_rank: int | None = None, main_address: str | None = None) -> TrainingResult:
     """Train as configured, or continue where an earlier call with the same configuration was interrupted.
 
     In the folder `config.output`: config.yaml; model.safetensors; for each stage a folder with best.ckpt and last.ckpt;
     training.json with the results of finished stages; logs/ for TensorBoard and as CSV.
 
+    With `config.nodes` above 1 it is called on each of the machines; under torchrun and SLURM, these say how many there
+    are. A run goes on with another number of processes too: what that changes is printed.
+
+    Args:
+        node_rank: Which of several machines this is, from 0; None is that of NODE_RANK, torchrun or SLURM.
+        main_address: HOST:PORT of machine 0; None is that of MASTER_ADDR and MASTER_PORT, torchrun or SLURM.
     Raises:
         ValueError: if data, classes, initial weights and network do not fit together, the folder holds a run with other
-            settings, another process trains in it, or the loss is not finite.
+            settings, another process trains in it, machines do not find each other, or the loss is not finite.
         ImportError: if a package is missing.
         KeyboardInterrupt: if it was interrupted; everything is saved. By another signal than that of Ctrl-C it is
             `crfrnn.interrupts.Terminated`.
@@ -97,6 +112,8 @@ def train(config: TrainingConfig) -> TrainingResult:
         raise ValueError(f"there is no network {config.network!r}; there are {', '.join(NETWORKS)}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    config = launched(config)
+    join(config, node_rank, main_address)
     classes, output = config.class_set(), Path(config.output)
     check_settings(output, config)
     photos = TrainingPhotos(config, classes)
@@ -139,13 +156,20 @@ def run_stage(
     output = Path(config.output)
     folder = output / stage
     best, last = checkpoints(folder)
-    callbacks: list[Callback] = [EpochsShown(stage), StopWhenAsked(interruption, folder), best, last]
+    callbacks: list[Callback] = [
+        SameRun(config),
+        EpochsShown(stage),
+        StopWhenAsked(interruption, folder),
+        best,
+        last,
+    ]
     if config.patience is not None:
         callbacks.insert(0, Patience(config.patience))
     try:
         trainer = Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
+            num_nodes=config.nodes,
             precision=config.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
@@ -187,11 +211,19 @@ def check_settings(output: Path, config: TrainingConfig) -> None:
     changed = [
         f"{name} was {earlier[name]!r}, now {now[name]!r}"
         for name in now
-        if earlier[name] != now[name] and name not in MACHINE_SETTINGS
+        if earlier[name] != now[name] and name not in (*MACHINE_SETTINGS, *RANK_SETTINGS)
     ]
     if changed:
         raise ValueError(
             f"{output} holds a run with other settings: {'; '.join(changed)}. Choose another output, or remove it"
+        )
+    before, after = ranks(earlier), ranks(now)
+    if before != after and is_first_process():
+        size = config.batch_size
+        display().notice(
+            f"going on with {after} processes instead of {before}: a step takes {size * after} photos instead of "
+            f"{size * before}, epochs have other steps, and an epoch that was begun begins anew; learning rates stay "
+            f"as they are. The result is another one than with {before}"
         )
 
 

@@ -1,0 +1,105 @@
+"""The engine of Ray on two machines: every item comes back once, whatever happens to workers."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from cluster_jobs import Squares
+from crfrnn.cluster import RayCluster
+from crfrnn.cluster.machines import require_machines
+from crfrnn.jobs import ThisMachine
+from errors import raises_saying
+
+NUMBERS = list(range(100, 140))
+
+
+def outcomes(job: Squares, engine: object) -> tuple[dict[int, int], dict[int, str], list[str]]:
+    """Results and errors by number, each of which came back once; and what was warned of."""
+    results, errors = {}, {}
+
+    def take(number: int, outcome: int | Exception) -> None:
+        assert number not in results
+        assert number not in errors
+        (errors if isinstance(outcome, Exception) else results)[number] = outcome
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine.run(job, NUMBERS, take, "square")
+    return results, {number: str(error) for number, error in errors.items()}, [str(each.message) for each in caught]
+
+
+def test_results_errors_and_warnings_are_those_of_this_machine(cluster, tmp_path: Path, capfd) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    bad, odd = (103, 117), (104, 130)
+    here = outcomes(Squares(tmp_path / "here", bad, odd), ThisMachine())
+    engine = RayCluster()
+    assert outcomes(Squares(tmp_path / "there", bad, odd, seconds=0.05), engine) == here
+    assert here[0] == {place: number**2 for place, number in enumerate(NUMBERS) if number not in bad}
+    assert here[1] == {3: "103 is bad", 17: "117 is bad"}
+    assert len(list((tmp_path / "there").glob("worker-*"))) == 2  # both machines, and each loads once
+    assert engine.remarks == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_workers_that_are_killed(cluster, tmp_path: Path, capfd) -> None:
+    """What they were at work on is done again; what kills them every time fails alone."""
+    engine = RayCluster()
+    job = Squares(tmp_path, killed=(105,), deadly=(120,), seconds=0.02)
+    results, errors, _ = outcomes(job, engine)
+    assert results == {place: number**2 for place, number in enumerate(NUMBERS) if number != 120}
+    assert list(errors) == [20]
+    assert "its worker was killed 3 times" in errors[20]
+    assert engine.remarks
+    assert engine.remarks[0].endswith("died; what was at work there was done again")
+    assert "worker" in engine.remarks[0]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_for_a_gpu(cluster, tmp_path: Path) -> None:
+    """It runs where the GPU is, which it sees alone. This one is but a number that Ray counts."""
+    machine = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
+    try:
+        job = Squares(tmp_path)
+        job.device = "cuda"
+        results, errors, _ = outcomes(job, RayCluster())
+        assert (len(results), errors) == (len(NUMBERS), {})
+        (worker,) = tmp_path.glob("worker-*")
+        assert worker.read_text() == "0"
+    finally:
+        cluster.remove_node(machine)
+
+
+def test_nothing_to_do() -> None:
+    """Not even a cluster is asked for."""
+    RayCluster("127.0.0.1:9").run(Squares(Path()), [], lambda *_: None, "square")
+
+
+def test_a_worker_that_cannot_begin(cluster, tmp_path: Path) -> None:
+    with raises_saying(ValueError, "the worker on", "no such model"):
+        outcomes(Squares(tmp_path, unready="no such model"), RayCluster())
+
+
+def test_machines_that_do_not_fit(cluster, tmp_path: Path) -> None:
+    import ray
+
+    job = Squares(tmp_path)
+    assert require_machines(ray, job, None) == 2
+    assert require_machines(ray, job, tmp_path) == 2
+    with raises_saying(ValueError, "does not see", str(tmp_path), "s3://"):
+        require_machines(ray, job, tmp_path / "nowhere")
+    job.device = "cuda"
+    with raises_saying(ValueError, "no machine of the cluster", "GPU"):
+        require_machines(ray, job, None)
+
+
+@pytest.mark.parametrize("version", ["9.9", None])
+def test_another_version_on_a_machine(cluster, tmp_path: Path, monkeypatch, version) -> None:
+    import ray
+
+    import crfrnn
+
+    monkeypatch.setattr(crfrnn, "__version__", version or crfrnn.__version__ + ".1")
+    with raises_saying(ValueError, "crfrnn is of version", "pip install 'crfrnn[cluster]=="):
+        require_machines(ray, Squares(tmp_path), None)
