@@ -81,6 +81,15 @@ def test_a_worker_that_cannot_begin(cluster, tmp_path: Path) -> None:
         outcomes(Squares(tmp_path, unready="no such model"), RayCluster())
 
 
+class Unknown(Squares):
+    """A job that workers cannot import, as they do not know this file."""
+
+
+def test_a_job_that_workers_do_not_know(cluster, tmp_path: Path) -> None:
+    with raises_saying(ModuleNotFoundError, "the worker on", __name__):
+        outcomes(Unknown(tmp_path), RayCluster())
+
+
 def test_machines_that_do_not_fit(cluster, tmp_path: Path) -> None:
     import ray
 

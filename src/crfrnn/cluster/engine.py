@@ -123,7 +123,7 @@ def _ended(
         dataset.context.max_errored_blocks = -1  # what does not come back is tried again
         done = dataset.map_batches(
             Worker,
-            fn_constructor_args=(pickle.dumps(job), os.getcwd(), secrets.token_hex(8)),
+            fn_constructor_args=(ray.cloudpickle.dumps(job), os.getcwd(), secrets.token_hex(8)),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(rows)), max_size=len(rows)),
             num_cpus=job.threads or 1,

@@ -74,12 +74,12 @@ class Worker:
         self.restarted = bool(context.was_current_actor_reconstructed)
         self.begun = own_folder() / run
         self.place = str(context.get_node_id()), os.getpid()
-        self.job: Job[Any, Any] = pickle.loads(job)
-        if isinstance(self.job.shared, Path):
-            leave_alone(self.job.shared)
         self.work: Callable[[Any], Any] | None = None
         self.error: Exception | None = None
         try:
+            self.job: Job[Any, Any] = pickle.loads(job)
+            if isinstance(self.job.shared, Path):
+                leave_alone(self.job.shared)
             self.work = self.job.worker(NodeMemory(workers_here(ray, self.job), self.job.threads))
         except Exception as error:
             self.error = told(error, f"the worker on {ray.util.get_node_ip_address()}: ")

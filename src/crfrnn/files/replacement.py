@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def leave_alone(folder: Path) -> None:
-    """Have this process not look for what killed ones have left in a folder: another process does, and it may be large."""
+    """Have this process not look for what killed ones have left in a folder: another one does, and it may be large."""
     _swept.add(Path(os.path.realpath(folder)))
 
 
