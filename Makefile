@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster lint format docs notebooks wheel bench sanitize races fuzz fuzz-sanitized clean always
+.PHONY: help demo test browser cluster lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -18,6 +18,10 @@ demo: ## segment three photos and draw out/demo.png
 test: ## run the tests against the installed package
 	@$(PYTHON) make.py test
 
+SCREENSHOTS ?=
+browser: ## try `crfrnn web` and the page of `make wasm` in Chromium; SCREENSHOTS=docs renews the pictures of the page there
+	@SCREENSHOTS=$(SCREENSHOTS) $(PYTHON) make.py browser
+
 cluster: $(VENV)/.cluster-dev-stamp ## run the tests on a Ray cluster of two machines on this one, and of training on two
 	@$(BIN)/python -m pytest tests/cluster
 
@@ -28,7 +32,7 @@ lint: $(VENV)/.dev-stamp ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
+	@$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h wasm/*.cpp wasm/*.h
 
 # --quiet would silence warnings before --strict counts them: broken links would pass.
 docs: $(VENV)/.docs-stamp ## build the documentation into site/, and fail for what it links to in vain
@@ -38,7 +42,7 @@ docs: $(VENV)/.docs-stamp ## build the documentation into site/, and fail for wh
 format: $(VENV)/.dev-stamp ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-	@$(BIN)/clang-format -i native/*.cpp native/*.h
+	@$(BIN)/clang-format -i native/*.cpp native/*.h wasm/*.cpp wasm/*.h
 
 INTO ?= out/notebooks
 notebooks: $(VENV)/.notebooks-stamp ## run the notebooks, results in out/notebooks; INTO=notebooks renews those in the repository
@@ -60,6 +64,17 @@ races: $(VENV)/.build-stamp ## run the native tests under ThreadSanitizer
 	@$(BIN)/cmake --build build/races --parallel
 	@TSAN_OPTIONS=halt_on_error=1 $(UNSHUFFLED) $(BIN)/ctest --test-dir build/races --output-on-failure -R 'thread_tests|avx2'
 
+# The site, too: a page of it holds the package. `make browser` tries it.
+WASM := build/wasm
+wasm: $(VENV)/.dev-stamp ## compile the core to WebAssembly; build and try the npm package, and the site with it
+	@$(BIN)/python wasm/build.py
+	@$(BIN)/ctest --test-dir $(WASM)/native --output-on-failure --timeout 900 -R baseline
+	@$(BIN)/ctest --test-dir $(WASM)/native-threads --output-on-failure --timeout 900 -R 'baseline|thread_tests'
+	@$(BIN)/python wasm/tests/expected.py $(WASM)/expected
+	@for script in docs/browser/*.js wasm/*.js; do node --check $$script || exit 1; done
+	@node --test wasm/tests/package.test.js
+	@$(MAKE) --no-print-directory docs
+
 FUZZ ?= 10000
 fuzz: $(VENV)/.dev-stamp ## try FUZZ=10000 arrays and files by chance and a hundredth as many kills; what is wrong is in out/fuzz
 	@$(BIN)/python tests/fuzz $(FUZZ)
@@ -77,7 +92,7 @@ fuzz-sanitized: $(VENV)/.dev-stamp ## the same arrays under AddressSanitizer and
 	@PYTHONPATH=$(SANITIZED) FUZZ_PRELOAD="$(PRELOADED)" $(BIN)/python tests/fuzz $(FUZZ) --calls
 
 clean: ## remove everything that make made
-	rm -rf build dist out site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist out site $(VENV) $(VENV)-browser .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # make.py knows what is up to date. $(VENV)/.dev-stamp is .venv with the extra dev, and so on.
 $(VENV)/.%-stamp: always

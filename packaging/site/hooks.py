@@ -14,6 +14,7 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browser import browser_files  # noqa: E402
 from command_line import command_line_page  # noqa: E402
 from equations import equation, with_formulas, with_subscripts  # noqa: E402
 
@@ -22,6 +23,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
     "src/crfrnn/models/builtin/MODEL_CARD.md": "model-card.md",
+    "wasm/package/README.md": "javascript.md",
 }
 """Documents outside of docs/ that are pages too."""
 COMMAND_LINE = "reference/command-line.md"
@@ -48,6 +50,8 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, COMMAND_LINE, content=command_line_page()))
+    for name, given in browser_files().items():
+        files.append(File.generated(config, f"browser/{name}", **given))
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text, resources = MarkdownExporter().from_filename(str(notebook), {"output_files_dir": notebook.stem})
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=text))

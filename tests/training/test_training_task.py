@@ -188,6 +188,20 @@ def test_statistics_of_a_trained_network_stay_while_it_trains(stage):
     assert made.network.encoder.weight.grad.any()
 
 
+def test_the_encoder_stays_while_the_rest_of_the_network_learns():
+    config = replace(CONFIG, freeze_encoder=True, init="imagenet")
+    made = segmenter(crf=False)
+    task = SegmentationTask(made, config).eval().train()
+    before = {name: tensor.clone() for name, tensor in made.network.encoder.state_dict().items()}
+    batch = collate([example(Sample("toy", *toy_sample(0)))])
+    cross_entropy(task(batch), batch.labels, None).backward()
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.network.encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in made.network.encoder.parameters())
+    assert made.network.training
+    assert not made.network.encoder.training
+    assert made.network.score.weight.grad.any()
+
+
 def test_random_numbers_of_a_step_follow_from_seed_and_step():
     drawn = []
     for seed in (0, 0, 1):

@@ -29,6 +29,7 @@ from crfrnn.cli.streams import finished_output, spelt_output
 from crfrnn.cli.train import add_train
 from crfrnn.cli.tune import add_tune
 from crfrnn.cli.usage import one_line
+from crfrnn.cli.web import add_web
 from crfrnn.demo import COLUMN_TITLES, draw_demo
 from crfrnn.files.progress import shown_on
 from crfrnn.interrupts import orderly_end, raise_asked
@@ -170,6 +171,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_quiet(demo)
     add_debug(demo)
     demo.set_defaults(run=run_demo)
+    add_web(commands)
     add_completion(commands, parser)
     return parser
 

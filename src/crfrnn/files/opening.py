@@ -16,15 +16,17 @@ BYTES_PER_PIXEL = 10
 """What decoding a picture and turning it into RGB takes."""
 
 
-def opened_picture(path: Path) -> Image.Image:
+def opened_picture(path: Path, most_pixels: int | None = None) -> Image.Image:
     """A picture whose pixels are still to be decoded; close it, or use it in a `with`.
 
     Pillow's limit on pixels is a setting of the whole process, and warns in its own words before it is reached. So the
     decoders of photos are called here without it, and memory is the limit. Other formats keep Pillow's.
 
+    Args:
+        most_pixels: How many it may have, of a picture from strangers.
     Raises:
         MemoryError: if there is not enough memory for its pixels.
-        ValueError: if it has more than Pillow's limit, in another format than `FORMATS`.
+        ValueError: if it has more pixels than it may, or than Pillow's limit, in another format than `FORMATS`.
         Exception: whatever a decoder raises for a damaged file.
     """
     image = _of_photo(path)
@@ -33,10 +35,15 @@ def opened_picture(path: Path) -> Image.Image:
             image = Image.open(path)
         except Image.DecompressionBombError as error:
             raise ValueError(f"{TOO_LARGE} ({error})") from error
-    try:
-        require_memory(
-            BYTES_PER_PIXEL * image.width * image.height, f"reading {path}, {image.width}×{image.height} pixels,"
+    pixels = image.width * image.height
+    if most_pixels is not None and pixels > most_pixels:
+        image.close()
+        raise ValueError(
+            f"it has {image.width}×{image.height} pixels, {pixels / 1e6:.0f} million; a photo may have "
+            f"{most_pixels / 1e6:.0f} million"
         )
+    try:
+        require_memory(BYTES_PER_PIXEL * pixels, f"reading {path}, {image.width}×{image.height} pixels,")
     except MemoryError:
         image.close()
         raise

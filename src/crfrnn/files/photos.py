@@ -234,13 +234,18 @@ def _chosen(names: list[str], name: str | None, path: Path) -> str:
 
 def write_labels(path: Path, labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None) -> None:
     """Class ids as an indexed PNG with the colours of `palette` (256, 3); without one, those of PASCAL VOC."""
+    _save(path, label_picture(labels, palette), format="PNG")
+
+
+def label_picture(labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None) -> Image.Image:
+    """Class ids (H, W) as a picture with a palette, as `write_labels` writes it."""
     if labels.max(initial=0) >= NUM_COLOURS:
         raise ValueError(
             f"class {labels.max()} does not fit a PNG of {NUM_COLOURS} colours; write .npy or .npz instead"
         )
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else palette).tobytes())
-    _save(path, image, format="PNG")
+    return image
 
 
 def write_grey(path: Path, levels: NDArray[np.unsignedinteger]) -> None:

@@ -58,6 +58,15 @@ def layer_of(parameters: CRFParameters | CRF, channels: int) -> CrfRnn:
     return layer
 
 
+def crf_of_layer(layer: CrfRnn) -> CRF:
+    """The CRF that a layer computes now: its θ and its weights, as they are after training."""
+    crf = layer.crf
+    weights = iter([getattr(layer, f"{name}_ker_weights").tolist() for name in crf.names])
+    kernels = [replace(kernel, weight=next(weights)) for kernel in crf.kernels]
+    regions = [replace(each, weight=next(weights)) for each in crf.regions]
+    return replace(crf, kernels=kernels, regions=regions, compatibility=layer.compatibility_matrix.tolist())
+
+
 def _with_axes(weights: NDArray[np.float64], axes: int, num_classes: int) -> Tensor:
     """The same weights with `axes` axes: a number or a diagonal is expanded to a diagonal or a matrix."""
     if weights.ndim < axes:

@@ -17,7 +17,8 @@ class FcnLite(nn.Module):
     """Class scores of a photo of any size: EfficientNet-Lite and, like FCN-8s, skips at strides 32, 16 and 8.
 
     Starting from the coarsest features, the decoder narrows the features of each stride, adds the bilinearly stretched
-    result of the coarser stride, and filters the sum. The scores are computed at stride 8 and stretched to the photo.
+    result of the coarser stride, and filters the sum. To the coarsest it first adds what their mean over the photo says
+    of the photo as a whole. The scores are computed at stride 8 and stretched to the photo.
 
     Args:
         num_classes: Channels of the logits, at least 1.
@@ -25,7 +26,7 @@ class FcnLite(nn.Module):
         encoder: "lite0", or the larger "lite1" or "lite2", which know more and take longer.
     Attributes:
         options: The arguments it was made with, for `save_model`.
-    References: Long et al. 2015; Tan & Le 2019.
+    References: Long et al. 2015; Tan & Le 2019; for the mean over the photo Liu et al. 2015, ParseNet.
     """
 
     def __init__(self, num_classes: int = 21, *, dropout: float = 0.1, encoder: str = "lite0") -> None:
@@ -41,6 +42,7 @@ class FcnLite(nn.Module):
         }
         self.skips = nn.ModuleList(ConvNorm(channels, WIDTH, active=False) for channels in self.encoder.channels)
         self.filters = nn.ModuleList(ConvNorm(WIDTH, WIDTH, kernel=3) for _ in self.encoder.channels)
+        self.context = nn.Conv2d(self.encoder.channels[-1], WIDTH, 1)
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(WIDTH, num_classes, 1)
 
@@ -60,9 +62,9 @@ class FcnLite(nn.Module):
         padded = functional.pad(images, (0, -(width - 1) % stride, 0, -(height - 1) % stride), value=MEAN)
         # Channels last halves the time of a training step on a CPU.
         features = self.encoder(padded.contiguous(memory_format=torch.channels_last))
-        decoded = None
+        decoded = self.context(features[-1].mean(dim=(2, 3), keepdim=True))
         for taken, skip, filtered in reversed(list(zip(features, self.skips, self.filters, strict=True))):
-            decoded = filtered(skip(taken) if decoded is None else skip(taken) + _stretched(decoded, taken))
+            decoded = filtered(skip(taken) + _stretched(decoded, taken))
         scores = self.score(self.dropout(decoded))
         return _stretched(scores, padded)[..., :height, :width]
 

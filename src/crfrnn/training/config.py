@@ -94,6 +94,10 @@ class TrainingConfig:
     decoder_rate: Annotated[float | None, "learning rate of all but the encoder in stage 1; null: network_rate"] = 3e-3
     crf_network_rate: Annotated[float, "learning rate of the whole network in stage 2"] = 1e-4
     crf_weight_rate: Annotated[float, "learning rate of the CRF's weights in stage 2"] = 1e-2
+    freeze_encoder: Annotated[
+        bool,
+        "keep the encoder and its batch statistics as they are, and train what comes after it",
+    ] = False
     weight_decay: Annotated[float, "decay of the network's convolutions; other weights have none"] = 1e-2
     poly_power: Annotated[float, "rates fall as (1 - step/steps)^poly_power; 0 keeps them"] = 0.9
     freeze_network: Annotated[bool, "train only the CRF's weights in stage 2"] = False
@@ -134,6 +138,11 @@ class TrainingConfig:
             )
         if self.encoder is not None and self.network != "FcnLite":
             raise ValueError(f"encoder={self.encoder!r} is of FcnLite, but network={self.network!r}: leave it out")
+        if self.freeze_encoder and (self.network != "FcnLite" or self.init is None):
+            raise ValueError(
+                f"freeze_encoder keeps what an encoder has learned elsewhere, but network={self.network!r} and "
+                f"init={self.init!r}: give FcnLite, and imagenet or a model file as init, or leave it out"
+            )
         for name, needed in _NEEDED.items():
             if getattr(self, name) != _DEFAULTS[name] and not getattr(self, needed):
                 raise ValueError(f"{name}={getattr(self, name)!r} has no effect without {needed}: give that too")
@@ -373,7 +382,8 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("seed", "network_epochs", "crf_epochs", "workers", "test_iterations", "click_radius"), _count),
     **dict.fromkeys(("batch_size", "devices", "nodes", "train_iterations"), _at_least_1),
     **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
-    **dict.fromkeys(("flip", "freeze_network", "freeze_statistics", "learn_compatibility", "learn_theta"), _truth),
+    **dict.fromkeys(("flip", "freeze_encoder", "freeze_network", "freeze_statistics"), _truth),
+    **dict.fromkeys(("learn_compatibility", "learn_theta"), _truth),
     "crop": _two(_at_least_1),
     "scale": _two(_above_0),
     "colour": proper_fraction,

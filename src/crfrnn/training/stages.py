@@ -136,9 +136,9 @@ def write_model(path: Path, config: TrainingConfig, classes: ClassSet, finished:
     save_model(path, segmenter, classes, notes=notes)
 
 
-def restore(segmenter: Segmenter, folder: Path) -> None:
-    """Give a segmenter the weights of a stage's best epoch."""
+def restore(segmenter: Segmenter, folder: Path, epoch: str = BEST) -> None:
+    """Give a segmenter the weights of a stage's best epoch, or of its last."""
     prefix = "segmenter."
-    path = folder / f"{BEST}{SUFFIX}"
+    path = folder / f"{epoch}{SUFFIX}"
     state = {key.removeprefix(prefix): value for key, value in read_checkpoint(path)["state_dict"].items()}
     copy_state(segmenter, state, str(path))

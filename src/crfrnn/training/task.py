@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,22 +53,31 @@ class SegmentationTask(LightningModule):
         self.frozen = segmenter.crf is not None and config.freeze_network
         trained = segmenter.crf is not None or config.init not in (None, IMAGENET)
         self.fixed_statistics = self.frozen or (config.freeze_statistics and trained)
+        self.fixed_encoder = config.freeze_encoder
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.miou = MulticlassJaccardIndex(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
         self.crf_loss = None if self.frozen else crf_loss(config)
         if self.frozen:
             segmenter.network.requires_grad_(False)
+        if self.fixed_encoder:
+            self._encoder.requires_grad_(False)
         if segmenter.crf is not None:
             segmenter.crf.compatibility_matrix.requires_grad_(config.learn_compatibility)
         self.train()
 
     def train(self, mode: bool = True) -> SegmentationTask:
-        """As for any module, but a network of fixed statistics stays in evaluation mode, without dropout."""
+        """As for any module, but what has fixed statistics stays in evaluation mode, without dropout."""
         super().train(mode)
         if self.fixed_statistics:
             self.segmenter.network.eval()
+        if self.fixed_encoder:
+            self._encoder.eval()
         return self
+
+    @property
+    def _encoder(self) -> nn.Module:
+        return cast(nn.Module, self.segmenter.network.encoder)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C, H, W)."""

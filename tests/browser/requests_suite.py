@@ -1,0 +1,139 @@
+"""What programs do to the page that no browser does, and the command as a process: `make browser` runs this too."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crfrnn.web.guard import MOST_REQUEST_BYTES
+
+pytest_plugins = ["browser_fixtures"]
+
+
+def asked(address: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
+    """Status and text of a request; with a body it is a POST of JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    named = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(f"{address}{path}", data, named)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def called(address: str, name: str, data: list[Any], event: Any = None, user: str = "stranger") -> dict[str, Any]:
+    """What a handler of the page answers to a program."""
+    config = json.loads(asked(address, "config")[1])
+    number = next(each["id"] for each in config["dependencies"] if each["api_name"] == name)
+    body = {"data": data, "fn_index": number, "session_hash": user, "event_data": event, "trigger_id": None}
+    assert asked(address, "gradio_api/queue/join?", body)[0] == 200
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={user}", timeout=60) as messages:
+        for line in messages:
+            if line.startswith(b"data:"):
+                message = json.loads(line[5:])
+                if message["msg"] == "process_completed":
+                    return message
+    raise AssertionError("no answer")
+
+
+def inputs(address: str, name: str) -> list[Any]:
+    """What the page sends to a handler when nothing was moved."""
+    config = json.loads(asked(address, "config")[1])
+    wanted = next(each["inputs"] for each in config["dependencies"] if each["api_name"] == name)
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    return [values[each] for each in wanted]
+
+
+def test_programs_get_no_further_than_the_page(address: str, outside: list[object]) -> None:
+    stranger = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
+    given = inputs(address, "moved")
+    answer = called(address, "moved", [stranger, *given[1:]])
+    assert not answer["success"]
+    answer = called(address, "moved", [{**stranger, "path": "/etc/passwd"}, *given[1:]])
+    assert not answer["success"]
+    assert "root:" not in json.dumps(answer)
+    assert outside == []
+    for path in ("upload", "file=http://example.com/a.png", "file=/etc/passwd", "proxy=http://example.com/a"):
+        assert asked(address, f"gradio_api/{path}")[0] == 404
+    assert asked(address, "", host="example.com")[0] == 400  # a page elsewhere whose name leads to this machine
+    assert asked(address, "monitoring")[0] in (403, 404)
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=60)
+    connection.putrequest("POST", "/gradio_api/queue/join")
+    connection.putheader("content-length", str(MOST_REQUEST_BYTES + 1))
+    connection.endheaders()
+    assert connection.getresponse().status == 413  # before anything of it is sent
+    connection.close()
+
+
+def test_wrong_values_get_an_answer_in_words(address: str) -> None:
+    given = inputs(address, "moved")
+    answer = called(address, "moved", given)
+    assert "choose a photo" in json.dumps(answer)
+    source = inputs(address, "example")
+    answer = called(address, "example", source, {"name": "../../etc/passwd"})
+    assert "there is no example" in json.dumps(answer)
+    for event in (None, [], {"name": "a.png"}, {"name": {}, "data": {}}, {"name": "a.png", "data": "%"}):
+        answer = called(address, "opened", inputs(address, "opened"), event)
+        assert not answer["success"]
+        assert "Traceback" not in json.dumps(answer)
+    assert called(address, "example", source, {"name": "coffee"})["success"]
+    for event in ({"strokes": [{}]}, {"strokes": 3}, {}):
+        assert not called(address, "scribbled", inputs(address, "scribbled"), event)["success"]
+    far = [10**9 if value == 10 else value for value in given]
+    assert far != given
+    assert not called(address, "moved", far)["success"]
+    assert called(address, "moved", given)["success"]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crfrnn", "web", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    line = process.stdout.readline()
+    found = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/) in a browser\n", line)
+    assert found is not None, line
+    status, text = asked(found[1], "")
+    assert status == 200
+    assert "crfrnn" in text
+    assert "googleapis" not in text
+    assert asked(found[1], "", host="example.com")[0] == 400
+    other = subprocess.run(
+        [sys.executable, "-m", "crfrnn", "web", "--port", found[1].rstrip("/").rpartition(":")[2]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert other.returncode == 1
+    assert "cannot listen at 127.0.0.1, port" in other.stderr
+    assert "Traceback" not in other.stderr
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "crfrnn web: interrupted\n"
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["web.server", "web.page"])
+def test_importing_writes_nothing_beside_the_modules(name: str) -> None:
+    """Gradio writes stubs beside classes that are derived from its own."""
+    import importlib
+
+    module = importlib.import_module(f"crfrnn.{name}")
+    assert not Path(module.__file__).with_suffix(".pyi").exists()
