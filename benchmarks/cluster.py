@@ -110,22 +110,19 @@ def photos_refined(data: Path, scratch: Path, count: int) -> dict[str, Any]:
     }
 
 
-def scheduling(items: int) -> dict[str, float]:
-    """Seconds and bytes of the driver for each item without work."""
-    before, start, first = resource.getrusage(resource.RUSAGE_SELF), time.monotonic(), []
+def scheduling(few: int, many: int) -> dict[str, float]:
+    """Seconds, CPU time and bytes of the driver for each item without work, as many more of them take more."""
 
-    def take(number: int, outcome: Any) -> None:
-        first.append(time.monotonic())
+    def used(items: int) -> tuple[float, float, float]:
+        start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        RayCluster().run(Nothing(), range(items), lambda *_: None, "nothing")
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return time.monotonic() - start, cpu, 1024 * after.ru_maxrss
 
-    RayCluster().run(Nothing(), range(items), take, "nothing")
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    used = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-    return {
-        "items": items,
-        "seconds": first[-1] - start,
-        "cpu_us": 1e6 * used / items,
-        "bytes": 1024 * (after.ru_maxrss - before.ru_maxrss) / items,
-    }
+    first, second = used(few), used(many)
+    seconds, cpu, kept = ((two - one) / (many - few) for one, two in zip(first, second, strict=True))
+    return {"us": 1e6 * seconds, "cpu_us": 1e6 * cpu, "bytes": kept}
 
 
 def planning(scratch: Path, photos: int) -> dict[str, float]:
@@ -156,14 +153,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     data = os.environ.get("CRFRNN_DATA", ROOT.parent / "shared" / "data")
     parser.add_argument("--data", type=Path, default=data, help="folder with voc_animals/ (default: %(default)s)")
-    parser.add_argument("--photos", type=int, default=48, help="refined in each round (default: %(default)s)")
+    parser.add_argument("--photos", type=int, default=222, help="refined in each round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="on one and on two workers (default: %(default)s)")
-    parser.add_argument("--items", type=int, default=20_000, help="without work (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=200_000, help="without work (default: %(default)s)")
     parser.add_argument("--listed", type=int, default=200_000, help="photos that are listed (default: %(default)s)")
     options = parser.parse_args()
     print(f"{cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, commit {commit()}")
     rounds: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as scratch:
+        with cluster(1):
+            print("scheduling:", {name: round(each, 1) for name, each in scheduling(20_000, options.items).items()})
         plan = planning(Path(scratch), options.listed)
         print("plan:", {name: round(value, 1) for name, value in plan.items()}, flush=True)
         for turn in range(2 * options.rounds):
@@ -171,8 +170,6 @@ def main() -> int:
                 found = photos_refined(options.data, Path(scratch), options.photos)
                 rounds[found["workers"]].append(found)
                 print({name: round(value, 4) for name, value in found.items()}, flush=True)
-                if turn == 0:
-                    print("scheduling:", {name: round(value, 1) for name, value in scheduling(options.items).items()})
     for workers, each in rounds.items():
         medians = {name: statistics.median(one[name] for one in each) for name in each[0]}
         print(
