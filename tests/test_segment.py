@@ -344,6 +344,31 @@ def test_iterations_and_device_are_those_of_the_command(folder: Path, model, pho
         status("other.png -o labels.png --device nowhere")
 
 
+def test_photos_of_one_size_go_together(folder: Path, model, photo, monkeypatch):
+    """On a device; labels are those of each photo alone."""
+    monkeypatch.setattr("crfrnn.cli.segment.BATCH", 3)
+    turned = np.ascontiguousarray(photo.transpose(1, 0, 2)[:, ::-1])
+    photos = {
+        f"{kind}{index}": np.roll(given, index)
+        for index in range(4)
+        for kind, given in zip("ab", (photo, turned), strict=True)
+    }
+    for name, each in photos.items():
+        Image.fromarray(each).save(folder / "photos" / f"{name}.png")
+    batches = []
+    forward = model.segmenter.network.forward
+    monkeypatch.setattr(
+        model.segmenter.network, "forward", lambda images: batches.append(len(images)) or forward(images)
+    )
+    assert status("photos -o out --device cpu") == 0
+    assert sum(batches) == len(photos) + 2
+    assert max(batches) == 3
+    assert model.segmenter.crf.count_vertices
+    for name, each in photos.items():
+        with Image.open(folder / "out" / f"{name}.png") as labels:
+            np.testing.assert_array_equal(np.asarray(labels), segment(each, model).labels)
+
+
 def test_the_network_alone_and_its_probabilities(folder: Path, model, photo):
     assert status("other.png -o out --no-crf --probabilities --longest-side 15") == 0
     assert model.segmenter.network.size == (10, 15)

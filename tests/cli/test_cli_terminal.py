@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import crfrnn
 from commands import status
 from crfrnn.cli import main
 from crfrnn.cli.printing import GOOD, Screen, complain, say, say_table
+from crfrnn.cli.segment import Segmenting
+from crfrnn.cli.stages import Read, Stages
 from crfrnn.files.progress import progress, shown_on
 from crfrnn.files.table import Table
 
@@ -286,13 +289,22 @@ def test_segment_says_how_to_go_on(overwrite: str, again: str, files: Path, monk
     pytest.importorskip("torch")
     calls: list[object] = []
 
-    def segmented(*given: object) -> None:
-        calls.append(given)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
+    def stages(segmenting: Segmenting) -> Stages[Path]:
+        def compute(contents: object) -> list[None]:
+            calls.append(contents)
+            if len(calls) == 3:
+                while len(segmenting.done) < 2:
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+            return [None]
+
+        def write(photo: Path, result: None) -> None:
+            segmenting.done.append(photo)
+
+        return Stages(lambda photo: Read(None, None, 1), compute, write, 1, 2, 2**30)
 
     monkeypatch.setattr("crfrnn.cli.segment.chosen_model", lambda *_: None)
-    monkeypatch.setattr("crfrnn.cli.segment.write_segmentation", segmented)
+    monkeypatch.setattr("crfrnn.cli.segment.Segmenting.stages", stages)
     assert status(f"segment photos{overwrite}") == 130
     assert capsys.readouterr().err == f"crfrnn segment: interrupted: 2 of 3 segmented; the same command {again}\n"
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crfrnn.cli.failures import described
 from crfrnn.cli.outputs import GEOTIFF_LOST, RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import complain, say
+from crfrnn.cli.stages import Read, Stages
 from crfrnn.cli.usage import UsageError, counted, going_on, real_path
 from crfrnn.files.legend import full_palette
 from crfrnn.files.photos import (
@@ -26,8 +33,10 @@ from crfrnn.files.photos import (
 from crfrnn.files.progress import progress
 from crfrnn.files.rgb import load_photo
 from crfrnn.files.tiff import georeference
-from crfrnn.interrupts import raise_asked, telling
+from crfrnn.interrupts import telling
+from crfrnn.memory import half_of_memory
 from crfrnn.pictures import reduced_overlay
+from crfrnn.threads import default_threads
 
 if TYPE_CHECKING:
     from crfrnn.models import Model
@@ -51,6 +60,12 @@ DEFAULT_FOLDER = Path("segmented")
 LABELS_END = ".png"
 OVERLAY_END = "_overlay.jpg"
 PROBABILITIES_END = "_probabilities.npz"
+BATCH = 16
+"""Photos of one size that a device takes together."""
+
+Image: TypeAlias = NDArray[np.uint8]
+Labels: TypeAlias = NDArray[np.uint8]
+Scores: TypeAlias = NDArray[np.float32]
 
 
 def add_segment(commands: Any) -> None:
@@ -110,25 +125,26 @@ def run_segment(options: argparse.Namespace) -> int:
     except UsageError as error:
         parser.error(str(error))
     todo = [photo for photo in photos if options.overwrite or not results.exist(photo)]
-    failures, placed = [], 0
+    failures: dict[Path, str] = {}
+    placed = 0
     if todo:
         model = chosen_model(options.model, options.parameters, options.device, options.iterations)
-        inputs = {real_path(photo) for photo in photos}
-        done: list[Path] = []
-        with telling(lambda: going_on(len(done), len(todo), "segmented", options.overwrite)):
-            for photo in progress(todo, "segment"):
-                try:
-                    results.refuse_collisions(photo, photos, inputs)
-                    write_segmentation(photo, model, options, results)
+        segmenting = Segmenting(model, options, results, photos)
+        shown = progress(todo, "segment")  # it imports: no thread is to be at work then
+        with (
+            telling(lambda: going_on(len(segmenting.done), len(todo), "segmented", options.overwrite)),
+            closing(segmenting.stages().run(todo)) as ended,
+        ):
+            for _, (photo, failure) in zip(shown, ended, strict=True):
+                if failure is not None:
+                    failures[photo] = described(failure, [photo])
+                else:
                     placed += suffix_of(photo) in TIFF_SUFFIXES and georeference(photo) != ()
-                    done.append(photo)
-                except Exception as error:
-                    raise_asked(error)
-                    failures.append(described(error, [photo]))
     if placed:
         complain("crfrnn segment", "warning", counted(placed, "photo"), GEOTIFF_LOST)
-    for failure in failures:
-        complain("failed", failure)
+    for photo in todo:
+        if photo in failures:
+            complain("failed", failures[photo])
     where = results.output if len(photos) > 1 else ", ".join(map(str, results.paths(photos[0]).values()))
     hint = "; --overwrite redoes what is there" if len(todo) < len(photos) else ""
     say(
@@ -179,15 +195,6 @@ class Results:
         """Whether a photo in a folder is done; a single file is written anew."""
         return all(self.ends.values()) and all(path.exists() for path in self.paths(photo).values())
 
-    def refuse_collisions(self, photo: Path, photos: list[Path], inputs: set[Path]) -> None:
-        """Raise a ValueError if results of this photo would replace a photo, or those of another one."""
-        namesakes = [str(each) for each in photos if each.stem == photo.stem]
-        if len(namesakes) > 1:
-            raise ValueError(f"{' and '.join(namesakes)} share a name; segment them into different folders")
-        for path in self.paths(photo).values():
-            if real_path(path) in inputs:
-                raise ValueError(f"{photo}: {path} is one of the photos; name another folder")
-
 
 def photo_files(given: list[Path]) -> list[Path]:
     """The photos given and those in the folders given, each once."""
@@ -207,17 +214,85 @@ def photo_files(given: list[Path]) -> list[Path]:
     return list(dict.fromkeys(photos))
 
 
-def write_segmentation(photo: Path, model: Model, options: argparse.Namespace, results: Results) -> None:
-    """Segment one photo and write what was asked for."""
-    from crfrnn.segment import LONGEST_SIDE, segment
+@dataclass(frozen=True)
+class Segmenting:
+    """The stages that photos go through.
 
-    image = load_photo(photo)
-    side = LONGEST_SIDE if options.longest_side is None else options.longest_side
-    found = segment(image, model, crf=not options.no_crf, longest_side=side)
-    paths = results.paths(photo)
-    if "labels" in paths:
-        write_labels(paths["labels"], found.labels, full_palette(found.classes))
-    if "overlay" in paths:
-        write_picture(paths["overlay"], reduced_overlay(image, found.labels, found.classes))
-    if "probabilities" in paths:
-        write_probabilities(paths["probabilities"], found.probabilities)
+    Attributes:
+        photos: All of them, of which none is to be replaced.
+        done: Those whose results are written.
+    """
+
+    model: Model
+    options: argparse.Namespace
+    results: Results
+    photos: list[Path]
+    done: list[Path] = field(default_factory=list)
+
+    def stages(self) -> Stages[Path]:
+        batch = 1
+        if self.options.device is not None:
+            batch = BATCH
+            if self.model.segmenter.crf is not None:
+                self.model.segmenter.crf.count_vertices = True  # as results are waited for anyway
+        return Stages(self.read, self.compute, self.write, batch, default_threads(), half_of_memory() // 2)
+
+    def read(self, photo: Path) -> Read:
+        """The photo, and as the network sees it."""
+        from crfrnn.segment import LONGEST_SIDE, as_seen
+
+        self.refuse_collisions(photo)
+        image = load_photo(photo)
+        side = self.options.longest_side
+        seen = as_seen(image, LONGEST_SIDE if side is None else side)
+        scores = 4 * self.model.classes.num_classes * seen[..., 0].size
+        return Read((image, seen), seen.shape, image.nbytes + seen.nbytes + scores)
+
+    def compute(self, contents: Sequence[tuple[Image, Image]]) -> list[tuple[Image, Labels | None, Scores | None]]:
+        """Each photo with its labels, or with the probabilities that these are found from."""
+        from crfrnn.segment import probabilities
+
+        found = probabilities([seen for _, seen in contents], self.model, not self.options.no_crf)
+        whole = all(image.shape == seen.shape for image, seen in contents)
+        if whole and not self.options.probabilities:
+            labels = found.argmax(dim=1).byte().cpu().numpy()
+            return [(image, each, None) for (image, _), each in zip(contents, labels, strict=True)]
+        scores = found.cpu().numpy()
+        return [(image, None, each) for (image, _), each in zip(contents, scores, strict=True)]
+
+    def write(self, photo: Path, found: tuple[Image, Labels | None, Scores | None]) -> None:
+        """What was asked for."""
+        from crfrnn.segment import enlarged_labels
+
+        image, labels, scores = found
+        if labels is None:
+            assert scores is not None  # one of the two is there
+            labels = enlarged_labels(scores, image.shape[:2])
+        classes, paths = self.model.classes, self.results.paths(photo)
+        if "labels" in paths:
+            write_labels(paths["labels"], labels, full_palette(classes))
+        if "overlay" in paths:
+            write_picture(paths["overlay"], reduced_overlay(image, labels, classes))
+        if "probabilities" in paths and scores is not None:
+            write_probabilities(paths["probabilities"], scores)
+        self.done.append(photo)
+
+    def refuse_collisions(self, photo: Path) -> None:
+        """Raise a ValueError if results of this photo would replace a photo, or those of another one."""
+        namesakes = self._by_stem[photo.stem]
+        if len(namesakes) > 1:
+            raise ValueError(f"{' and '.join(namesakes)} share a name; segment them into different folders")
+        for path in self.results.paths(photo).values():
+            if real_path(path) in self._inputs:
+                raise ValueError(f"{photo}: {path} is one of the photos; name another folder")
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for photo in self.photos:
+            found.setdefault(photo.stem, []).append(str(photo))
+        return found
+
+    @cached_property
+    def _inputs(self) -> set[Path]:
+        return {real_path(photo) for photo in self.photos}

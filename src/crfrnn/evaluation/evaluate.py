@@ -188,7 +188,7 @@ _STAGES = ("network", "crf")
 
 def _predictions(segmenter: Segmenter, sample: Sample, classes: ClassSet) -> dict[str, Tensor]:
     """Labels (H, W) by the network and, if there is one, by the CRF."""
-    images = image_batch(sample.image, segmenter)
+    images = image_batch([sample.image], segmenter)
     unary = segmenter.unary(images)
     if of_classes(unary).shape[1] != classes.num_classes:
         raise ValueError(
