@@ -152,7 +152,7 @@ def settings_seen(arguments: list[str], monkeypatch) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     train_command.add_train(parser.add_subparsers(dest="command"))
     seen: list[argparse.Namespace] = []
-    stand_in = argparse.Namespace(train=seen.append, is_first_process=bool)
+    stand_in = argparse.Namespace(train=lambda config, **_: seen.append(config), is_first_process=bool)
     monkeypatch.setitem(sys.modules, "crfrnn.training.train", stand_in)
     assert train_command.run_train(parser.parse_args(["train", *arguments])) == 0
     return seen[0]
