@@ -208,7 +208,7 @@ def test_commands_are_understood(page: str) -> None:
 
 
 def test_commands_of_the_shell(tmp_path: Path, rng: np.random.Generator, monkeypatch: Any) -> None:
-    """Those of docs/command-line.md run, but for `tune`, `segment`, `web` and what needs a cluster: they take minutes, models, or no end."""
+    """Those of docs/command-line.md run, but for those that take minutes, models, a cluster, or no end."""
     nibabel, tifffile = (
         pytest.importorskip(name, reason="needs the volumes extra") for name in ("nibabel", "tifffile")
     )

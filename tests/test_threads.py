@@ -236,7 +236,7 @@ LOCKS = ("threading.Lock", "threading.RLock", "cached_property", "import Lock", 
 
 
 def test_there_are_no_locks():
-    """Where the process may be forked, that is everywhere but in what the command line runs, the page of `crfrnn web` too."""
+    """Where the process may be forked, that is everywhere but in what the command line and its page run."""
     package = Path(crfrnn.__file__).parent
     holders = {
         str(module.relative_to(package)): lock
