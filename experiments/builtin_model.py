@@ -90,12 +90,13 @@ def main() -> None:
         teacher="teacher",
         teacher_weight=arguments.teacher_weight,
         crop=None,
-        colour=arguments.colour,
+        colour=0.0,
         batch_size=arguments.batch_size,
         network_epochs=arguments.network_epochs,
         crf_epochs=0,
         decoder_rate=arguments.decoder_rate,
         accelerator=arguments.accelerator,
+        precision=arguments.precision,
         threads=arguments.threads,
         workers=arguments.workers,
     )
@@ -145,7 +146,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=root, help="holds voc_animals, msrc21 and teacher (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/builtin_model"), help="for the run (%(default)s)")
     parser.add_argument("--encoder", default="lite2")
-    parser.add_argument("--colour", type=float, default=0.3)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--network-epochs", type=int, default=12)
     parser.add_argument("--crf-epochs", type=int, default=2)
@@ -153,6 +153,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--crf-network-rate", type=float, default=3e-4)
     parser.add_argument("--teacher-weight", type=float, default=1.0)
     parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--workers", type=int, default=0)
     return parser.parse_args()

@@ -98,7 +98,8 @@ class TrainingConfig:
     crf_weight_rate: Annotated[float, "learning rate of the CRF's weights in stage 2"] = 1e-2
     freeze_encoder: Annotated[
         bool,
-        "keep the encoder and its batch statistics as they are, and train what comes after it",
+        "keep the encoder and its batch statistics as they are, and train what comes after it; with crop null and "
+        "colour 0, what the encoder says of a photo is worked out once",
     ] = False
     weight_decay: Annotated[float, "decay of the network's convolutions; other weights have none"] = 1e-2
     poly_power: Annotated[float, "rates fall as (1 - step/steps)^poly_power; 0 keeps them"] = 0.9
