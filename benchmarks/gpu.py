@@ -126,7 +126,7 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
     to_weight, to_factor = torch.zeros_like(lattice.weight), torch.zeros_like(lattice.weight[0])
     for storage in (torch.float32, torch.bfloat16):
         rows = unary.to(storage)
-        values = steps.blur(lattice, steps.splat(lattice, rows, None), 0, storage)
+        values = steps.blur(lattice, steps.splat(lattice, rows, None), (0,), storage)
         kind = str(storage).removeprefix("torch.")
         row, value = (n * channels * storage.itemsize for n in (points, vertices))
 
@@ -145,7 +145,7 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
         add(f"splat, any order, {kind}", lambda splat=splat, of=unordered: splat(of), row + corner_bytes + value)
         add(
             f"blur, {kind}",
-            lambda values=values, storage=storage: steps.blur(lattice, values, 0, storage),
+            lambda values=values, storage=storage: steps.blur(lattice, values, (0, 1), storage),
             2 * value + 8 * vertices,
         )
         add(

@@ -311,7 +311,15 @@ def test_any_list_of_kernels(rng, place, name, dtype):
 @pytest.mark.skipif(not INTERPRETED, reason="plain torch has no programs")
 def test_several_programs_share_the_work(rng, place, monkeypatch):
     """Tiles of 2 and 4 rows, in programs that take several each."""
-    for name, size in (("TILE", 32), ("NARROW_TILE", 16), ("JOINT_TILE", 16), ("POINTS", 16), ("RUN", 2)):
+    for name, size in (
+        ("TILE", 32),
+        ("RUN_TILE", 16),
+        ("JOINT_TILE", 16),
+        ("POINTS", 16),
+        ("RUN", 4),
+        ("SIDE", 2),
+        ("UNROLL", 2),
+    ):
         monkeypatch.setattr(place.steps, name, size)
     logits, image = images(rng, (3, 4), np.float64, size=1)
     couplings = [np.asarray(rng.normal(size=(5, 5))), np.asarray(rng.normal(size=(5, 5)))]

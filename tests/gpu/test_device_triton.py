@@ -31,7 +31,6 @@ KERNELS = {
     "corner_keys",
     "list_vertices",
     "cut_runs",
-    "list_joined",
     "backstep",
 }
 

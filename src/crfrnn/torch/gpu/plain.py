@@ -5,11 +5,13 @@ other, channels padded (arrays.py). Values are (V, channels), a lattice vertex e
 `lattice.num_vertices` are not used. Both may be stored in 16 bits; numbers are those of the lattice's weights.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crfrnn.torch.gpu.grid import Taps
+from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
 from crfrnn.torch.gpu.terms import rows_of
 
@@ -147,7 +149,7 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs | None:
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, weight: Tensor, touched: Tensor | None) -> Runs | None:
     """What a splat without atomics needs: nothing here."""
     return None
 
@@ -161,12 +163,15 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     return values
 
 
-def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
-    """[½ 1 ½] along one direction, 0 beyond the vertices that exist; stored as `dtype`."""
-    blurred = values.to(lattice.weight.dtype, copy=True)
-    for side in lattice.neighbours[direction]:
-        value = values.index_select(0, side.clamp(min=0))
-        blurred += 0.5 * torch.where(side[:, None] >= 0, value, 0)
+def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """[½ 1 ½] along one direction after the other, 0 beyond the vertices that exist; stored as `dtype`."""
+    blurred = values.to(lattice.weight.dtype)
+    for direction in directions:
+        before, after = (
+            torch.where(side[:, None] >= 0, blurred.index_select(0, side.clamp(min=0)), 0)
+            for side in lattice.neighbours[direction]
+        )
+        blurred = blurred + 0.5 * (before + after)
     return blurred.to(dtype)
 
 
@@ -207,7 +212,7 @@ def add_corner_products(
 def cut_off(taps: Tensor, reach: Tensor) -> Taps:
     """Taps of which `reach` count on each side of the middle; here cut out, for which it waits for the device."""
     middle, radius = len(taps) // 2, int(reach)
-    return Taps(taps[middle - radius : middle + radius + 1], None)
+    return Taps(pad(taps[middle - radius : middle + radius + 1], (ZEROS, ZEROS)), radius, None)
 
 
 def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor | None, after: Tensor | None) -> Tensor:
@@ -219,11 +224,10 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         taps: As `cut_off` returns them.
         before: (P,) factors, or None for ones; after the same.
     """
-    weights = taps.values
+    weights, radius = taps.values[ZEROS:-ZEROS], taps.radius
     sent = rows.to(weights.dtype) if before is None else rows * before[:, None]
     lines = sent.view(-1, length, inside * rows.shape[1])
     received = torch.zeros_like(lines)
-    radius = len(weights) // 2
     for k in range(-radius, radius + 1):
         count = length - abs(k)
         received.narrow(1, max(-k, 0), count).addcmul_(lines.narrow(1, max(k, 0), count), weights[radius + k])

@@ -149,77 +149,88 @@ def sum_runs(
     point,
     weight,
     scale,
-    vertex,
-    of_vertex,
-    start,
-    count,
+    first,
     values,
     parts,
+    runs,
+    SIDE: tl.constexpr,
+    RUN: tl.constexpr,
+    UNROLL: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Σ of weight · scale[point] · rows[point] over the corners of each vertex in each run. All runs are of one length, so
+    # that no lane waits for another. A vertex that begins and ends in a run gets its value; what others have in a run is
+    # a part of theirs: the first of the two of a run if they began before it.
+    T: tl.constexpr = weight.dtype.element_ty
+    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    channel = c[None, :] < CHANNELS
+    exists = r < runs
+    at = r // SIDE * (SIDE * RUN) + r % SIDE
+    v = tl.load(first + r, mask=exists, other=0)
+    part = parts + (r.to(tl.int64) * 2)[:, None] * CHANNELS + c[None, :]
+    value = values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+    begun = tl.zeros([BLOCK], tl.int1)
+    total = tl.zeros([BLOCK, BLOCK_C], T)
+    for i in range(0, RUN, UNROLL):
+        # All loads come before the stores, which could be to the same memory for all that a compiler knows.
+        begins = ()
+        added = ()
+        for u in tl.static_range(UNROLL):
+            p = tl.load(point + at + (i + u) * SIDE, mask=exists, other=0)
+            w = tl.load(weight + at + (i + u) * SIDE, mask=exists, other=0)
+            begins = begins + (p < 0,)
+            p = tl.where(p < 0, ~p, p).to(tl.int64)
+            if scale is not None:
+                w *= tl.load(scale + p, mask=exists, other=0)
+            row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=exists[:, None] & channel, other=0)
+            added = added + (w[:, None] * row.to(T),)
+        for u in tl.static_range(UNROLL):
+            ends = begins[u] & (i + u > 0)
+            tl.store(value, total, mask=(ends & begun)[:, None] & channel)
+            tl.store(part, total, mask=(ends & ~begun)[:, None] & channel)
+            value += ends.to(tl.int32)[:, None] * CHANNELS
+            total = tl.where(ends[:, None], 0.0, total) + added[u]
+            begun = begun | begins[u]
+    following = tl.load(point + (r + 1) // SIDE * (SIDE * RUN) + (r + 1) % SIDE, mask=exists & (r + 1 < runs), other=-1)
+    whole = begun & (following < 0)
+    tl.store(value, total, mask=(exists & whole)[:, None] & channel)
+    part += begun.to(tl.int32)[:, None] * CHANNELS
+    tl.store(part, total, mask=(exists & ~whole)[:, None] & channel)
+
+
+@triton.jit
+def join_runs(
+    parts,
+    first,
+    of_vertex,
+    values,
+    runs,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
     RUN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    # Σ of weight · scale[point] · rows[point] over each run: the value of a vertex that has no other, or a part of it.
-    T: tl.constexpr = weight.dtype.element_ty
-    c = tl.arange(0, BLOCK_C)
-    channel = c[None, :] < CHANNELS
-    runs = tl.load(count)
-    for begin in range(tl.program_id(0) * BLOCK, runs, tl.num_programs(0) * BLOCK):
-        r = begin + tl.arange(0, BLOCK)
-        inside = r < runs
-        first = tl.load(start + r, mask=inside, other=0)
-        v = tl.load(vertex + first, mask=inside, other=0)
-        low = tl.load(of_vertex + v, mask=inside, other=0)
-        high = tl.load(of_vertex + v + 1, mask=inside, other=0)
-        end = tl.minimum(first + RUN, high)
-        total = tl.zeros([BLOCK, BLOCK_C], T)
-        entry = first
-        for _ in range(0, tl.max(end - first, axis=0), UNROLL):
-            for u in tl.static_range(UNROLL):
-                e = entry + u
-                more = e < end
-                p = tl.load(point + e, mask=more, other=0).to(tl.int64)
-                w = tl.load(weight + e, mask=more, other=0)
-                if scale is not None:
-                    w *= tl.load(scale + p, mask=more, other=0)
-                row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
-                total += w[:, None] * row.to(T)
-            entry += UNROLL
-        alone, part = inside & (high - low <= RUN), inside & (high - low > RUN)
-        tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=alone[:, None] & channel)
-        at = (_first_part(low, RUN) + (first - low) // RUN).to(tl.int64)
-        tl.store(parts + at[:, None] * CHANNELS + c[None, :], total, mask=part[:, None] & channel)
-
-
-@triton.jit
-def join_runs(
-    parts,
-    of_vertex,
-    joined,
-    count,
-    values,
-    CHANNELS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK: tl.constexpr,
-    RUN: tl.constexpr,
-):
-    # values[v] = Σ of the parts of v, a tile of them at a time; one program for each of the vertices to join.
+    # values[v] = Σ of the parts of v, for the vertex v that goes on beyond each run and began there; UNROLL tiles at once.
     T: tl.constexpr = parts.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c < CHANNELS
-    vertices = tl.load(count)
-    for j in range(tl.program_id(0), vertices, tl.num_programs(0)):
-        v = tl.load(joined + j)
+    for r in range(tl.program_id(0), runs - 1, tl.num_programs(0)):
+        v = tl.load(first + r + 1)
         low = tl.load(of_vertex + v)
-        runs = (tl.load(of_vertex + v + 1) - low + (RUN - 1)) // RUN
-        total = tl.zeros([BLOCK, BLOCK_C], T)
-        for k in range(0, runs, BLOCK):
-            r = k + tl.arange(0, BLOCK)
-            at = (_first_part(low, RUN) + r).to(tl.int64)[:, None] * CHANNELS + c[None, :]
-            total += tl.load(parts + at, mask=(r < runs)[:, None] & channel[None, :], other=0)
-        tl.store(values + v.to(tl.int64) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)
+        if low // RUN == r:
+            last = (tl.load(of_vertex + v + 1) - 1) // RUN
+            total = tl.zeros([BLOCK, BLOCK_C], T)
+            for k in range(r, last + 1, BLOCK * UNROLL):
+                for u in tl.static_range(UNROLL):
+                    run = k + u * BLOCK + tl.arange(0, BLOCK)
+                    slot = run.to(tl.int64) * 2 + (run == r).to(tl.int64)
+                    tile = (run <= last)[:, None] & channel[None, :]
+                    total += tl.load(parts + slot[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+            tl.store(values + v.to(tl.int64) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)
 
 
 @triton.jit
@@ -260,22 +271,44 @@ def add_corners(
 
 
 @triton.jit
-def blur(values, neighbours, count, out, room, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
-    T: tl.constexpr = tl.float64 if values.dtype.element_ty == tl.float64 else tl.float32
-    c = tl.arange(0, BLOCK_C)
-    channel = c[None, :] < CHANNELS
+def blur(
+    values,
+    first,
+    second,
+    count,
+    out,
+    room,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Along one direction, or along two at once: what neighbours along the second have after the first is worked out anew.
+    c = tl.arange(0, BLOCK_C)[None, :]
     vertices = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
         v = begin + tl.arange(0, BLOCK)
         inside = v < vertices
-        before = tl.load(neighbours + v, mask=inside, other=-1)[:, None]
-        after = tl.load(neighbours + room + v, mask=inside, other=-1)[:, None]
-        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
-        tile = inside[:, None] & channel
-        value = tl.load(values + at, mask=tile, other=0).to(T)
-        left = tl.load(values + before.to(tl.int64) * CHANNELS + c[None, :], mask=(before >= 0) & channel, other=0)
-        right = tl.load(values + after.to(tl.int64) * CHANNELS + c[None, :], mask=(after >= 0) & channel, other=0)
-        tl.store(out + at, value + 0.5 * (left.to(T) + right.to(T)), mask=tile)
+        value = _blurred(values, first, v, inside, room, c, CHANNELS)
+        if second is not None:
+            before = tl.load(second + v, mask=inside, other=-1)
+            after = tl.load(second + room + v, mask=inside, other=-1)
+            left = _blurred(values, first, before, before >= 0, room, c, CHANNELS)
+            right = _blurred(values, first, after, after >= 0, room, c, CHANNELS)
+            value += 0.5 * (left + right)
+        tl.store(out + v.to(tl.int64)[:, None] * CHANNELS + c, value, mask=inside[:, None] & (c < CHANNELS))
+
+
+@triton.jit
+def _blurred(values, neighbours, v, exists, room, c, CHANNELS: tl.constexpr):
+    # [½ 1 ½] along one direction at vertices v, 0 where there is none.
+    T: tl.constexpr = tl.float64 if values.dtype.element_ty == tl.float64 else tl.float32
+    before = tl.load(neighbours + v, mask=exists, other=-1)
+    after = tl.load(neighbours + room + v, mask=exists, other=-1)
+    channel = c < CHANNELS
+    value = tl.load(values + v.to(tl.int64)[:, None] * CHANNELS + c, mask=exists[:, None] & channel, other=0)
+    left = tl.load(values + before.to(tl.int64)[:, None] * CHANNELS + c, mask=(before >= 0)[:, None] & channel, other=0)
+    right = tl.load(values + after.to(tl.int64)[:, None] * CHANNELS + c, mask=(after >= 0)[:, None] & channel, other=0)
+    return value.to(T) + 0.5 * (left.to(T) + right.to(T))
 
 
 @triton.jit
@@ -368,10 +401,3 @@ def sliced(
     if scale is not None:
         total *= tl.load(scale + p, mask=inside, other=0)[:, None]
     return total
-
-
-@triton.jit
-def _first_part(low, RUN: tl.constexpr):
-    # Where the parts of a vertex of more than RUN corners begin, of which the first is `low`: the next such vertex
-    # begins at least RUN corners on, and has its own beyond them.
-    return (low // RUN) * 2

@@ -66,25 +66,27 @@ def convolve(
     target_blocks,
     most,
     RADIUS: tl.constexpr,
+    MARGIN: tl.constexpr,
     CHANNELS: tl.constexpr,
     LINE: tl.constexpr,
     COLUMNS: tl.constexpr,
     TARGETS: tl.constexpr,
     SOURCES: tl.constexpr,
     OFFSETS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROUNDED_TAPS: tl.constexpr,
+    SMALL: tl.constexpr,
 ):
     # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
     # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
     # of several lines, of which each takes LINE, lie side by side where a line has few. Offsets count from the first of
-    # these lines. Of learned taps, `most` on each side of the middle, only the device knows how many count, `reach`.
+    # these lines. Of learned taps, `most` on each side of the middle, only the device knows how many count, `reach`. On
+    # both sides of the taps lie MARGIN zeros, so that a band needs no mask.
     T: tl.constexpr = taps.dtype.element_ty
     if reach is None:
         radius: tl.constexpr = RADIUS
+        taps += MARGIN
     else:
         radius = tl.load(reach)
-        taps += most - radius
+        taps += MARGIN + most - radius
     width = tl.full((), CHANNELS, OFFSETS) * inside_points
     if LINE > COLUMNS:
         begin = tl.program_id(0) // column_blocks * TARGETS
@@ -99,7 +101,7 @@ def convolve(
         line = (tl.program_id(0) // target_blocks).to(tl.int64) * (COLUMNS // LINE)
         further = tl.arange(0, COLUMNS) // LINE
         column = tl.arange(0, COLUMNS) % LINE
-        exists = (further < lines - line) & (column < width)
+        exists = (further < COLUMNS // LINE) & (further < lines - line)
         first = further.to(OFFSETS) * (length * width) + column
         first_point = further.to(OFFSETS) * (length * inside_points) + column // CHANNELS
     rows += line * length * width
@@ -119,18 +121,30 @@ def convolve(
     else:
         for ahead in range(0, TARGETS + 2 * radius, SOURCES):
             source = begin - radius + ahead + tl.arange(0, SOURCES)
-            k = source[None, :] - target[:, None] + radius
-            band = tl.load(taps + k, mask=(k >= 0) & (k <= 2 * radius), other=0)
-            if ROUNDED_TAPS:  # to the nearest of the matrix units' 11 bits: by themselves they cut off
-                band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
+            band = tl.load(taps + ahead + tl.arange(0, SOURCES)[None, :] - tl.arange(0, TARGETS)[:, None])
             tile = _lines(rows, before, first, first_point, source, exists, length, width, inside_points, T)
-            total = tl.dot(band, tile, total, input_precision=PRECISION)
+            if SMALL:  # taps to the nearest of the matrix units' 11 bits: by themselves they cut off
+                band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
+                total = tl.dot(band, tile, total, input_precision="tf32")
+            else:
+                band, band_rest = halves(band)
+                tile, tile_rest = halves(tile)
+                total = tl.dot(band_rest, tile, total, input_precision="tf32")
+                total = tl.dot(band, tile_rest, total, input_precision="tf32")
+                total = tl.dot(band, tile, total, input_precision="tf32")
     mask = (target < length)[:, None] & exists[None, :]
     if after is not None:
         total *= tl.load(
             after + first_point[None, :] + target.to(tl.int64)[:, None] * inside_points, mask=mask, other=0
         )
     tl.store(out + first[None, :] + target[:, None] * width, total, mask=mask)
+
+
+@triton.jit
+def halves(x):
+    # x as the sum of two float32 for the matrix units, which take 11 bits of each: 22 of the 24 bits of x.
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return high, x - high
 
 
 @triton.jit

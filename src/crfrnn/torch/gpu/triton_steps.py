@@ -5,20 +5,21 @@ is room for the most there can be. Sums have a fixed order, so results are the s
 lattices without runs, which add by atomics.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
-from crfrnn.torch.gpu.grid import Taps
+from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
 
 TILE = 1024  # numbers a program holds
-NARROW_TILE = 256  # the same where rows take different times
-NARROW_WARPS = 1
+RUN_TILE = 512  # the same where a program sums runs
 POINTS = 128  # points or vertices of a program that holds single numbers of each
 JOINT_TILE = 512  # the same of parts of a vertex
 JOINT_WARPS = 1
@@ -27,8 +28,11 @@ CONVOLVE_WARPS = 4
 LEAST_SIDE = 16  # of matrices that matrix units take
 PRODUCT_PROGRAMS = 8  # for each multiprocessor
 CORNERS = 1024  # of a program that builds
-RUN = 32  # corners one program sums before it hands over
-UNROLL = 4
+RUN = 32  # corners that are summed one after the other
+SIDE = 32  # runs that lie side by side
+UNROLL = 8  # loads at once
+JOINT_UNROLL = 8
+BLURS = 2  # directions of a pass
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 PROGRAMS = 32  # for each multiprocessor
 INTERPRETED_PROGRAMS = 2
@@ -117,38 +121,24 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs:
-    """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone.
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, weight: Tensor, touched: Tensor | None) -> Runs:
+    """Sums in runs of equal length: a vertex may have one corner or hundreds of thousands.
 
     Args:
         entry: (E,) sorted corners, as places in `weight`.
         vertex: (E,) int32 of each.
         start: (V + 1,) int32, where each vertex begins among them.
-        count: () int32, how many of the V vertices there are.
         weight: (d + 1, P).
+        touched: As in `Runs`.
     """
-    size, room = len(entry), len(start) - 1
-    point, begins, joined = torch.empty_like(vertex), torch.empty_like(vertex), vertex.new_empty(room)
-    sorted_weight = weight.new_empty(size)
-    num_runs, num_joined = vertex.new_zeros(2).unbind()
-    triton_build.cut_runs[(_ceil_div(size, CORNERS),)](
-        entry,
-        vertex,
-        start,
-        weight,
-        point,
-        sorted_weight,
-        begins,
-        num_runs,
-        size,
-        weight.shape[1],
-        RUN=RUN,
-        BLOCK=CORNERS,
+    size = len(entry)
+    runs, sides = _ceil_div(size, RUN), _ceil_div(size, RUN * SIDE)
+    point, first = vertex.new_empty(sides * SIDE * RUN), vertex.new_empty(runs)
+    sorted_weight = weight.new_empty(len(point))
+    triton_build.cut_runs[(sides,)](
+        entry, vertex, start, weight, point, sorted_weight, first, size, weight.shape[1], SIDE=SIDE, RUN=RUN
     )
-    triton_build.list_joined[(_programs(room, CORNERS, entry.device),)](
-        start, count, joined, num_joined, RUN=RUN, BLOCK=CORNERS
-    )
-    return Runs(point, sorted_weight, vertex, start, begins, num_runs, joined, num_joined)
+    return Runs(point, sorted_weight, first, start, touched)
 
 
 def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
@@ -163,45 +153,50 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
             rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
         )
         return values
-    values = rows.new_empty(room, channels, dtype=type_of_sums(rows))
-    parts = weight.new_empty(2 * _ceil_div(corners * points, RUN), channels)
-    tile = _tile(channels, NARROW_TILE)
-    triton_lattice.sum_runs[(_programs(corners * points, tile["BLOCK"], device),)](
+    count = len(runs.first)
+    values = rows.new_empty(len(runs.of_vertex) - 1, channels, dtype=type_of_sums(rows))
+    parts = weight.new_empty(2 * count, channels)
+    tile = _tile(channels, RUN_TILE)
+    triton_lattice.sum_runs[(_ceil_div(count, tile["BLOCK"]),)](
         rows,
         runs.point,
         runs.weight,
         scale,
-        runs.vertex,
-        runs.of_vertex,
-        runs.start,
-        runs.num_runs,
+        runs.first,
         values,
         parts,
-        **tile,
+        count,
+        SIDE=SIDE,
         RUN=RUN,
         UNROLL=UNROLL,
-        num_warps=NARROW_WARPS,
+        **tile,
     )
-    triton_lattice.join_runs[(_programs(room, 1, device),)](
+    triton_lattice.join_runs[(_programs(count, 1, device),)](
         parts,
+        runs.first,
         runs.of_vertex,
-        runs.joined,
-        runs.num_joined,
         values,
+        count,
         **_tile(channels, JOINT_TILE),
         RUN=RUN,
+        UNROLL=JOINT_UNROLL,
         num_warps=JOINT_WARPS,
     )
-    return values
+    if runs.touched is None:
+        return values
+    return values.new_zeros(room, channels).index_copy_(0, runs.touched, values[: len(runs.touched)])
 
 
-def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
+def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: torch.dtype) -> Tensor:
     room, channels = values.shape
-    blurred = torch.empty_like(values, dtype=dtype)
     tile = _tile(channels)
     grid = (_programs(room, tile["BLOCK"], values.device),)
-    triton_lattice.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
-    return blurred
+    for at in range(0, len(directions), BLURS):
+        first, second, *_ = *(lattice.neighbours[each] for each in directions[at : at + BLURS]), None
+        blurred = torch.empty_like(values, dtype=dtype)
+        triton_lattice.blur[grid](values, first, second, lattice.num_vertices, blurred, room, **tile)
+        values = blurred
+    return values
 
 
 def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
@@ -241,18 +236,19 @@ def add_corner_products(
 
 def cut_off(taps: Tensor, reach: Tensor) -> Taps:
     """All taps: the kernel reads how many count."""
-    return Taps(taps, reach)
+    radius = len(taps) // 2
+    offsets = torch.arange(-radius, radius + 1, device=taps.device)
+    return Taps(pad(torch.where(offsets.abs() <= reach, taps, 0), (ZEROS, ZEROS)), radius, reach)
 
 
 def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor | None, after: Tensor | None) -> Tensor:
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
-    channels, radius = rows.shape[1], len(taps.values) // 2
+    channels, radius = rows.shape[1], taps.radius
     lines, width = len(rows) // (length * inside), inside * channels
-    line = _power_of_2(width)
-    column_blocks = lines * _ceil_div(width, COLUMNS) if line > COLUMNS else _ceil_div(lines, COLUMNS // line)
+    column_blocks = lines * _ceil_div(width, COLUMNS) if width > COLUMNS else _ceil_div(lines, COLUMNS // width)
     target_blocks = _ceil_div(length, TARGETS)
     small = rows.dtype.itemsize == 2
-    reach = max(1, COLUMNS // line) * (length + TARGETS + 2 * radius) * width
+    reach = max(1, COLUMNS // width) * (length + TARGETS + 2 * radius) * width
     triton_meanfield.convolve[(column_blocks * target_blocks,)](
         rows,
         taps.values,
@@ -267,14 +263,14 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         target_blocks,
         radius,
         RADIUS=radius if taps.reach is None else None,
+        MARGIN=ZEROS,
         CHANNELS=channels,
-        LINE=min(line, 2 * COLUMNS),
+        LINE=min(width, 2 * COLUMNS),
         COLUMNS=COLUMNS,
         TARGETS=TARGETS,
         SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
         OFFSETS=tl.int32 if reach < 2**31 else tl.int64,
-        PRECISION="tf32" if small else "tf32x3",
-        ROUNDED_TAPS=small,
+        SMALL=small,
         num_warps=CONVOLVE_WARPS,
         enable_fp_fusion=True,
     )
