@@ -272,6 +272,27 @@ def test_sums_beyond_float16(rng, place):
     assert_close(filtered.float().cpu(), expected, 2e-2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("damping", cases(0.0, 0.25, few=[0.25]))
+@pytest.mark.parametrize("iterations", cases(1, 2, 4, few=[3]))
+def test_unlikely_classes_are_left_out(rng, place, iterations, damping, dtype):
+    """In each image others, at the start and later ones, as the native core does it; one matrix, one number."""
+    logits, image = images(rng, (4, 5), dtype)
+    logits += 3 * np.array([[2, 0, 1, 0.3, 0], [0, 2, 1.5, 0, 1.8]])[:, :, None, None].astype(dtype)
+    couplings = [np.asarray(-0.3, dtype), (rng.normal(size=(5, 5)) / 4 - np.eye(5)).astype(dtype)]
+
+    def native(threshold, count):
+        numbers = settings(class_threshold=threshold, iterations=count, damping=damping)
+        return batch.forward(numbers.crf, Inputs(logits, image), couplings, False, numbers.execution)[0]
+
+    numbers = settings(class_threshold=0.6, iterations=iterations, damping=damping)
+    expected = native(0.6, iterations)
+    assert np.abs(expected - native(0, iterations)).max() > 0.01
+    given = [place.tensor(each) for each in (logits, image)]
+    refined, _ = refined_by(place.steps, *given, None, [place.tensor(each) for each in couplings], numbers)
+    assert_close(refined.cpu(), expected, tolerance(dtype).mean_field)
+
+
 @pytest.mark.parametrize("iterations", cases(0, 1, few=[1]))
 def test_few_iterations(rng, place, iterations):
     logits, image = images(rng, (4, 5), np.float64)

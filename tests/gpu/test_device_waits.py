@@ -42,7 +42,12 @@ def test_no_size_and_no_step_depends_on_values(no_values, spatial, deterministic
 
     def there_and_back(rounds):
         crf, execution = specified(
-            spatial=spatial, neighbour_rounds=rounds, iterations=2, damping=0.1, deterministic=deterministic
+            spatial=spatial,
+            neighbour_rounds=rounds,
+            iterations=2,
+            damping=0.1,
+            class_threshold=0.2,
+            deterministic=deterministic,
         )
         inputs = Inputs(logits, image, torch.empty(2, 6, 7), thetas=learned())
         refined, record = meanfield.forward(crf, inputs, couplings, True, execution, triton_steps)
@@ -98,6 +103,7 @@ def test_nothing_is_copied_from_the_host(no_values, spatial, deterministic, stor
         spatial=spatial,
         iterations=2,
         damping=0.1,
+        class_threshold=0.2,
         deterministic=deterministic,
         storage=storage,
     )

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.senders import Senders
 from crfrnn.torch.gpu.terms import rows_of
 
 
@@ -245,6 +246,7 @@ def update(
     couplings: tuple[Tensor | None, Tensor | None],
     damping: float,
     dtype: torch.dtype | None,
+    senders: Senders | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One update of the logits, a = (1 - λ) (U - Σ_k E_k (N_k q)) + λ a, and their softmax (docs/algorithm.md, eq. 4).
 
@@ -256,17 +258,27 @@ def update(
         damping: λ.
         dtype: What the softmax is stored in; None leaves it out, for the last iteration. Otherwise the logits are left
             out where no damping needs them.
+        senders: The classes that send messages, whose `most` is filled in; the softmax is over these, and others are
+            not damped. None for all.
     """
     logits = unary
     if message is not None and couplings[0] is not None:
         logits = logits - couple(message, couplings[0])
     if lattice is not None and values is not None and couplings[1] is not None:
         logits = logits - couple(slice_values(lattice, values, scale), couplings[1])
+    sends = None
+    if senders is not None:
+        images, channels = senders.likely.shape
+        sends = senders.likely[:, None].expand(images, len(unary) // images, channels).reshape(-1, channels)
     if damping:
-        logits = (1 - damping) * logits + damping * previous
+        damped = (1 - damping) * logits + damping * previous
+        logits = damped if sends is None else torch.where(sends, damped, logits)
     if dtype is None:
         return logits, None
-    return logits if damping else None, torch.softmax(logits, dim=1).to(dtype)
+    marginals = torch.softmax(logits if sends is None else logits.masked_fill(~sends, -torch.inf), dim=1)
+    if senders is not None:
+        torch.amax(marginals.view(len(senders.most), -1, unary.shape[1]), dim=1, out=senders.most)
+    return logits if damping else None, marginals.to(dtype)
 
 
 def backstep(

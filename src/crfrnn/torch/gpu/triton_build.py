@@ -51,8 +51,8 @@ def cut_runs(
     SIDE: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    # SIDE runs, read corner by corner and written side by side. The last one is filled up with weights of 0 for its last
-    # point: what is not finite there stays with its own vertices.
+    # SIDE runs, read corner by corner and written side by side. The last one is filled up with weights of 0 for its
+    # last point: what is not finite there stays with its own vertices.
     side = tl.arange(0, SIDE)
     start = (tl.program_id(0) * SIDE + side) * RUN
     i = tl.arange(0, RUN)[None, :]

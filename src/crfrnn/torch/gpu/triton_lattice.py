@@ -160,9 +160,9 @@ def sum_runs(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Σ of weight · scale[point] · rows[point] over the corners of each vertex in each run. All runs are of one length, so
-    # that no lane waits for another. A vertex that begins and ends in a run gets its value; what others have in a run is
-    # a part of theirs: the first of the two of a run if they began before it.
+    # Σ of weight · scale[point] · rows[point] over the corners of each vertex in each run. All runs are of one length,
+    # so that no lane waits for another. A vertex that begins and ends in a run gets its value; what others have in a
+    # run is a part of theirs: the first of the two of a run if they began before it.
     T: tl.constexpr = weight.dtype.element_ty
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
@@ -214,7 +214,7 @@ def join_runs(
     RUN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    # values[v] = Σ of the parts of v, for the vertex v that goes on beyond each run and began there; UNROLL tiles at once.
+    # values[v] = Σ of the parts of v, for the vertex v that begins in a run and goes on beyond it; UNROLL tiles at once.
     T: tl.constexpr = parts.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c < CHANNELS
@@ -282,7 +282,8 @@ def blur(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Along one direction, or along two at once: what neighbours along the second have after the first is worked out anew.
+    # Along one direction, or along two at once: what neighbours along the second have after the first is worked out
+    # anew.
     c = tl.arange(0, BLOCK_C)[None, :]
     vertices = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):

@@ -171,7 +171,10 @@ def update(
     bilateral_coupling,
     logits,
     marginals,
+    likely,
+    most,
     points,
+    size,
     CORNERS: tl.constexpr,
     FACTOR: tl.constexpr,
     DAMPING: tl.constexpr,
@@ -195,14 +198,27 @@ def update(
         if bilateral_coupling is not None:
             bilateral *= tl.load(bilateral_coupling + c, mask=c < CHANNELS, other=0)[None, :]
         a -= bilateral
+    sends = c[None, :] < CHANNELS
+    if likely is not None:
+        image = p // size
+        sends = sends & (tl.load(likely + image[:, None] * CHANNELS + c[None, :], mask=tile, other=1) != 0)
     if DAMPING > 0:
-        a = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
-    a = tl.where(c[None, :] < CHANNELS, a, float("-inf"))
+        damped = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
+        a = damped if likely is None else tl.where(sends, damped, a)
     if logits is not None:
         tl.store(logits + at, a, mask=tile)
     if marginals is not None:
+        a = tl.where(sends, a, float("-inf"))
         e = tl.exp(a - tl.max(a, axis=1)[:, None])
-        tl.store(marginals + at, e / tl.sum(e, axis=1)[:, None], mask=tile)
+        q = e / tl.sum(e, axis=1)[:, None]
+        tl.store(marginals + at, q, mask=tile)
+        if most is not None:
+            # Numbers of 0 and above have a largest one in any order. Most programs find it there already.
+            for i in range(tl.min(image, axis=0), tl.max(tl.where(inside, image, 0), axis=0) + 1):
+                seen = tl.max(tl.where(sends & (image == i)[:, None], q, 0.0), axis=0)
+                place = most + i * CHANNELS + c
+                higher = seen > tl.load(place, mask=c < CHANNELS, other=0)
+                tl.atomic_max(place, seen, mask=higher & (c < CHANNELS), sem="relaxed")
 
 
 @triton.jit

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
 from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.senders import Senders
 
 TILE = 1024  # numbers a program holds
 RUN_TILE = 512  # the same where a program sums runs
@@ -287,6 +288,7 @@ def update(
     couplings: tuple[Tensor | None, Tensor | None],
     damping: float,
     dtype: torch.dtype | None,
+    senders: Senders | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     points, channels = unary.shape
     spatial, bilateral = couplings
@@ -309,7 +311,10 @@ def update(
         diagonal,
         logits,
         marginals,
+        None if senders is None else senders.likely,
+        None if senders is None or dtype is None else senders.most,
         points,
+        points if senders is None else points // len(senders.likely),
         CORNERS=0 if lattice is None else len(lattice.vertex),
         FACTOR=1.0 if lattice is None else lattice.factor,
         DAMPING=damping,
