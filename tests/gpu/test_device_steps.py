@@ -164,7 +164,8 @@ def test_many_points_at_one_vertex(rng, place):
     """Far more than one program sums by itself, beside vertices of a single point."""
     features = np.concatenate([np.full((300, 2), 0.1), rng.uniform(0, 40, size=(20, 2))])
     values = rng.normal(size=(320, 4))
-    lattice, native = place.lattice(features), PermutohedralLattice(features)
+    lattice, native = place.lattice(features, count_vertices=True), PermutohedralLattice(features)
+    assert lattice.neighbours.shape[2] == native.num_vertices
     assert_close(place.filter(lattice, values), native.filter(values), tolerance(np.float64).filter)
 
 

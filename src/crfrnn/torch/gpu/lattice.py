@@ -1,6 +1,6 @@
 """The permutohedral lattice as tensors, built and used without waiting for the device (docs/algorithm.md, eq. 9).
 
-Only added vertices, `neighbour_rounds` above 0, are counted on the host.
+Vertices are counted on the host only if some are added (`neighbour_rounds` above 0), or with `count_vertices`.
 """
 
 import math
@@ -84,7 +84,12 @@ class Lattice(NamedTuple):
 
 
 def build_lattice(
-    features: Tensor, images: int, steps: ModuleType, neighbour_rounds: int = 0, deterministic: bool = True
+    features: Tensor,
+    images: int,
+    steps: ModuleType,
+    neighbour_rounds: int = 0,
+    deterministic: bool = True,
+    count_vertices: bool = False,
 ) -> Lattice:
     """The lattices over a batch of images, as one.
 
@@ -94,7 +99,9 @@ def build_lattice(
         images: How many images there are, all with the same number of points.
         neighbour_rounds: How many times to add all neighbours of all vertices.
         deterministic: Whether sums have a fixed order.
-    Raises: ValueError: if there are too many features or points.
+        count_vertices: Whether to wait for their number, and have room for no more.
+    Raises: ValueError: if there are too many features or points, or vertices are counted while a CUDA graph is
+        recorded.
     """
     d, points = features.shape
     corners = (d + 1) * points
@@ -116,7 +123,7 @@ def build_lattice(
     torch.ne(key[1:], key[:-1], out=differs[1:])
     number = torch.cumsum(differs, 0, dtype=torch.int32)
     num_vertices = number[-1] + 1
-    room = steps.capacity(num_vertices, corners)
+    room = _counted(num_vertices) if count_vertices else steps.capacity(num_vertices, corners)
     vertex, start, vertex_key, remainder = steps.list_vertices(key, entry, number, room, points)
     touched = None
     along, up = pad(unit[:d], (0, 1)), unit[d]  # the last coordinate follows from the others
@@ -173,6 +180,15 @@ def embedded(features: Tensor, steps: ModuleType) -> tuple[Tensor, Tensor, Tenso
     exact = None if is_exact else constants(_scales(d, torch.float64), torch.float64, device)
     cell, order, weight = steps.embed(features, scale, exact, CELL_LIMIT[features.dtype])
     return cell, order, weight
+
+
+def _counted(number: Tensor) -> int:
+    """A number () of the device, for which this waits."""
+    if number.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "count_vertices=True waits for the device, which cannot be recorded as a CUDA graph: leave it out"
+        )
+    return int(number)
 
 
 def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

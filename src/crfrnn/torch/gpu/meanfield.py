@@ -1,7 +1,6 @@
 """A batch of images through the mean field and back, on any device (docs/algorithm.md, eq. 4 and 8).
 
-Where `steps` is
-`triton_steps`, they wait for the device only to add vertices (lattice.py).
+Where `steps` is `triton_steps`, they wait for the device only to count vertices (lattice.py).
 """
 
 from collections.abc import Sequence

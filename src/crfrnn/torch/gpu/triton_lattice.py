@@ -214,7 +214,7 @@ def join_runs(
     RUN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    # values[v] = Σ of the parts of v, for the vertex v that begins in a run and goes on beyond it; UNROLL tiles at once.
+    # values[v] = Σ of the parts of v, for the vertex that begins in a run and goes on beyond it; UNROLL tiles at once.
     T: tl.constexpr = parts.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c < CHANNELS
