@@ -80,7 +80,7 @@ def gaussian_filter(
     check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
-        filtered = _normalised(*_of_features(filter, features, execution), sent, normalization)(values)
+        filtered = _normalised(*of_features(filter, features, execution), sent, normalization)(values)
     check_outcome(filtered, "filtered values", "values or mask")
     return filtered
 
@@ -165,10 +165,10 @@ def _filter(kernel: Kernel, inputs: Inputs, execution: Execution) -> tuple[Filte
         grid = partial(grid_filter, sigmas=sigmas[::-1])
         return grid, grid
     features = torch.stack(feature_columns(kernel.features, inputs, inputs.thetas, dtype), dim=1)
-    return _of_features(kernel.filter, features, execution)  # type: ignore[arg-type]
+    return of_features(kernel.filter, features, execution)  # type: ignore[arg-type]
 
 
-def _of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> tuple[Filter, Filter]:
+def of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> tuple[Filter, Filter]:
     """The same for features (B, d, *spatial)."""
     if isinstance(filter, Exact):
         exact = partial(_exact, features=features, threads=execution.threads)

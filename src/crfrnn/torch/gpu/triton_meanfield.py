@@ -266,12 +266,12 @@ def products(
     marginals,
     out,
     points,
+    SMALL: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Each program adds up tiles of its own and leaves both sums. What is stored in 16 bits has no more than the 11 that
-    # matrix units take.
+    # Each program adds up tiles of its own and leaves both sums.
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     first = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
@@ -282,14 +282,27 @@ def products(
         tile = (p < points)[:, None] & channel
         q = tl.load(marginals + at, mask=tile, other=0).to(tl.float32)
         message = tl.load(spatial + at, mask=tile, other=0).to(tl.float32)
-        first = tl.dot(tl.trans(message), q, first, input_precision="tf32")
+        first = _add_product(first, message, q, SMALL)
         message = tl.load(bilateral + at, mask=tile, other=0).to(tl.float32)
-        second = tl.dot(tl.trans(message), q, second, input_precision="tf32")
+        second = _add_product(second, message, q, SMALL)
     at = c[:, None] * CHANNELS + c[None, :]
     tile = (c[:, None] < CHANNELS) & channel
     out += tl.program_id(0) * 2 * CHANNELS * CHANNELS
     tl.store(out + at, first, mask=tile)
     tl.store(out + CHANNELS * CHANNELS + at, second, mask=tile)
+
+
+@triton.jit
+def _add_product(total, rows, others, SMALL: tl.constexpr):
+    # total + rowsᵀ others. What is stored in 16 bits has no more than the 11 that matrix units take. These cut sums
+    # off, always towards 0, which adds up in long ones: so float32 has a sum of each tile, the small products first.
+    if SMALL:
+        return tl.dot(tl.trans(rows), others, total, input_precision="tf32")
+    row, row_rest = halves(rows)
+    other, other_rest = halves(others)
+    part = tl.dot(tl.trans(row_rest), other, input_precision="tf32")
+    part = tl.dot(tl.trans(row), other_rest, part, input_precision="tf32")
+    return total + tl.dot(tl.trans(row), other, part, input_precision="tf32")
 
 
 @triton.jit

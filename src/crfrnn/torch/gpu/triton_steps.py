@@ -358,11 +358,13 @@ def backstep(
 def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
     points, channels = marginals.shape
     tile = _tile(channels)
-    if marginals.dtype.itemsize > 2 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
+    if marginals.dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
         return None
     programs = min(_ceil_div(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
     sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
-    triton_meanfield.products[(programs,)](*messages, marginals, sums, points, **tile)
+    triton_meanfield.products[(programs,)](
+        *messages, marginals, sums, points, SMALL=marginals.dtype.itemsize == 2, **tile
+    )
     return sums.sum(dim=0)
 
 
