@@ -1,8 +1,8 @@
 """The dense CRF as a differentiable part of PyTorch models.
 
 `CrfRnn` is the layer; `mean_field` and `gaussian_filter` are the functions under it, `upsample` brings scores to the
-size of an image, and `bilateral_solver` smooths values along its edges. `losses` has those that train a network from clicks and scribbles. Tensors are channels first,
-(batch, channels, *spatial), with 1 to 3 spatial axes.
+size of an image, and `bilateral_solver` smooths values along its edges. `losses` has those that train a network from
+clicks and scribbles. Tensors are channels first, (batch, channels, *spatial), with 1 to 3 spatial axes.
 """
 
 try:
