@@ -71,7 +71,9 @@ def test_gradients(rng, device, filter):
         options = {"smoothness": 0.5, "iterations": 25, "tolerance": 1e-13}
         return bilateral_solver(target, confidence + 0.3, image, FEATURES, filter, **options)
 
-    assert torch.autograd.gradcheck(solved, (target.requires_grad_(), confidence.requires_grad_()), atol=1e-6, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        solved, (target.requires_grad_(), confidence.requires_grad_()), atol=1e-6, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize(
