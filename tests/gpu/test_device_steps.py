@@ -160,8 +160,14 @@ def test_points_far_from_the_origin(rng, place):
     assert_close(place.filter(place.lattice(features), values), expected, tolerance(np.float64).filter)
 
 
-def test_many_points_at_one_vertex(rng, place):
-    """Far more than one program sums by itself, beside vertices of a single point."""
+@pytest.mark.parametrize("span", [None, 2, 4, 8])
+def test_many_points_at_one_vertex(rng, place, monkeypatch, span):
+    """Far more than one program sums by itself, or joins, beside vertices of a single point."""
+    if span is not None:
+        if not hasattr(place.steps, "SPAN"):
+            pytest.skip("plain torch joins nothing")
+        monkeypatch.setattr(place.steps, "SPAN", span)
+        monkeypatch.setattr(place.steps, "MANY_RUNS", 0)
     features = np.concatenate([np.full((300, 2), 0.1), rng.uniform(0, 40, size=(20, 2))])
     values = rng.normal(size=(320, 4))
     lattice, native = place.lattice(features, count_vertices=True), PermutohedralLattice(features)
@@ -341,6 +347,8 @@ def test_several_programs_share_the_work(rng, place, monkeypatch):
         ("RUN", 4),
         ("SIDE", 2),
         ("UNROLL", 2),
+        ("SPAN", 2),
+        ("MANY_RUNS", 0),
     ):
         monkeypatch.setattr(place.steps, name, size)
     logits, image = images(rng, (3, 4), np.float64, size=1)

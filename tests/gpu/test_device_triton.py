@@ -17,6 +17,7 @@ KERNELS = {
     "embed",
     "find_neighbours",
     "sum_runs",
+    "join_spans",
     "join_runs",
     "clear",
     "add_corners",

@@ -202,6 +202,34 @@ def sum_runs(
 
 
 @triton.jit
+def join_spans(
+    parts,
+    first,
+    of_vertex,
+    runs,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RUN: tl.constexpr,
+    SPAN: tl.constexpr,
+):
+    # Σ of the parts of SPAN runs in which no vertex begins or ends, to the part of the first that has none. A flat
+    # photo may have all its points at one vertex, and no program should join them alone.
+    c = tl.arange(0, BLOCK_C)
+    channel = c < CHANNELS
+    for span in range(tl.program_id(0), (runs - 1) // SPAN, tl.num_programs(0)):
+        r = span * SPAN
+        v = tl.load(first + r)
+        if (tl.load(of_vertex + v) // RUN < r) & (tl.load(first + r + SPAN) == v):
+            total = tl.zeros([BLOCK, BLOCK_C], parts.dtype.element_ty)
+            for k in range(0, SPAN, BLOCK):
+                slot = (r + k + tl.arange(0, BLOCK)).to(tl.int64) * 2
+                tile = (k + tl.arange(0, BLOCK) < SPAN)[:, None] & channel[None, :]
+                total += tl.load(parts + slot[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+            tl.store(parts + (r.to(tl.int64) * 2 + 1) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)
+
+
+@triton.jit
 def join_runs(
     parts,
     first,
@@ -213,8 +241,10 @@ def join_runs(
     BLOCK: tl.constexpr,
     RUN: tl.constexpr,
     UNROLL: tl.constexpr,
+    SPAN: tl.constexpr,
 ):
     # values[v] = Σ of the parts of v, for the vertex that begins in a run and goes on beyond it; UNROLL tiles at once.
+    # Of SPAN runs that it fills, `join_spans` has left the sum; None if it was not called.
     T: tl.constexpr = parts.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c < CHANNELS
@@ -224,10 +254,22 @@ def join_runs(
         if low // RUN == r:
             last = (tl.load(of_vertex + v + 1) - 1) // RUN
             total = tl.zeros([BLOCK, BLOCK_C], T)
-            for k in range(r, last + 1, BLOCK * UNROLL):
+            count = last + 1 - r
+            if SPAN is not None:
+                before = (r // SPAN + 1) * SPAN - r  # runs up to the first span
+                spans = tl.maximum(last // SPAN - r // SPAN - 1, 0)
+                left_out = spans * (SPAN - 1)
+                count -= left_out
+            for k in range(0, count, BLOCK * UNROLL):
                 for u in tl.static_range(UNROLL):
-                    run = k + u * BLOCK + tl.arange(0, BLOCK)
-                    slot = run.to(tl.int64) * 2 + (run == r).to(tl.int64)
+                    i = k + u * BLOCK + tl.arange(0, BLOCK)
+                    run = r + i
+                    other = i == 0
+                    if SPAN is not None:
+                        within = (i >= before) & (i < before + spans)
+                        run += tl.where(within, (i - before) * (SPAN - 1), tl.where(i < before, 0, left_out))
+                        other = other | within
+                    slot = run.to(tl.int64) * 2 + other.to(tl.int64)
                     tile = (run <= last)[:, None] & channel[None, :]
                     total += tl.load(parts + slot[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
             tl.store(values + v.to(tl.int64) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)

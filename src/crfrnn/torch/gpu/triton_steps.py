@@ -31,6 +31,8 @@ PRODUCT_PROGRAMS = 8  # for each multiprocessor
 CORNERS = 1024  # of a program that builds
 RUN = 32  # corners that are summed one after the other
 SIDE = 32  # runs that lie side by side
+SPAN = 64  # runs that are joined at a time where one vertex may have many
+MANY_RUNS = 2**16  # of all vertices
 UNROLL = 8  # loads at once
 JOINT_UNROLL = 8
 BLURS = 2  # directions of a pass
@@ -172,15 +174,22 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         UNROLL=UNROLL,
         **tile,
     )
+    tile = _tile(channels, JOINT_TILE)
+    span = SPAN if count > MANY_RUNS else None
+    if span is not None:
+        triton_lattice.join_spans[(_programs(count, span, device),)](
+            parts, runs.first, runs.of_vertex, count, **tile, RUN=RUN, SPAN=span, num_warps=JOINT_WARPS
+        )
     triton_lattice.join_runs[(_programs(count, 1, device),)](
         parts,
         runs.first,
         runs.of_vertex,
         values,
         count,
-        **_tile(channels, JOINT_TILE),
+        **tile,
         RUN=RUN,
         UNROLL=JOINT_UNROLL,
+        SPAN=span,
         num_warps=JOINT_WARPS,
     )
     if runs.touched is None:
