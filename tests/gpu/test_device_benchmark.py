@@ -20,7 +20,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

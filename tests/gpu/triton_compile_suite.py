@@ -1,6 +1,6 @@
 """Compiles every Triton kernel that a mean field needs, without a GPU; `test_device_triton.py` runs it.
 
-    python triton_compile_suite.py CAPABILITY     such as 90
+python triton_compile_suite.py CAPABILITY     such as 90
 """
 
 import sys

@@ -254,20 +254,20 @@ def join_runs(
         if low // RUN == r:
             last = (tl.load(of_vertex + v + 1) - 1) // RUN
             total = tl.zeros([BLOCK, BLOCK_C], T)
-            count = last + 1 - r
+            end = last + 1
             if SPAN is not None:
-                before = (r // SPAN + 1) * SPAN - r  # runs up to the first span
-                spans = tl.maximum(last // SPAN - r // SPAN - 1, 0)
+                full = (r // SPAN + 1) * SPAN  # where the first span begins
+                spans = tl.maximum((last - full) // SPAN, 0)
                 left_out = spans * (SPAN - 1)
-                count -= left_out
-            for k in range(0, count, BLOCK * UNROLL):
+                end -= left_out
+            for k in range(r, end, BLOCK * UNROLL):
                 for u in tl.static_range(UNROLL):
-                    i = k + u * BLOCK + tl.arange(0, BLOCK)
-                    run = r + i
-                    other = i == 0
+                    run = k + u * BLOCK + tl.arange(0, BLOCK)
+                    other = run == r
                     if SPAN is not None:
-                        within = (i >= before) & (i < before + spans)
-                        run += tl.where(within, (i - before) * (SPAN - 1), tl.where(i < before, 0, left_out))
+                        span = run - full
+                        within = (span >= 0) & (span < spans)
+                        run += tl.where(within, span * (SPAN - 1), tl.where(span < 0, 0, left_out))
                         other = other | within
                     slot = run.to(tl.int64) * 2 + other.to(tl.int64)
                     tile = (run <= last)[:, None] & channel[None, :]
