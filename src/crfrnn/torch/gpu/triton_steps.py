@@ -1,8 +1,8 @@
 """The steps of `plain` as Triton kernels, for CUDA devices; with TRITON_INTERPRET=1 on the CPU, for tests.
 
 Nothing here waits for the device, and no size depends on data: the number of vertices is not known in advance, so there
-is room for the most there can be. Sums have a fixed order, so results are the same in every run, except for splats on
-lattices without runs, which add by atomics.
+is room for the most there can be, unless it was counted. Sums have a fixed order, so results are the same in every run,
+except for splats on lattices without runs, which add by atomics.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ import torch
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import pad
+from triton import cdiv, next_power_of_2  # type: ignore[import-untyped]
 
-from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
+from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
 from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
@@ -47,7 +48,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     unary = logits.new_empty(images * size, channels)
     marginals = torch.empty_like(unary, dtype=dtype)
     tile = _tile(channels)
-    triton_meanfield.begin[(_ceil_div(len(unary), tile["BLOCK"]),)](
+    triton_meanfield.begin[(cdiv(len(unary), tile["BLOCK"]),)](
         planes, unary, marginals, len(unary), size, *planes.stride(), CLASSES=classes, **tile
     )
     return unary, marginals
@@ -59,7 +60,7 @@ def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: fl
     order = torch.empty_like(cell)
     weight = features.new_empty(d + 1, points)
     # Fused multiply-adds would put points on the border of two simplices elsewhere than the CPU does.
-    triton_lattice.embed[(_ceil_div(points, POINTS),)](
+    triton_lattice.embed[(cdiv(points, POINTS),)](
         features,
         scale,
         exact_scale,
@@ -82,7 +83,7 @@ def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: fl
 def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
     d, points = cell.shape
     key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
-    triton_build.corner_keys[(_ceil_div(points, POINTS),)](
+    triton_build.corner_keys[(cdiv(points, POINTS),)](
         cell, order, unit, key, points, points // images, D=d, BLOCK=POINTS
     )
     return key
@@ -94,7 +95,7 @@ def list_vertices(
     size = len(key)
     vertex, start = torch.empty_like(number), number.new_empty(room + 1)
     vertex_key, remainder = key.new_empty(room), number.new_empty(room)
-    triton_build.list_vertices[(_ceil_div(size, CORNERS),)](
+    triton_build.list_vertices[(cdiv(size, CORNERS),)](
         key, entry, number, vertex, start, vertex_key, remainder, size, points, BLOCK=CORNERS
     )
     return vertex.view(-1, points), start, vertex_key, remainder
@@ -135,7 +136,7 @@ def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, weight: Tensor, touch
         touched: As in `Runs`.
     """
     size = len(entry)
-    runs, sides = _ceil_div(size, RUN), _ceil_div(size, RUN * SIDE)
+    runs, sides = cdiv(size, RUN), cdiv(size, RUN * SIDE)
     point, first = vertex.new_empty(sides * SIDE * RUN), vertex.new_empty(runs)
     sorted_weight = weight.new_empty(len(point))
     triton_build.cut_runs[(sides,)](
@@ -151,8 +152,8 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     if runs is None:
         values = weight.new_empty(room, channels)
         tile = _tile(channels)
-        triton_lattice.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
-        triton_lattice.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
+        triton_splat.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
+        triton_splat.add_corners[(cdiv(points, tile["BLOCK"]),)](
             rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
         )
         return values
@@ -160,27 +161,15 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     values = rows.new_empty(len(runs.of_vertex) - 1, channels, dtype=type_of_sums(rows))
     parts = weight.new_empty(2 * count, channels)
     tile = _tile(channels, RUN_TILE)
-    triton_lattice.sum_runs[(_ceil_div(count, tile["BLOCK"]),)](
-        rows,
-        runs.point,
-        runs.weight,
-        scale,
-        runs.first,
-        values,
-        parts,
-        count,
-        SIDE=SIDE,
-        RUN=RUN,
-        UNROLL=UNROLL,
-        **tile,
-    )
+    sums = rows, runs.point, runs.weight, scale, runs.first, values, parts, count
+    triton_splat.sum_runs[(cdiv(count, tile["BLOCK"]),)](*sums, SIDE=SIDE, RUN=RUN, UNROLL=UNROLL, **tile)
     tile = _tile(channels, JOINT_TILE)
     span = SPAN if count > MANY_RUNS else None
     if span is not None:
-        triton_lattice.join_spans[(_programs(count, span, device),)](
+        triton_splat.join_spans[(_programs(count, span, device),)](
             parts, runs.first, runs.of_vertex, count, **tile, RUN=RUN, SPAN=span, num_warps=JOINT_WARPS
         )
-    triton_lattice.join_runs[(_programs(count, 1, device),)](
+    triton_splat.join_runs[(_programs(count, 1, device),)](
         parts,
         runs.first,
         runs.of_vertex,
@@ -213,7 +202,7 @@ def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tens
     corners, points = lattice.vertex.shape
     rows = values.new_empty(points, values.shape[1])
     tile = _tile(values.shape[1])
-    triton_lattice.slice_values[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_lattice.slice_values[(cdiv(points, tile["BLOCK"]),)](
         values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
     )
     return rows
@@ -229,7 +218,7 @@ def add_corner_products(
 ) -> None:
     corners, points = lattice.vertex.shape
     tile = _tile(rows.shape[1])
-    triton_lattice.add_corner_products[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_lattice.add_corner_products[(cdiv(points, tile["BLOCK"]),)](
         values,
         lattice.vertex,
         lattice.weight,
@@ -255,8 +244,8 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
     channels, radius = rows.shape[1], taps.radius
     lines, width = len(rows) // (length * inside), inside * channels
-    column_blocks = lines * _ceil_div(width, COLUMNS) if width > COLUMNS else _ceil_div(lines, COLUMNS // width)
-    target_blocks = _ceil_div(length, TARGETS)
+    column_blocks = lines * cdiv(width, COLUMNS) if width > COLUMNS else cdiv(lines, COLUMNS // width)
+    target_blocks = cdiv(length, TARGETS)
     small = rows.dtype.itemsize == 2
     reach = max(1, COLUMNS // width) * (length + TARGETS + 2 * radius) * width
     triton_meanfield.convolve[(column_blocks * target_blocks,)](
@@ -278,7 +267,7 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         LINE=min(width, 2 * COLUMNS),
         COLUMNS=COLUMNS,
         TARGETS=TARGETS,
-        SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
+        SOURCES=min(MOST_SOURCES, next_power_of_2(TARGETS + 2 * radius)),
         OFFSETS=tl.int32 if reach < 2**31 else tl.int64,
         SMALL=small,
         num_warps=CONVOLVE_WARPS,
@@ -308,7 +297,7 @@ def update(
     logits = torch.empty_like(unary) if dtype is None or damping else None
     marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
     tile = _tile(channels)
-    triton_meanfield.update[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_meanfield.update[(cdiv(points, tile["BLOCK"]),)](
         unary,
         previous,
         message,
@@ -345,7 +334,7 @@ def backstep(
     points, channels = g.shape
     result = torch.empty_like(g)
     tile = _tile(channels)
-    triton_meanfield.backstep[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_meanfield.backstep[(cdiv(points, tile["BLOCK"]),)](
         g,
         total,
         marginals,
@@ -369,7 +358,7 @@ def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | Non
     tile = _tile(channels)
     if marginals.dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
         return None
-    programs = min(_ceil_div(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
+    programs = min(cdiv(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
     sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
     triton_meanfield.products[(programs,)](
         *messages, marginals, sums, points, SMALL=marginals.dtype.itemsize == 2, **tile
@@ -386,14 +375,14 @@ def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor
 
 
 def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
-    width = _power_of_2(channels)
+    width = next_power_of_2(channels)
     block = max(1, min(numbers // width, POINTS))
     return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, "enable_fp_fusion": True}
 
 
 def _programs(most: int, block: int, device: torch.device) -> int:
     """How many programs share work whose size only the device knows."""
-    return min(_ceil_div(most, block), _resident_programs(device, PROGRAMS))
+    return min(cdiv(most, block), _resident_programs(device, PROGRAMS))
 
 
 @lru_cache
@@ -402,11 +391,3 @@ def _resident_programs(device: torch.device, programs: int) -> int:
         return INTERPRETED_PROGRAMS
     multiprocessors: int = torch.cuda.get_device_properties(device).multi_processor_count
     return programs * multiprocessors
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _power_of_2(least: int) -> int:
-    return 1 << (least - 1).bit_length()
