@@ -140,7 +140,7 @@ def with_network(desk: Desk, model: Model) -> Desk:
 
     start = time.perf_counter()
     with torch.inference_mode():
-        logits = of_classes(model.segmenter.unary(image_batch(desk.photo, model.segmenter)))
+        logits = of_classes(model.segmenter.unary(image_batch([desk.photo], model.segmenter)))
         scores: NDArray[np.float32] = logits[0].float().cpu().numpy()
     seconds = time.perf_counter() - start
     return replace(_cleared(desk, model.classes, scores), scores=scores, source="network", seconds=seconds)
