@@ -101,18 +101,15 @@ def test_wrong_files_are_refused_in_words(opened: Opened, tmp_path: Path) -> Non
     }
     for name, (content, words) in files.items():
         (tmp_path / name).write_bytes(content)
-        page.send("photo", tmp_path / name)
-        assert words in page.error()
+        assert words in page.refused("photo", tmp_path / name)
     large = tmp_path / "large.png"
     large.write_bytes(bytes(uploads.MOST_BYTES + 1_000_000))
     page.send("photo", large)
-    note = waited(lambda: "a file may have" in page.one("#photo-picker .note").text, "a note")
-    assert note
+    waited(lambda: "a file may have" in page.one("#photo-picker .note").text, "a note")
     page.example("chelsea")  # and the page still works
     np.save(tmp_path / "other.npy", np.zeros((2, 7, 900), np.float32))
     page.click("#own-scores button")
-    page.send("scores", tmp_path / "other.npy")
-    assert "scores have shape (2, 7, 900)" in page.error()
+    assert "scores have shape (2, 7, 900)" in page.refused("scores", tmp_path / "other.npy")
     assert "cat" in page.legend
 
 
@@ -155,8 +152,7 @@ def test_scribbles_of_several_classes(opened: Opened, screenshot: Callable[[str]
     assert "draw scribbles" in page.after(lambda: page.click_text("#source label", "scribbles alone"))
     page.tab("Scribbles")
     waited(lambda: page.one("#scribbles canvas").size["height"] > 100, "the photo to draw on")
-    page.draw("cat", (0.3, 0.2), (0.6, 0.7))
-    assert "draw scribbles" in page.error()
+    assert "draw scribbles" in page.after(lambda: page.draw("cat", (0.3, 0.2), (0.6, 0.7)))
     assert "2 classes" in page.after(lambda: page.draw("background", (0.95, 0.1), (0.9, 0.6)))
     assert "3 classes" in page.after(lambda: page.draw("sofa", (0.05, 0.1), (0.05, 0.9)))
     screenshot("web-scribbles")

@@ -122,7 +122,7 @@ def test_strokes_are_drawn_in_their_order(alone: Desk) -> None:
 @pytest.mark.parametrize(
     ("strokes", "words"),
     [
-        (None, "expected a list"),
+        (None, "expected a list of scribbles, not None"),
         ([{}] * 501, "at most 500"),
         ([{}], "has a label, a width and points"),
         ([{"label": 1, "width": 3, "points": [[1, "x"]]}], "has a label, a width and points"),

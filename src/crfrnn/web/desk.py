@@ -167,8 +167,10 @@ def with_scribbles(desk: Desk, strokes: Any) -> Desk:
     """
     picture = Image.new("L", desk.photo.shape[1::-1], VOID)
     pen = ImageDraw.Draw(picture)
-    if not isinstance(strokes, list) or len(strokes) > MOST_STROKES:
-        raise ValueError(f"expected a list of at most {MOST_STROKES} scribbles")
+    if not isinstance(strokes, list):
+        raise ValueError(f"expected a list of scribbles, not {strokes!r:.80}")
+    if len(strokes) > MOST_STROKES:
+        raise ValueError(f"a photo takes at most {MOST_STROKES} scribbles: undo some, or clear them")
     for stroke in strokes:
         label, width, points = _checked(stroke, desk.classes.num_classes)
         pen.line(points, fill=label, width=width)
