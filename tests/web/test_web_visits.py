@@ -153,7 +153,8 @@ def test_the_page_is_let_through_and_kept_here() -> None:
 @pytest.mark.parametrize(
     "path",
     ["upload", "upload_progress", "file=/etc/passwd", "file=http://example.com/a.png", "proxy=http://example.com/",
-     "run/moved", "queue/join", "queue/data", "call/moved", "api/moved", "stream/a", "component_server", "vibe-edit", "custom_component/1/a/b/c"],
+     "run/moved", "queue/join", "queue/data", "call/moved", "api/moved", "stream/a",
+     "component_server", "vibe-edit", "custom_component/1/a/b/c"],
 )  # fmt: skip
 def test_what_takes_files_and_fetches_addresses_is_closed(path: str) -> None:
     assert answered(f"/gradio_api/{path}")[:2] == (404, 0)

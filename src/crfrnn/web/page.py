@@ -65,10 +65,10 @@ def spoken(handler: Callable[..., Update]) -> Callable[..., Any]:
 class Page:
     """The page for a model. What users work on is kept in `visits`, by the word that Gradio has for each open page.
 
-    All results come from one event, `moved`, whatever was done, and are a function of what the page shows when it is sent:
-    of moves that come while one is answered, Gradio sends the last one. It drops what waits behind an answer that failed,
-    so `moved` says in words what is wrong. Answers come to the requests themselves, not through Gradio's queue, whose
-    browsers lose them: they may close the stream of answers just when the server has promised another one in it.
+    All results come from one event, `moved`, whatever was done, and are a function of what the page shows when it is
+    sent: of moves that come while one is answered, Gradio sends the last one. It drops what waits behind an answer that
+    failed, so `moved` says in words what is wrong. Requests are answered directly, not through Gradio's queue: browsers
+    may close its stream of answers just when the server has promised one more in it, and wait for that one forever.
 
     Attributes:
         blocks: What Gradio serves.
@@ -289,7 +289,7 @@ def _held(*pictures: str) -> Any:
 
 
 def _without_files(preprocess: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuses what names a file. No value of the page is one, and Gradio would fetch any address that a program names."""
+    """Refuses what names a file: no value of the page is one, and Gradio would fetch the address that it names."""
 
     async def refusing(block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> Any:
         traverse(inputs, _refuse, is_file_obj_with_meta)
