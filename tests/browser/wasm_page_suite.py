@@ -366,6 +366,24 @@ def test_files_that_are_no_photos(serve: Callable[..., str], browse: Callable[..
     assert driver.execute_script("return document.querySelector('#crf-canvas').width") == 600
 
 
+def test_the_same_file_again(serve: Callable[..., str], browse: Callable[..., Any]) -> None:
+    """After an example; and of two photos that are chosen at once, the last one is shown."""
+    driver = browse(f"{serve()}/browser.html")
+    settle(driver)
+    width = "return document.querySelector('#crf-canvas').width"
+    for _ in range(2):
+        by_id(driver, "file").send_keys(str(ROOT / "src/crfrnn/data/examples/coffee.png"))
+        Wait(driver, PATIENCE).until(lambda _: "Draw on the photo" in by_id(driver, "message").text)
+        settle(driver)
+        assert driver.execute_script(width) == 600
+        driver.execute_script(
+            "for (const button of [...document.querySelectorAll('#crf-photos button')].reverse()) button.click()"
+        )
+        Wait(driver, PATIENCE).until(lambda _: "451×300" in by_id(driver, "times").text)
+        settle(driver)
+        assert changed_by_the_crf("chelsea") in by_id(driver, "times").text
+
+
 def test_without_the_module_the_page_says_so(serve: Callable[..., str], browse: Callable[..., Any]) -> None:
     driver = browse(f"{serve(hidden=PACKAGE)}/browser.html")
     Wait(driver, PATIENCE).until(lambda _: "make wasm" in by_id(driver, "message").text)

@@ -37,6 +37,8 @@ MOST_EXACT_PIXELS = 40_000
 MOST_STROKES = 500
 MOST_POINTS = 2_000
 """Of a stroke."""
+MOST_POINTS_TOGETHER = 50_000
+"""Of all strokes: a second to draw."""
 WIDEST_STROKE = 100
 
 
@@ -167,10 +169,14 @@ def with_scribbles(desk: Desk, strokes: Any) -> Desk:
     """
     picture = Image.new("L", desk.photo.shape[1::-1], VOID)
     pen = ImageDraw.Draw(picture)
-    if not isinstance(strokes, list) or len(strokes) > MOST_STROKES:
-        raise ValueError(f"expected a list of at most {MOST_STROKES} scribbles")
-    for stroke in strokes:
-        label, width, points = _checked(stroke, desk.classes.num_classes)
+    if not isinstance(strokes, list):
+        raise ValueError(f"expected a list of scribbles, not {strokes!r:.80}")
+    if len(strokes) > MOST_STROKES:
+        raise ValueError(f"a photo takes at most {MOST_STROKES} scribbles: undo some, or clear them")
+    checked = [_checked(stroke, desk.classes.num_classes) for stroke in strokes]
+    if sum(len(points) for *_, points in checked) > MOST_POINTS_TOGETHER:
+        raise ValueError(f"scribbles have at most {MOST_POINTS_TOGETHER} points together: undo some, or clear them")
+    for label, width, points in checked:
         pen.line(points, fill=label, width=width)
         for x, y in points:  # lines have no round ends and corners
             pen.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=label)
