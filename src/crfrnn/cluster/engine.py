@@ -21,7 +21,7 @@ from crfrnn.cluster.machines import alive, require_machines
 from crfrnn.cluster.worker import Ended, Startup, Worker, gpus
 from crfrnn.files.progress import display
 from crfrnn.files.replacement import beacon
-from crfrnn.jobs import SUBJECT, Item, Job, Result
+from crfrnn.jobs import SUBJECT, EngineError, Item, Job, Result
 from crfrnn.plausibility import InputWarning
 
 MOST_TOGETHER = 64
@@ -57,8 +57,8 @@ class RayCluster:
     ) -> None:
         """See `crfrnn.jobs.Engine`.
 
-        Raises: ValueError: if there is no cluster, or its machines do not fit: another version of this package, no GPU
-            for a device, or another disk where results go.
+        Raises: EngineError: if there is no cluster, or its machines do not fit: another version of this package, no GPU
+            for a device, or another disk where files are or results go.
         """
         self.remarks = []
         if not items:
@@ -96,7 +96,7 @@ class RayCluster:
                     break
             gone = len(machines - alive(ray))
         if len(missing) == len(items) and failure is not None:
-            raise ValueError(
+            raise EngineError(
                 f"the cluster has done nothing of it: {str(failure).strip().splitlines()[-1]}"
             ) from failure
         for number in missing:

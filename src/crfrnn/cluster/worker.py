@@ -98,7 +98,7 @@ class Worker:
             deaths = handle.tell()
             handle.write(b".")
         outcome, warned = (KILLED, ()) if deaths == MOST_DEATHS else self.attempted(item)
-        begun.unlink()
+        begun.unlink(missing_ok=True)  # another worker may be at work on it too, after a machine was out of reach
         return Ended(number, self.job.name(item), outcome, warned, self.place, self.restarted)
 
     def attempted(self, item: Any) -> tuple[Any, tuple[Warned, ...]]:
