@@ -1,16 +1,20 @@
 """The engine of Ray on two machines: every item comes back once, whatever happens to workers."""
 
 import os
+import socket
 import warnings
 from importlib import import_module
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 
 from cluster_jobs import Squares
-from crfrnn.cluster import RayCluster
+from crfrnn.cluster import RayCluster, connection
 from crfrnn.cluster.engine import chosen_size
 from crfrnn.cluster.machines import require_machines
+from crfrnn.files.progress import Display, shown_on
 from crfrnn.jobs import EngineError, ThisMachine
 from errors import raises_saying
 
@@ -72,6 +76,26 @@ def test_a_worker_for_a_gpu(cluster, new_machine, tmp_path: Path) -> None:
         assert worker.read_text() == "0"
     finally:
         cluster.remove_node(machine)
+
+
+def test_the_first_machine_is_lost(monkeypatch) -> None:
+    """A server in its place, which stops listening."""
+    told: Queue[str] = Queue()
+
+    class Screen(Display):
+        def notice(self, text: str) -> None:
+            told.put(text)
+
+    server = socket.create_server(("127.0.0.1", 0))
+    address = "127.0.0.1:{1}".format(*server.getsockname())
+    ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
+    monkeypatch.setattr(connection, "PATIENCE", 0.05)
+    with shown_on(Screen()), connection.watched(ray):
+        for _ in range(3):
+            server.accept()[0].close()
+        assert told.empty()
+        server.close()
+        assert address in told.get(timeout=300)
 
 
 def test_nothing_to_do() -> None:

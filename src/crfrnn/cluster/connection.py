@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+from crfrnn.files.progress import display
 from crfrnn.jobs import EngineError
 
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -21,7 +22,7 @@ QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 ONE_TRY = {"RAY_gcs_server_port_wait_time_s": "1"}
 """Ray tries twenty times otherwise to connect to what is there but is no cluster, each time for 40 seconds."""
 PATIENCE = 10.0
-"""Seconds to wait for the first machine of a cluster."""
+"""Seconds to wait for the first machine of a cluster, and between two looks at it."""
 SILENT = logging.CRITICAL + 1
 """A level that no line reaches: what matters of Ray's lines is in the report of the command."""
 
@@ -76,6 +77,32 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def watched(ray: Any) -> Iterator[None]:
+    """Say so if the first machine of the cluster is lost meanwhile: Ray then ends this process, without a word."""
+    address, screen, ended = ray.get_runtime_context().gcs_address, display(), threading.Event()
+
+    def watch() -> None:
+        gone = 0
+        while not ended.wait(PATIENCE):
+            try:
+                _require_listening(address)
+                gone = 0
+            except EngineError:
+                gone += 1
+            if gone == 2:
+                screen.notice(
+                    f"the first machine of the cluster does not answer any more at {address}: if it stays so, this "
+                    "ends within a minute, and the same command goes on later with what is not there yet"
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _last_here() -> str | None:

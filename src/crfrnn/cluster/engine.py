@@ -16,7 +16,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cluster.connection import connected, quiet, ray_module
+from crfrnn.cluster.connection import connected, quiet, ray_module, watched
 from crfrnn.cluster.machines import alive, require_machines
 from crfrnn.cluster.worker import Ended, Startup, Worker, gpus
 from crfrnn.files.progress import display
@@ -70,6 +70,7 @@ class RayCluster:
             ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
             ray = stack.enter_context(connected(self.address))
+            stack.enter_context(watched(ray))
             with beacon(job.shared) if isinstance(job.shared, Path) else nullcontext() as seen:
                 workers = require_machines(ray, job, seen)
             machines = alive(ray)
