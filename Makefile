@@ -22,8 +22,9 @@ SCREENSHOTS ?=
 browser: ## try `crfrnn web` and the page of `make wasm` in Chromium; SCREENSHOTS=docs renews the pictures of the page there
 	@SCREENSHOTS=$(SCREENSHOTS) $(PYTHON) make.py browser
 
+# Ray starts many processes, each of which would compile all its modules anew.
 cluster: $(VENV)/.cluster-dev-stamp ## run the tests on a Ray cluster of two machines on this one, and of training on two
-	@$(BIN)/python -m pytest tests/cluster
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests/cluster
 
 wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
 	@$(PYTHON) make.py wheel

@@ -31,6 +31,10 @@ Work: TypeAlias = Callable[[Sequence[Item], Callable[[int, Result | Exception], 
 thread that calls it."""
 
 
+class EngineError(ValueError):
+    """What does the jobs cannot work, whatever they are about: no cluster, or one that does not fit."""
+
+
 class Share(Protocol):
     """What the workers of a machine take of it together."""
 
@@ -55,12 +59,14 @@ class Job(ABC, Generic[Item, Result]):
         device: The device of torch that a worker computes on; None is the CPU.
         shared: A folder that all workers have to see as this process does: that of the results. None if they are
             returned.
+        inputs: Folders that all workers read from.
     """
 
     at_once: int | None = None
     threads: int | None = None
     device: str | None = None
     shared: Place | None = None
+    inputs: Sequence[Place] = ()
 
     @property
     def accelerated(self) -> bool:
@@ -95,7 +101,9 @@ class Engine(Protocol):
 
         Args:
             take: Is called in this thread with the number of each item, and its result or why there is none.
-        Raises: Exception: if a worker cannot begin, such as for a model that cannot be read.
+        Raises:
+            EngineError: if the engine cannot work at all.
+            Exception: if a worker cannot begin, such as for a model that cannot be read.
         """
         ...
 

@@ -2,8 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,15 +46,31 @@ def cluster(object_store: str) -> Iterator[object]:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "PYTHONPATH": os.pathsep.join([str(Path(crfrnn.__file__).parents[1]), str(ROOT / "tests" / "support")]),
     }
-    machine = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    found = cluster_utils.Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+    found = cluster_utils.Cluster()
     try:
-        found.add_node(**machine)
+        add_machine(found, include_dashboard=False)
+        add_machine(found)
         ray.init(address=found.address, log_to_driver=False, logging_level=60)
         yield found
     finally:
         ray.shutdown()
         found.shutdown()
+
+
+@pytest.fixture
+def new_machine(cluster: Any) -> Callable[..., Any]:
+    """Adds a machine with one CPU to the cluster."""
+    return partial(add_machine, cluster)
+
+
+def add_machine(cluster: Any, **options: Any) -> Any:
+    """The machine that was added to a cluster. Others may be at work here meanwhile, so it is tried several times."""
+    for last in (False, False, True):  # Ray gives up after 20 seconds, in which it imports much
+        try:
+            return cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, **options)
+        except Exception:
+            if last:
+                raise
 
 
 @pytest.fixture

@@ -1,14 +1,21 @@
 """The engine of Ray on two machines: every item comes back once, whatever happens to workers."""
 
+import os
+import socket
 import warnings
+from importlib import import_module
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 
 from cluster_jobs import Squares
-from crfrnn.cluster import RayCluster
+from crfrnn.cluster import RayCluster, connection
+from crfrnn.cluster.engine import chosen_size
 from crfrnn.cluster.machines import require_machines
-from crfrnn.jobs import ThisMachine
+from crfrnn.files.progress import Display, shown_on
+from crfrnn.jobs import EngineError, ThisMachine
 from errors import raises_saying
 
 NUMBERS = list(range(100, 140))
@@ -57,9 +64,9 @@ def test_workers_that_are_killed(cluster, tmp_path: Path, capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_for_a_gpu(cluster, tmp_path: Path) -> None:
+def test_a_worker_for_a_gpu(cluster, new_machine, tmp_path: Path) -> None:
     """It runs where the GPU is, which it sees alone. This one is but a number that Ray counts."""
-    machine = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
+    machine = new_machine(num_gpus=1)
     try:
         job = Squares(tmp_path)
         job.device = "cuda"
@@ -69,6 +76,26 @@ def test_a_worker_for_a_gpu(cluster, tmp_path: Path) -> None:
         assert worker.read_text() == "0"
     finally:
         cluster.remove_node(machine)
+
+
+def test_the_first_machine_is_lost(monkeypatch) -> None:
+    """A server in its place, which stops listening."""
+    told: Queue[str] = Queue()
+
+    class Screen(Display):
+        def notice(self, text: str) -> None:
+            told.put(text)
+
+    server = socket.create_server(("127.0.0.1", 0))
+    address = "127.0.0.1:{1}".format(*server.getsockname())
+    ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
+    monkeypatch.setattr(connection, "PATIENCE", 0.05)
+    with shown_on(Screen()), connection.watched(ray):
+        for _ in range(3):
+            server.accept()[0].close()
+        assert told.empty()
+        server.close()
+        assert address in told.get(timeout=300)
 
 
 def test_nothing_to_do() -> None:
@@ -81,13 +108,13 @@ def test_a_worker_that_cannot_begin(cluster, tmp_path: Path) -> None:
         outcomes(Squares(tmp_path, unready="no such model"), RayCluster())
 
 
-class Unknown(Squares):
-    """A job that workers cannot import, as they do not know this file."""
-
-
-def test_a_job_that_workers_do_not_know(cluster, tmp_path: Path) -> None:
-    with raises_saying(ModuleNotFoundError, "the worker on", __name__):
-        outcomes(Unknown(tmp_path), RayCluster())
+def test_a_job_that_workers_do_not_know(cluster, tmp_path: Path, monkeypatch) -> None:
+    """Workers look for modules where this process did when it connected."""
+    (tmp_path / "known_here.py").write_text("from cluster_jobs import Squares\n\nclass Unknown(Squares): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    job = import_module("known_here").Unknown(tmp_path)
+    with raises_saying(ModuleNotFoundError, "the worker on", "known_here"):
+        outcomes(job, RayCluster())
 
 
 def test_machines_that_do_not_fit(cluster, tmp_path: Path) -> None:
@@ -96,11 +123,24 @@ def test_machines_that_do_not_fit(cluster, tmp_path: Path) -> None:
     job = Squares(tmp_path)
     assert require_machines(ray, job, None) == 2
     assert require_machines(ray, job, tmp_path) == 2
-    with raises_saying(ValueError, "does not see", str(tmp_path), "s3://"):
-        require_machines(ray, job, tmp_path / "nowhere")
+    own = Path(f"/proc/self/task/{os.getpid()}")  # it is there for this process alone
+    for inputs, beacon, named in (((tmp_path, own), tmp_path, own), ((tmp_path,), own / "comm", own)):
+        job.inputs = inputs
+        with raises_saying(EngineError, "does not see", f"in {named}: ", "s3://"):
+            require_machines(ray, job, beacon)
+    job.inputs = (tmp_path / "nowhere",)  # whoever reads it says so
+    assert require_machines(ray, job, None) == 2
     job.device = "cuda"
-    with raises_saying(ValueError, "no machine of the cluster", "GPU"):
+    with raises_saying(EngineError, "no machine of the cluster has 1 CPU and a GPU"):
         require_machines(ray, job, None)
+
+
+@pytest.mark.parametrize(
+    ("items", "workers", "expected"), [(24, 2, 1), (1, 3200, 1), (10**6, 600, 60), (10**8, 10, 64)]
+)
+def test_how_many_items_are_given_at_once(items, workers, expected) -> None:
+    """Many enough that one process keeps all workers busy, and few enough that all have some."""
+    assert chosen_size(items, workers) == expected
 
 
 @pytest.mark.parametrize("version", ["9.9", None])
@@ -110,5 +150,5 @@ def test_another_version_on_a_machine(cluster, tmp_path: Path, monkeypatch, vers
     import crfrnn
 
     monkeypatch.setattr(crfrnn, "__version__", version or crfrnn.__version__ + ".1")
-    with raises_saying(ValueError, "crfrnn is of version", "pip install 'crfrnn[cluster]=="):
+    with raises_saying(EngineError, "crfrnn is of version", "pip install 'crfrnn[cluster]=="):
         require_machines(ray, Squares(tmp_path), None)

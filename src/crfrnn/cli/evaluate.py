@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crfrnn.cli.engines import add_ray, chosen_engine
@@ -86,7 +87,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     except UsageError as error:
         parser.error(str(error))
     file = None if str(options.model) == BUILT_IN else options.model
-    load = Loaded(file, options.parameters, options.device)
+    # A cluster may have the device of its workers where this machine has none.
+    load = Loaded(file, options.parameters, options.device, here=options.ray is None)
     model = load.model
     classes = model.classes if options.classes is None else chosen_classes(class_set, options.classes)
     if classes.num_classes != model.classes.num_classes:
@@ -97,6 +99,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     data = SegmentationData(options.data, options.split, classes)
     failures: dict[int, Exception] = {}
     job = MeasurePhotos(load, data.reader(), classes, options.iterations, options.edge_radius, options.device)
+    job.inputs = (options.data,)
     with telling(lambda: "nothing is written before all photos are measured; the same command begins anew"):
         found = measured(job, data.pairs, engine, failures)
     table = found.table()
@@ -119,11 +122,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 class Loaded:
-    """A model that each process loads once; see `chosen_model` for the arguments."""
+    """A model that each process loads once; see `chosen_model` for the arguments.
 
-    def __init__(self, *given: Any) -> None:
-        self.given = given
-        self.model = chosen_model(*given)
+    Args:
+        here: Whether this process computes with it too.
+    """
+
+    def __init__(self, file: Place | None, parameters: Path | None, device: str | None, *, here: bool = True) -> None:
+        self.given = file, parameters, device
+        self.model = chosen_model(file, parameters, device if here else None)
 
     def __call__(self) -> Segmenter:
         return self.model.segmenter

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from crfrnn.cli.usage import one_line, places_of
 from crfrnn.files.places import Place
+from crfrnn.jobs import EngineError
 
 EXPECTED = (ValueError, TypeError, OSError, MemoryError, ImportError)
 """What is raised for a mistake of the user, or of the machine, with words for it."""
@@ -29,7 +30,7 @@ def described(error: BaseException, files: Iterable[Place] = ()) -> str:
         message = f"{type(error).__name__}: {message} ({UNEXPECTED})"
     names = list(dict.fromkeys(map(one_line, files)))
     if (
-        isinstance(error, ImportError)
+        isinstance(error, ImportError | EngineError)
         or message.startswith(("cannot write ", "--"))
         or any(name in message for name in names)
     ):

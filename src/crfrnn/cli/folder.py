@@ -48,7 +48,7 @@ class RefineFolder(Job[Item, Refined]):
     ) -> None:
         self.refinement = replace(refinement, compared=COMPARED)
         self.scores, self.images, self.output = scores, images, output
-        self.shared = output
+        self.shared, self.inputs = output, (scores, images)
         self.format = output_format or "labels"
         self.alone = refinement.tiling is not None or refinement.device is not None
         self.at_once = 1 if self.alone else thread_count(refinement.threads)

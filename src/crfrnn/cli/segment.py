@@ -127,8 +127,8 @@ def run_segment(options: argparse.Namespace) -> int:
         results, engine = Results.of(options, len(photos)), chosen_engine(options)
     except UsageError as error:
         parser.error(str(error))
-    job = SegmentPhotos(options, results)
     todo = results.todo(photos, options.overwrite)
+    job = SegmentPhotos(options, results, tuple({photo.folder: None for photo in todo}))
     failures: dict[int, str] = {}
     done, placed = 0, 0
 
@@ -266,8 +266,8 @@ def photos_given(given: list[Place]) -> list[Photo]:
 class SegmentPhotos(Job[Photo, bool]):
     """Segments photos and writes what was asked for. The result is whether the place of a GeoTIFF is lost."""
 
-    def __init__(self, options: argparse.Namespace, results: Results) -> None:
-        self.results, self.shared = results, results.folder
+    def __init__(self, options: argparse.Namespace, results: Results, folders: tuple[Place, ...]) -> None:
+        self.results, self.shared, self.inputs = results, results.folder, folders
         self.model, self.parameters, self.iterations = options.model, options.parameters, options.iterations
         self.device, self.crf, self.longest_side = options.device, not options.no_crf, options.longest_side
 

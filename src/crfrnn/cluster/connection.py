@@ -8,14 +8,21 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
-BACKEND = "RAY_BACKEND_LOG_LEVEL"
-"""The variable for what the native part of Ray prints."""
+from crfrnn.files.progress import display
+from crfrnn.jobs import EngineError
+
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""The native part of Ray prints on stderr otherwise that tasks are done again."""
+ONE_TRY = {"RAY_gcs_server_port_wait_time_s": "1"}
+"""Ray tries twenty times otherwise to connect to what is there but is no cluster, each time for 40 seconds."""
 PATIENCE = 10.0
-"""Seconds to wait for the first machine of a cluster."""
+"""Seconds to wait for the first machine of a cluster, and between two looks at it."""
 SILENT = logging.CRITICAL + 1
 """A level that no line reaches: what matters of Ray's lines is in the report of the command."""
 
@@ -38,32 +45,123 @@ def connected(address: str | None) -> Iterator[Any]:
 
     Args:
         address: None is the cluster of RAY_ADDRESS or of this machine, which is started if there is none.
-    Raises: ValueError: if there is no cluster at the address.
+    Raises: EngineError: if there is no cluster at the address, or none can be started.
     """
     ray = ray_module()
     if ray.is_initialized():
         yield ray
         return
-    if address is not None and (found := re.fullmatch(r"\[?(.+?)\]?:(\d+)", address)):
-        try:  # Ray would try for minutes
-            socket.create_connection((found[1], int(found[2])), PATIENCE).close()
-        except OSError as error:
-            raise ValueError(f"cannot reach a Ray cluster at {address}: {error.strerror or error}") from error
-    handler, level = signal.getsignal(signal.SIGTERM), os.environ.get(BACKEND)
-    os.environ[BACKEND] = level or "fatal"  # it prints on stderr that tasks are done again
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
+    first = _last_here() if address in (None, "auto") else None if address == "local" else address
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=SILENT)
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        raise ValueError(f"cannot reach a Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
-    finally:
-        if level is None:
-            del os.environ[BACKEND]
+        if first is not None:
+            _require_listening(first)
+    except EngineError:
+        if address is not None:
+            raise
+        first, address = None, "local"  # what ran here last was killed
+    handler = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as stack:
+        if first is not None:
+            stack.enter_context(_environment(ONE_TRY))
+        stack.enter_context(_environment(QUIET))
+        stack.enter_context(_without_stderr())
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=SILENT, include_dashboard=False)
+        except Exception as error:  # Ray has no kind of its own for this
+            raise EngineError(_why(first or address, error)) from error
     try:
         if threading.current_thread() is threading.main_thread() and handler is not None:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def watched(ray: Any) -> Iterator[None]:
+    """Say so if the first machine of the cluster is lost meanwhile: Ray then ends this process, without a word."""
+    address, screen, ended = ray.get_runtime_context().gcs_address, display(), threading.Event()
+
+    def watch() -> None:
+        gone = 0
+        while not ended.wait(PATIENCE):
+            try:
+                _require_listening(address)
+                gone = 0
+            except EngineError:
+                gone += 1
+            if gone == 2:
+                screen.notice(
+                    f"the first machine of the cluster does not answer any more at {address}: if it stays so, this "
+                    "ends within a minute, and the same command goes on later with what is not there yet"
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _last_here() -> str | None:
+    """HOST:PORT of the cluster that was started last on this machine, as Ray has written it down."""
+    with suppress(OSError):
+        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text().strip() or None
+    return None
+
+
+def _require_listening(address: str) -> None:
+    """Raise an EngineError if nothing listens at an address, or it is none: Ray would try for minutes."""
+    found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", address)
+    try:
+        if found is None:
+            raise OSError("give that of its first machine as HOST:PORT, such as 10.0.0.1:6379")
+        socket.create_connection((found[1], int(found[2])), PATIENCE).close()
+    except OSError as error:
+        raise EngineError(f"cannot reach a Ray cluster at {address}: {error.strerror or error}") from error
+
+
+def _why(address: str | None, error: Exception) -> str:
+    """Why there is no connection to a cluster."""
+    told = "".join(traceback.format_exception(error))
+    if "AuthenticationError" in told or "InvalidAuthToken" in told:
+        return (
+            f"the Ray cluster at {address} asks for its token: set RAY_AUTH_MODE=token, and have ~/.ray/auth_token of "
+            "its first machine on this one too"
+        )
+    words = " ".join(str(error).split())
+    if address in (None, "local"):
+        return f"Ray did not start on this machine, which may be too busy: {words}"
+    if address == "auto":
+        return "no Ray cluster is running on this machine: start one by `ray start --head`, or name one, HOST:6379"
+    return f"cannot reach a Ray cluster at {address}: {words}"
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that are set meanwhile, unless they are set already."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what native code prints on stderr."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

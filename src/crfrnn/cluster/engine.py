@@ -16,12 +16,12 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cluster.connection import connected, quiet, ray_module
+from crfrnn.cluster.connection import connected, quiet, ray_module, watched
 from crfrnn.cluster.machines import alive, require_machines
 from crfrnn.cluster.worker import Ended, Startup, Worker, gpus
 from crfrnn.files.progress import display
 from crfrnn.files.replacement import beacon
-from crfrnn.jobs import SUBJECT, Item, Job, Result
+from crfrnn.jobs import SUBJECT, EngineError, Item, Job, Result
 from crfrnn.plausibility import InputWarning
 
 MOST_TOGETHER = 64
@@ -57,8 +57,8 @@ class RayCluster:
     ) -> None:
         """See `crfrnn.jobs.Engine`.
 
-        Raises: ValueError: if there is no cluster, or its machines do not fit: another version of this package, no GPU
-            for a device, or another disk where results go.
+        Raises: EngineError: if there is no cluster, or its machines do not fit: another version of this package, no GPU
+            for a device, or another disk where files are or results go.
         """
         self.remarks = []
         if not items:
@@ -70,6 +70,7 @@ class RayCluster:
             ray_module()  # it sets up what it prints
             stack.enter_context(quiet())
             ray = stack.enter_context(connected(self.address))
+            stack.enter_context(watched(ray))
             with beacon(job.shared) if isinstance(job.shared, Path) else nullcontext() as seen:
                 workers = require_machines(ray, job, seen)
             machines = alive(ray)
@@ -96,7 +97,7 @@ class RayCluster:
                     break
             gone = len(machines - alive(ray))
         if len(missing) == len(items) and failure is not None:
-            raise ValueError(
+            raise EngineError(
                 f"the cluster has done nothing of it: {str(failure).strip().splitlines()[-1]}"
             ) from failure
         for number in missing:
@@ -108,9 +109,11 @@ def chosen_size(items: int, workers: int) -> int:
     """How many items a worker is given at once.
 
     Each time costs Ray about a tenth of what a photo of 500×375 takes, and at the end each worker waits for others for
-    half of that many items: the root of a fifth of the items of a worker costs least.
+    half of that many items: the root of a fifth of the items of a worker costs least. Many workers need more, as this
+    process takes as long for each time, one after the other: it keeps ten busy for each photo that they are given.
     """
-    return max(1, min(MOST_TOGETHER, math.isqrt(items // (5 * workers))))
+    least = min(workers // 10, items // workers)
+    return max(1, min(MOST_TOGETHER, max(least, math.isqrt(items // (5 * workers)))))
 
 
 def _ended(
@@ -127,7 +130,7 @@ def _ended(
         done = dataset.map_batches(
             Worker,
             fn_constructor_args=(ray.cloudpickle.dumps(job), os.getcwd(), secrets.token_hex(8)),
-            batch_size=None,
+            batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(rows)), max_size=len(rows)),
             num_cpus=job.threads or 1,
             num_gpus=gpus(job),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.cluster.worker import gpus, workers_on
-from crfrnn.jobs import Job
+from crfrnn.jobs import EngineError, Job
 
 
 def alive(ray: Any) -> set[str]:
@@ -19,11 +19,11 @@ def require_machines(ray: Any, job: Job[Any, Any], beacon: Path | None) -> int:
 
     Args:
         beacon: A file that all machines have to see.
-    Raises: ValueError: naming a machine that does not fit.
+    Raises: EngineError: naming a machine that does not fit.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def look(path: str | None) -> tuple[str | None, bool]:  # it is sent whole: the package may be missing there
+    def look(paths: list[str]) -> tuple[str | None, str | None]:  # it is sent whole: the package may be missing there
         import os
         from importlib import import_module
 
@@ -32,37 +32,40 @@ def require_machines(ray: Any, job: Job[Any, Any], beacon: Path | None) -> int:
             found = str(import_module("crfrnn").__version__)
         except ImportError:
             found = None
-        return found, path is None or os.path.exists(path)
+        return found, next((path for path in paths if not os.path.exists(path)), None)
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     workers = sum(workers_on(node["Resources"], job) for node in nodes)
     if not workers:
-        needed = f"{job.threads or 1} CPUs and a GPU" if gpus(job) else f"{job.threads or 1} CPUs"
-        raise ValueError(f"no machine of the cluster has {needed}, which a worker takes: start one, or ask for less")
+        count = job.threads or 1
+        needed = f"{count} CPU{'s' if count > 1 else ''}" + (" and a GPU" if gpus(job) else "")
+        raise EngineError(f"no machine of the cluster has {needed}, which a worker takes: start one, or ask for less")
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
-    path = None if beacon is None else str(beacon.absolute())
-    ours, _ = look(None)
+    # A folder that is not there is the business of whoever reads it.
+    seen = [str(each.absolute()) for each in (beacon, *job.inputs) if isinstance(each, Path) and each.exists()]
+    ours, _ = look([])
     asked = {
         node["NodeManagerAddress"]: remote.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(path)
+        ).remote(seen)
         for node in nodes
         if workers_on(node["Resources"], job)
     }
     for address, answer in asked.items():
         try:
-            version, sees = ray.get(answer)
+            version, unseen = ray.get(answer)
         except ray.exceptions.RayError:  # a machine that is gone by now is no hindrance
             continue
         if version != ours:
             has = "missing" if version is None else f"of version {version}"
-            raise ValueError(
+            raise EngineError(
                 f"crfrnn is {has} on {address}, and of version {ours} here: "
                 f"pip install 'crfrnn[cluster]=={ours}' on all machines of the cluster"
             )
-        if not sees and beacon is not None:
-            raise ValueError(
-                f"{address} does not see what this machine writes to {beacon.parent}: name a folder that all machines "
-                "of the cluster share, or a URL such as s3://bucket/folder"
+        if unseen is not None:
+            here = unseen if beacon is None or Path(unseen) != beacon.absolute() else beacon.parent
+            raise EngineError(
+                f"{address} does not see what this machine has in {here}: name a folder that all machines of the "
+                "cluster share, or a URL such as s3://bucket/folder"
             )
     return workers

@@ -103,7 +103,7 @@ class Worker:
             elif deaths < MOST_DEATHS:
                 found += self.done(self.work, [(number, item)])
             else:
-                self.begun(number).unlink()
+                self.begun(number).unlink(missing_ok=True)
                 found.append(Ended(number, self.job.name(item), KILLED, (), self.place, self.restarted))
         return found + self.done(self.work, together)
 
@@ -117,7 +117,8 @@ class Worker:
             caught.clear()
             outcome = told(outcome) if isinstance(outcome, Exception) else outcome
             found.append(Ended(number, self.job.name(item), outcome, warned, self.place, self.restarted))
-            self.begun(number).unlink()
+            # Another worker may be at it too, after a machine was out of reach.
+            self.begun(number).unlink(missing_ok=True)
 
         for number, _ in numbered:
             with self.begun(number).open("ab") as handle:

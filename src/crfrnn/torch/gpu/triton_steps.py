@@ -13,7 +13,7 @@ import torch
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import pad
-from triton import cdiv, next_power_of_2  # type: ignore[import-untyped]
+from triton import cdiv, next_power_of_2
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
 from crfrnn.torch.gpu.grid import ZEROS, Taps
@@ -382,7 +382,7 @@ def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
 
 def _programs(most: int, block: int, device: torch.device) -> int:
     """How many programs share work whose size only the device knows."""
-    return min(cdiv(most, block), _resident_programs(device, PROGRAMS))
+    return min(int(cdiv(most, block)), _resident_programs(device, PROGRAMS))
 
 
 @lru_cache
