@@ -58,7 +58,7 @@ export function checkedParameters(given, { channels }, classes) {
     );
   }
   for (const name of Object.keys(given)) {
-    if (!(name in DEFAULTS) && name !== NOTES) {
+    if (!Object.hasOwn(DEFAULTS, name) && name !== NOTES) {
       throw new TypeError(`there is no parameter ${name}; there are ${Object.keys(DEFAULTS).join(", ")}`);
     }
   }

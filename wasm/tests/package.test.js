@@ -203,6 +203,7 @@ const wrong = [
     TypeError,
     /there is no parameter thetaBeta; there are theta_alpha/,
   ],
+  ["a name of all objects", [scores, image, { toString: 1 }], TypeError, /there is no parameter toString/],
   ["θ = 0", [scores, image, { theta_beta: 0 }], RangeError, /theta_beta=0 must be a finite number above 0/],
   ["θ < 0", [scores, image, { theta_gamma: -1 }], RangeError, /theta_gamma=-1 must be/],
   ["θ = NaN", [scores, image, { theta_alpha: NaN }], RangeError, /theta_alpha=NaN must be/],

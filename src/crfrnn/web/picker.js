@@ -38,3 +38,4 @@ element.addEventListener("click", (event) => {
   trigger("sent", { example: example.dataset.example });
 });
 watch("value", show);
+show();
