@@ -355,6 +355,7 @@ def test_usage_errors(files: Path, command: str, words: str, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("command", "words"),
     [
+        ("refine none others -o out", "there is no file or folder none"),
         ("refine none.npy photo.png -o out.png", "cannot read none.npy: there is no such file"),
         ("refine scores.npy none.png -o out.png", "cannot read none.png: there is no such file"),
         ("refine scores.npy text.png -o out.png", "cannot read text.png as an image"),

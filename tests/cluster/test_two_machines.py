@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -144,6 +145,23 @@ def test_a_run_goes_on_with_another_number_of_machines(config: TrainingConfig) -
     (changed,) = trained(replace(settings, batch_size=1), [])
     assert changed.returncode == 1
     assert "batch_size was 2, now 1" in changed.stderr
+
+
+def test_a_machine_that_waits_for_others_can_be_ended(config: TrainingConfig) -> None:
+    path = Path(config.output).parent / "config.yaml"
+    write_config(path, config)
+    options = ["--nodes", "2", "--node-rank", "1", "--main-address", f"127.0.0.1:{free_port()}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crfrnn", "train", str(path), "--network", "FcnLite", *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "waiting for 2 machines to meet at 127.0.0.1:" not in (line := process.stderr.readline()):
+        assert line
+    process.send_signal(signal.SIGTERM)
+    assert "interrupted before the machines have met" in process.communicate(timeout=300)[1]
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_machines_that_do_not_begin_at_the_same_place(config: TrainingConfig) -> None:

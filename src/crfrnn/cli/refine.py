@@ -211,7 +211,7 @@ def run_refine(options: argparse.Namespace) -> int:
                 raise UsageError(f"{len(images)} folders of images; put them into one, named a_0000, a_0001, …")
             job = RefineFolder(refinement, scores, images[0], output, chosen_format)
             return refine_folder(job, options.overwrite, chosen_engine(options))
-        if options.ray is not None and not is_there(scores):
+        if (options.ray is not None or not suffix_of(scores)) and not is_there(scores):  # a folder is meant
             raise ValueError(f"there is no file or folder {scores}")
         require_this_machine(options, "one file is refined")
         return refine_file(refinement, scores, images, output, chosen_format)

@@ -176,7 +176,8 @@ def _told(where: Place, verb: str) -> Iterator[None]:
     except ImportError as error:
         raise ImportError(f"cannot {verb} {where}: {error}") from error
     except Exception as error:
-        words = "there is no such file or folder" if isinstance(error, FileNotFoundError) else str(error) or repr(error)
+        what = "bucket or folder" if verb == "write" else "file or folder"
+        words = f"there is no such {what}" if isinstance(error, FileNotFoundError) else str(error) or repr(error)
         kind = OSError if verb == "write" else ValueError
         raise kind(f"cannot {verb} {where}: {words}") from error
 

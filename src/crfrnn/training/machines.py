@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from crfrnn.files.progress import Display, display
 from crfrnn.training.config import MACHINE_SETTINGS, TrainingConfig
 
 
@@ -65,6 +71,66 @@ def ranks(settings: TrainingConfig | Mapping[str, Any]) -> int:
     """How many processes train together."""
     given = settings if isinstance(settings, Mapping) else asdict(settings)
     return int(given["devices"]) * int(given.get("nodes", 1))
+
+
+class Meeting(Callback):
+    """Says that this process waits for those on other machines, and lets signals end it at once meanwhile.
+
+    Signals would wait for the other machines too: no code of Python runs in this thread until these have come.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.nodes = config.nodes
+        self.signals: socket.socket | None = None
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """What begins with the meeting.
+
+        Raises: ValueError: if processes do not find or lose each other.
+        """
+        self._begin()
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            raise ValueError(
+                "the processes that train together have not found each other, or one of them has ended: "
+                f"{str(error).splitlines()[0]}. Start all of them again with the same settings: training goes on"
+            ) from error
+        finally:
+            self._end()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """All are there."""
+        self._end()
+
+    def _begin(self) -> None:
+        met = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if self.nodes == 1 or met or threading.current_thread() is not threading.main_thread():
+            return
+        watched, self.signals = socket.socketpair()
+        self.signals.setblocking(False)
+        self.before = signal.set_wakeup_fd(self.signals.fileno())
+        threading.Thread(target=_end_at_a_signal, args=(watched, display()), daemon=True).start()
+        if not (TorchElasticEnvironment.detect() or SLURMEnvironment.detect()):
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            display().notice(f"waiting for {self.nodes} machines to meet at {where}")
+
+    def _end(self) -> None:
+        if self.signals is not None:
+            signal.set_wakeup_fd(self.before)
+            self.signals.close()
+            self.signals = None
+
+
+def _end_at_a_signal(signals: socket.socket, screen: Display) -> None:
+    with signals:
+        number = signals.recv(1)
+    if number:
+        screen.notice("interrupted before the machines have met: nothing was changed")
+        os._exit(128 + number[0])
 
 
 class SameRun(Callback):

@@ -50,7 +50,7 @@ from crfrnn.training.config import (
     write_config,
 )
 from crfrnn.training.epochs import EpochsShown
-from crfrnn.training.machines import SameRun, join, launched, ranks
+from crfrnn.training.machines import Meeting, SameRun, join, launched, ranks
 from crfrnn.training.photos import TrainingPhotos
 from crfrnn.training.stages import (
     CRF_STAGE,
@@ -157,6 +157,7 @@ def run_stage(
     folder = output / stage
     best, last = checkpoints(folder)
     callbacks: list[Callback] = [
+        meeting := Meeting(config),
         SameRun(config),
         EpochsShown(stage),
         StopWhenAsked(interruption, folder),
@@ -186,7 +187,8 @@ def run_stage(
     path = folder / f"{LAST}{SUFFIX}"
     if path.exists():
         require_checkpoint_of(task, path)
-    trainer.fit(task, datamodule=photos, ckpt_path=path if path.exists() else None)
+    with meeting.awaited():
+        trainer.fit(task, datamodule=photos, ckpt_path=path if path.exists() else None)
     return StageResult(
         read_checkpoint(folder / f"{BEST}{SUFFIX}")["epoch"] + 1, cast(torch.Tensor, best.best_model_score).item()
     )
@@ -219,9 +221,9 @@ def check_settings(output: Path, config: TrainingConfig) -> None:
         )
     before, after = ranks(earlier), ranks(now)
     if before != after and is_first_process():
-        size = config.batch_size
+        size, processes = config.batch_size, f"{after} process{'es' if after > 1 else ''}"
         display().notice(
-            f"going on with {after} processes instead of {before}: a step takes {size * after} photos instead of "
+            f"going on with {processes} instead of {before}: a step takes {size * after} photos instead of "
             f"{size * before}, epochs have other steps, and an epoch that was begun begins anew; learning rates stay "
             f"as they are. The result is another one than with {before}"
         )
