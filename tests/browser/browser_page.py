@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which something is taken not to happen any more; no test asserts how fast it is."""
 
 

@@ -93,7 +93,7 @@ def test_warnings_reach_the_user_they_are_about() -> None:
 
 
 def test_work_is_done_in_turns() -> None:
-    """A user's in the order in which it was asked for, others' beside it; beyond a number it is refused."""
+    """That of a line in the order in which it was asked for, others' beside it; beyond a number it is refused."""
     turns, done, free = Turns(at_once=2, most_waiting=1), [], threading.Event()
 
     def work(name: str) -> str:

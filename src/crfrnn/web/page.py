@@ -48,18 +48,25 @@ Update = dict[Any, Any]
 """What becomes of components of Gradio."""
 
 
-def spoken(handler: Callable[..., Update]) -> Callable[..., Any]:
-    """A handler that waits for its turn; what the package raises for bad input becomes a message on the page."""
+def spoken(line: str) -> Callable[[Callable[..., Update]], Callable[..., Any]]:
+    """Makes a handler wait for its turn; what the package raises for bad input becomes a message on the page.
 
-    @wraps(handler)
-    async def guarded(page: Page, *arguments: Any) -> Any:
-        user = next(_user(each) for each in arguments if isinstance(each, gr.Request))
-        try:
-            return await page.turns.take(user, partial(handler, page, *arguments)) or gr.skip()
-        except EXPECTED as error:
-            raise gr.Error(_words(error), duration=None, print_exception=False) from None
+    Args:
+        line: Requests of one page in the same line are answered one after the other.
+    """
 
-    return guarded
+    def made(handler: Callable[..., Update]) -> Callable[..., Any]:
+        @wraps(handler)
+        async def guarded(page: Page, *arguments: Any) -> Any:
+            user = next(_user(each) for each in arguments if isinstance(each, gr.Request))
+            try:
+                return await page.turns.take(f"{user} {line}", partial(handler, page, *arguments)) or gr.skip()
+            except EXPECTED as error:
+                raise gr.Error(_words(error), duration=None, print_exception=False) from None
+
+        return guarded
+
+    return made
 
 
 class Page:
@@ -136,7 +143,9 @@ class Page:
             self.controls |= {each.name: _component(each, start) for each in rarer}
 
     def _connect(self) -> None:
-        common: dict[str, Any] = {"queue": False, "api_visibility": "private", "trigger_mode": "multiple"}
+        # What Gradio refuses before a handler has seen it would drop the move behind it, too: all is checked there.
+        direct = {"queue": False, "preprocess": False, "api_visibility": "private"}
+        common: dict[str, Any] = {**direct, "trigger_mode": "multiple"}
         live = {**common, "trigger_mode": "always_last", "show_progress": "hidden"}
         parameters = list(self.controls.values())
         given = [self.source, self.start]
@@ -156,7 +165,7 @@ class Page:
         self.save.click(self.saved, shown, self.download, **common)
         self.blocks.unload(self.left)
 
-    @spoken
+    @spoken("desk")
     def opened(self, event: gr.EventData, request: gr.Request, wanted: str, chosen: str) -> Update:
         """A photo was sent, or an example was chosen."""
         name = uploads.plain_name(_sent(event, "name"))
@@ -172,7 +181,7 @@ class Page:
         except EXPECTED as error:
             return {self.photo: _words(error)}
 
-    @spoken
+    @spoken("desk")
     def scored(self, event: gr.EventData, request: gr.Request, kind: Any, chosen: str) -> Update:
         """A file with scores was sent."""
         name = uploads.plain_name(_sent(event, "name"))
@@ -184,10 +193,12 @@ class Page:
         except EXPECTED as error:
             return {self.scores: _words(error)}
 
-    @spoken
+    @spoken("desk")
     def sourced(self, request: gr.Request, wanted: str, chosen: str) -> Update:
         """Other scores were chosen."""
         desk = self.visits.desk(_user(request))
+        if wanted not in SOURCES.values():
+            raise ValueError(f"scores come from {', '.join(SOURCES.values())}, not {wanted!r:.80}")
         if wanted == desk.source:
             return {}
         if wanted == "file":
@@ -195,7 +206,7 @@ class Page:
         change = desks.with_network if wanted == "network" else desks.with_scribbles_alone
         return self._laid(request, change(desk, self.model), chosen)
 
-    @spoken
+    @spoken("desk")
     def moved(self, request: gr.Request, strokes: Any, *shown: Any) -> Update:
         """A parameter was changed, a scribble was drawn, or there are other scores."""
         before: Update = {}
@@ -212,7 +223,7 @@ class Page:
         pictures = _held(picture, drawn.tinted(desk, found.labels))
         return {self.slider: pictures, self.legend: drawn.legend(found), self.times: drawn.times(found, notices)}
 
-    @spoken
+    @spoken("iterations")
     def watched(self, request: gr.Request, tab: str, strokes: Any, *shown: Any) -> Update:
         """There are results; energy and activity, which take longer, are worked out if they are looked at."""
         if tab != ITERATIONS:
@@ -229,7 +240,7 @@ class Page:
             picture = f'<img alt="pixels that were worked out in each iteration" src="{address}">'
         return {self.plot: drawn.plots(trace, activity), self.worked: picture}
 
-    @spoken
+    @spoken("file")
     def saved(self, request: gr.Request, strokes: Any, *shown: Any) -> Update:
         """The labels are wanted as a file."""
         found = desks.refined(self._desk(request, strokes), self._parameters(shown))
@@ -250,6 +261,8 @@ class Page:
 
     def _start(self, chosen: str) -> CRFParameters | CRF:
         """What a choice of `start` stands for."""
+        if chosen not in self.starts:
+            raise ValueError(f"there is no CRF {chosen!r:.80} to start from; there are {', '.join(self.starts)}")
         return self.own if chosen == OWN and self.own is not None else preset(chosen)
 
     def _parameters(self, shown: Sequence[Any]) -> CRFParameters | CRF:
