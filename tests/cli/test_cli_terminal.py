@@ -233,7 +233,7 @@ def test_ctrl_c_says_how_to_go_on(number: int, files: Path):
     started: list[subprocess.Popen] = []
 
     def end_it(printed: bytes) -> None:
-        if b"/43" in printed and started:
+        if b"/43" in printed and started and Path("out").exists():
             started.pop().send_signal(number)
 
     terminal = Terminal(80, end_it)
