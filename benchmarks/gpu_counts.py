@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu_counts`: what the machine code of the GPU kernels says, without a GPU.
 
 For a photo of 500×366 with 21 classes: instructions of each kernel and of the loops in it, memory accesses, matrix
-products, registers, what it spills, and how many warps of it a multiprocessor holds at a time. No times follow from
-that.
+products, registers, what it spills, and how many warps of it a multiprocessor holds at a time. Then what lattices of
+the example photos ask of them. No times follow from that.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from crfrnn.demo import EXAMPLES
 from crfrnn.inference.backend import Execution, Inputs
-from crfrnn.torch.gpu import meanfield, triton_steps
+from crfrnn.torch.gpu import meanfield, plain, triton_steps
+from crfrnn.torch.gpu.terms import build_terms
 
-from .gpu_cases import CLASSES, Sizes, crf_of
+from .gpu_cases import CLASSES, Sizes, crf_of, example
 from .report import table
 
 WARP = 32
@@ -32,6 +34,8 @@ REGISTERS, WARPS = 65536, 64  # of a multiprocessor
 SHARED = {80: 163, 90: 227, 100: 227}  # KiB
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KINDS = {"loads": "LDG|LDGSTS", "stores": "STG", "atomics": "ATOMG|RED", "products": "HMMA|HGMMA|QGMMA|UTC.MMA"}
+RUN, TILE, UNROLL = 32, 8, 4  # corners of a run, runs of a program, corners of a pass: of splats by runs of a vertex
+LATTICES = ["photo", "vertices", "rows of blurs, 1 a pass", "2 a pass", "runs by vertex", "lanes in use", "runs in all"]
 HEADINGS = ["kernel", "instructions", "in loops", *KINDS, "registers", "spilled", "warps"]
 
 
@@ -146,12 +150,43 @@ def measured(capability: int, storage: torch.dtype | None) -> list[list[str]]:
     ]
 
 
+def lattices() -> list[list[str]]:
+    """Of each example photo: rows that six blurs read and write, for each vertex; runs, and what lanes do in them.
+
+    Runs by vertex end with their vertex, so that lanes of a program wait for the longest of it.
+    """
+    rows = []
+    for name in EXAMPLES:
+        logits, image = example(name, Sizes().photo)
+        inputs = Inputs(logits, image)
+        lattice = build_terms(crf_of(1), inputs, torch.float32, Execution(), plain)[1].kernel
+        there = lattice.neighbours >= 0
+        read = 1 + there.sum(dim=1)  # rows of one direction, (d + 1, vertices)
+        vertices, corners = read.shape[1], lattice.vertex.numel()
+        two = 0
+        for first, second in zip(read[::2], range(1, len(read), 2), strict=True):
+            for side in (torch.arange(vertices), *lattice.neighbours[second]):
+                two += int(first[side[side >= 0]].sum())
+            two += vertices
+        parts = torch.bincount(lattice.vertex.flatten())
+        runs = -(-parts // RUN)
+        place = torch.arange(int(runs.sum())) - torch.repeat_interleave(runs.cumsum(0) - runs, runs)
+        length = (torch.repeat_interleave(parts, runs) - RUN * place).clamp(max=RUN)
+        tiles = torch.nn.functional.pad(length, (0, -len(length) % TILE)).view(-1, TILE).amax(dim=1)
+        lanes = corners / int((-(-tiles // UNROLL) * UNROLL * TILE).sum())
+        one = (int(read.sum()) + len(read) * vertices) / vertices
+        numbers = f"{one:.1f}", f"{two / vertices:.1f}", str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))
+        rows.append([name, str(vertices), *numbers])
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_counts", description=__doc__)
     parser.add_argument("--capability", type=int, choices=SHARED, default=90, help="of the card (default: %(default)s)")
     parser.add_argument("--bfloat16", action="store_true", help="of kernels that store rows in 16 bits")
     arguments = parser.parse_args()
     print(table(HEADINGS, measured(arguments.capability, torch.bfloat16 if arguments.bfloat16 else None)))
+    print(table(LATTICES, lattices()))
 
 
 if __name__ == "__main__":
