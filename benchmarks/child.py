@@ -132,7 +132,7 @@ def segmenter(logits, image, settings, part="whole"):
     from crfrnn.segment import image_batch
 
     model = load_model().segmenter
-    images, crf = image_batch(image, model), model.crf
+    images, crf = image_batch([image], model), model.crf
     crf.num_iterations = settings["iterations"]
     names = ("theta_alpha", "theta_beta", "theta_gamma", "normalization", "spatial")
     parameters = CRFParameters(**{name: getattr(crf, name) for name in names})

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from crfrnn.cli.pairing import paired
 from crfrnn.cli.refinement import Refinement
 from crfrnn.cluster import RayCluster
 from crfrnn.files.parameter_files import crf_of
-from crfrnn.jobs import Job, Share
+from crfrnn.jobs import Job, Share, Work, one_by_one
 
 from .machine import commit, cpu_model
 from .measure import ROOT
@@ -36,15 +36,15 @@ class Timed(Job[Any, tuple[int, float, float, float]]):
     def __init__(self, job: Job[Any, Any]) -> None:
         self.job, self.threads, self.shared = job, 1, job.shared
 
-    def worker(self, share: Share) -> Callable[[Any], tuple[int, float, float, float]]:
+    def worker(self, share: Share) -> Work[Any, tuple[int, float, float, float]]:
         work = self.job.worker(share)
 
         def timed(item: Any) -> tuple[int, float, float, float]:
             start, used = time.monotonic(), time.process_time()
-            work(item)
+            work([item], lambda *_: None)
             return os.getpid(), start, time.monotonic(), time.process_time() - used
 
-        return timed
+        return one_by_one(timed)
 
 
 class Nothing(Job[int, int]):
@@ -52,8 +52,8 @@ class Nothing(Job[int, int]):
 
     threads = 1
 
-    def worker(self, share: Share) -> Callable[[int], int]:
-        return abs
+    def worker(self, share: Share) -> Work[int, int]:
+        return one_by_one(abs)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """`python -m benchmarks.gpu`: the mean field on a CUDA device, checked and timed in one run of a few minutes.
 
 First, the results must agree with the native core's. The parts that follow are the goals, which are whole calls from
-photo to logits, launched and as CUDA graphs; the time of building and of an iteration; all kernels by name; each step
-alone with the bytes that it has to move, compared with the speed of a copy; and whole calls compared with the same
-algorithm in plain torch and with the native core. Results are written after each part. Parts that fail are named at the
+photo to logits, launched and as CUDA graphs, and `crfrnn segment` of a folder; the time of building and of an
+iteration; all kernels by name; each step alone with the bytes that it has to move, compared with the speed of a copy;
+other functions; whole calls compared with the same algorithm in plain torch and with the native core; and steps with
+other tile sizes. Results are written after each part. Parts that fail are named at the
 end, and no part begins after `--seconds`. `--check` stops after the comparison; without a GPU it uses plain torch on
 the CPU. `--smoke` goes through all of it with a tiny photo on the CPU; its figures mean nothing.
 """
@@ -36,6 +37,7 @@ from crfrnn.torch.gpu.terms import rows_of
 
 from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, crf_of, make_case
 from .gpu_profile import goals, kernel_times, megabytes, parts, summary
+from .gpu_program import choices, folder, others
 from .machine import commit, cpu_model
 from .measure import ROOT
 from .report import table
@@ -126,7 +128,7 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
     to_weight, to_factor = torch.zeros_like(lattice.weight), torch.zeros_like(lattice.weight[0])
     for storage in (torch.float32, torch.bfloat16):
         rows = unary.to(storage)
-        values = steps.blur(lattice, steps.splat(lattice, rows, None), 0, storage)
+        values = steps.blur(lattice, steps.splat(lattice, rows, None), (0,), storage)
         kind = str(storage).removeprefix("torch.")
         row, value = (n * channels * storage.itemsize for n in (points, vertices))
 
@@ -144,8 +146,8 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
         unordered = lattice._replace(runs=None)
         add(f"splat, any order, {kind}", lambda splat=splat, of=unordered: splat(of), row + corner_bytes + value)
         add(
-            f"blur, {kind}",
-            lambda values=values, storage=storage: steps.blur(lattice, values, 0, storage),
+            f"two blurs, {kind}",
+            lambda values=values, storage=storage: steps.blur(lattice, values, (0, 1), storage),
             2 * value + 8 * vertices,
         )
         add(
@@ -300,6 +302,11 @@ def timed(results: dict) -> str:
         ]
         tables.append(f"A copy moves {results['copy'] / 1e9:.0f} GB/s.\n")
         tables.append(table(["step", "ms", "MB", "of a copy's speed"], rows))
+    if "others" in results:
+        tables.append(table(["one photo", "ms"], [[row["call"], f"{row['ms']:.2f}"] for row in results["others"]]))
+    if "choices" in results:
+        rows = [[row["step"], str(row["choice"] or "as it is"), f"{row['ms']:.4f}"] for row in results["choices"]]
+        tables.append(table(["step", "choice", "ms an image"], rows))
     if "calls" in results:
         rows = [[row["case"], row["side"], f"{row['ms']:.2f}", megabytes(row)] for row in results["calls"]]
         tables.append(table(["call", "side", "ms an image", "peak memory"], rows))
@@ -366,12 +373,15 @@ def main() -> int:
         return 1
     if not arguments.check:
         part("goals", lambda: goals(bench))
+        part("folder", lambda: folder(bench))
         part("exact", lambda: exact_filters(bench))
         part("parts", lambda: parts(bench))
         part("kernels", lambda: kernel_times(bench))
         part("copy", lambda: copy_speed(bench))
         part("steps", lambda: each_step(bench, results["copy"]))
+        part("others", lambda: others(bench))
         part("calls", lambda: whole_calls(bench))
+        part("choices", lambda: choices(bench))
         print(timed(results))
         print(summary(results))
     return 1 if results["failed"] else 0

@@ -27,7 +27,9 @@ CANVAS = 513  # pixels of the square that the scores of an example cover
 
 
 class Sizes(NamedTuple):
-    """What is measured: (height, width) of photos, images of a batch, iterations, and seconds for each figure."""
+    """What is measured: (height, width) of photos, images of a batch, iterations, and seconds for each figure; of the
+    program few and many photos, and (height, width) of their files.
+    """
 
     photo: tuple[int, int] = (366, 500)
     large: tuple[int, int] = (1464, 2000)
@@ -35,26 +37,29 @@ class Sizes(NamedTuple):
     iterations: int = 10
     trained: int = 5
     seconds: float = 0.2
+    photos: tuple[int, int] = (64, 1024)
+    files: tuple[int, int] = (375, 500)
 
 
 class Mode(NamedTuple):
-    """Whether sums have a fixed order, and what marginals and messages are stored in."""
+    """Whether sums have a fixed order, what marginals and messages are stored in, and whether vertices are counted."""
 
     deterministic: bool = True
     storage: torch.dtype | None = None
+    counted: bool = False
 
     @property
     def name(self) -> str:
         stored = "float32" if self.storage is None else str(self.storage).removeprefix("torch.")
-        return f"{'fixed' if self.deterministic else 'any'} order, {stored}"
+        return f"{'fixed' if self.deterministic else 'any'} order, {stored}{', counted' * self.counted}"
 
     @property
     def execution(self) -> Execution:
-        return Execution(None, self.deterministic, self.storage)
+        return Execution(None, self.deterministic, self.storage, self.counted)
 
 
 MODES = tuple(Mode(order, storage) for storage in (None, torch.bfloat16) for order in (True, False))
-SMOKE = Sizes((24, 32), (30, 40), 2, 2, 1, 0.0)
+SMOKE = Sizes((24, 32), (30, 40), 2, 2, 1, 0.0, (2, 2), (24, 32))
 
 
 class Bench:

@@ -68,7 +68,7 @@ def choose_parameters(experiment: Experiment, seed: int) -> None:
     scored = []
     with torch.inference_mode():
         for sample in SegmentationData(experiment.data, "val", CLASSES):
-            logits = segmenter.unary(image_batch(sample.image, segmenter))[0].numpy()
+            logits = segmenter.unary(image_batch([sample.image], segmenter))[0].numpy()
             scored.append((logits, sample.image, torch.from_numpy(sample.labels.astype(np.int64))))
 
     def mean_iou(parameters: CRFParameters) -> float:

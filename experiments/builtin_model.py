@@ -2,8 +2,8 @@
 
 A teacher's scores go with the labels of PASCAL VOC's photos, and alone with those of MSRC-21, which show much that is
 no class of VOC. The encoder stays as ImageNet left it: when it learned from these few photos, the loss of others rose.
-What comes after it learns alone first, and then together with the CRF-RNN. Both use all training photos except VOC's
-last `CHOOSING`, which choose the network's epoch; the CRF-RNN's is the last, when the rates have fallen to 0. The
+What comes after it learns alone first, and then together with the CRF-RNN. Both stages end with their last epoch, when
+the rates have fallen to 0, and use all training photos except VOC's last `WATCHED`, which show how training goes. The
 validation photos measure the result. Writes the model in float16 and its card into the package. The same command
 continues where it was interrupted.
 """
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from crfrnn.data import SegmentationData
 from crfrnn.data.layouts import lines_of
@@ -27,10 +28,12 @@ from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model, save_model
 from crfrnn.training import TrainingConfig
 from crfrnn.training.checkpoints import LAST
-from crfrnn.training.stages import CRF_STAGE, restore
+from crfrnn.training.stages import CRF_STAGE, NETWORK_STAGE, restore
 from crfrnn.training.train import train
 
-CHOOSING = 60
+WATCHED = 60
+ENLARGED = 1.5
+"""Photos of MSRC-21 are two thirds of the size of VOC's."""
 STORED = "log_probabilities"
 STORED_SCALE = 25
 """The teacher's files hold -25 log p as whole numbers under this name."""
@@ -44,9 +47,8 @@ of PASCAL VOC. Written by `python -m experiments.builtin_model`.
 - **Use.** A small default for demonstrations and first tries on photos of people and animals. Photos are reduced to
   500 pixels at their longer side.
 - **Learned from.** All of these shaped the weights:
-  - {train} photos of PASCAL VOC 2012 (augmented set) that show people and animals, with labels, and {choosing} more
-    that chose the network's best epoch. The photos are from Flickr, under its terms; the labels are PASCAL VOC's and
-    SBD's.
+  - {train} photos of PASCAL VOC 2012 (augmented set) that show people and animals, with labels. The photos are from
+    Flickr, under its terms; the labels are PASCAL VOC's and SBD's.
   - {unlabelled} photos of MSRC-21 v2 (train and val) without labels. They are Microsoft Research's, for non-commercial
     research.
   - What DeepLabv3 on MobileNetV2 (8-bit, Apache-2.0, trained by others on PASCAL VOC) says of these photos: the network
@@ -82,19 +84,19 @@ def main() -> None:
         data=str(data),
         output=str(arguments.output / "network"),
         classes="voc",
-        val_split="choosing",
+        val_split="watched",
         encoder=arguments.encoder,
         freeze_encoder=True,
         teacher="teacher",
         teacher_weight=arguments.teacher_weight,
-        crop=tuple(arguments.crop),
-        scale=tuple(arguments.scale),
-        colour=arguments.colour,
+        crop=None,
+        colour=0.0,
         batch_size=arguments.batch_size,
         network_epochs=arguments.network_epochs,
         crf_epochs=0,
         decoder_rate=arguments.decoder_rate,
         accelerator=arguments.accelerator,
+        precision=arguments.precision,
         threads=arguments.threads,
         workers=arguments.workers,
     )
@@ -103,9 +105,8 @@ def main() -> None:
         replace(
             shared,
             output=str(arguments.output / "crf"),
-            init=str(network.model),
+            init=str(last_epoch(network.model, NETWORK_STAGE, arguments.output / "network.safetensors")),
             freeze_statistics=True,
-            crop=tuple(arguments.crf_crop),
             network_epochs=0,
             crf_epochs=arguments.crf_epochs,
             crf_network_rate=arguments.crf_network_rate,
@@ -113,21 +114,17 @@ def main() -> None:
     )
     classes = class_set("voc")
     validation = SegmentationData(arguments.data / "voc_animals", "val", classes)
-    alone = evaluate(load_model(network.model).segmenter, validation, classes)
-    trained = load_model(result.model)
-    restore(trained.segmenter, result.model.parent / CRF_STAGE, LAST)
-    notes = {name: text for name, text in trained.notes.items() if not name.startswith("mean IoU")}
+    alone = evaluate(load_model(arguments.output / "network.safetensors").segmenter, validation, classes)
     BUILTIN.mkdir(exist_ok=True)
-    save_model(BUILTIN / "model.safetensors", trained.segmenter, classes, half=True, notes=notes)
+    last_epoch(result.model, CRF_STAGE, BUILTIN / "model.safetensors", half=True)
     evaluation = evaluate(load_model(BUILTIN / "model.safetensors"), validation, classes)
     evaluation.write_json(arguments.output / "evaluation.json")
     write_picture(arguments.output / "contact_sheet.png", contact_sheet(evaluation))
     card = CARD.format(
         encoder=arguments.encoder.capitalize(),
         wheel=arguments.encoder,
-        train=len(lines_of(arguments.data / "voc_animals" / "train.txt")) - CHOOSING,
+        train=len(lines_of(arguments.data / "voc_animals" / "train.txt")) - WATCHED,
         unlabelled=len(unlabelled_names(arguments.data)),
-        choosing=CHOOSING,
         photos=len(evaluation.photos),
         rows="\n".join(
             row(title, scores, classes)
@@ -149,20 +146,26 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=root, help="holds voc_animals, msrc21 and teacher (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/builtin_model"), help="for the run (%(default)s)")
     parser.add_argument("--encoder", default="lite2")
-    parser.add_argument("--crop", type=int, nargs=2, default=(320, 416), help="height and width (%(default)s)")
-    parser.add_argument("--crf-crop", type=int, nargs=2, default=(288, 352), help="with the CRF-RNN (%(default)s)")
-    parser.add_argument("--scale", type=float, nargs=2, default=(0.6, 1.3), help="%(default)s of the photos' size")
-    parser.add_argument("--colour", type=float, default=0.3)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--network-epochs", type=int, default=9)
-    parser.add_argument("--crf-epochs", type=int, default=4)
+    parser.add_argument("--network-epochs", type=int, default=12)
+    parser.add_argument("--crf-epochs", type=int, default=2)
     parser.add_argument("--decoder-rate", type=float, default=1e-3)
     parser.add_argument("--crf-network-rate", type=float, default=3e-4)
     parser.add_argument("--teacher-weight", type=float, default=1.0)
     parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--workers", type=int, default=0)
     return parser.parse_args()
+
+
+def last_epoch(run: Path, stage: str, path: Path, half: bool = False) -> Path:
+    """A model file like that of a run, but with the weights of a stage's last epoch in the place of its best."""
+    model = load_model(run)
+    restore(model.segmenter, run.parent / stage, LAST)
+    notes = {name: text for name, text in model.notes.items() if not name.startswith("mean IoU")}
+    save_model(path, model.segmenter, model.classes, half=half, notes=notes)
+    return path
 
 
 def row(title: str, scores: Scores, classes: ClassSet) -> str:
@@ -174,15 +177,16 @@ def row(title: str, scores: Scores, classes: ClassSet) -> str:
 def gathered(root: Path, folder: Path) -> Path:
     """A data folder of links to the photos of both sets and to VOC's labels, with the teacher's scores.
 
-    Splits are train, without VOC's last `CHOOSING` photos, and choosing, which are those.
+    Splits are train, without VOC's last `WATCHED` photos, and watched, which are those.
     """
     named, unlabelled = lines_of(root / "voc_animals" / "train.txt"), unlabelled_names(root)
+    link_all(named, root / "voc_animals" / "images", folder / "images")
+    enlarge_all(unlabelled, root / "msrc21" / "images", folder / "images")
     for part, names in (("voc_animals", named), ("msrc21", unlabelled)):
-        link_all(names, root / part / "images", folder / "images")
         convert_all(names, root / "teacher" / part, folder / "teacher")
     link_all(named, root / "voc_animals" / "labels", folder / "labels")
-    (folder / "train.txt").write_text("\n".join([*named[:-CHOOSING], *unlabelled]) + "\n")
-    (folder / "choosing.txt").write_text("\n".join(named[-CHOOSING:]) + "\n")
+    (folder / "train.txt").write_text("\n".join([*named[:-WATCHED], *unlabelled]) + "\n")
+    (folder / "watched.txt").write_text("\n".join(named[-WATCHED:]) + "\n")
     return folder
 
 
@@ -199,6 +203,18 @@ def link_all(names: list[str], source: Path, folder: Path) -> None:
         link = folder / by_name[name].name
         if not link.is_symlink():
             link.symlink_to(by_name[name].resolve())
+
+
+def enlarge_all(names: list[str], source: Path, folder: Path) -> None:
+    """The photos of these names, `ENLARGED`."""
+    by_name = {path.stem: path for path in source.iterdir()}
+    for name in names:
+        path = folder / f"{name}.png"
+        if path.exists():
+            continue
+        with Image.open(by_name[name]) as photo:
+            size = (round(ENLARGED * photo.width), round(ENLARGED * photo.height))
+            write_picture(path, np.asarray(photo.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
 
 
 def convert_all(names: list[str], source: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model
 from experiments.ablation import choose_parameters, chosen_settings, run_task, train_from_network, train_network
-from experiments.report import LEARNED, table
+from experiments.report import LEARNED, table, with_section
 from experiments.variants import CRF_EPOCHS, Experiment
 
 TUNED = "theta-tuned"
@@ -89,7 +89,7 @@ def main() -> None:
             list(pool.map(run_task, [(first, (experiment, seed)) for seed in seeds]))
         list(pool.map(run_task, [(train_run, (experiment, seed, name)) for seed in seeds for name in runs()]))
     page = arguments.docs / "ablation.md"
-    text = page.read_text(encoding="utf-8").partition(f"\n{LEARNED}")[0] + "\n" + written(experiment, seeds)
+    text = with_section(page.read_text(encoding="utf-8"), LEARNED, written(experiment, seeds))
     with replacing(page) as handle:
         handle.write(text.encode())
 

@@ -74,7 +74,7 @@ def msrc_photos(data: Path, model: Path, part: slice) -> Iterator[Scored]:
     for index in np.random.default_rng(0).permutation(len(photos))[part]:
         sample = photos[int(index)]
         with torch.inference_mode():
-            logits = segmenter.unary(image_batch(sample.image, segmenter))[0].numpy()
+            logits = segmenter.unary(image_batch([sample.image], segmenter))[0].numpy()
         yield sample.image, logits, sample.labels
 
 

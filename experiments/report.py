@@ -22,7 +22,8 @@ MEASURES = {
     "mean_accuracy": "mean class accuracy",
 }
 PAIRS = 6
-LEARNED = "## θ, learned\n"
+LEARNED, STAGE_TWO = "## θ, learned\n", "## What holds stage 2 back\n"
+"""Headings of the sections that other experiments write, in their order."""
 
 
 def write_report(experiment: Experiment, seeds: list[int], names: list[str], docs: Path) -> None:
@@ -91,10 +92,17 @@ def write_report(experiment: Experiment, seeds: list[int], names: list[str], doc
     ]
     page, text = docs / "ablation.md", "\n".join(lines) + "\n"
     earlier = page.read_text(encoding="utf-8") if page.exists() else ""
-    if LEARNED in earlier:  # which experiments/learned_theta.py wrote
+    if LEARNED in earlier:
         text += "\n" + LEARNED + earlier.partition(LEARNED)[2]
     with replacing(page) as handle:
         handle.write(text.encode())
+
+
+def with_section(text: str, heading: str, section: str) -> str:
+    """A page with this section in the place of the one of its heading, or at its end."""
+    before, _, rest = text.partition(f"\n{heading}")
+    _, mark, after = rest.partition("\n## ")
+    return before + "\n" + section + mark + after
 
 
 def alone_photos(experiment: Experiment, seed: int) -> int:

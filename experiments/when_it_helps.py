@@ -93,7 +93,7 @@ def of_network(model: Path | None, data: SegmentationData, folder: Path) -> Scor
     segmenter = load_model(model).segmenter
     with torch.inference_mode():
         for index, pair in enumerate(data.pairs):
-            logits = segmenter.unary(image_batch(data[index].image, segmenter))[0].numpy()
+            logits = segmenter.unary(image_batch([data[index].image], segmenter))[0].numpy()
             np.save(folder / f"{pair.name}.npy", logits.astype(np.float16))
     return ScoredPhotos(data, folder)
 

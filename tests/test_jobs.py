@@ -9,7 +9,7 @@ import pytest
 from cluster_jobs import Squares
 from crfrnn.cluster.worker import NodeMemory
 from crfrnn.files.progress import Bar, Display, shown_on
-from crfrnn.jobs import Job, Memory, ThisMachine
+from crfrnn.jobs import Job, Memory, ThisMachine, one_by_one
 from errors import raises_saying
 
 NUMBERS = list(range(20, 40))
@@ -38,7 +38,7 @@ def test_every_item_comes_back_once(tmp_path: Path, at_once) -> None:
     expected = {place: "23 is bad" if number == 23 else str(number**2) for place, number in enumerate(NUMBERS)}
     assert found == expected
     assert threads == {threading.current_thread()}
-    assert shown == list(range(len(NUMBERS)))
+    assert shown == list(range(len(NUMBERS) + 1))
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ class Waiting(Job[int, int]):
             assert asked.wait(10)
             return number
 
-        return work
+        return one_by_one(work)
 
 
 def test_what_was_at_work_when_it_was_interrupted_is_told() -> None:

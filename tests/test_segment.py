@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="needs the models extra")
 pytest.importorskip("safetensors", reason="needs the models extra")
 from crfrnn import models  # noqa: E402
 from crfrnn.cli.main import Parser  # noqa: E402
-from crfrnn.cli.segment import add_segment  # noqa: E402
+from crfrnn.cli.segment import SegmentPhotos, add_segment  # noqa: E402
 from crfrnn.files.rgb import load_photo, rgb_photo  # noqa: E402
 from crfrnn.models import Model, Segmenter  # noqa: E402
 from crfrnn.segment import enlarged_labels, segment  # noqa: E402
@@ -342,6 +342,32 @@ def test_iterations_and_device_are_those_of_the_command(folder: Path, model, pho
         np.testing.assert_array_equal(np.asarray(labels), before)
     with pytest.raises(ValueError, match="device='nowhere' is not available"):
         status("other.png -o labels.png --device nowhere")
+
+
+def test_photos_of_one_size_go_together(folder: Path, model, photo, monkeypatch):
+    """On a device; labels are those of each photo alone."""
+    monkeypatch.setattr("crfrnn.cli.segment.BATCH", 3)
+    monkeypatch.setattr(SegmentPhotos, "accelerated", True)
+    turned = np.ascontiguousarray(photo.transpose(1, 0, 2)[:, ::-1])
+    photos = {
+        f"{kind}{index}": np.roll(given, index)
+        for index in range(4)
+        for kind, given in zip("ab", (photo, turned), strict=True)
+    }
+    for name, each in photos.items():
+        Image.fromarray(each).save(folder / "photos" / f"{name}.png")
+    batches = []
+    forward = model.segmenter.network.forward
+    monkeypatch.setattr(
+        model.segmenter.network, "forward", lambda images: batches.append(len(images)) or forward(images)
+    )
+    assert status("photos -o out") == 0
+    assert sum(batches) == len(photos) + 2
+    assert max(batches) == 3
+    assert model.segmenter.crf.count_vertices
+    for name, each in photos.items():
+        with Image.open(folder / "out" / f"{name}.png") as labels:
+            np.testing.assert_array_equal(np.asarray(labels), segment(each, model).labels)
 
 
 def test_the_network_alone_and_its_probabilities(folder: Path, model, photo):

@@ -43,7 +43,6 @@ async function start() {
   }
   prepareControls();
   await open(openExample(examples.photos[0]));
-  $("app").hidden = false;
 }
 
 function prepareControls() {
@@ -57,7 +56,11 @@ function prepareControls() {
     );
     $("photos").append(button);
   }
-  $("file").onchange = () => $("file").files[0] && open(openFile($("file").files[0]));
+  $("file").onchange = () => {
+    const file = $("file").files[0];
+    $("file").value = ""; // the same file may be chosen again
+    if (file) open(openFile(file));
+  };
   const root = document.getElementById("crf");
   root.ondragover = (event) => (event.preventDefault(), root.classList.add("crf-drop"));
   root.ondragleave = () => root.classList.remove("crf-drop");
@@ -122,12 +125,13 @@ async function open(opening) {
   try {
     const given = await opening;
     const next = await crf.photo(given.image);
-    if (order === opened) show(given, next);
-    else await next.free();
+    if (order !== opened) return await next.free();
+    show(given, next);
   } catch (error) {
-    say(error.message, true);
+    if (order === opened) say(error.message, true);
     return busy(works);
   }
+  $("app").hidden = false;
   await update();
 }
 

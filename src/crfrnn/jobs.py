@@ -8,14 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Condition
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from crfrnn.files.places import Place
-from crfrnn.files.progress import progress
+from crfrnn.files.progress import display
 from crfrnn.interrupts import raise_asked
 from crfrnn.memory import half_of_memory
 
@@ -26,12 +26,22 @@ SUBJECT: ContextVar[str] = ContextVar("SUBJECT", default="")
 """Which of several items a thread is at work on, named in warnings."""
 
 
+Work: TypeAlias = Callable[[Sequence[Item], Callable[[int, Result | Exception], None]], None]
+"""Does items. It tells the number of each among them with its result, or with why there is none, in any order, from the
+thread that calls it."""
+
+
 class EngineError(ValueError):
     """What does the jobs cannot work, whatever they are about: no cluster, or one that does not fit."""
 
 
 class Share(Protocol):
     """What the workers of a machine take of it together."""
+
+    @property
+    def part(self) -> int:
+        """Bytes of each worker."""
+        ...
 
     @contextmanager
     def taken(self, needed: int) -> Iterator[int]:
@@ -58,9 +68,14 @@ class Job(ABC, Generic[Item, Result]):
     shared: Place | None = None
     inputs: Sequence[Place] = ()
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether workers compute on another device than the CPU."""
+        return self.device is not None and not self.device.startswith("cpu")
+
     @abstractmethod
-    def worker(self, share: Share) -> Callable[[Item], Result]:
-        """What does an item. What it needs for all of them, such as a model, is loaded here, once."""
+    def worker(self, share: Share) -> Work[Item, Result]:
+        """What does items. What it needs for all of them, such as a model, is loaded here, once."""
 
     def name(self, item: Item) -> str:
         """What an item is called in warnings."""
@@ -105,56 +120,115 @@ class ThisMachine:
         take: Callable[[int, Result | Exception], None],
         description: str,
     ) -> None:
-        work = job.worker(Memory(half_of_memory(), job.at_once or 1))
-        shown = progress(range(len(items)), description)  # it imports: no thread is to be at work then
-        if job.at_once is None:
-            for number in shown:
-                outcome = attempt(job, work, items[number])
-                take(number, outcome)
-            return
-        # Results come through a queue: the locks of futures stay taken if Ctrl-C comes while one is being taken, and
-        # their threads then wait forever.
-        ended: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-        left = list(reversed(range(len(items))))
+        worker = job.worker(Memory(half_of_memory(), job.at_once or 1))
+        left = len(items)
 
-        def drain() -> None:
-            while left:
-                try:
-                    number = left.pop()
-                except IndexError:  # another thread took the last one
-                    return
-                try:
-                    ended.put((number, attempt(job, work, items[number])))
-                except BaseException as error:
-                    ended.put((number, error))
+        def told(number: int, outcome: Result | Exception) -> None:
+            nonlocal left
+            take(number, outcome)
+            left -= 1
+            bar.reach(len(items) - left)
 
-        with ThreadPoolExecutor(job.at_once) as pool:
+        with closing(display().bar(left, description)) as bar:  # it imports: no thread is to be at work then
+            if job.at_once is None:
+                bar.reach(0)
+                worker(items, told)
+                return
+            with crew(max(1, min(job.at_once, left)), told) as threads:
+                for number, item in enumerate(items):
+                    threads.give(number, _done_alone, worker, item)
+                bar.reach(0)
+                while left:
+                    told(*threads.ended())
+
+
+def one_by_one(work: Callable[[Item], Result], name: Callable[[Item], str] = lambda item: "") -> Work[Item, Result]:
+    """A worker that does one item after the other, each of which is called so in warnings."""
+
+    def worker(items: Sequence[Item], take: Callable[[int, Result | Exception], None]) -> None:
+        for number, item in enumerate(items):
+            SUBJECT.set(name(item))
+            outcome: Result | Exception
             try:
-                for _ in range(min(job.at_once, len(items))):
-                    pool.submit(drain)
-                for _ in shown:
-                    number, outcome = ended.get()
-                    if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-                        raise outcome
-                    take(number, outcome)
-            except BaseException:
-                left.clear()
-                pool.shutdown()
-                while not ended.empty():
-                    number, outcome = ended.get()
-                    if isinstance(outcome, Exception) or not isinstance(outcome, BaseException):
-                        take(number, outcome)
-                raise
+                outcome = work(item)
+            except Exception as error:
+                raise_asked(error)
+                outcome = error
+            take(number, outcome)
+
+    return worker
 
 
-def attempt(job: Job[Item, Result], work: Callable[[Item], Result], item: Item) -> Result | Exception:
-    """The result of an item, or why there is none."""
-    SUBJECT.set(job.name(item))
-    try:
-        return work(item)
-    except Exception as error:
-        raise_asked(error)
-        return error
+class Crew:
+    """Threads that do what they are given, in this order.
+
+    What ended comes through a queue: the locks of futures stay taken if Ctrl-C comes while one is being taken, and
+    their threads then wait forever.
+    """
+
+    def __init__(self) -> None:
+        self._given: SimpleQueue[tuple[int, Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+
+    def give(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
+        """Have something done, which is told by its number."""
+        self._given.put((number, work, arguments))
+
+    def ended(self) -> tuple[int, Any]:
+        """Wait for the next number with its result, or its error. An error that asks to end is raised."""
+        number, outcome = self._ended.get()
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+        return number, outcome
+
+    def work(self) -> None:
+        """What a thread does until `end`."""
+        while (given := self._given.get()) is not None:
+            number, work, arguments = given
+            try:
+                self._ended.put((number, work(*arguments)))
+            except BaseException as error:
+                self._ended.put((number, error))
+
+    def end(self, threads: int) -> None:
+        """Have so many threads end after what they are at work on."""
+        with suppress(Empty):
+            while True:
+                self._given.get_nowait()
+        for _ in range(threads):
+            self._given.put(None)
+
+    def rest(self) -> Iterator[tuple[int, Any]]:
+        """What ended and was not waited for."""
+        with suppress(Empty):
+            while True:
+                yield self._ended.get_nowait()
+
+
+@contextmanager
+def crew(threads: int, late: Callable[[int, Any], None]) -> Iterator[Crew]:
+    """So many threads meanwhile. If it ends with an error, `late` is told what had been begun and has ended since."""
+    found = Crew()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for _ in range(threads):
+                pool.submit(found.work)
+            yield found
+            found.end(threads)
+        except BaseException:
+            found.end(threads)
+            pool.shutdown()
+            for number, outcome in found.rest():
+                if isinstance(outcome, Exception) or not isinstance(outcome, BaseException):
+                    late(number, outcome)
+            raise
+
+
+def _done_alone(worker: Work[Item, Result], item: Item) -> Result | Exception:
+    """What came of an item."""
+    outcomes: list[Result | Exception] = []
+    worker([item], lambda _, outcome: outcomes.append(outcome))
+    return outcomes[0]
 
 
 class Memory:
@@ -167,6 +241,10 @@ class Memory:
         self.total = self._free = total
         self.threads = threads
         self._changed = Condition()
+
+    @property
+    def part(self) -> int:
+        return self.total // self.threads
 
     @contextmanager
     def taken(self, needed: int) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,26 +81,40 @@ def segment(
     if whole_number(longest_side, "longest_side") < 1:
         raise ValueError(f"longest_side={longest_side} must be at least 1 pixel")
     chosen = _built_in_model() if model is None else model
+    found: NDArray[np.float32] = probabilities([as_seen(photo, longest_side)], chosen, crf)[0].cpu().numpy()
+    return Segmentation(photo, enlarged_labels(found, photo.shape[:2]), found, chosen.classes)
+
+
+def as_seen(photo: NDArray[np.uint8], longest_side: int) -> NDArray[np.uint8]:
+    """A photo (H, W, 3), reduced to the size at which a network sees it."""
     height, width = photo.shape[:2]
     scale = min(1.0, longest_side / max(height, width))
+    if scale == 1:
+        return photo
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    seen = photo if scale == 1 else np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
+
+
+def probabilities(photos: Sequence[NDArray[np.uint8]], model: Model, crf: bool) -> torch.Tensor:
+    """Probabilities (B, C, h, w), float32, of RGB photos (h, w, 3) of one size, on the model's device.
+
+    Raises: ValueError: if the model gives one channel and has not two classes.
+    """
     with torch.inference_mode():
-        images = image_batch(seen, chosen.segmenter)
-        logits = chosen.segmenter(images) if crf else chosen.segmenter.unary(images)
-        if logits.shape[1] == 1 == chosen.classes.num_classes:
+        images = image_batch(photos, model.segmenter)
+        logits = model.segmenter(images) if crf else model.segmenter.unary(images)
+        if logits.shape[1] == 1 == model.classes.num_classes:
             raise ValueError(
                 "the model gives one channel, the log-odds of a foreground, and has one class: give it the names of "
                 "two classes, the background first"
             )
-        probabilities: NDArray[np.float32] = torch.softmax(of_classes(logits)[0].float(), dim=0).cpu().numpy()
-    return Segmentation(photo, enlarged_labels(probabilities, (height, width)), probabilities, chosen.classes)
+        return torch.softmax(of_classes(logits).float(), dim=1)
 
 
-def image_batch(photo: NDArray[np.uint8], segmenter: Segmenter) -> torch.Tensor:
-    """An RGB photo (H, W, 3) as segmenters take it, on the device of this one: (1, 3, H, W) float32, 0-255."""
+def image_batch(photos: Sequence[NDArray[np.uint8]], segmenter: Segmenter) -> torch.Tensor:
+    """RGB photos (H, W, 3) of one size as segmenters take them, on the device of this one: (B, 3, H, W), 0-255."""
     device = next((parameter.device for parameter in segmenter.parameters()), None)
-    return torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))[None]).float().to(device)
+    return torch.from_numpy(np.stack(photos)).to(device).permute(0, 3, 1, 2).float().contiguous()
 
 
 def enlarged_labels(probabilities: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,19 @@ def outside() -> Iterator[list[object]]:
         yield found
 
 
+class ObservedPage(Page):
+    """A page that knows how many results its browsers have shown: what is `watched` is asked for after that."""
+
+    results = 0
+
+    @wraps(Page.watched)
+    async def watched(self, *arguments: object) -> object:
+        try:
+            return await super().watched(*arguments)
+        finally:
+            self.results += 1
+
+
 @pytest.fixture(scope="session")
 def model() -> Model:
     return load_model()
@@ -88,10 +102,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def address(model: Model, visits: Visits, folder: Path, outside: list[object]) -> Iterator[str]:
+def served(model: Model, visits: Visits) -> ObservedPage:
+    return ObservedPage(model, visits)
+
+
+@pytest.fixture(scope="session")
+def address(served: ObservedPage, folder: Path, outside: list[object]) -> Iterator[str]:
     """The page's address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    application = guarded(Page(model, visits).blocks, LOCAL)
+    application = guarded(served.blocks, LOCAL)
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listener],))
     with told():
@@ -118,12 +137,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 @pytest.fixture
-def opened(browser: webdriver.Chrome, address: str) -> Iterator[Callable[[], PageInBrowser]]:
+def opened(browser: webdriver.Chrome, address: str, served: ObservedPage) -> Iterator[Callable[[], PageInBrowser]]:
     """Opens the page in a new window; all are closed after the test."""
     pages = []
 
     def page() -> PageInBrowser:
-        pages.append(PageInBrowser.of(browser, address))
+        pages.append(PageInBrowser.of(browser, address, lambda: served.results))
         return pages[-1]
 
     yield page

@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which something is taken not to happen any more; no test asserts how fast it is."""
 
 
@@ -37,18 +37,22 @@ def waited(happened: Callable[[], Any], what: str) -> Any:
 
 
 class PageInBrowser:
-    """A window with the page."""
+    """A window with the page.
 
-    def __init__(self, driver: webdriver.Chrome, handle: str) -> None:
-        self.driver, self.handle = driver, handle
+    Args:
+        results: How many results have been shown in all windows.
+    """
+
+    def __init__(self, driver: webdriver.Chrome, handle: str, results: Callable[[], int]) -> None:
+        self.driver, self.handle, self.results = driver, handle, results
 
     @classmethod
-    def of(cls, driver: webdriver.Chrome, address: str) -> PageInBrowser:
+    def of(cls, driver: webdriver.Chrome, address: str, results: Callable[[], int]) -> PageInBrowser:
         """The page in a new window."""
         driver.switch_to.new_window("window")
         driver.set_window_size(1400, 1150)
         driver.get(address)
-        page = cls(driver, driver.current_window_handle)
+        page = cls(driver, driver.current_window_handle, results)
         waited(lambda: page.all("[data-example]"), "the page")
         return page
 
@@ -100,10 +104,11 @@ class PageInBrowser:
         return [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")).astype(int) for each in contents]
 
     def after(self, act: Callable[[], object]) -> str:
-        """The line with the times once it has changed because of something done."""
-        before = self.times
+        """The line with the times once the result of something done is shown; it may be the same line as before."""
+        before = self.results()
         act()
-        return waited(lambda: self.times != before and self.times, "a result")
+        waited(lambda: self.results() > before, "a result")
+        return self.times
 
     def example(self, name: str) -> str:
         return self.after(lambda: self.click(f"[data-example={name}]"))
@@ -145,13 +150,19 @@ class PageInBrowser:
         options = self.all("#scribbles select option")
         return next(each.get_attribute("value") for each in options if each.get_attribute("textContent") == name)
 
-    def error(self) -> str:
-        """The words of the message that is shown, which is closed."""
-        words = waited(lambda: [each.text for each in self.all(".toast-body") if each.text], "a message")[0]
-        for each in self.all(".toast-close"):
-            each.click()
-        waited(lambda: not self.all(".toast-body"), "the message to close")
-        return words
+    def note(self, picker: str) -> str:
+        """What is said about the file of a picker, once the server has said it."""
+
+        def said() -> str | None:
+            words = self.one(f"#{picker}-picker .note").text
+            return None if words.startswith(("sending", "opening")) else words
+
+        return waited(said, "a note")
+
+    def refused(self, picker: str, path: Path) -> str:
+        """What is said about a file that is not taken."""
+        self.after(lambda: self.send(picker, path))
+        return self.note(picker)
 
     def labels(self) -> np.ndarray:
         """The labels that are downloaded."""

@@ -3,12 +3,15 @@
 import io
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from browser_page import PageInBrowser, waited
+import pytest
+from browser_page import PATIENCE, PageInBrowser, waited
 from PIL import Image, ImageOps
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
@@ -16,6 +19,7 @@ from selenium.webdriver.common.keys import Keys
 import crfrnn
 from crfrnn.demo import read_example
 from crfrnn.segment import segment
+from crfrnn.web import desk as desks
 from crfrnn.web import uploads
 from crfrnn.web.visits import Visits
 
@@ -77,6 +81,51 @@ def test_sliders_change_the_picture(opened: Opened) -> None:
     assert np.mean(small == truth) > 0.99
 
 
+class Held:
+    """The CRF, which computes nothing until it is let go; the first time it may fail then."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.asked, self.free, self.failure = threading.Event(), threading.Event(), failure
+
+    def __call__(self, *arguments: Any) -> desks.Refined:
+        self.asked.set()
+        assert self.free.wait(PATIENCE)
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        return REFINED(*arguments)
+
+
+REFINED = desks.refined
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("not like this")], ids=["a result", "an error"])
+def test_the_last_move_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch, failure: Exception | None) -> None:
+    """Whatever was done while the page waited for something else: the picture is that of what the page shows."""
+    page = opened()
+    page.example("chelsea")
+    page.tab("Scribbles")
+    waited(lambda: page.one("#scribbles canvas").size["height"] > 100, "the photo to draw on")
+    held = Held(failure)
+    monkeypatch.setattr(desks, "refined", held)
+    page.push("theta_beta", Keys.HOME)
+    assert held.asked.wait(PATIENCE)
+    page.push("iterations", Keys.HOME)
+    page.draw("dog", (0.3, 0.2), (0.6, 0.7))
+    page.click_text("#scribbles button", "clear")
+    page.draw("sofa", (0.05, 0.1), (0.05, 0.9))
+    page.choose("start", "deeplab")
+    page.choose("start", "crfrnn")
+    page.push("iterations", Keys.HOME)
+    page.push("iterations", Keys.ARROW_RIGHT)
+    held.free.set()
+    waited(lambda: "1 iterations" in page.times, "the last result")
+    assert {"cat", "sofa"} <= set(page.legend)
+    assert "dog" not in page.legend
+    assert page.one("#theta_beta input[type=range]").get_attribute("value") == "3"
+    np.testing.assert_array_equal(page.labels(), page.labels())  # the same file may be had again
+
+
 def test_a_photo_of_ones_own(opened: Opened, tmp_path: Path) -> None:
     """One that its EXIF tag turns, larger than the network sees."""
     photo = Image.fromarray(read_example("astronaut")).resize((900, 700))
@@ -101,18 +150,15 @@ def test_wrong_files_are_refused_in_words(opened: Opened, tmp_path: Path) -> Non
     }
     for name, (content, words) in files.items():
         (tmp_path / name).write_bytes(content)
-        page.send("photo", tmp_path / name)
-        assert words in page.error()
+        assert words in page.refused("photo", tmp_path / name)
     large = tmp_path / "large.png"
     large.write_bytes(bytes(uploads.MOST_BYTES + 1_000_000))
     page.send("photo", large)
-    note = waited(lambda: "a file may have" in page.one("#photo-picker .note").text, "a note")
-    assert note
+    waited(lambda: "a file may have" in page.one("#photo-picker .note").text, "a note")
     page.example("chelsea")  # and the page still works
     np.save(tmp_path / "other.npy", np.zeros((2, 7, 900), np.float32))
     page.click("#own-scores button")
-    page.send("scores", tmp_path / "other.npy")
-    assert "scores have shape (2, 7, 900)" in page.error()
+    assert "scores have shape (2, 7, 900)" in page.refused("scores", tmp_path / "other.npy")
     assert "cat" in page.legend
 
 
@@ -155,8 +201,7 @@ def test_scribbles_of_several_classes(opened: Opened, screenshot: Callable[[str]
     assert "draw scribbles" in page.after(lambda: page.click_text("#source label", "scribbles alone"))
     page.tab("Scribbles")
     waited(lambda: page.one("#scribbles canvas").size["height"] > 100, "the photo to draw on")
-    page.draw("cat", (0.3, 0.2), (0.6, 0.7))
-    assert "draw scribbles" in page.error()
+    assert "draw scribbles" in page.after(lambda: page.draw("cat", (0.3, 0.2), (0.6, 0.7)))
     assert "2 classes" in page.after(lambda: page.draw("background", (0.95, 0.1), (0.9, 0.6)))
     assert "3 classes" in page.after(lambda: page.draw("sofa", (0.05, 0.1), (0.05, 0.9)))
     screenshot("web-scribbles")

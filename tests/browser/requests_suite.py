@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_page import PATIENCE
 
 from crfrnn.web.guard import MOST_REQUEST_BYTES
 
@@ -25,25 +26,18 @@ def asked(address: str, path: str, body: Any = None, **headers: str) -> tuple[in
     named = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(f"{address}{path}", data, named)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
-def called(address: str, name: str, data: list[Any], event: Any = None, user: str = "stranger") -> dict[str, Any]:
-    """What a handler of the page answers to a program."""
+def called(address: str, name: str, data: list[Any], event: Any = None, user: str = "stranger") -> tuple[int, str]:
+    """Status and text of what a handler of the page answers to a program."""
     config = json.loads(asked(address, "config")[1])
     number = next(each["id"] for each in config["dependencies"] if each["api_name"] == name)
     body = {"data": data, "fn_index": number, "session_hash": user, "event_data": event, "trigger_id": None}
-    assert asked(address, "gradio_api/queue/join?", body)[0] == 200
-    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={user}", timeout=60) as messages:
-        for line in messages:
-            if line.startswith(b"data:"):
-                message = json.loads(line[5:])
-                if message["msg"] == "process_completed":
-                    return message
-    raise AssertionError("no answer")
+    return asked(address, "gradio_api/run/predict", body)
 
 
 def inputs(address: str, name: str) -> list[Any]:
@@ -55,20 +49,24 @@ def inputs(address: str, name: str) -> list[Any]:
 
 
 def test_programs_get_no_further_than_the_page(address: str, outside: list[object]) -> None:
-    stranger = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
-    given = inputs(address, "moved")
-    answer = called(address, "moved", [stranger, *given[1:]])
-    assert not answer["success"]
-    answer = called(address, "moved", [{**stranger, "path": "/etc/passwd"}, *given[1:]])
-    assert not answer["success"]
-    assert "root:" not in json.dumps(answer)
+    """With a new page, and with one whose controls the server has changed."""
+    file = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
+    for _ in range(2):
+        given = inputs(address, "moved")
+        for place in range(len(given)):
+            for path in ("http://example.com/a.png", "/etc/passwd", "file:///etc/passwd"):
+                hostile = [*given[:place], [{"deep": {**file, "path": path}}], *given[place + 1 :]]
+                status, text = called(address, "moved", hostile)
+                assert status == 500
+                assert "the page takes no file by name" in text
+        assert called(address, "opened", ["scribbles", "crfrnn"], {"example": "coffee"})[0] == 200
     assert outside == []
     for path in ("upload", "file=http://example.com/a.png", "file=/etc/passwd", "proxy=http://example.com/a"):
         assert asked(address, f"gradio_api/{path}")[0] == 404
     assert asked(address, "", host="example.com")[0] == 400  # a page elsewhere whose name leads to this machine
     assert asked(address, "monitoring")[0] in (403, 404)
-    connection = http.client.HTTPConnection(address.split("/")[2], timeout=60)
-    connection.putrequest("POST", "/gradio_api/queue/join")
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=PATIENCE)
+    connection.putrequest("POST", "/gradio_api/run/predict")
     connection.putheader("content-length", str(MOST_REQUEST_BYTES + 1))
     connection.endheaders()
     assert connection.getresponse().status == 413  # before anything of it is sent
@@ -76,23 +74,40 @@ def test_programs_get_no_further_than_the_page(address: str, outside: list[objec
 
 
 def test_wrong_values_get_an_answer_in_words(address: str) -> None:
+    user = {"user": "somebody"}
     given = inputs(address, "moved")
-    answer = called(address, "moved", given)
-    assert "choose a photo" in json.dumps(answer)
-    source = inputs(address, "example")
-    answer = called(address, "example", source, {"name": "../../etc/passwd"})
-    assert "there is no example" in json.dumps(answer)
-    for event in (None, [], {"name": "a.png"}, {"name": {}, "data": {}}, {"name": "a.png", "data": "%"}):
-        answer = called(address, "opened", inputs(address, "opened"), event)
-        assert not answer["success"]
-        assert "Traceback" not in json.dumps(answer)
-    assert called(address, "example", source, {"name": "coffee"})["success"]
-    for event in ({"strokes": [{}]}, {"strokes": 3}, {}):
-        assert not called(address, "scribbled", inputs(address, "scribbled"), event)["success"]
-    far = [10**9 if value == 10 else value for value in given]
-    assert far != given
-    assert not called(address, "moved", far)["success"]
-    assert called(address, "moved", given)["success"]
+    assert "choose a photo" in called(address, "moved", given, **user)[1]
+    source = inputs(address, "opened")
+    for event in ({"example": "../../etc/passwd"}, {"example": ["coffee"]}, {"example": 3}):
+        assert "there is no example" in called(address, "opened", source, event, **user)[1]
+    for event, words in (
+        (None, "did not arrive as a file"),
+        ([], "did not arrive as a file"),
+        ({"name": "../../a.png"}, "a.png did not arrive as a file"),
+        ({"name": {}, "data": {}}, "did not arrive as a file"),
+        ({"name": "a.png", "data": "%"}, "did not arrive whole"),
+        ({"name": "Ω" * 5000 + ".svg", "data": "PHN2Zy8+"}, "cannot be taken"),
+    ):
+        text = called(address, "opened", source, event, **user)[1]
+        assert words in text
+        assert "Traceback" not in text
+    assert "chelsea.png" in called(address, "opened", source, {"example": "chelsea"}, **user)[1]
+    for strokes in ([{}], 3, "[]", [{"label": 99, "width": 3, "points": [[1, 1]]}]):
+        assert 'class=\\"doubt' in called(address, "moved", [strokes, *given[1:]], **user)[1]
+    for far in (10**9, -1, "10", None, [10], True):
+        values = [far if value == 10 else value for value in given]
+        assert values != given
+        status, text = called(address, "moved", values, **user)
+        assert status == 200
+        assert "must be" in text
+        assert "pixels" not in text
+    for place in (1, 2, len(given) - 1):  # the preset, a slider and a choice
+        for odd in (None, [], {}, "\0", 1e300, {"deep": [[]]}):
+            status, text = called(address, "moved", [*given[:place], odd, *given[place + 1 :]], **user)
+            assert status == 200
+            assert "doubt" in text
+            assert "pixels" not in text
+    assert "451×300 pixels" in json.loads(called(address, "moved", given, **user)[1])["data"][2]
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -117,14 +132,14 @@ def test_the_command(tmp_path: Path) -> None:
         [sys.executable, "-m", "crfrnn", "web", "--port", found[1].rstrip("/").rpartition(":")[2]],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert other.returncode == 1
     assert "cannot listen at 127.0.0.1, port" in other.stderr
     assert "Traceback" not in other.stderr
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert errors == "crfrnn web: interrupted\n"
     assert list(temporary.iterdir()) == []

@@ -4,37 +4,37 @@
 the site that holds it.
 """
 
-import functools
-import importlib.util
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from site_fixtures import (
+    BROWSER,
+    DRIVER,
+    PACKAGE,
+    PATIENCE,
+    SITE,
+    Wait,
+    by_id,
+    expected,
+    move,
+    pixels,
+    press,
+    screenshot,
+    settle,
+    stroke,
+)
 
 import crfrnn
 from crfrnn.demo import read_example
 from crfrnn.files.resize import resize_scores
 from repository import ROOT
 
-webdriver: Any = pytest.importorskip("selenium.webdriver", reason="needs the browser extra")
-actions: Any = pytest.importorskip("selenium.webdriver.common.action_chains")
-PointerInput: Any = pytest.importorskip("selenium.webdriver.common.actions.pointer_input").PointerInput
-Wait: Any = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
-
-SITE = ROOT / "site"
-PACKAGE = "browser/crfrnn"
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PHONE = {"width": 390, "height": 844, "pixelRatio": 2, "touch": True}
-SCREENSHOTS = ROOT / "out" / "browser"
+pytest_plugins = ["site_fixtures"]
 MOST = 2e-5  # of float32, as in tests/support/tolerances.py
 MOST_LABELS = 1e-4
-PATIENCE = 300  # seconds: a guard against what never ends
 pytestmark = [
     pytest.mark.skipif(
         not (BROWSER and DRIVER), reason="needs chromium and chromedriver (apt-get install chromium-driver)"
@@ -43,126 +43,6 @@ pytestmark = [
         not (SITE / PACKAGE / "index.js").is_file(), reason="the site has no WebAssembly: make wasm builds it"
     ),
 ]
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Files of several folders by the first part of the address."""
-
-    def __init__(self, folders: dict[str, Path], isolated: bool, hidden: str | None, *arguments: Any) -> None:
-        self.folders, self.isolated, self.hidden = folders, isolated, hidden
-        super().__init__(*arguments)
-
-    def translate_path(self, path: str) -> str:
-        first, _, rest = path.split("?")[0].lstrip("/").partition("/")
-        if self.hidden and path.lstrip("/").startswith(self.hidden):
-            return str(SITE / "nothing")
-        return str(self.folders[first] / rest if first in self.folders else SITE / path.split("?")[0].lstrip("/"))
-
-    def end_headers(self) -> None:
-        if self.isolated:
-            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Starts a server for the site, and for the cases of the package's tests; returns its address."""
-    servers = []
-    folder = tmp_path_factory.mktemp("expected")
-    expected().write_cases(folder)
-    folders = {"expected": folder, "tests": ROOT / "wasm" / "tests"}
-
-    def start(isolated: bool = False, hidden: str | None = None) -> str:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, folders, isolated, hidden))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def expected() -> ModuleType:
-    """wasm/tests/expected.py."""
-    specification = importlib.util.spec_from_file_location("expected", ROOT / "wasm" / "tests" / "expected.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def browse() -> Iterator[Callable[..., Any]]:
-    """Opens an address in a browser of its own, on a phone if asked."""
-    drivers = []
-
-    def start(address: str, phone: bool = False) -> Any:
-        options = webdriver.ChromeOptions()
-        options.binary_location = BROWSER
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,1000"):
-            options.add_argument(argument)
-        if phone:
-            options.add_experimental_option("mobileEmulation", {"deviceMetrics": PHONE})
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        drivers.append(driver)
-        driver.set_script_timeout(PATIENCE)
-        driver.get(address)
-        return driver
-
-    yield start
-    for driver in drivers:
-        driver.quit()
-
-
-def by_id(driver: Any, name: str) -> Any:
-    return driver.find_element("id", f"crf-{name}")
-
-
-def settle(driver: Any) -> None:
-    """Waits until all that was asked for is drawn."""
-    Wait(driver, PATIENCE).until(
-        lambda _: by_id(driver, "app").is_displayed() and by_id(driver, "app").get_attribute("aria-busy") == "false"
-    )
-
-
-def pixels(driver: Any, selector: str = "#crf-canvas") -> bytes:
-    """What a canvas shows, as the data of a PNG file."""
-    return driver.execute_script("return document.querySelector(arguments[0]).toDataURL()", selector).encode()
-
-
-def move(driver: Any, name: str, value: float) -> None:
-    """Moves a slider, or chooses."""
-    script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))"
-    element = by_id(driver, name)
-    driver.execute_script(script, element, value, "change" if element.tag_name == "select" else "input")
-    settle(driver)
-
-
-def stroke(driver: Any, points: list[tuple[float, float]], kind: str = "touch") -> None:
-    """Draws a line through points of the canvas, each a share of its width and height."""
-    canvas = by_id(driver, "canvas")
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    width, height = canvas.size["width"], canvas.size["height"]
-    chain = actions.ActionBuilder(driver, mouse=PointerInput(kind, "pen"), duration=20)
-    for index, (x, y) in enumerate(points):
-        chain.pointer_action.move_to(canvas, round((x - 0.5) * width), round((y - 0.5) * height))
-        if index == 0:
-            chain.pointer_action.pointer_down()
-    chain.pointer_action.pointer_up()
-    chain.perform()
-    settle(driver)
-
-
-def screenshot(driver: Any, name: str) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 
 
 def changed_by_the_crf(name: str, **values: Any) -> str:
@@ -307,19 +187,22 @@ def test_strokes_on_a_photo_of_a_phone(serve: Callable[..., str], browse: Callab
     settle(driver)
     plain = pixels(driver)
     stroke(driver, [(0.3, 0.55), (0.4, 0.65), (0.55, 0.75)])
-    driver.find_element("css selector", "#crf-classes button").click()
+    classes = driver.find_elements("css selector", "#crf-classes button")
+    press(driver, classes[0], lambda: classes[0].get_attribute("aria-checked") == "true")
     stroke(driver, [(0.05, 0.1), (0.05, 0.9)])
     two = pixels(driver)
-    by_id(driver, "add").click()
-    settle(driver)
+    added = len(classes) + 1
+    press(
+        driver,
+        by_id(driver, "add"),
+        lambda: len(driver.find_elements("css selector", "#crf-classes button")) == added,
+    )
     stroke(driver, [(0.45, 0.3), (0.55, 0.35)])
     assert "600×400 pixels and 3 classes" in by_id(driver, "times").text
     assert len({plain, two, pixels(driver)}) == 3
     assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     screenshot(driver, "phone")
-    by_id(driver, "clear").click()
-    settle(driver)
-    assert pixels(driver) == plain
+    press(driver, by_id(driver, "clear"), lambda: pixels(driver) == plain)
     addresses = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert {address.split("/")[2] for address in addresses if address.startswith("http")} == {
         driver.current_url.split("/")[2]
@@ -331,10 +214,11 @@ def test_strokes_take_the_place_of_scores(serve: Callable[..., str], browse: Cal
     driver = browse(f"{serve()}/browser.html")
     settle(driver)
     before = pixels(driver)
-    driver.find_element("css selector", "#crf-classes button").click()  # the background
+    background = driver.find_element("css selector", "#crf-classes button")
+    press(driver, background, lambda: background.get_attribute("aria-checked") == "true")
     stroke(driver, [(0.3, 0.5), (0.7, 0.5)], kind="mouse")
     assert pixels(driver) != before
-    by_id(driver, "erase").click()
+    press(driver, by_id(driver, "erase"), lambda: by_id(driver, "erase").get_attribute("aria-pressed") == "true")
     stroke(driver, [(0.3, 0.5), (0.7, 0.5)], kind="mouse")
     assert pixels(driver) == before
 
@@ -364,6 +248,24 @@ def test_files_that_are_no_photos(serve: Callable[..., str], browse: Callable[..
     Wait(driver, PATIENCE).until(lambda _: "Draw on the photo" in by_id(driver, "message").text)
     settle(driver)
     assert driver.execute_script("return document.querySelector('#crf-canvas').width") == 600
+
+
+def test_the_same_file_again(serve: Callable[..., str], browse: Callable[..., Any]) -> None:
+    """After an example; and of two photos that are chosen at once, the last one is shown."""
+    driver = browse(f"{serve()}/browser.html")
+    settle(driver)
+    width = "return document.querySelector('#crf-canvas').width"
+    for _ in range(2):
+        by_id(driver, "file").send_keys(str(ROOT / "src/crfrnn/data/examples/coffee.png"))
+        Wait(driver, PATIENCE).until(lambda _: "Draw on the photo" in by_id(driver, "message").text)
+        settle(driver)
+        assert driver.execute_script(width) == 600
+        driver.execute_script(
+            "for (const button of [...document.querySelectorAll('#crf-photos button')].reverse()) button.click()"
+        )
+        Wait(driver, PATIENCE).until(lambda _: "451×300" in by_id(driver, "times").text)
+        settle(driver)
+        assert changed_by_the_crf("chelsea") in by_id(driver, "times").text
 
 
 def test_without_the_module_the_page_says_so(serve: Callable[..., str], browse: Callable[..., Any]) -> None:

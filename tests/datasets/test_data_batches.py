@@ -115,6 +115,28 @@ def test_impossible_augmentations(options, facts):
         Augmentation(**options)
 
 
+def test_a_photo_that_stays_whole_is_only_mirrored():
+    sample = Sample("toy", *toy_sample(0), np.random.default_rng(0).random((3, 3, 4), np.float32))
+    seen = set()
+    for seed in range(8):
+        made = Augmentation(None)(sample, seed)
+        mirrored = not np.array_equal(made.labels, sample.labels)
+        expected = (sample.image[:, ::-1], sample.labels[:, ::-1]) if mirrored else (sample.image, sample.labels)
+        assert np.array_equal(made.image, expected[0].transpose(2, 0, 1))
+        assert np.array_equal(made.labels, expected[1])
+        assert made.mask.all()
+        seen.add(mirrored)
+    assert seen == {True, False}
+
+
+def test_collate_pads_scores_of_a_teacher_with_nothing():
+    small, large = (example(told_apart(*size))._replace(teacher=torch.ones(2, *cells))
+                    for size, cells in (((9, 8), (2, 1)), ((8, 17), (1, 3))))  # fmt: skip
+    taught = collate([small, large]).teacher
+    assert taught.shape == (2, 2, 2, 3)
+    assert taught.sum(dim=(1, 2, 3)).tolist() == [2 * 2, 2 * 3]
+
+
 def test_collate_pads_to_the_largest():
     small, large = told_apart(3, 5), told_apart(4, 4)
     batch = collate([example(small), example(large)])
@@ -182,6 +204,25 @@ def test_state_at_the_end_of_an_epoch_is_that_of_its_start():
 
 def test_fewer_photos_than_a_batch():
     assert [len(batch.images) for batch in loader(count=2, batch_size=8)] == [2]
+
+
+def test_whole_photos_come_with_others_of_about_their_size():
+    sizes = [(20, 30), (32, 64), (64, 33)] * 5
+    data = Examples([told_apart(*size) for size in sizes], Augmentation(None), 1)
+    first = epochs(ResumableLoader(data, 2, shuffle=True, sizes=sizes), 2)
+    assert len(first) == 2 * 7  # the incomplete eighth batch is left out
+    assert not same(first[:7], first[7:])
+    for epoch in (first[:7], first[7:]):
+        assert sum(int(batch.masks.min() == 0) for batch in epoch) <= 2  # where one size follows on another
+
+
+def test_goes_on_within_an_epoch_of_whole_photos():
+    sizes = [(20, 30), (64, 33), (30, 20)] * 3
+    data = Examples([told_apart(*size) for size in sizes], Augmentation(None), 1)
+    whole = epochs(ResumableLoader(data, 2, shuffle=True, sizes=sizes), 1)
+    resumed = ResumableLoader(data, 2, shuffle=True, sizes=sizes)
+    resumed.load_state_dict({"given": 2})
+    assert same(whole[2:], epochs(resumed, 1))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -25,8 +25,10 @@ def place(request, monkeypatch):
     from crfrnn.torch.gpu import triton_steps
 
     if INTERPRETED:
-        for name in ("TILE", "NARROW_TILE", "POINTS"):
+        for name in ("TILE", "RUN_TILE", "POINTS"):
             monkeypatch.setattr(triton_steps, name, LARGE_TILE)
+        for name, size in (("RUN", 16), ("UNROLL", 4), ("JOINT_UNROLL", 1)):
+            monkeypatch.setattr(triton_steps, name, size)
     return Place(device, triton_steps)
 
 

@@ -124,6 +124,8 @@ def test_strides_do_not_matter(rng):
     strided = triton_exact.exact_filter(values.permute(2, 1, 0), features.permute(0, 2, 1))
     packed = triton_exact.exact_filter(values.permute(2, 1, 0).contiguous(), features.permute(0, 2, 1).contiguous())
     assert torch.equal(strided, packed)
+    ordered = triton_exact.order(features.permute(0, 2, 1))
+    assert torch.equal(triton_exact.exact_filter(values.permute(2, 1, 0), features.permute(0, 2, 1), ordered), packed)
 
 
 def test_far_points_are_alone():

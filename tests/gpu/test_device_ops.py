@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torch
 OPERATORS = (ops.mean_field, ops.mean_field_vjp, ops.lattice, ops.gaussian_filter, ops.lattice_gradient)
 SPECIFIED = specified(iterations=2, damping=0.1, threads=None)
 NUMBERS = ("", SPECIFIED.crf.text, None, *SPECIFIED.execution)
-STORED = (*NUMBERS[:-2], False, torch.bfloat16)
+STORED = (*NUMBERS[:-3], False, torch.bfloat16, True)
 
 
 @pytest.fixture
@@ -109,6 +109,8 @@ def test_torch_overrules_any_order():
 
 
 def test_bad_storage_is_named():
+    with raises_saying(TypeError, "count_vertices='all'"):
+        layer(count_vertices="all")
     with raises_saying(ValueError, "storage=torch.float32", "torch.float16, torch.bfloat16 or None"):
         layer(storage=torch.float32)
     with raises_saying(ValueError, "filter='exact'", "torch.bfloat16", "leave out storage"):

@@ -160,11 +160,18 @@ def test_points_far_from_the_origin(rng, place):
     assert_close(place.filter(place.lattice(features), values), expected, tolerance(np.float64).filter)
 
 
-def test_many_points_at_one_vertex(rng, place):
-    """Far more than one program sums by itself, beside vertices of a single point."""
+@pytest.mark.parametrize("span", [None, 2, 4, 8])
+def test_many_points_at_one_vertex(rng, place, monkeypatch, span):
+    """Far more than one program sums by itself, or joins, beside vertices of a single point."""
+    if span is not None:
+        if not hasattr(place.steps, "SPAN"):
+            pytest.skip("plain torch joins nothing")
+        monkeypatch.setattr(place.steps, "SPAN", span)
+        monkeypatch.setattr(place.steps, "MANY_RUNS", 0)
     features = np.concatenate([np.full((300, 2), 0.1), rng.uniform(0, 40, size=(20, 2))])
     values = rng.normal(size=(320, 4))
-    lattice, native = place.lattice(features), PermutohedralLattice(features)
+    lattice, native = place.lattice(features, count_vertices=True), PermutohedralLattice(features)
+    assert lattice.neighbours.shape[2] == native.num_vertices
     assert_close(place.filter(lattice, values), native.filter(values), tolerance(np.float64).filter)
 
 
@@ -272,6 +279,27 @@ def test_sums_beyond_float16(rng, place):
     assert_close(filtered.float().cpu(), expected, 2e-2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("damping", cases(0.0, 0.25, few=[0.25]))
+@pytest.mark.parametrize("iterations", cases(1, 2, 4, few=[3]))
+def test_unlikely_classes_are_left_out(rng, place, iterations, damping, dtype):
+    """In each image others, at the start and later ones, as the native core does it; one matrix, one number."""
+    logits, image = images(rng, (4, 5), dtype)
+    logits += 3 * np.array([[2, 0, 1, 0.3, 0], [0, 2, 1.5, 0, 1.8]])[:, :, None, None].astype(dtype)
+    couplings = [np.asarray(-0.3, dtype), (rng.normal(size=(5, 5)) / 4 - np.eye(5)).astype(dtype)]
+
+    def native(threshold, count):
+        numbers = settings(class_threshold=threshold, iterations=count, damping=damping)
+        return batch.forward(numbers.crf, Inputs(logits, image), couplings, False, numbers.execution)[0]
+
+    numbers = settings(class_threshold=0.6, iterations=iterations, damping=damping)
+    expected = native(0.6, iterations)
+    assert np.abs(expected - native(0, iterations)).max() > 0.01
+    given = [place.tensor(each) for each in (logits, image)]
+    refined, _ = refined_by(place.steps, *given, None, [place.tensor(each) for each in couplings], numbers)
+    assert_close(refined.cpu(), expected, tolerance(dtype).mean_field)
+
+
 @pytest.mark.parametrize("iterations", cases(0, 1, few=[1]))
 def test_few_iterations(rng, place, iterations):
     logits, image = images(rng, (4, 5), np.float64)
@@ -311,7 +339,17 @@ def test_any_list_of_kernels(rng, place, name, dtype):
 @pytest.mark.skipif(not INTERPRETED, reason="plain torch has no programs")
 def test_several_programs_share_the_work(rng, place, monkeypatch):
     """Tiles of 2 and 4 rows, in programs that take several each."""
-    for name, size in (("TILE", 32), ("NARROW_TILE", 16), ("JOINT_TILE", 16), ("POINTS", 16), ("RUN", 2)):
+    for name, size in (
+        ("TILE", 32),
+        ("RUN_TILE", 16),
+        ("JOINT_TILE", 16),
+        ("POINTS", 16),
+        ("RUN", 4),
+        ("SIDE", 2),
+        ("UNROLL", 2),
+        ("SPAN", 2),
+        ("MANY_RUNS", 0),
+    ):
         monkeypatch.setattr(place.steps, name, size)
     logits, image = images(rng, (3, 4), np.float64, size=1)
     couplings = [np.asarray(rng.normal(size=(5, 5))), np.asarray(rng.normal(size=(5, 5)))]

@@ -17,6 +17,7 @@ KERNELS = {
     "embed",
     "find_neighbours",
     "sum_runs",
+    "join_spans",
     "join_runs",
     "clear",
     "add_corners",
@@ -31,7 +32,6 @@ KERNELS = {
     "corner_keys",
     "list_vertices",
     "cut_runs",
-    "list_joined",
     "backstep",
 }
 

@@ -3,11 +3,15 @@
 See `test_a_gpu_is_never_waited_for` and `test_cuda_graphs` in test_device_ops.py.
 """
 
+import weakref
+from collections import Counter
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from crfrnn.inference.backend import Inputs  # noqa: E402
 from crfrnn.torch.gpu import lattice, meanfield  # noqa: E402
@@ -42,7 +46,12 @@ def test_no_size_and_no_step_depends_on_values(no_values, spatial, deterministic
 
     def there_and_back(rounds):
         crf, execution = specified(
-            spatial=spatial, neighbour_rounds=rounds, iterations=2, damping=0.1, deterministic=deterministic
+            spatial=spatial,
+            neighbour_rounds=rounds,
+            iterations=2,
+            damping=0.1,
+            class_threshold=0.2,
+            deterministic=deterministic,
         )
         inputs = Inputs(logits, image, torch.empty(2, 6, 7), thetas=learned())
         refined, record = meanfield.forward(crf, inputs, couplings, True, execution, triton_steps)
@@ -98,6 +107,7 @@ def test_nothing_is_copied_from_the_host(no_values, spatial, deterministic, stor
         spatial=spatial,
         iterations=2,
         damping=0.1,
+        class_threshold=0.2,
         deterministic=deterministic,
         storage=storage,
     )
@@ -131,3 +141,58 @@ def test_constants_in_graphs_stay(monkeypatch):
         assert lattice._constants.cache_info().currsize < 300
         assert lattice.constants((1.5,), torch.float32, place) is recorded
     lattice._constants.cache_clear()
+
+
+class Memory(TorchDispatchMode):
+    """The most bytes that tensors made inside hold at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.now, self.most = Counter(), 0, 0
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        result = operator(*arguments, **(options or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if not self.held[storage._cdata]:
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                self.held[storage._cdata] += 1
+                weakref.finalize(tensor, self.release, storage._cdata, storage.nbytes())
+        return result
+
+    def release(self, storage, size):
+        self.held[storage] -= 1
+        if not self.held[storage]:
+            self.now -= size
+
+
+@pytest.mark.parametrize(
+    ("vertices", "storage", "kept", "bytes_a_pixel"),
+    [(0.67, None, 0, 700), (1.85, None, 0, 1000), (0.67, torch.bfloat16, 0, 510), (0.67, None, 5, 1360)],
+)
+def test_memory_where_vertices_are_counted(no_values, monkeypatch, vertices, storage, kept, bytes_a_pixel):
+    """A photo of 21 classes, by vertices a pixel and bytes that tensors hold, the result's among them.
+
+    A sort has as much again as it sorts, which tensors do not show; but then no rows are there yet.
+    """
+    from crfrnn.torch.gpu import triton_steps
+
+    pixels = 366 * 500
+    monkeypatch.setattr(lattice, "_counted", lambda number: round(vertices * pixels))
+    crf, execution = specified(iterations=max(2, kept), storage=storage)
+    logits, image = torch.empty(1, 21, 366, 500), torch.empty(1, 3, 366, 500)
+    couplings = [torch.empty(()), torch.empty(())]
+
+    def most(execution):
+        with Memory() as memory:
+            inputs = Inputs(logits, image)
+            _, record = meanfield.forward(crf, inputs, couplings, kept > 0, execution, triton_steps)
+            if kept:
+                meanfield.vjp(crf, inputs, logits, record, couplings, execution, False, triton_steps)
+        return memory.most / pixels
+
+    counted = most(execution._replace(count_vertices=True))
+    assert counted <= bytes_a_pixel
+    assert counted < most(execution) / 1.5

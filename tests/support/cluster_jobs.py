@@ -3,10 +3,9 @@
 import os
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-from crfrnn.jobs import Job, Share
+from crfrnn.jobs import Job, Share, Work, one_by_one
 
 
 class Squares(Job[int, int]):
@@ -39,7 +38,7 @@ class Squares(Job[int, int]):
     def name(self, item: int) -> str:
         return f"number {item}"
 
-    def worker(self, share: Share) -> Callable[[int], int]:
+    def worker(self, share: Share) -> Work[int, int]:
         if self.unready:
             raise ValueError(self.unready)
         (self.folder / f"worker-{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
@@ -58,4 +57,4 @@ class Squares(Job[int, int]):
             with share.taken(1):
                 return number * number
 
-        return work
+        return one_by_one(work, self.name)

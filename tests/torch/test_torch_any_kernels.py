@@ -6,6 +6,7 @@ Without a GPU the code registered for other devices takes tensors of the CPU, in
 import copy
 import gc
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -305,11 +306,15 @@ def test_what_is_not_to_be_had(arguments, options, facts):
         mean_field(*arguments, **({"given": own} | options))
 
 
-@pytest.mark.parametrize("kernels", [[smooth], [Kernel(Spatial(1), filter=Exact())]])
-def test_class_thresholds_elsewhere(kernels, monkeypatch):
+def test_class_thresholds_elsewhere(rng, monkeypatch):
+    scores = torch.from_numpy(rng.normal(size=LOGITS.shape))
+    crf = CRF([smooth], solver=MeanField(3, class_threshold=0.6, tolerance=0))
+    expected = mean_field(scores, None, None, crf)
+    assert not torch.allclose(expected, mean_field(scores, None, None, replace(crf, solver=MeanField(3))))
     elsewhere(monkeypatch)
+    torch.testing.assert_close(mean_field(scores, None, None, crf), expected)
     with raises_saying(UnsupportedError, "class_threshold", "set it to 0"):
-        mean_field(LOGITS, None, None, CRF(kernels, solver=MeanField(2, class_threshold=0.1)))
+        mean_field(LOGITS, None, None, replace(crf, kernels=[Kernel(Spatial(1), filter=Exact())]))
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def test_compiles_and_passes_torchs_checks(rng):
     assert_close(torch.autograd.grad(compiled.sum(), image)[0], gradient, 1e-5)
     values, features = torch.rand(2, 3, 8), torch.rand(2, 4, 8)
     torch.library.opcheck(exact_filter.exact_filter, (values.requires_grad_(), features.requires_grad_(), 1))
+    torch.library.opcheck(exact_filter.exact_order, (features.detach(),))
     torch.library.opcheck(exact_filter.exact_filter_vjp, (values.detach(), values.detach(), features.detach()))
 
 

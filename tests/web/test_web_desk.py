@@ -122,8 +122,9 @@ def test_strokes_are_drawn_in_their_order(alone: Desk) -> None:
 @pytest.mark.parametrize(
     ("strokes", "words"),
     [
-        (None, "expected a list"),
+        (None, "expected a list of scribbles, not None"),
         ([{}] * 501, "at most 500"),
+        ([stroke(1, *[(1, 1)] * 1001)] * 50, "at most 50000 points together"),
         ([{}], "has a label, a width and points"),
         ([{"label": 1, "width": 3, "points": [[1, "x"]]}], "has a label, a width and points"),
         ([stroke(1)], "1 to 2000 points"),

@@ -150,6 +150,12 @@ def test_scores_of_a_larger_photo_and_smaller_ones() -> None:
         (stored(np.zeros((2, 9, 70), np.float32)), "s.npy", "(2, 9, 70)"),
         (stored(np.full((2, 12, 16), np.nan, np.float32)), "s.npy", "NaN|finite"),
         (stored(np.zeros((300, 12, 16), np.float32)), "s.npy", "300 classes; expected 2 to 255"),
+        (stored(np.zeros((9000, 2, 2), np.float32)), "s.npy", "9000 classes; expected 2 to 255"),
+        (stored(np.full((12, 16), 20_000)), "s.npy", "20001 classes; expected 2 to 255"),
+        (stored(np.zeros((12, 16), int)), "s.npy", "one class; expected 2 to 255"),
+        (stored(np.full((2, 12, 16), 1e300)), "s.npy", "beyond the range of float32"),
+        (stored(np.zeros((1, 2, 12, 16), np.float32)), "s.npy", "has a batch axis"),
+        (stored(np.zeros((12, 16, 3), np.uint8)), "s.npy", "one class"),  # a picture of labels
         (stored(np.array(["a"])), "s.npy", "numbers"),
         (stored(np.zeros((2, 12, 16), np.float32)), "s.pt", "scores end in .npy, .npz"),
     ],

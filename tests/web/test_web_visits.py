@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from crfrnn.web import guard, visits
 from crfrnn.web.desk import Desk
 from crfrnn.web.guard import MOST_REQUEST_BYTES, Guard
 from crfrnn.web.notices import noticed, told
+from crfrnn.web.turns import BusyError, Turns
 from crfrnn.web.visits import NoDeskError, Visits
 
 pytestmark = pytest.mark.torch
@@ -90,6 +92,30 @@ def test_warnings_reach_the_user_they_are_about() -> None:
     assert [str(each.message) for each in others] == ["nobody listens"]
 
 
+def test_work_is_done_in_turns() -> None:
+    """That of a line in the order in which it was asked for, others' beside it; beyond a number it is refused."""
+    turns, done, free = Turns(at_once=2, most_waiting=1), [], threading.Event()
+
+    def work(name: str) -> str:
+        if name == "a1":
+            assert free.wait(60)
+        if name == "b1":
+            free.set()
+        done.append(name)
+        return name
+
+    async def ask() -> list[Any]:
+        wanted = [("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1")]
+        asked = [turns.take(user, partial(work, name)) for user, name in wanted]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    *found, refused = asyncio.run(ask())
+    assert found == ["a1", "a2", "b1"]
+    assert isinstance(refused, BusyError)
+    assert done == ["b1", "a1", "a2"]
+    assert asyncio.run(turns.take("c", lambda: 3)) == 3
+
+
 def answered(path: str, chunks: Iterable[bytes] = (), **headers: str) -> tuple[int, int, dict[bytes, bytes]]:
     """The status of a request, how many bytes the application was given of it, and the headers of the answer."""
     received, sent = [], []
@@ -118,7 +144,7 @@ def answered(path: str, chunks: Iterable[bytes] = (), **headers: str) -> tuple[i
 
 
 def test_the_page_is_let_through_and_kept_here() -> None:
-    code, size, headers = answered("/gradio_api/queue/join", [b"ab", b"c"], content_length="3")
+    code, size, headers = answered("/gradio_api/run/predict", [b"ab", b"c"], content_length="3")
     assert (code, size) == (200, 3)
     assert b"default-src 'self'" in headers[b"content-security-policy"]
     assert headers[b"referrer-policy"] == b"no-referrer"
@@ -127,14 +153,15 @@ def test_the_page_is_let_through_and_kept_here() -> None:
 @pytest.mark.parametrize(
     "path",
     ["upload", "upload_progress", "file=/etc/passwd", "file=http://example.com/a.png", "proxy=http://example.com/",
-     "run/predict", "call/moved", "api/moved", "stream/a", "component_server", "vibe-edit", "custom_component/1/a/b/c"],
+     "run/moved", "queue/join", "queue/data", "call/moved", "api/moved", "stream/a",
+     "component_server", "vibe-edit", "custom_component/1/a/b/c"],
 )  # fmt: skip
 def test_what_takes_files_and_fetches_addresses_is_closed(path: str) -> None:
     assert answered(f"/gradio_api/{path}")[:2] == (404, 0)
 
 
 def test_large_requests_are_refused() -> None:
-    path = "/gradio_api/queue/join"
+    path = "/gradio_api/run/predict"
     assert answered(path, [b"x"], content_length=str(MOST_REQUEST_BYTES + 1))[:2] == (413, 0)
     assert answered(path, [b"x"], content_length="many")[:2] == (413, 0)
     code, size, _ = answered(

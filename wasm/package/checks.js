@@ -51,14 +51,14 @@ export function checkedScores(scores, { width, height }, name) {
 /** All parameters; those not given are those of the default preset. classes: those of the weights, 0 where none count. */
 export function checkedParameters(given, { channels }, classes) {
   if (given === undefined) return PRESETS[DEFAULT_PRESET];
-  if (given === null || typeof given !== "object" || Array.isArray(given)) {
+  if (given === null || typeof given !== "object" || Symbol.iterator in given) {
     const presets = Object.keys(PRESETS).map((name) => `PRESETS.${name}`);
     throw new TypeError(
       `parameters are ${described(given)}; expected an object such as { theta_beta: 10 }, or ${presets[0]}`,
     );
   }
   for (const name of Object.keys(given)) {
-    if (!(name in DEFAULTS) && name !== NOTES) {
+    if (!Object.hasOwn(DEFAULTS, name) && name !== NOTES) {
       throw new TypeError(`there is no parameter ${name}; there are ${Object.keys(DEFAULTS).join(", ")}`);
     }
   }

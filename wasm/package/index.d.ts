@@ -55,6 +55,7 @@ export interface Refined<Values> {
   /** kernels: 0 or nearly so if they were there from an earlier call. */
   milliseconds: { kernels: number; meanField: number };
 }
+export type Output = "probabilities" | "logits" | "labels";
 export type Labels = Uint8Array | Uint16Array | Int32Array;
 
 /** One iteration about one class (docs/algorithm.md, eq. 4): each (height, width). */
@@ -98,6 +99,11 @@ export interface Photo {
     parameters?: Parameters,
     output?: "probabilities" | "logits",
   ): Promise<Refined<Float32Array>>;
+  refine(
+    scores: Float32Array | Float64Array,
+    parameters: Parameters | undefined,
+    output: Output,
+  ): Promise<Refined<Float32Array | Labels>>;
   /** Filter (channels, height, width) values with a normalised kernel. */
   message(values: Float32Array, kernel: "spatial" | "bilateral", parameters?: Parameters): Promise<Float32Array>;
   /** Iteration number `parameters.iterations` + 1, about the class `label`, without a tolerance. */
@@ -124,6 +130,12 @@ export interface Crf {
     parameters?: Parameters,
     output?: "probabilities" | "logits",
   ): Promise<Refined<Float32Array>>;
+  refine(
+    scores: Float32Array | Float64Array,
+    image: Image,
+    parameters: Parameters | undefined,
+    output: Output,
+  ): Promise<Refined<Float32Array | Labels>>;
   /** End the worker; calls that still run fail. */
   close(): void;
 }

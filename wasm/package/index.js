@@ -167,7 +167,8 @@ class LocalBackend {
 
   async call(method, ...values) {
     if (this.#isClosed) throw new Error("this CRF has been closed: make another one with createCrf()");
-    if (method !== "load") return this.#engine.call(method, ...values);
+    // Copies, as a worker gets them: what is given may change while calls before this one run.
+    if (method !== "load") return this.#engine.call(method, ...structuredClone(values));
     const { Engine } = await import("./engine.js");
     this.#engine = await Engine.load(...values);
   }

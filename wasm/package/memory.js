@@ -31,7 +31,9 @@ export class Memory {
   }
 
   room(count) {
-    const pointer = this.native._malloc(Math.max(count, 1) * FLOAT) >>> 0;
+    // The module counts bytes in 32 bits: it would take 4 GB for nothing.
+    const fits = count * FLOAT <= MOST_GIGABYTES * 2 ** 30;
+    const pointer = fits ? this.native._malloc(Math.max(count, 1) * FLOAT) >>> 0 : 0;
     if (pointer === 0) throw new OutOfMemory(this.what);
     this.taken.push(pointer);
     return pointer;

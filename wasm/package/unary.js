@@ -3,7 +3,7 @@ import { checkWhole, described } from "./checks.js";
 import { PROBABILITY_OF_LABELS, UNKNOWN_LABEL } from "./parameters.js";
 
 export function unaryFromLabels(labels, classes, probability = PROBABILITY_OF_LABELS) {
-  if (!(ArrayBuffer.isView(labels) && Number.isInteger(labels[0] ?? 0))) {
+  if (!(ArrayBuffer.isView(labels) && labels.length >= 0 && Number.isInteger(labels[0] ?? 0))) {
     throw new TypeError(`labels are ${described(labels)}; expected a typed array of integers`);
   }
   checkWhole(classes, "classes", 1);

@@ -61,6 +61,16 @@ test("a photo is refined again as if it were for the first time, and what is giv
   await assert.rejects(photo.refine(scores), /has been freed/);
 });
 
+test("what is given may change as soon as a call was made, and a photo as soon as it is there", async () => {
+  const [given, data] = [scores.slice(), image.data.slice()];
+  const photo = await crf.photo({ ...size, data });
+  data.fill(0);
+  const result = photo.refine(given);
+  given.fill(0);
+  assert.deepEqual((await result).values, (await crf.refine(scores, image)).values);
+  await photo.free();
+});
+
 test("probabilities sum to 1, and labels are the likeliest classes", async () => {
   const { values } = await crf.refine(scores, image);
   const { values: labels } = await crf.refine(scores, image, {}, "labels");
@@ -121,6 +131,7 @@ test("labels as scores", () => {
   assert.ok(difference(unary, Float32Array.from(expected)).largest < 1e-6);
   assert.throws(() => unaryFromLabels(Uint8Array.of(0, 2), 2), /labels\[1\] is 2, but 2 classes have labels 0 to 1/);
   assert.throws(() => unaryFromLabels([0, 1], 2), /labels are an Array of 2; expected a typed array/);
+  assert.throws(() => unaryFromLabels(new DataView(new ArrayBuffer(4)), 2), /labels are a DataView; expected a typed/);
 });
 
 test("the examples of the README run", async () => {
@@ -185,12 +196,14 @@ const wrong = [
     TypeError,
     /parameters are the string "photos"; expected an object .*PRESETS.photos/,
   ],
+  ["a Map", [scores, image, new Map([["theta_beta", 3]])], TypeError, /parameters are a Map; expected an object/],
   [
     "an unknown parameter",
     [scores, image, { thetaBeta: 3 }],
     TypeError,
     /there is no parameter thetaBeta; there are theta_alpha/,
   ],
+  ["a name of all objects", [scores, image, { toString: 1 }], TypeError, /there is no parameter toString/],
   ["θ = 0", [scores, image, { theta_beta: 0 }], RangeError, /theta_beta=0 must be a finite number above 0/],
   ["θ < 0", [scores, image, { theta_gamma: -1 }], RangeError, /theta_gamma=-1 must be/],
   ["θ = NaN", [scores, image, { theta_alpha: NaN }], RangeError, /theta_alpha=NaN must be/],

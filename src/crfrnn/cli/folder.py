@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from crfrnn.cli.failures import described
@@ -15,7 +15,7 @@ from crfrnn.cli.usage import UsageError, counted, going_on, one_line
 from crfrnn.files.photos import suffix_of
 from crfrnn.files.places import Place, delivered, fetched, is_folder, is_there, names_there, real_place
 from crfrnn.interrupts import telling
-from crfrnn.jobs import Engine, Job, Share
+from crfrnn.jobs import Engine, Job, Share, Work, one_by_one
 from crfrnn.threads import thread_count
 
 COMPARED = 4
@@ -62,7 +62,7 @@ class RefineFolder(Job[Item, Refined]):
         there, ends = names_there(self.output), folder_suffixes(self.format)
         return [(name, case) for name, case in cases.items() if not any(name + end in there for end in ends)]
 
-    def worker(self, share: Share) -> Callable[[Item], Refined]:
+    def worker(self, share: Share) -> Work[Item, Refined]:
         def work(item: Item) -> Refined:
             name, case = item
             if case.problem:
@@ -80,7 +80,7 @@ class RefineFolder(Job[Item, Refined]):
             notes = (*case.notes, *pair.notes, written.lost)
             return Refined(written.iterations, written.warning, tuple(filter(None, notes)))
 
-        return work
+        return one_by_one(work, self.name)
 
 
 def refine_folder(job: RefineFolder, overwrite: bool, engine: Engine) -> int:

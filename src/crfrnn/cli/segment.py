@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crfrnn.cli.engines import add_ray, chosen_engine
 from crfrnn.cli.failures import described
@@ -15,6 +18,7 @@ from crfrnn.cli.outputs import GEOTIFF_LOST, RESULT_SUFFIXES, format_of
 from crfrnn.cli.parameter_options import add_device, add_parameters_file, chosen_model
 from crfrnn.cli.parser import add_command, add_quiet
 from crfrnn.cli.printing import complain, say
+from crfrnn.cli.stages import Read, Stages
 from crfrnn.cli.usage import UsageError, counted, given_place, going_on
 from crfrnn.files.legend import full_palette
 from crfrnn.files.photos import (
@@ -32,6 +36,10 @@ from crfrnn.files.tiff import georeference
 from crfrnn.interrupts import telling
 from crfrnn.jobs import Job, Share
 from crfrnn.pictures import reduced_overlay
+from crfrnn.threads import default_threads
+
+if TYPE_CHECKING:
+    from crfrnn.models import Model
 
 SEGMENT_HELP = """\
 Segment photos with the network in the package, or that of --model, and its CRF.
@@ -56,6 +64,8 @@ DEFAULT_FOLDER = Path("segmented")
 LABELS_END = ".png"
 OVERLAY_END = "_overlay.jpg"
 PROBABILITIES_END = "_probabilities.npz"
+BATCH = 16
+"""Photos of one size that a device takes together."""
 
 
 def add_segment(commands: Any) -> None:
@@ -261,26 +271,95 @@ class SegmentPhotos(Job[Photo, bool]):
         self.model, self.parameters, self.iterations = options.model, options.parameters, options.iterations
         self.device, self.crf, self.longest_side = options.device, not options.no_crf, options.longest_side
 
-    def worker(self, share: Share) -> Callable[[Photo], bool]:
-        from crfrnn.segment import LONGEST_SIDE, segment
+    def worker(self, share: Share) -> Stages[Photo, bool]:
+        """Reads ahead in one thread; on a device in many, for batches of photos of one size."""
+        from crfrnn.segment import LONGEST_SIDE
 
         model = chosen_model(self.model, self.parameters, self.device, self.iterations)
         side = LONGEST_SIDE if self.longest_side is None else self.longest_side
+        work = Segmenting(model, self.results, self.crf, side)
+        batch, threads = 1, 1
+        if self.accelerated:
+            batch, threads = BATCH, default_threads()
+            if model.segmenter.crf is not None:
+                model.segmenter.crf.count_vertices = True  # as results are waited for anyway
+        return Stages(work.read, work.compute, work.write, batch, threads, share.part // 2)
 
-        def work(photo: Photo) -> bool:
-            if photo.problem:
-                raise ValueError(photo.problem)
-            with fetched(photo.place) as (path,):
-                image = load_photo(path)
-                found = segment(image, model, crf=self.crf, longest_side=side)
-                for what, place in self.results.places(photo).items():
-                    with delivered(place) as target:
-                        if what == "labels":
-                            write_labels(target, found.labels, full_palette(found.classes))
-                        elif what == "overlay":
-                            write_picture(target, reduced_overlay(image, found.labels, found.classes))
-                        else:
-                            write_probabilities(target, found.probabilities)
-                return suffix_of(path) in TIFF_SUFFIXES and georeference(path) != ()
 
-        return work
+class Seen(NamedTuple):
+    """A photo that has been read.
+
+    Attributes:
+        image: At its own size (H, W, 3).
+        small: As the network sees it (h, w, 3).
+        place_lost: Whether it is a GeoTIFF.
+    """
+
+    image: NDArray[np.uint8]
+    small: NDArray[np.uint8]
+    place_lost: bool
+
+
+class Found(NamedTuple):
+    """A photo with its labels (H, W), or with the probabilities (C, h, w) that these are found from."""
+
+    photo: Seen
+    labels: NDArray[np.uint8] | None
+    probabilities: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Segmenting:
+    """The stages of a photo.
+
+    Attributes:
+        crf: Whether the model's CRF refines what its network found.
+        longest_side: Of the photo that the network sees, in pixels.
+    """
+
+    model: Model
+    results: Results
+    crf: bool
+    longest_side: int
+
+    def read(self, photo: Photo) -> Read:
+        """The photo, and as the network sees it."""
+        from crfrnn.segment import as_seen
+
+        if photo.problem:
+            raise ValueError(photo.problem)
+        with fetched(photo.place) as (path,):
+            image = load_photo(path)
+            place_lost = suffix_of(path) in TIFF_SUFFIXES and georeference(path) != ()
+        small = as_seen(image, self.longest_side)
+        scores = 4 * self.model.classes.num_classes * small[..., 0].size
+        return Read(Seen(image, small, place_lost), small.shape, image.nbytes + small.nbytes + scores)
+
+    def compute(self, photos: Sequence[Seen]) -> list[Found]:
+        """Labels where nothing else is needed: they are a fraction of what leaves a device otherwise."""
+        from crfrnn.segment import probabilities
+
+        found = probabilities([photo.small for photo in photos], self.model, self.crf)
+        if "probabilities" in self.results.ends or any(photo.image.shape != photo.small.shape for photo in photos):
+            return [Found(photo, None, each) for photo, each in zip(photos, found.cpu().numpy(), strict=True)]
+        labels = found.argmax(dim=1).byte().cpu().numpy()
+        return [Found(photo, each, None) for photo, each in zip(photos, labels, strict=True)]
+
+    def write(self, photo: Photo, found: Found) -> bool:
+        """What was asked for. Whether the place of a GeoTIFF is lost."""
+        from crfrnn.segment import enlarged_labels
+
+        (image, _, place_lost), labels, scores = found
+        if labels is None:
+            assert scores is not None  # one of the two is there
+            labels = enlarged_labels(scores, image.shape[:2])
+        classes = self.model.classes
+        for what, place in self.results.places(photo).items():
+            with delivered(place) as target:
+                if what == "labels":
+                    write_labels(target, labels, full_palette(classes))
+                elif what == "overlay":
+                    write_picture(target, reduced_overlay(image, labels, classes))
+                elif scores is not None:
+                    write_probabilities(target, scores)
+        return place_lost

@@ -1,7 +1,7 @@
 """The engine that does jobs on a Ray cluster, by Ray Data: names of files go out, and what is to be told comes back.
 
-Photos and results do not pass through Ray. Each worker reads and writes them itself, one at a time, so that memory is
-that of one photo for each worker, however many there are.
+Photos and results do not pass through Ray. Each worker reads and writes them itself, one or a few at a time, so that
+memory does not grow with how many there are.
 """
 
 from __future__ import annotations

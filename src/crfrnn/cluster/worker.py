@@ -1,4 +1,4 @@
-"""What runs on the machines of a cluster: a worker loads what a job needs once, and does one item after the other."""
+"""What runs on the machines of a cluster: a worker loads what a job needs once, and does items."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from crfrnn.cluster.connection import ray_module
 from crfrnn.files.locks import waiting_lock
 from crfrnn.files.replacement import leave_alone
-from crfrnn.jobs import Job, attempt
+from crfrnn.jobs import Job, Work
 from crfrnn.memory import half_of_memory
 from crfrnn.threads import thread_count
 
@@ -25,7 +25,7 @@ Warned = tuple[str, type[Warning], str, int]
 
 
 MOST_DEATHS = 3
-"""So many workers of a machine may be killed by an item."""
+"""So many workers of a machine may be killed while at work on an item."""
 KILLED = OSError(f"its worker was killed {MOST_DEATHS} times while at work on it, maybe for lack of memory")
 
 
@@ -72,9 +72,9 @@ class Worker:
             os.chdir(folder)
         context = ray.get_runtime_context()
         self.restarted = bool(context.was_current_actor_reconstructed)
-        self.begun = own_folder() / run
+        self.run = own_folder() / run
         self.place = str(context.get_node_id()), os.getpid()
-        self.work: Callable[[Any], Any] | None = None
+        self.work: Work[Any, Any] | None = None
         self.error: Exception | None = None
         try:
             self.job: Job[Any, Any] = pickle.loads(job)
@@ -85,29 +85,58 @@ class Worker:
             self.error = told(error, f"the worker on {ray.util.get_node_ip_address()}: ")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"ended": [pickle.dumps(list(map(self.ended, pickle.loads(chunk)))) for chunk in batch["chunk"]]}
+        return {"ended": [pickle.dumps(self.ended(pickle.loads(chunk))) for chunk in batch["chunk"]]}
 
-    def ended(self, numbered: tuple[int, Any]) -> Ended | Startup:
-        """What comes of an item that is given with its number."""
+    def ended(self, numbered: Sequence[tuple[int, Any]]) -> list[Ended | Startup]:
+        """What comes of items that are given with their numbers.
+
+        What was under way when a worker was killed is done alone: what kills its worker, such as a photo that takes
+        more memory than there is, is not tried forever, and takes nothing with it.
+        """
         if self.work is None or self.error is not None:
-            return Startup(self.error or RuntimeError("the worker has not begun"))
-        number, item = numbered
-        # What kills its worker, such as a photo that takes more memory than there is, is not tried forever.
-        begun = self.begun.with_name(f"{self.begun.name}-{number}")
-        with begun.open("ab") as handle:
-            deaths = handle.tell()
-            handle.write(b".")
-        outcome, warned = (KILLED, ()) if deaths == MOST_DEATHS else self.attempted(item)
-        begun.unlink(missing_ok=True)  # another worker may be at work on it too, after a machine was out of reach
-        return Ended(number, self.job.name(item), outcome, warned, self.place, self.restarted)
+            return [Startup(self.error or RuntimeError("the worker has not begun"))]
+        together, found = [], list[Ended | Startup]()
+        for number, item in numbered:
+            deaths = self.deaths(number)
+            if deaths == 0:
+                together.append((number, item))
+            elif deaths < MOST_DEATHS:
+                found += self.done(self.work, [(number, item)])
+            else:
+                self.begun(number).unlink(missing_ok=True)
+                found.append(Ended(number, self.job.name(item), KILLED, (), self.place, self.restarted))
+        return found + self.done(self.work, together)
 
-    def attempted(self, item: Any) -> tuple[Any, tuple[Warned, ...]]:
-        """The result of an item, or the error why there is none; and what was warned of."""
-        assert self.work is not None
+    def done(self, work: Work[Any, Any], numbered: Sequence[tuple[int, Any]]) -> list[Ended]:
+        """What comes of items that are under way together, with what was warned of before each of them had ended."""
+        found: list[Ended] = []
+
+        def take(place: int, outcome: Any) -> None:
+            number, item = numbered[place]
+            warned = tuple((str(each.message), each.category, each.filename, each.lineno) for each in caught)
+            caught.clear()
+            outcome = told(outcome) if isinstance(outcome, Exception) else outcome
+            found.append(Ended(number, self.job.name(item), outcome, warned, self.place, self.restarted))
+            # Another worker may be at it too, after a machine was out of reach.
+            self.begun(number).unlink(missing_ok=True)
+
+        for number, _ in numbered:
+            with self.begun(number).open("ab") as handle:
+                handle.write(b".")
         with warnings.catch_warnings(record=True) as caught:
-            outcome = attempt(self.job, self.work, item)
-        warned = tuple((str(each.message), each.category, each.filename, each.lineno) for each in caught)
-        return told(outcome) if isinstance(outcome, Exception) else outcome, warned
+            work([item for _, item in numbered], take)
+        return found
+
+    def begun(self, number: int) -> Path:
+        """Tells the workers of this machine that an item is under way. It is there longer only if its worker died."""
+        return self.run.with_name(f"{self.run.name}-{number}")
+
+    def deaths(self, number: int) -> int:
+        """How many workers have died while an item was under way, a byte for each."""
+        try:
+            return self.begun(number).stat().st_size
+        except FileNotFoundError:
+            return 0
 
 
 def told(error: Exception, where: str = "") -> Exception:
@@ -126,7 +155,7 @@ def told(error: Exception, where: str = "") -> Exception:
 
 def gpus(job: Job[Any, Any]) -> int:
     """How many GPUs each worker of a job takes."""
-    return 0 if job.device is None or job.device.startswith("cpu") else 1
+    return int(job.accelerated)
 
 
 def workers_on(resources: dict[str, float], job: Job[Any, Any]) -> int:

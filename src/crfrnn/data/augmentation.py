@@ -25,7 +25,7 @@ class Augmentation:
     """A random part of a photo at a random scale, always of the same size; what lies outside the photo is padding.
 
     Args:
-        crop: Height and width of the result in pixels.
+        crop: Height and width of the result in pixels; None leaves the photo whole.
         scale: The smallest and the largest factor of the photo's size; drawn evenly on a logarithmic scale.
         flip: Mirror left and right in half of the cases.
         colour: Brightness, contrast and saturation change by factors of 1 - colour to 1 + colour; 0 up to 1.
@@ -33,16 +33,20 @@ class Augmentation:
     """
 
     def __init__(
-        self, crop: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0), flip: bool = True, colour: float = 0.0
+        self,
+        crop: tuple[int, int] | None,
+        scale: tuple[float, float] = (1.0, 1.0),
+        flip: bool = True,
+        colour: float = 0.0,
     ) -> None:
-        if any(whole_number(side, "crop") < 1 for side in crop) or len(crop) != 2:
+        if crop is not None and (any(whole_number(side, "crop") < 1 for side in crop) or len(crop) != 2):
             raise ValueError(f"crop={crop} must be a height and a width of at least 1 pixel")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
             raise ValueError(f"scale={scale} must be two factors above 0, the lesser first")
         self.crop, self.scale, self.colour = crop, scale, proper_fraction(colour, "colour")
         self._change_colours = ColorJitter(self.colour, self.colour, self.colour, p=1.0)
         self._cut = AugmentationSequential(
-            RandomCrop(crop, pad_if_needed=True, cropping_mode="slice", p=1.0),
+            *([] if crop is None else [RandomCrop(crop, pad_if_needed=True, cropping_mode="slice", p=1.0)]),
             RandomHorizontalFlip(p=0.5 if flip else 0.0),
             data_keys=["input", "mask"],
         )
@@ -50,8 +54,8 @@ class Augmentation:
     def __call__(self, sample: Sample, seed: int) -> Example:
         """A random variant of a sample. The same seed always gives the same variant.
 
-        Returns: Image (3, height, width), labels and mask (height, width) of the size `crop`, and the teacher's
-            probabilities of the same part, on cells.
+        Returns: Image (3, height, width), labels and mask (height, width) of the size `crop` if there is one, and the
+            teacher's probabilities of the same part, on cells.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -27,6 +27,9 @@ from crfrnn.files.classes import VOID
 PADDING = 127.0
 """The grey level that fills the space around a photo."""
 
+SIZE_STEP = 32
+"""Sides that round up to the same multiple of it are about the same: it is the largest stride of the networks."""
+
 
 class Example(NamedTuple):
     """A sample as tensors: image (3, H, W), RGB 0-255; uint8 labels (H, W); mask (H, W), true on the photo.
@@ -72,23 +75,25 @@ def example(sample: Sample) -> Example:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """A batch of examples, padded at the right and the bottom to the size of the largest.
-
-    Those with a teacher are of one size, as `crfrnn.data.augmentation.Augmentation` makes them.
-    """
-    height, width = (max(one.labels.shape[axis] for one in examples) for axis in (0, 1))
-
+    """A batch of examples, padded at the right and the bottom to the size of the largest."""
+    size = _largest([one.labels for one in examples])
     taught = [one.teacher for one in examples if one.teacher is not None]
-
-    def padded(tensor: Tensor, value: float) -> Tensor:
-        return functional.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
-
     return Batch(
-        torch.stack([padded(one.image, PADDING) for one in examples]),
-        torch.stack([padded(one.labels, VOID) for one in examples]).long(),
-        torch.stack([padded(one.mask, False) for one in examples]).float(),
-        torch.stack(taught) if taught else None,
+        torch.stack([_widened(one.image, size, PADDING) for one in examples]),
+        torch.stack([_widened(one.labels, size, VOID) for one in examples]).long(),
+        torch.stack([_widened(one.mask, size, False) for one in examples]).float(),
+        torch.stack([_widened(one, _largest(taught), 0) for one in taught]) if taught else None,
     )
+
+
+def _largest(tensors: Sequence[Tensor]) -> tuple[int, int]:
+    height, width = (max(tensor.shape[axis] for tensor in tensors) for axis in (-2, -1))
+    return height, width
+
+
+def _widened(tensor: Tensor, size: tuple[int, int], value: float) -> Tensor:
+    """Padded at the right and the bottom."""
+    return functional.pad(tensor, (0, size[1] - tensor.shape[-1], 0, size[0] - tensor.shape[-2]), value=value)
 
 
 def leave_signals_to_parent(worker: int) -> None:
@@ -132,19 +137,40 @@ class Examples(Dataset[Example]):
 class PhotoSampler(DistributedSampler[Example]):
     """The samples that a process sees in an epoch. Each carries the epoch's number, so workers need not be told it.
 
-    If the samples do not divide evenly among the processes, some are drawn again as filling.
+    If the samples do not divide evenly among the processes, some are drawn again as filling. Where the sizes of the
+    samples are known, those of about the same size come in batches, and the batches in any order.
     """
 
-    def __init__(self, data: Examples, shuffle: bool, seed: int, rank: int, num_processes: int) -> None:
+    def __init__(
+        self,
+        data: Examples,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        num_processes: int,
+        batch_size: int,
+        sizes: Sequence[tuple[int, int]] | None,
+    ) -> None:
         super().__init__(data, num_processes, rank, shuffle=shuffle, seed=seed)
+        self.batch_size = batch_size
+        self.kinds = None if sizes is None else [tuple(-(-side // SIZE_STEP) for side in size) for size in sizes]
         self.skip = 0
 
     def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]
         first, self.skip = self.skip, 0
-        for turn, index in enumerate(super().__iter__()):
-            place = self.rank + turn * self.num_replicas
-            if turn >= first:
-                yield Draw(index, self.epoch, filling=place >= len(self.dataset))  # type: ignore[arg-type]
+        places = range(self.rank, self.num_replicas * len(self), self.num_replicas)
+        draws = [
+            Draw(index, self.epoch, filling=place >= len(self.dataset))  # type: ignore[arg-type]
+            for place, index in zip(places, super().__iter__(), strict=True)
+        ]
+        yield from (draws if self.kinds is None else self._alike(draws, self.kinds))[first:]
+
+    def _alike(self, draws: list[Draw], kinds: list[tuple[int, ...]]) -> list[Draw]:
+        """The draws of an epoch, without those that fill no batch, in batches of about the same size."""
+        count = max(1, len(draws) // self.batch_size)
+        alike = sorted(draws[: count * self.batch_size], key=lambda draw: kinds[draw.index])
+        order = np.random.default_rng([self.seed, self.epoch, self.rank]).permutation(count)
+        return [draw for turn in order for draw in alike[turn * self.batch_size :][: self.batch_size]]
 
 
 class ResumableLoader(DataLoader[Example]):
@@ -156,6 +182,7 @@ class ResumableLoader(DataLoader[Example]):
             one.
         shuffle: Whether to shuffle, in an order that the seed and the epoch decide.
         seed: Of the order.
+        sizes: Height and width of each sample. Shuffled batches are then of samples of about the same size.
         workers: Processes that read ahead; 0 reads in this one.
         rank: Number of this process among those that train together.
         num_processes: How many processes train together.
@@ -168,11 +195,12 @@ class ResumableLoader(DataLoader[Example]):
         *,
         shuffle: bool,
         seed: int = 0,
+        sizes: Sequence[tuple[int, int]] | None = None,
         workers: int = 0,
         rank: int = 0,
         num_processes: int = 1,
     ) -> None:
-        self.photos = PhotoSampler(examples, shuffle, seed, rank, num_processes)
+        self.photos = PhotoSampler(examples, shuffle, seed, rank, num_processes, batch_size, sizes)
         self.given = 0
         super().__init__(
             examples,

@@ -189,21 +189,27 @@ class SegmentationData(Sequence[Sample]):
 
         Raises: ValueError: as reading a sample does, or if all pixels are void and there is no teacher.
         """
-        counts = np.zeros(self.classes.num_classes, np.int64)
+        return self.counts_and_sizes()[0]
+
+    def counts_and_sizes(self) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
+        """`pixel_counts`, and height and width of each photo. Raises as it does."""
+        counts, sizes = np.zeros(self.classes.num_classes, np.int64), []
         with ThreadPoolExecutor(default_threads()) as pool:
             try:
                 counted = pool.map(self._counts, range(len(self)))
-                for _, found in zip(progress(range(len(self)), f"check {self.split}"), counted, strict=True):
+                for _, (found, size) in zip(progress(range(len(self)), f"check {self.split}"), counted, strict=True):
                     counts += found
+                    sizes.append(size)
             finally:
                 pool.shutdown(cancel_futures=True)
         if not counts.any() and self.teacher is None:
             raise ValueError(f"all labels of the split {self.split!r} of {self.root} are void ({VOID})")
-        return counts
+        return counts, sizes
 
-    def _counts(self, index: int) -> NDArray[np.int64]:
+    def _counts(self, index: int) -> tuple[NDArray[np.int64], tuple[int, int]]:
         labels = self._labelled(self.pairs[index]).labels
-        return np.bincount(labels[labels != VOID], minlength=self.classes.num_classes)
+        height, width = labels.shape
+        return np.bincount(labels[labels != VOID], minlength=self.classes.num_classes), (height, width)
 
     def _checked(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:
         """The labels, with 255 for everything that is not a class."""

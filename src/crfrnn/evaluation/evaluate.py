@@ -20,7 +20,7 @@ from crfrnn.evaluation.metrics import EDGE_RADIUS, Scores, confusion_matrix, edg
 from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.replacement import replacing
 from crfrnn.files.table import Table
-from crfrnn.jobs import Engine, Job, Share, ThisMachine
+from crfrnn.jobs import Engine, Job, Share, ThisMachine, Work, one_by_one
 from crfrnn.models import Model, Segmenter
 from crfrnn.models.segmenter import of_classes
 from crfrnn.numbers import whole_number
@@ -269,7 +269,7 @@ class MeasurePhotos(Job[tuple[int, Photo], Measured]):
         self.load, self.read, self.classes = load, read, classes
         self.iterations, self.edge_radius, self.device = iterations, edge_radius, device
 
-    def worker(self, share: Share) -> Callable[[tuple[int, Photo]], Measured]:
+    def worker(self, share: Share) -> Work[tuple[int, Photo], Measured]:
         segmenter, seen = self.load(), Extremes()
         iterations = _at_test(segmenter, self.iterations)
 
@@ -293,12 +293,12 @@ class MeasurePhotos(Job[tuple[int, Photo], Measured]):
                 shown = ShownPhoto(sample, ids["network"], ids.get("crf"), scores)
             return Measured(scores, confusions, iterations, shown)
 
-        return work
+        return one_by_one(work)
 
 
 def _predictions(segmenter: Segmenter, sample: Sample, classes: ClassSet) -> dict[str, Tensor]:
     """Labels (H, W) by the network and, if there is one, by the CRF."""
-    images = image_batch(sample.image, segmenter)
+    images = image_batch([sample.image], segmenter)
     unary = segmenter.unary(images)
     if of_classes(unary).shape[1] != classes.num_classes:
         raise ValueError(

@@ -39,11 +39,14 @@ class Execution(NamedTuple):
         deterministic: Whether sums on a GPU have a fixed order.
         storage: A dtype of torch of 16 bits in which marginals are kept, and on a GPU messages too; None is that of
             the scores.
+        count_vertices: Whether to wait for a GPU once, to have room for the lattice vertices that there are and no
+            more.
     """
 
     threads: int | None = None
     deterministic: bool = True
     storage: Any = None
+    count_vertices: bool = False
 
 
 class Inputs(NamedTuple):

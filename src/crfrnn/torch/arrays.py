@@ -67,7 +67,7 @@ def refine_on(
             spacing,
         )
         weights = [term.weight for term in crf.terms]
-        probabilities = refine(crf, scene, weights, crf.compatibility, True, Execution())
+        probabilities = refine(crf, scene, weights, crf.compatibility, True, Execution(count_vertices=True))
     result = probabilities[0].argmax(dim=0) if output == "labels" else probabilities[0]
     array: NDArray[Any] = result.cpu().numpy()
     return array

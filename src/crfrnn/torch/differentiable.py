@@ -20,7 +20,7 @@ from crfrnn.crf import CRF, CUTOFF, EPSILON, Exact, FrankWolfe, Given, Grid, Ker
 from crfrnn.inference.backend import Ability, Execution, Inputs
 from crfrnn.torch import ops
 from crfrnn.torch.coupling import couple
-from crfrnn.torch.exact_filter import exact_filter, full_precision
+from crfrnn.torch.exact_filter import exact_filter, exact_order, full_precision
 from crfrnn.torch.features import axis_thetas, feature_columns
 from crfrnn.torch.frankwolfe import frank_wolfe
 from crfrnn.torch.gpu.grid import NARROW, at_least_narrow
@@ -80,7 +80,7 @@ def gaussian_filter(
     check_values({"values": values, "features": features}, mask)
     with full_precision(values.device):
         sent = values.new_ones(len(values), 1, *values.shape[2:]) if mask is None else mask.to(values.dtype)[:, None]
-        filtered = _normalised(*_of_features(filter, features, execution), sent, normalization)(values)
+        filtered = _normalised(*of_features(filter, features, execution), sent, normalization)(values)
     check_outcome(filtered, "filtered values", "values or mask")
     return filtered
 
@@ -165,13 +165,14 @@ def _filter(kernel: Kernel, inputs: Inputs, execution: Execution) -> tuple[Filte
         grid = partial(grid_filter, sigmas=sigmas[::-1])
         return grid, grid
     features = torch.stack(feature_columns(kernel.features, inputs, inputs.thetas, dtype), dim=1)
-    return _of_features(kernel.filter, features, execution)  # type: ignore[arg-type]
+    return of_features(kernel.filter, features, execution)  # type: ignore[arg-type]
 
 
-def _of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> tuple[Filter, Filter]:
+def of_features(filter: Exact | Lattice, features: Tensor, execution: Execution) -> tuple[Filter, Filter]:
     """The same for features (B, d, *spatial)."""
     if isinstance(filter, Exact):
-        exact = partial(_exact, features=features, threads=execution.threads)
+        points = features.flatten(2).contiguous()
+        exact = partial(_exact, features=points, order=exact_order(points.detach()), threads=execution.threads)
         return exact, exact
     settings = None, "none", filter.neighbour_rounds, execution.deterministic, execution.threads
     handle = ops.lattice(features.detach(), *settings)
@@ -203,9 +204,9 @@ def _transposed(values: Tensor, kernel: Filter) -> Tensor:
     return found
 
 
-def _exact(values: Tensor, features: Tensor, threads: int | None) -> Tensor:
-    """K v for (B, C, *spatial) values and (B, d, *spatial) features."""
-    filtered: Tensor = exact_filter(values.flatten(2).contiguous(), features.flatten(2).contiguous(), threads)
+def _exact(values: Tensor, features: Tensor, order: Tensor, threads: int | None) -> Tensor:
+    """K v for (B, C, *spatial) values and (B, d, N) features."""
+    filtered: Tensor = exact_filter(values.flatten(2).contiguous(), features, threads, order)
     return filtered.view(values.shape)
 
 

@@ -20,21 +20,36 @@ from crfrnn.torch.gpu import plain, steps_of
 CPU_BLOCK, BLOCK = 2**18, 2**24
 
 
+@torch.library.custom_op("crfrnn::exact_order", mutates_args=())
+def exact_order(features: Tensor) -> Tensor:
+    """The order in which `exact_filter` takes points (B, d, N) in Triton, for several filters: (B, N), or (B, 0)."""
+    if _in_triton(features):
+        from crfrnn.torch.gpu import triton_exact
+
+        return triton_exact.order(features)
+    return _no_order(features)
+
+
 @torch.library.custom_op(
-    "crfrnn::exact_filter", mutates_args=(), schema="(Tensor values, Tensor features, int? threads) -> Tensor"
+    "crfrnn::exact_filter",
+    mutates_args=(),
+    schema="(Tensor values, Tensor features, int? threads, Tensor? order=None) -> Tensor",
 )
-def exact_filter(values: Tensor, features: Tensor, threads: int | None) -> Tensor:
+def exact_filter(values: Tensor, features: Tensor, threads: int | None, order: Tensor | None = None) -> Tensor:
     """K v for values (B, C, N) under features (B, d, N), float32 or float64: K[i, j] = exp(-½ |f_i - f_j|²).
 
     Differentiable to values as often as needed, to features once.
+
+    Args:
+        order: What `exact_order` returns for these features; None works it out.
     """
     if values.device.type == "cpu":
         count = torch.get_num_threads() if threads is None else threads
         return torch.from_numpy(batch.exact_filtered(values.detach().numpy(), features.detach().numpy(), count))
-    if values.dtype == torch.float32 and steps_of(values.device) is not plain:
+    if _in_triton(values):
         from crfrnn.torch.gpu import triton_exact
 
-        return triton_exact.exact_filter(values, features)
+        return triton_exact.exact_filter(values, features, order)
     return filter_in_blocks(values, features)
 
 
@@ -69,6 +84,12 @@ def filter_in_blocks(values: Tensor, features: Tensor) -> Tensor:
     return result
 
 
+@exact_order.register_fake
+def _(features: Tensor) -> Tensor:
+    points = features.shape[2]
+    return features.new_empty(len(features), points, dtype=torch.int64) if _in_triton(features) else _no_order(features)
+
+
 @exact_filter.register_fake
 def _(values: Tensor, *_: Any) -> Tensor:
     return values.new_empty(values.shape)
@@ -80,15 +101,15 @@ def _(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tens
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    values, features, ctx.threads = inputs
-    ctx.save_for_backward(values if features.requires_grad else None, features)
+    values, features, ctx.threads, order = inputs
+    ctx.save_for_backward(values if features.requires_grad else None, features, order)
 
 
 def _backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    values, features = ctx.saved_tensors
+    values, features, order = ctx.saved_tensors
     if ctx.needs_input_grad[1]:
-        return *exact_filter_vjp(cotangent.contiguous(), values, features), None
-    return exact_filter(cotangent.contiguous(), features, ctx.threads), None, None
+        return *exact_filter_vjp(cotangent.contiguous(), values, features), None, None
+    return exact_filter(cotangent.contiguous(), features, ctx.threads, order), None, None, None
 
 
 def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
@@ -100,6 +121,14 @@ def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
 
 exact_filter.register_autograd(_backward, setup_context=_save)
 exact_filter_vjp.register_autograd(_no_second_order)
+
+
+def _in_triton(given: Tensor) -> bool:
+    return given.device.type != "cpu" and given.dtype == torch.float32 and steps_of(given.device) is not plain
+
+
+def _no_order(features: Tensor) -> Tensor:
+    return features.new_empty(len(features), 0, dtype=torch.int64)
 
 
 def _weights(rows: Tensor, columns: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ def mean_field(
     return_probabilities: bool = False,
     deterministic: bool = True,
     storage: torch.dtype | None = None,
+    count_vertices: bool = False,
     threads: int | None = None,
 ) -> Tensor:
     """Refine a batch of logits by mean-field iterations of a dense CRF, differentiably.
@@ -98,6 +99,8 @@ def mean_field(
             2^-9; this does not change the precision of computing. On the CPU these are the marginals that wait for the
             gradient, and results are the same; other devices keep messages so too. None keeps them as computed. Not
             for filter="exact".
+        count_vertices: On a GPU, wait once in every call for the number of lattice vertices and have room for these
+            alone, at about a third of the memory (docs/gpu.md). Such a call cannot be recorded as a CUDA graph.
         threads: Threads to use on the CPU; None takes torch.get_num_threads().
     Returns: (B, C, *spatial) logits, or probabilities that sum to 1 over classes; of one channel, log-odds or
         probabilities of the foreground.
@@ -121,7 +124,7 @@ def mean_field(
         weights,
         crf.compatibility if compatibility is None else compatibility,
         return_probabilities,
-        Execution(threads, deterministic, check_storage(storage, crf)),
+        Execution(threads, deterministic, check_storage(storage, crf), count_vertices),
         thetas,
     )
     if not torch.compiler.is_compiling():
@@ -222,7 +225,7 @@ def gaussian_filter(
     check_scores("values", values)
     check_beside("features", features, "values", values)
     check_mask(mask, "values", values)
-    threads, deterministic, _ = checked_execution(Execution(threads, deterministic))
+    threads, deterministic, *_ = checked_execution(Execution(threads, deterministic))
     dtype = compute_dtype(values)
     weights = _readable(mask)
     one_of(normalization, get_args(Normalization), "normalization")
@@ -277,10 +280,14 @@ def pairwise_filters(crf: CRF, scene: Scene, threads: int | None) -> list[differ
 def checked_execution(execution: Execution) -> Execution:
     """How to compute, as operators of torch take it.
 
-    Raises: TypeError or ValueError: if threads or deterministic are none.
+    Raises: TypeError or ValueError: if threads, deterministic or count_vertices are none.
     """
     threads = None if execution.threads is None else thread_count(execution.threads)
-    return execution._replace(threads=threads, deterministic=flag(execution.deterministic, "deterministic"))
+    return execution._replace(
+        threads=threads,
+        deterministic=flag(execution.deterministic, "deterministic"),
+        count_vertices=flag(execution.count_vertices, "count_vertices"),
+    )
 
 
 def check_storage(storage: torch.dtype | None, crf: CRF) -> torch.dtype | None:

@@ -91,6 +91,8 @@ class CrfRnn(CrfAttributes, nn.Module):
             2^-9; this does not change the precision of computing. On the CPU these are the marginals that wait for the
             gradient, and results are the same; other devices keep messages so too. None keeps them as computed. Not
             for filter="exact".
+        count_vertices: On a GPU, wait once in every call for the number of lattice vertices and have room for these
+            alone, at about a third of the memory (docs/gpu.md). Such a call cannot be recorded as a CUDA graph.
         threads: Threads of a call on the CPU; None takes torch.get_num_threads().
     Attributes:
         crf: The specification; it may be replaced at any time by one whose kernels have the same names. Its θ are the
@@ -132,6 +134,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         return_probabilities: bool = False,
         deterministic: bool = True,
         storage: torch.dtype | None = None,
+        count_vertices: bool = False,
         threads: int | None = None,
     ) -> None:
         super().__init__()
@@ -164,6 +167,7 @@ class CrfRnn(CrfAttributes, nn.Module):
         self.return_probabilities = flag(return_probabilities, "return_probabilities")
         self.deterministic = flag(deterministic, "deterministic")
         self.storage = check_storage(storage, crf)
+        self.count_vertices = flag(count_vertices, "count_vertices")
         self.threads = threads
         classes = num_classes_of(num_classes)
         for name, term in zip(crf.names, crf.terms, strict=True):
@@ -199,6 +203,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             numbers = {name: state.pop(name) for name in names}
             state["_crf"] = CRFParameters(iterations=state.pop("num_iterations"), **numbers).crf
         state.setdefault("upsampling", None)
+        state.setdefault("count_vertices", False)
         state.setdefault("_doubts", Doubts())
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "log_thetas" not in self._modules:
@@ -243,7 +248,7 @@ class CrfRnn(CrfAttributes, nn.Module):
             [getattr(self, f"{name}_ker_weights") for name in self._crf.names],
             self.compatibility_matrix,
             self.return_probabilities,
-            Execution(self.threads, self.deterministic, self.storage),
+            Execution(self.threads, self.deterministic, self.storage, self.count_vertices),
             {name: log.exp() for name, log in self.log_thetas.items()},
         )
         if not torch.compiler.is_compiling():

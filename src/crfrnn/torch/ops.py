@@ -24,7 +24,8 @@ from crfrnn.torch import gpu, kept
 
 MODEL = (
     "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] thetas, Tensor[] couplings, "
-    "str theta_names, str crf, float[]? spacing, int? threads, bool deterministic, ScalarType? storage"
+    "str theta_names, str crf, float[]? spacing, int? threads, bool deterministic, ScalarType? storage, "
+    "bool count_vertices"
 )
 TENSORS = 6  # so many entries of `MODEL` hold tensors
 LATTICE = "Tensor features, Tensor? mask, str normalization, int neighbour_rounds, bool deterministic, int? threads"
@@ -45,6 +46,7 @@ class Model(NamedTuple):
     threads: int | None
     deterministic: bool
     storage: torch.dtype | None
+    count_vertices: bool
 
     def forward(self, backend: ModuleType, keep: bool, convert: Any) -> tuple[Any, Any]:
         """By a backend, of tensors converted for it."""
@@ -71,7 +73,7 @@ class Model(NamedTuple):
         threads = self.threads
         if threads is None and self.logits.device.type == "cpu":
             threads = torch.get_num_threads()
-        return Execution(threads, self.deterministic, self.storage)
+        return Execution(threads, self.deterministic, self.storage, self.count_vertices)
 
 
 @torch.library.custom_op(

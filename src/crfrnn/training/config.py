@@ -66,7 +66,9 @@ class TrainingConfig:
     teacher_weight: Annotated[float, "weight of the distance to the teacher beside the cross-entropy"] = 1.0
     seed: Annotated[int, "seed of the weights, the order of the photos and their augmentation"] = 0
 
-    crop: Annotated[tuple[int, int], "height and width in pixels of the crops of the photos"] = (256, 320)
+    crop: Annotated[
+        tuple[int, int] | None, "height and width in pixels of the crops of the photos; null: whole photos as they are"
+    ] = (256, 320)
     scale: Annotated[tuple[float, float], "smallest and largest random factor of the photos' size"] = (0.75, 1.5)
     flip: Annotated[bool, "mirror half of the photos"] = True
     colour: Annotated[float, "random change of brightness, contrast and saturation, 0 up to 1"] = 0.3
@@ -96,7 +98,8 @@ class TrainingConfig:
     crf_weight_rate: Annotated[float, "learning rate of the CRF's weights in stage 2"] = 1e-2
     freeze_encoder: Annotated[
         bool,
-        "keep the encoder and its batch statistics as they are, and train what comes after it",
+        "keep the encoder and its batch statistics as they are, and train what comes after it; with crop null and "
+        "colour 0, what the encoder says of a photo is worked out once",
     ] = False
     weight_decay: Annotated[float, "decay of the network's convolutions; other weights have none"] = 1e-2
     poly_power: Annotated[float, "rates fall as (1 - step/steps)^poly_power; 0 keeps them"] = 0.9
@@ -365,6 +368,7 @@ _DEFAULTS: dict[str, Any] = {setting.name: setting.default for setting in fields
 _NEEDED = {
     **dict.fromkeys(("crf_loss_weight", "crf_loss_theta_alpha", "crf_loss_theta_beta"), "crf_loss"),
     "theta_rate": "learn_theta",
+    "scale": "crop",
     **dict.fromkeys(("teacher_input", "teacher_weight"), "teacher"),
 }
 """Settings that say how something is done, and the one that says whether."""
@@ -384,7 +388,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("patience", "threads"), _optional(_at_least_1)),
     **dict.fromkeys(("flip", "freeze_encoder", "freeze_network", "freeze_statistics"), _truth),
     **dict.fromkeys(("learn_compatibility", "learn_theta"), _truth),
-    "crop": _two(_at_least_1),
+    "crop": _optional(_two(_at_least_1)),
     "scale": _two(_above_0),
     "colour": proper_fraction,
     "class_weights": _class_weights,

@@ -56,7 +56,7 @@ class TrainingPhotos(LightningDataModule):
             teacher=teacher_of(config),
         )
         self.val_split = SegmentationData(config.data, config.val_split, classes)
-        self.counts = self.train_split.pixel_counts()
+        self.counts, self.sizes = self.train_split.counts_and_sizes()
         self.val_split.pixel_counts()
 
     def class_weights(self) -> Tensor | None:
@@ -67,22 +67,27 @@ class TrainingPhotos(LightningDataModule):
         return None if weights is None else torch.tensor(weights)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Augmented photos, all of the same size."""
+        """Augmented photos, all of the same size, or whole ones in batches of about the same size."""
         config = self.config
-        augmentation = Augmentation(config.crop, config.scale, config.flip, config.colour)
-        return self._loader(Examples(self.train_split, augmentation, config.seed), config.batch_size, shuffle=True)
+        scale = (1.0, 1.0) if config.crop is None else config.scale
+        augmentation = Augmentation(config.crop, scale, config.flip, config.colour)
+        sizes = self.sizes if config.crop is None else None
+        return self._loader(Examples(self.train_split, augmentation, config.seed), config.batch_size, True, sizes)
 
     def val_dataloader(self) -> ResumableLoader:
         """Photos as they are, one by one: the padding around a photo in a batch would change a network's answer."""
-        return self._loader(Examples(self.val_split), 1, shuffle=False)
+        return self._loader(Examples(self.val_split), 1, False)
 
-    def _loader(self, examples: Examples, batch_size: int, shuffle: bool) -> ResumableLoader:
+    def _loader(
+        self, examples: Examples, batch_size: int, shuffle: bool, sizes: list[tuple[int, int]] | None = None
+    ) -> ResumableLoader:
         trainer: Trainer = self.trainer  # type: ignore[assignment]
         return ResumableLoader(
             examples,
             batch_size,
             shuffle=shuffle,
             seed=self.config.seed,
+            sizes=sizes,
             workers=self.config.workers,
             rank=trainer.global_rank,
             num_processes=trainer.world_size,

@@ -19,6 +19,7 @@ from crfrnn.models import Segmenter
 from crfrnn.models.segmenter import of_classes
 from crfrnn.torch.losses import DenseCrfLoss, GatedCrfLoss, NormalizedCutLoss, PairwiseLoss
 from crfrnn.training.config import IMAGENET, TrainingConfig
+from crfrnn.training.features import KeptFeatures
 
 CRF_LOSSES = {"dense": DenseCrfLoss, "gated": GatedCrfLoss, "normalized-cut": NormalizedCutLoss}
 MOMENTUM = 0.9
@@ -62,6 +63,8 @@ class SegmentationTask(LightningModule):
             segmenter.network.requires_grad_(False)
         if self.fixed_encoder:
             self._encoder.requires_grad_(False)
+            if config.crop is None and not config.colour:  # photos come as they are, or mirrored
+                self._encoder.forward = KeptFeatures(self._encoder.forward)
         if segmenter.crf is not None:
             segmenter.crf.compatibility_matrix.requires_grad_(config.learn_compatibility)
         self.train()

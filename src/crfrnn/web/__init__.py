@@ -2,6 +2,6 @@
 
 `controls` makes controls of the specification, `uploads` reads what strangers send, `desk` has what a user works on,
 `drawn` what the page shows of it, `notices` what is doubtful about it; `visits` keeps that apart for each of several
-users, and `guard` refuses requests. None of them knows Gradio. `page` lays all of it out in Gradio, and `server` serves
-the page.
+users, `turns` says who computes when, and `guard` refuses requests. None of them knows Gradio. `page` lays all of it
+out in Gradio, and `server` serves the page.
 """

@@ -58,12 +58,12 @@ class Control:
         """
         if self.choices:
             if value not in self.choices:
-                raise ValueError(f"{self.name}={value!r} is unknown; use {', '.join(self.choices)}")
+                raise ValueError(f"{self.name}={value!r:.80} is unknown; use {', '.join(self.choices)}")
             return value
         if self.step is None:
             return _line(self.name, value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise ValueError(f"{self.name}={value!r} must be from {self.low:g} to {self.high:g}")
+            raise ValueError(f"{self.name}={value!r:.80} must be from {self.low:g} to {self.high:g}")
         if isinstance(self.default, int):
             if value != int(value):
                 raise ValueError(f"{self.name}={value!r} must be a whole number")
@@ -158,7 +158,7 @@ def _explained(name: str) -> str:
 
 def _line(name: str, text: Any) -> Any:
     if not isinstance(text, str) or text.strip().endswith(".npy"):
-        raise ValueError(f"{name}={text!r} must be numbers with a comma between them, or nothing")
+        raise ValueError(f"{name}={text!r:.80} must be numbers with a comma between them, or nothing")
     try:
         return numbers(text) if text.strip() else None
     except Exception as error:

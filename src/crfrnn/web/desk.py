@@ -37,6 +37,8 @@ MOST_EXACT_PIXELS = 40_000
 MOST_STROKES = 500
 MOST_POINTS = 2_000
 """Of a stroke."""
+MOST_POINTS_TOGETHER = 50_000
+"""Of all strokes: a second to draw."""
 WIDEST_STROKE = 100
 
 
@@ -140,7 +142,7 @@ def with_network(desk: Desk, model: Model) -> Desk:
 
     start = time.perf_counter()
     with torch.inference_mode():
-        logits = of_classes(model.segmenter.unary(image_batch(desk.photo, model.segmenter)))
+        logits = of_classes(model.segmenter.unary(image_batch([desk.photo], model.segmenter)))
         scores: NDArray[np.float32] = logits[0].float().cpu().numpy()
     seconds = time.perf_counter() - start
     return replace(_cleared(desk, model.classes, scores), scores=scores, source="network", seconds=seconds)
@@ -167,10 +169,14 @@ def with_scribbles(desk: Desk, strokes: Any) -> Desk:
     """
     picture = Image.new("L", desk.photo.shape[1::-1], VOID)
     pen = ImageDraw.Draw(picture)
-    if not isinstance(strokes, list) or len(strokes) > MOST_STROKES:
-        raise ValueError(f"expected a list of at most {MOST_STROKES} scribbles")
-    for stroke in strokes:
-        label, width, points = _checked(stroke, desk.classes.num_classes)
+    if not isinstance(strokes, list):
+        raise ValueError(f"expected a list of scribbles, not {strokes!r:.80}")
+    if len(strokes) > MOST_STROKES:
+        raise ValueError(f"a photo takes at most {MOST_STROKES} scribbles: undo some, or clear them")
+    checked = [_checked(stroke, desk.classes.num_classes) for stroke in strokes]
+    if sum(len(points) for *_, points in checked) > MOST_POINTS_TOGETHER:
+        raise ValueError(f"scribbles have at most {MOST_POINTS_TOGETHER} points together: undo some, or clear them")
+    for label, width, points in checked:
         pen.line(points, fill=label, width=width)
         for x, y in points:  # lines have no round ends and corners
             pen.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=label)

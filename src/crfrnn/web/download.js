@@ -5,4 +5,5 @@ watch("value", () => {
   link.href = props.value.content;
   link.download = props.value.name;
   link.click();
+  props.value = null;  // the same file may be wanted again
 });

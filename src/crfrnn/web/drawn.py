@@ -65,11 +65,15 @@ def times(found: Refined, notices: Sequence[str] = ()) -> str:
         f"{width}×{height} pixels, {len(found.ids)} classes",
         f"{np.mean(found.labels != desk.before()):.1%} of pixels changed",
     ]
-    doubts = [f'<p class="doubt">{html.escape(each)}</p>' for each in notices]
-    return " · ".join(parts) + "".join(doubts)
+    return " · ".join(parts) + "".join(map(doubt, notices))
 
 
-def canvas(desk: Desk) -> dict[str, Any]:
+def doubt(words: str) -> str:
+    """Words about what is doubtful or wrong."""
+    return f'<p class="doubt">{html.escape(words)}</p>'
+
+
+def sheet(desk: Desk) -> dict[str, Any]:
     """What is to be scribbled on: the photo, and the classes, those that one can see first."""
     height, width = desk.photo.shape[:2]
     first = [label for label, _ in visible(desk.before())]

@@ -11,7 +11,7 @@ MOST_REQUEST_BYTES = MOST_BYTES * 4 // 3 + 1_000_000
 """Of a request: a file in base64, and the rest."""
 TOO_LARGE = f"a request may have {MOST_REQUEST_BYTES} bytes"
 API = "/gradio_api/"
-OPEN = ("queue/", "heartbeat/", "startup-events", "theme.css", "info", "app_id", "cancel", "reset")
+OPEN = ("run/predict", "heartbeat/", "startup-events", "theme.css", "info", "app_id")
 """What the page needs of what Gradio has there; more would take files, fetch other addresses, and run programs."""
 HEADERS = (
     (

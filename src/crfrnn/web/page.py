@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from importlib.resources import files
 from typing import Any
 
 import gradio as gr
 from gradio.components.imageslider import SliderData
 from gradio.data_classes import ImageData
+from gradio_client.utils import is_file_obj_with_meta, traverse
 from PIL import Image
 
 from crfrnn.cli.failures import EXPECTED, OUT_OF_MEMORY
@@ -22,6 +24,7 @@ from crfrnn.web import drawn, uploads
 from crfrnn.web.controls import Control, adjustable, adjusted, controls, values_of
 from crfrnn.web.desk import Desk
 from crfrnn.web.notices import noticed
+from crfrnn.web.turns import Turns
 from crfrnn.web.visits import Visits
 
 TITLE = "crfrnn: a network, and a CRF behind it"
@@ -35,41 +38,51 @@ SCORES = "(classes, height, width) in .npy or .npz, of the size of the photo or 
 AUTOMATIC = "as the file says"
 SCRIBBLES, ITERATIONS = "Scribbles", "Iterations"
 """Names of tabs."""
+CHOOSE_SCORES = "choose a file with scores"
 DRAW = "draw scribbles of at least two classes"
-AT_ONCE = 2
-"""Computations that run side by side; others wait."""
-MOST_WAITING = 32
+AGAIN = "() => document.getElementById('again').click()"
+"""Asks for results."""
 EXAMPLE_SIDE = 128
 
 Update = dict[Any, Any]
 """What becomes of components of Gradio."""
 
 
-def spoken(handler: Callable[..., Update]) -> Callable[..., Any]:
-    """What the package raises for bad input becomes a message on the page; what changes nothing leaves it as it is."""
+def spoken(line: str) -> Callable[[Callable[..., Update]], Callable[..., Any]]:
+    """Makes a handler wait for its turn; what the package raises for bad input becomes a message on the page.
 
-    @wraps(handler)
-    def guarded(*arguments: Any) -> Any:
-        try:
-            return handler(*arguments) or gr.skip()
-        except EXPECTED as error:
-            words = str(error)
-            if isinstance(error, MemoryError) and words in ("", "std::bad_alloc"):
-                words = OUT_OF_MEMORY
-            raise gr.Error(words, duration=None, print_exception=False) from None
+    Args:
+        line: Requests of one page in the same line are answered one after the other.
+    """
 
-    return guarded
+    def made(handler: Callable[..., Update]) -> Callable[..., Any]:
+        @wraps(handler)
+        async def guarded(page: Page, *arguments: Any) -> Any:
+            user = next(_user(each) for each in arguments if isinstance(each, gr.Request))
+            try:
+                return await page.turns.take(f"{user} {line}", partial(handler, page, *arguments)) or gr.skip()
+            except EXPECTED as error:
+                raise gr.Error(_words(error), duration=None, print_exception=False) from None
+
+        return guarded
+
+    return made
 
 
 class Page:
     """The page for a model. What users work on is kept in `visits`, by the word that Gradio has for each open page.
+
+    All results come from one event, `moved`, whatever was done, and are a function of what the page shows when it is
+    sent: of moves that come while one is answered, Gradio sends the last one. It drops what waits behind an answer that
+    failed, so `moved` says in words what is wrong. Requests are answered directly, not through Gradio's queue: browsers
+    may close its stream of answers just when the server has promised one more in it, and wait for that one forever.
 
     Attributes:
         blocks: What Gradio serves.
     """
 
     def __init__(self, model: Model, visits: Visits) -> None:
-        self.model, self.visits = model, visits
+        self.model, self.visits, self.turns = model, visits, Turns()
         self.own = desks.crf_of_model(model)
         self.starts = [OWN, *PRESETS] if self.own else list(PRESETS)
         self.known = {each.name: each for each in controls(self.own)}
@@ -83,14 +96,13 @@ class Page:
                 with gr.Column(scale=1, min_width=260):
                     self._lay_parameters()
             self._connect()
-        for each in self.blocks.blocks.values():
-            each.async_move_resource_to_block_cache = _refuse_files
-        self.blocks.queue(default_concurrency_limit=AT_ONCE, max_size=MOST_WAITING, api_open=False)
+        self.blocks.preprocess_data = _without_files(self.blocks.preprocess_data)
+        self.blocks.queue(api_open=False)
 
     def _lay_inputs(self) -> None:
         self.photo = _picker("A photo: choose or drop one", uploads.PHOTO_SUFFIXES, "photo", _examples())
         self.source = gr.Radio(list(SOURCES.items()), value="network", label="Scores from", elem_id="source")
-        with gr.Accordion("Scores of your own, or labels", open=False, elem_id="own-scores"):
+        with gr.Accordion("Scores of your own, or labels", open=False, elem_id="own-scores") as self.own_scores:
             gr.Markdown(SCORES)
             self.kind = gr.Dropdown([AUTOMATIC, *uploads.INPUTS], value=AUTOMATIC, label="The file holds")
             self.scores = _picker("Scores: choose or drop a file", uploads.SCORE_SUFFIXES, "scores", "")
@@ -99,16 +111,18 @@ class Page:
         self.slider = gr.ImageSlider(
             label="without the CRF | with it", interactive=False, buttons=["fullscreen"], elem_id="slider"
         )
-        self.slider.postprocess = _held
         self.legend = gr.HTML(elem_id="legend")
         self.times = gr.HTML(elem_id="times")
+        self.again = gr.Button(visible="hidden", elem_id="again")
         with gr.Tabs() as self.tabs:
             with gr.Tab(SCRIBBLES):
                 self.canvas = gr.HTML(
+                    [],
                     html_template=_text("scribbles.html"),
                     js_on_load=_text("scribbles.js"),
                     apply_default_css=False,
                     elem_id="scribbles",
+                    sheet=None,
                 )
             with gr.Tab(ITERATIONS):
                 self.plot = gr.Plot(show_label=False, elem_id="plot")
@@ -129,100 +143,110 @@ class Page:
             self.controls |= {each.name: _component(each, start) for each in rarer}
 
     def _connect(self) -> None:
-        parameters = [self.start, *self.controls.values()]
-        results = [self.slider, self.legend, self.times]
-        everything = [*results, self.canvas, self.source, *parameters]
-        common: dict[str, Any] = {"concurrency_id": "crf", "api_visibility": "private", "show_progress": "minimal"}
+        # What Gradio refuses before a handler has seen it would drop the move behind it, too: all is checked there.
+        direct = {"queue": False, "preprocess": False, "api_visibility": "private"}
+        common: dict[str, Any] = {**direct, "trigger_mode": "multiple"}
         live = {**common, "trigger_mode": "always_last", "show_progress": "hidden"}
-        moves = [each.input for each in self.controls.values()]
+        parameters = list(self.controls.values())
+        given = [self.source, self.start]
+        laid = [self.photo, self.scores, self.own_scores, self.canvas, self.source, self.start, *parameters]
         for event in (
-            self.photo.sent(self.opened, [self.source, *parameters], everything, **common),
-            self.photo.example(self.example, [self.source, *parameters], everything, **common),
-            self.scores.sent(self.scored, [self.kind, *parameters], everything, **common),
-            self.source.input(self.sourced, [self.source, *parameters], everything, **common),
-            self.canvas.drawn(self.scribbled, parameters, results, **live),
-            self.start.input(self.started, self.start, [*results, *self.controls.values()], **common),
-            gr.on(moves, self.moved, parameters, results, **live),
-            self.tabs.select(self.turned, None, self.tab, api_visibility="private", concurrency_limit=None),
+            self.photo.sent(self.opened, given, laid, **common),
+            self.scores.sent(self.scored, [self.kind, self.start], laid, **common),
+            self.source.input(self.sourced, given, laid, **common),
+            self.start.input(None, self.start, parameters, js=self._started(), **common),
+            self.tabs.select(self.turned, None, self.tab, **common),
         ):
-            event.success(self.watched, [self.tab, *parameters], [self.plot, self.worked], **common)
-        self.save.click(self.saved, parameters, self.download, **common)
+            event.success(None, js=AGAIN, **common)
+        moves = [self.again.click, self.canvas.input, *(each.input for each in parameters)]
+        shown = [self.canvas, self.start, *parameters]
+        moved = gr.on(moves, self.moved, shown, [self.slider, self.legend, self.times], postprocess=False, **live)
+        moved.success(self.watched, [self.tab, *shown], [self.plot, self.worked], **live)
+        self.save.click(self.saved, shown, self.download, **common)
         self.blocks.unload(self.left)
 
-    @spoken
-    def opened(self, event: gr.EventData, request: gr.Request, wanted: str, *shown: Any) -> Update:
-        """A photo was sent."""
+    @spoken("desk")
+    def opened(self, event: gr.EventData, request: gr.Request, wanted: str, chosen: str) -> Update:
+        """A photo was sent, or an example was chosen."""
         name = uploads.plain_name(_sent(event, "name"))
-        photo = uploads.photo_of(uploads.content_of(_sent(event, "data"), name), name)
-        return self._laid(request, desks.opened_desk(name, photo, self.model, _source(wanted)), shown)
+        example = _sent(event, "example")
+        try:
+            if example is None:
+                photo = uploads.photo_of(uploads.content_of(_sent(event, "data"), name), name)
+            elif example in EXAMPLES:
+                name, photo = f"{example}.png", read_example(example)
+            else:
+                raise ValueError(f"there is no example {example!r:.80}; there are {', '.join(EXAMPLES)}")
+            return self._laid(request, desks.opened_desk(name, photo, self.model, _source(wanted)), chosen, name)
+        except EXPECTED as error:
+            return {self.photo: _words(error)}
 
-    @spoken
-    def example(self, event: gr.EventData, request: gr.Request, wanted: str, *shown: Any) -> Update:
-        """An example was chosen."""
-        name = _sent(event, "name")
-        if name not in EXAMPLES:
-            raise ValueError(f"there is no example {name!r:.80}; there are {', '.join(EXAMPLES)}")
-        desk = desks.opened_desk(f"{name}.png", read_example(name), self.model, _source(wanted))
-        return self._laid(request, desk, shown)
-
-    @spoken
-    def scored(self, event: gr.EventData, request: gr.Request, kind: Any, *shown: Any) -> Update:
+    @spoken("desk")
+    def scored(self, event: gr.EventData, request: gr.Request, kind: Any, chosen: str) -> Update:
         """A file with scores was sent."""
-        desk = self._desk(request)
         name = uploads.plain_name(_sent(event, "name"))
-        content = uploads.content_of(_sent(event, "data"), name)
-        scores = uploads.scores_of(content, name, None if kind == AUTOMATIC else kind, desk.photo, desk.size)
-        return self._laid(request, desks.with_scores(desk, scores), shown)
+        try:
+            desk = self.visits.desk(_user(request))
+            content = uploads.content_of(_sent(event, "data"), name)
+            scores = uploads.scores_of(content, name, None if kind == AUTOMATIC else kind, desk.photo, desk.size)
+            return self._laid(request, desks.with_scores(desk, scores), chosen) | {self.scores: name}
+        except EXPECTED as error:
+            return {self.scores: _words(error)}
 
-    @spoken
-    def sourced(self, request: gr.Request, wanted: str, *shown: Any) -> Update:
+    @spoken("desk")
+    def sourced(self, request: gr.Request, wanted: str, chosen: str) -> Update:
         """Other scores were chosen."""
-        desk = self._desk(request)
+        desk = self.visits.desk(_user(request))
+        if wanted not in SOURCES.values():
+            raise ValueError(f"scores come from {', '.join(SOURCES.values())}, not {wanted!r:.80}")
+        if wanted == desk.source:
+            return {}
         if wanted == "file":
-            if desk.source == "file":
-                return {}
-            gr.Info("open “Scores of your own, or labels”, and choose a file")
-            return {self.source: desk.source}
+            return {self.source: desk.source, self.own_scores: gr.update(open=True), self.scores: CHOOSE_SCORES}
         change = desks.with_network if wanted == "network" else desks.with_scribbles_alone
-        return self._laid(request, change(desk, self.model), shown)
+        return self._laid(request, change(desk, self.model), chosen)
 
-    @spoken
-    def scribbled(self, event: gr.EventData, request: gr.Request, *shown: Any) -> Update:
-        """A scribble was drawn, or taken back."""
-        desk = desks.with_scribbles(self._desk(request), _sent(event, "strokes"))
-        self.visits.keep(_user(request), desk)
-        return self._results(desk, shown)
+    @spoken("desk")
+    def moved(self, request: gr.Request, strokes: Any, *shown: Any) -> Update:
+        """A parameter was changed, a scribble was drawn, or there are other scores."""
+        before: Update = {}
+        try:
+            desk = self._desk(request, strokes)
+            picture = drawn.tinted(desk, desk.before())
+            before = {self.slider: _held(picture, picture), self.legend: ""}
+            if desk.scores is None and not desk.is_drawn:
+                return {**before, self.times: DRAW}
+            with noticed() as notices:
+                found = desks.refined(desk, self._parameters(shown))
+        except EXPECTED as error:
+            return {**before, self.times: drawn.doubt(_words(error))}
+        pictures = _held(picture, drawn.tinted(desk, found.labels))
+        return {self.slider: pictures, self.legend: drawn.legend(found), self.times: drawn.times(found, notices)}
 
-    @spoken
-    def started(self, request: gr.Request, chosen: str) -> Update:
-        """Another preset was chosen, or the CRF of the model."""
-        values = self._values(chosen)
-        return self._set(values, chosen) | self._results(self._desk(request), [chosen, *values.values()])
-
-    @spoken
-    def moved(self, request: gr.Request, *shown: Any) -> Update:
-        """A parameter was changed."""
-        return self._results(self._desk(request), shown)
-
-    @spoken
-    def watched(self, request: gr.Request, tab: str, *shown: Any) -> Update:
-        """Something happened; energy and activity, which take longer, are worked out if they are looked at."""
+    @spoken("iterations")
+    def watched(self, request: gr.Request, tab: str, strokes: Any, *shown: Any) -> Update:
+        """There are results; energy and activity, which take longer, are worked out if they are looked at."""
         if tab != ITERATIONS:
             return {}
-        desk, crf = self._desk(request), self._parameters(shown)
-        activity = desks.refined(desk, crf).activity
+        try:
+            desk, crf = self._desk(request, strokes), self._parameters(shown)
+            activity = desks.refined(desk, crf).activity
+            trace = desks.energies(desk, crf)
+        except EXPECTED:  # `moved` has said what is wrong
+            return {self.plot: None, self.worked: ""}
         picture = ""
         if activity.iterations:
             address = drawn.inline(activity.picture(desk.photo).image)
             picture = f'<img alt="pixels that were worked out in each iteration" src="{address}">'
-        return {self.plot: drawn.plots(desks.energies(desk, crf), activity), self.worked: picture}
+        return {self.plot: drawn.plots(trace, activity), self.worked: picture}
 
-    @spoken
-    def saved(self, request: gr.Request, *shown: Any) -> Update:
+    @spoken("file")
+    def saved(self, request: gr.Request, strokes: Any, *shown: Any) -> Update:
         """The labels are wanted as a file."""
-        return {self.download: drawn.downloaded(desks.refined(self._desk(request), self._parameters(shown)))}
+        found = desks.refined(self._desk(request, strokes), self._parameters(shown))
+        return {self.download: drawn.downloaded(found)}
 
-    def turned(self, event: gr.SelectData) -> str:
+    async def turned(self, event: gr.SelectData) -> str:
         """Another tab was opened."""
         return str(event.value)
 
@@ -231,11 +255,14 @@ class Page:
         self.visits.forget(_user(request))
         self.blocks.state_holder.session_data.pop(request.session_hash, None)
 
-    def _desk(self, request: gr.Request) -> Desk:
-        return self.visits.desk(_user(request))
+    def _desk(self, request: gr.Request, strokes: Any) -> Desk:
+        """What a user works on, with the scribbles that their page shows."""
+        return desks.with_scribbles(self.visits.desk(_user(request)), strokes)
 
     def _start(self, chosen: str) -> CRFParameters | CRF:
         """What a choice of `start` stands for."""
+        if chosen not in self.starts:
+            raise ValueError(f"there is no CRF {chosen!r:.80} to start from; there are {', '.join(self.starts)}")
         return self.own if chosen == OWN and self.own is not None else preset(chosen)
 
     def _parameters(self, shown: Sequence[Any]) -> CRFParameters | CRF:
@@ -243,50 +270,55 @@ class Page:
         chosen, *values = shown
         return adjusted(self._start(chosen), dict(zip(self.controls, values, strict=True)), self.known)
 
-    def _values(self, chosen: str) -> dict[str, Any]:
-        """What the controls show at the beginning of a choice."""
-        values = values_of(self._start(chosen))
-        return {name: self.known[name].shown(values.get(name)) for name in self.controls}
+    def _begun(self, chosen: str) -> list[Update]:
+        """The controls at the beginning of a choice; those that it does not have are not shown."""
+        start = self._start(chosen)
+        values, free = values_of(start), adjustable(start)
+        return [
+            gr.update(value=self.known[name].shown(values.get(name)), visible=name in free) for name in self.controls
+        ]
 
-    def _set(self, values: dict[str, Any], chosen: str) -> Update:
-        """The controls at these values; those that the choice does not have are not shown."""
-        free = adjustable(self._start(chosen))
-        return {each: gr.update(value=values[name], visible=name in free) for name, each in self.controls.items()}
+    def _started(self) -> str:
+        """What sets the controls when another preset is chosen, or the CRF of the model: in the browser, at once."""
+        return f"(chosen) => ({json.dumps({chosen: self._begun(chosen) for chosen in self.starts})})[chosen]"
 
-    def _laid(self, request: gr.Request, desk: Desk, shown: Sequence[Any]) -> Update:
+    def _laid(self, request: gr.Request, desk: Desk, chosen: str, name: str | None = None) -> Update:
         """What is shown of a desk with new scores, whose classes may be others. The model's CRF is for its own."""
-        chosen, *values = shown
         fitting = self.starts if desk.source == "network" else list(PRESETS)
-        update: Update = {self.canvas: drawn.canvas(desk), self.source: desk.source}
+        update: Update = {self.canvas: gr.update(value=[], sheet=drawn.sheet(desk)), self.source: desk.source}
+        if name is not None:
+            update |= {self.photo: name, self.scores: ""}
         if chosen not in fitting:
             chosen = DEFAULT_PRESET
-            begun = self._values(chosen)
-            values = list(begun.values())
-            update |= self._set(begun, chosen)
+            update |= dict(zip(self.controls.values(), self._begun(chosen), strict=True))
         update[self.start] = gr.update(choices=fitting, value=chosen)
-        update |= self._results(desk, [chosen, *values])
         self.visits.keep(_user(request), desk)
         return update
 
-    def _results(self, desk: Desk, shown: Sequence[Any]) -> Update:
-        """What is shown of a desk."""
-        if desk.scores is None and not desk.is_drawn:
-            photo = drawn.tinted(desk, desk.scribbles)
-            return {self.slider: (photo, photo), self.legend: "", self.times: DRAW}
-        with noticed() as notices:
-            found = desks.refined(desk, self._parameters(shown))
-        pictures = drawn.tinted(desk, desk.before()), drawn.tinted(desk, found.labels)
-        return {self.slider: pictures, self.legend: drawn.legend(found), self.times: drawn.times(found, notices)}
+
+def _held(*pictures: str) -> Any:
+    """Two addresses that hold their pictures, as Gradio sends them: it would write pictures to files."""
+    return SliderData(root=tuple(ImageData(url=each) for each in pictures)).model_dump()
 
 
-def _held(pictures: tuple[str, str] | None) -> Any:
-    """Two addresses that hold their pictures, for Gradio: it would write pictures to files."""
-    return None if pictures is None else SliderData(root=tuple(ImageData(url=each) for each in pictures))
+def _without_files(preprocess: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuses what names a file: no value of the page is one, and Gradio would fetch the address that it names."""
+
+    async def refusing(block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> Any:
+        traverse(inputs, _refuse, is_file_obj_with_meta)
+        return await preprocess(block_fn, inputs, *more, **named)
+
+    return refusing
 
 
-async def _refuse_files(name: object) -> str:
-    """No value of the page is a file. Gradio would fetch any address that a program names as one."""
-    raise gr.Error(f"the page takes no file by name: {name!r:.80}", print_exception=False)
+def _refuse(file: Any) -> None:
+    raise gr.Error("the page takes no file by name", print_exception=False)
+
+
+def _words(error: BaseException) -> str:
+    """What is wrong, as users read it."""
+    words = str(error)
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) and words in ("", "std::bad_alloc") else words
 
 
 def _user(request: gr.Request) -> str:
@@ -324,6 +356,7 @@ def _component(control: Control, start: CRFParameters | CRF) -> Any:
 def _picker(words: str, suffixes: Sequence[str], label: str, more: str) -> Any:
     template = _text("picker.html").format(words=words, suffixes=",".join(suffixes), label=label, more=more)
     return gr.HTML(
+        "",
         html_template=template,
         js_on_load=_text("picker.js"),
         apply_default_css=False,

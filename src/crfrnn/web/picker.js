@@ -1,6 +1,11 @@
-// Hands a file that is chosen or dropped to the server, or the name of an example. `props.most` is in bytes.
+// Hands a file that is chosen or dropped to the server, or the name of an example. `props.most` is in bytes; `props.value` is
+// what is said about the file: here while it is sent, then by the server.
 const input = () => element.querySelector("input[type=file]");
-const say = (text) => { element.querySelector(".note").textContent = text; };
+const show = () => { element.querySelector(".note").textContent = props.value; };
+const say = (text) => {
+  props.value = text;
+  show();
+};
 
 function send(file) {
   if (!file) return;
@@ -12,10 +17,7 @@ function send(file) {
   say(`sending ${file.name}`);
   const reader = new FileReader();
   reader.onerror = () => say(`${file.name} cannot be read`);
-  reader.onload = () => {
-    say(file.name);
-    trigger("sent", { name: file.name, data: reader.result.split(",")[1] || "" });
-  };
+  reader.onload = () => trigger("sent", { name: file.name, data: reader.result.split(",")[1] || "" });
   reader.readAsDataURL(file);
 }
 
@@ -31,8 +33,9 @@ element.addEventListener("drop", (event) => {
 });
 element.addEventListener("click", (event) => {
   const example = event.target.closest("[data-example]");
-  if (example) {
-    say("");
-    trigger("example", { name: example.dataset.example });
-  }
+  if (!example) return;
+  say(`opening ${example.dataset.example}`);
+  trigger("sent", { example: example.dataset.example });
 });
+watch("value", show);
+show();

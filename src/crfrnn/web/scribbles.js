@@ -1,5 +1,5 @@
-// Draws scribbles on a photo, each in the colour of its class, and hands all of them to the server after each one.
-// `props.value` is {photo, width, height, classes: [{label, name, colour}]}; strokes are in pixels of that photo.
+// Draws scribbles on a photo, each in the colour of its class. `props.sheet` is {photo, width, height, classes: [{label, name,
+// colour}]}; `props.value` has the strokes, in pixels of that photo, and every change of them is an input.
 const ERASER = 255;
 const MOST_POINTS = 2000;
 let strokes = [];
@@ -7,24 +7,24 @@ let stroke = null;
 let picture = null;
 
 const find = (selector) => element.querySelector(selector);
-const shown = () => props.value && props.value.photo;
+const shown = () => props.sheet && props.sheet.photo;
 
 function start() {
   strokes = [];
   stroke = null;
   if (!shown()) return;
   const canvas = find("canvas"), select = find("select");
-  canvas.width = props.value.width;
-  canvas.height = props.value.height;
-  select.replaceChildren(...props.value.classes.map(({ label, name }) => new Option(name, label)), new Option("eraser", ERASER));
+  canvas.width = props.sheet.width;
+  canvas.height = props.sheet.height;
+  select.replaceChildren(...props.sheet.classes.map(({ label, name }) => new Option(name, label)), new Option("eraser", ERASER));
   mark();
   picture = new Image();
   picture.onload = draw;
-  picture.src = props.value.photo;
+  picture.src = props.sheet.photo;
 }
 
 function colourOf(label) {
-  const found = props.value.classes.find((each) => each.label === label);
+  const found = props.sheet.classes.find((each) => each.label === label);
   return found ? found.colour : "white";
 }
 
@@ -53,6 +53,11 @@ function draw() {
   page.drawImage(sheet, 0, 0);
 }
 
+function hand() {
+  props.value = [...strokes];
+  trigger("input");
+}
+
 function place(event) {
   const box = find("canvas").getBoundingClientRect();
   const across = find("canvas").width / box.width, down = find("canvas").height / box.height;
@@ -74,7 +79,7 @@ element.addEventListener("pointermove", (event) => {
 });
 for (const end of ["pointerup", "pointercancel"]) {
   element.addEventListener(end, () => {
-    if (stroke) trigger("drawn", { strokes });
+    if (stroke) hand();
     stroke = null;
   });
 }
@@ -85,7 +90,7 @@ element.addEventListener("click", (event) => {
   if (button.dataset.act === "undo") strokes.pop();
   else strokes = [];
   draw();
-  trigger("drawn", { strokes });
+  hand();
 });
-watch("value", start);
+watch("value sheet".split(" "), start);  // Gradio takes every name in quotes for an event
 start();

@@ -113,13 +113,19 @@ def scores_of(
             shown = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.NEAREST))
         held, indexed = taken(values, shown, kind)
         if held.batched:
-            raise ValueError(f"{path} holds the scores of several photos, of shape {values.shape}")
+            raise ValueError(f"{path} has a batch axis, shape {values.shape}: store the scores of one photo, scores[0]")
+        classes = 1 + int(values.max(where=values != VOID, initial=0)) if kind == "labels" else len(held.scores)
+        if classes > VOID:  # which may be more than memory holds
+            raise ValueError(f"{path} holds {classes} classes; expected 2 to {VOID}")
         unary, binary = unary_of(held.scores, kind, None, _at_size(photo), doubtful=True, indexed=indexed)
-        unary = unary.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            unary = unary.astype(np.float32, copy=False)
+        if not np.isfinite(unary).all():
+            raise ValueError(f"{path} holds numbers beyond the range of float32")
         if binary:
             unary = np.concatenate([np.zeros_like(unary), unary])
-        if not 2 <= len(unary) <= VOID:
-            raise ValueError(f"{path} holds {len(unary)} classes; expected 2 to {VOID}")
+        if len(unary) < 2:
+            raise ValueError(f"{path} holds one class; expected 2 to {VOID}")
         return unary
 
 

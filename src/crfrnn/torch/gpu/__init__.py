@@ -21,7 +21,9 @@ from crfrnn.torch.gpu.lattice import Lattice
 from crfrnn.torch.gpu.meanfield import Record
 from crfrnn.torch.gpu.terms import Term
 
-OFFERS = frozenset({Ability.GRID, Ability.LATTICE, Ability.SIXTEEN_BITS, Ability.GRADIENT_TO_GUIDE})
+OFFERS = frozenset(
+    {Ability.GRID, Ability.LATTICE, Ability.CLASS_THRESHOLD, Ability.SIXTEEN_BITS, Ability.GRADIENT_TO_GUIDE}
+)
 SOLVERS: dict[type, Any] = {MeanField: meanfield}
 OLDEST_TRITON = (3, 5)
 OLDEST_CAPABILITY = (8, 0)

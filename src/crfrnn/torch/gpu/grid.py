@@ -16,15 +16,21 @@ NARROW = 1 / 40
 """A deviation at which the tap beside the middle one is exp(-800), 0 in any precision."""
 
 
+ZEROS = 128
+"""On each side of taps: what a program of `triton_steps.convolve` reads beyond them."""
+
+
 class Taps(NamedTuple):
     """Weights of the neighbours along an axis, symmetric.
 
     Attributes:
-        values: (2·radius + 1,).
+        values: (2·radius + 1,), between `ZEROS` zeros on each side.
+        radius: How many taps there are on each side of the middle.
         reach: () int32 on the device, how many on each side of the middle count; None for all.
     """
 
     values: Tensor
+    radius: int
     reach: Tensor | None
 
 
@@ -77,7 +83,9 @@ def build_grid(
             taps.append(_learned(length, sigma.to(dtype), steps))
             slopes.append(slope(taps[-1], sigma.to(dtype)))
         else:
-            taps.append(Taps(constants(_taps(length, sigma), dtype, device), None))
+            numbers = _taps(length, sigma)
+            zeros = (0.0,) * ZEROS
+            taps.append(Taps(constants(zeros + numbers + zeros, dtype, device), len(numbers) // 2, None))
             slopes.append(None)
     return Grid(tuple(shape), tuple(taps), tuple(slopes))
 

@@ -1,6 +1,6 @@
 """The permutohedral lattice as tensors, built and used without waiting for the device (docs/algorithm.md, eq. 9).
 
-Only added vertices, `neighbour_rounds` above 0, are counted on the host.
+Vertices are counted on the host only if some are added (`neighbour_rounds` above 0), or with `count_vertices`.
 """
 
 import math
@@ -25,27 +25,23 @@ _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
 
 
 class Runs(NamedTuple):
-    """The corners of all points, sorted by vertex; those of each vertex are cut into runs.
+    """The corners of all points, sorted by vertex and cut into R runs of one length, the last one filled up.
+
+    Runs lie side by side, `SIDE` of them at a time: the first corners of all, then their second ones.
 
     Attributes:
-        point: (E,) int32.
-        weight: (E,).
-        vertex: (E,) int32.
-        of_vertex: (V + 1,) int32, the first corner of each vertex, and E after the last.
-        start: (E,) int32, the first corner of each run, in any order.
-        num_runs: () int32, how many runs there are.
-        joined: (V,) int32, the vertices that have several runs or none, in any order.
-        num_joined: () int32, how many of these there are.
+        point: (R · length,) int32; ~p instead of p for the first corner of each vertex.
+        weight: (R · length,), 0 where there is no corner.
+        first: (R,) int32, the vertex of the first corner of each run.
+        of_vertex: (V + 1,) int32, the first of the sorted corners of each vertex, and E after the last.
+        touched: (V,) int64, where these V vertices are in a lattice that has others too; None where it has none.
     """
 
     point: Tensor
     weight: Tensor
-    vertex: Tensor
+    first: Tensor
     of_vertex: Tensor
-    start: Tensor
-    num_runs: Tensor
-    joined: Tensor
-    num_joined: Tensor
+    touched: Tensor | None
 
 
 class Lattice(NamedTuple):
@@ -72,10 +68,10 @@ class Lattice(NamedTuple):
 
     def spread(self, rows: Tensor, scale: Tensor | None, transpose: bool, steps: ModuleType) -> Tensor:
         """Values at the vertices after splat and blur, in the reverse order of directions for the transpose."""
-        values: Tensor = steps.splat(self, rows, scale)
         directions = range(len(self.vertex))
-        for direction in reversed(directions) if transpose else directions:
-            values = steps.blur(self, values, direction, type_of_sums(rows))
+        values: Tensor = steps.blur(
+            self, steps.splat(self, rows, scale), directions[::-1] if transpose else directions, type_of_sums(rows)
+        )
         return values
 
     def filter(
@@ -88,7 +84,12 @@ class Lattice(NamedTuple):
 
 
 def build_lattice(
-    features: Tensor, images: int, steps: ModuleType, neighbour_rounds: int = 0, deterministic: bool = True
+    features: Tensor,
+    images: int,
+    steps: ModuleType,
+    neighbour_rounds: int = 0,
+    deterministic: bool = True,
+    count_vertices: bool = False,
 ) -> Lattice:
     """The lattices over a batch of images, as one.
 
@@ -98,7 +99,9 @@ def build_lattice(
         images: How many images there are, all with the same number of points.
         neighbour_rounds: How many times to add all neighbours of all vertices.
         deterministic: Whether sums have a fixed order.
-    Raises: ValueError: if there are too many features or points.
+        count_vertices: Whether to wait for their number, and have room for no more.
+    Raises: ValueError: if there are too many features or points, or vertices are counted while a CUDA graph is
+        recorded.
     """
     d, points = features.shape
     corners = (d + 1) * points
@@ -120,8 +123,9 @@ def build_lattice(
     torch.ne(key[1:], key[:-1], out=differs[1:])
     number = torch.cumsum(differs, 0, dtype=torch.int32)
     num_vertices = number[-1] + 1
-    room = steps.capacity(num_vertices, corners)
+    room = _counted(num_vertices) if count_vertices else steps.capacity(num_vertices, corners)
     vertex, start, vertex_key, remainder = steps.list_vertices(key, entry, number, room, points)
+    touched = None
     along, up = pad(unit[:d], (0, 1)), unit[d]  # the last coordinate follows from the others
     # From remainder d the next one is 0, one cell further along every coordinate; along the direction it stays.
     step = torch.stack([up - along, along.sum() - along - d * up])
@@ -135,13 +139,11 @@ def build_lattice(
                     f"neighbour_rounds={neighbour_rounds} makes {len(vertex_key)} vertices, too many for one lattice; "
                     "take fewer rounds, or give fewer images at a time"
                 )
-        number = torch.searchsorted(vertex_key, old, out_int32=True)[number]
-        start = torch.searchsorted(key, vertex_key, out_int32=True)
-        start = torch.cat([start, torch.full_like(start[:1], corners)])
+        touched = torch.searchsorted(vertex_key, old)
         num_vertices = torch.full_like(num_vertices, len(vertex_key))
-        vertex = torch.empty_like(number).scatter_(0, entry, number).view(d + 1, points)
+        vertex = touched.to(torch.int32)[vertex]
     neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
-    runs = steps.cut_runs(entry, number, start, num_vertices, weight) if deterministic else None
+    runs = steps.cut_runs(entry, number, start, weight, touched) if deterministic else None
     return Lattice(vertex, weight, neighbours, num_vertices, runs)
 
 
@@ -178,6 +180,15 @@ def embedded(features: Tensor, steps: ModuleType) -> tuple[Tensor, Tensor, Tenso
     exact = None if is_exact else constants(_scales(d, torch.float64), torch.float64, device)
     cell, order, weight = steps.embed(features, scale, exact, CELL_LIMIT[features.dtype])
     return cell, order, weight
+
+
+def _counted(number: Tensor) -> int:
+    """A number () of the device, for which this waits."""
+    if number.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "count_vertices=True waits for the device, which cannot be recorded as a CUDA graph: leave it out"
+        )
+    return int(number)
 
 
 def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

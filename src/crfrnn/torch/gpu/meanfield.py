@@ -1,7 +1,6 @@
 """A batch of images through the mean field and back, on any device (docs/algorithm.md, eq. 4 and 8).
 
-Where `steps` is
-`triton_steps`, they wait for the device only to add vertices (lattice.py).
+Where `steps` is `triton_steps`, they wait for the device only to count vertices (lattice.py).
 """
 
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from crfrnn.torch.features import planes_of_columns
 from crfrnn.torch.gpu import plain
 from crfrnn.torch.gpu.guide import collected, filter_back, guide_gradients, no_gradient, through_normalization
 from crfrnn.torch.gpu.lattice import Lattice, build_lattice, feature_gradient, type_of_sums
+from crfrnn.torch.gpu.senders import all_classes
 from crfrnn.torch.gpu.terms import Term, build_terms, fixed_order, mask_factors, normalised, planes_of, rows_of
 
 PART = 1024  # rows of a product that are summed together
@@ -48,6 +48,13 @@ def forward(
     kept: list[Tensor] = []
     storage = execution.storage or logits.dtype
     unary, q = steps.begin(logits, channels, storage)
+    threshold, senders = solver.class_threshold, None
+    if threshold:
+        senders = all_classes(len(logits), classes, channels, unary)
+        nothing = None, None, None, None, (None, None), 0.0
+        steps.update(unary, unary, *nothing, storage, senders)
+        senders = senders.above(threshold)
+        _, q = steps.update(unary, unary, *nothing, storage, senders)
     scores = unary
     for iteration in range(solver.iterations):
         if keep:
@@ -61,7 +68,9 @@ def forward(
             lattice, scale, other = terms[sliced].kernel, terms[sliced].post, padded[sliced]
             values = lattice.spread(q, terms[sliced].pre, False, steps)
         both = coupling, other
-        scores, q = steps.update(unary, scores, message, lattice, values, scale, both, solver.damping, kind)
+        if senders is not None and kind is not None:
+            senders = senders.above(threshold)
+        scores, q = steps.update(unary, scores, message, lattice, values, scale, both, solver.damping, kind, senders)
     return planes_of(scores, logits), Record(terms, kept)
 
 

@@ -5,12 +5,15 @@ other, channels padded (arrays.py). Values are (V, channels), a lattice vertex e
 `lattice.num_vertices` are not used. Both may be stored in 16 bits; numbers are those of the lattice's weights.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crfrnn.torch.gpu.grid import Taps
+from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.senders import Senders
 from crfrnn.torch.gpu.terms import rows_of
 
 
@@ -147,7 +150,7 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs | None:
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, weight: Tensor, touched: Tensor | None) -> Runs | None:
     """What a splat without atomics needs: nothing here."""
     return None
 
@@ -161,12 +164,15 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     return values
 
 
-def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
-    """[½ 1 ½] along one direction, 0 beyond the vertices that exist; stored as `dtype`."""
-    blurred = values.to(lattice.weight.dtype, copy=True)
-    for side in lattice.neighbours[direction]:
-        value = values.index_select(0, side.clamp(min=0))
-        blurred += 0.5 * torch.where(side[:, None] >= 0, value, 0)
+def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """[½ 1 ½] along one direction after the other, 0 beyond the vertices that exist; stored as `dtype`."""
+    blurred = values.to(lattice.weight.dtype)
+    for direction in directions:
+        before, after = (
+            torch.where(side[:, None] >= 0, blurred.index_select(0, side.clamp(min=0)), 0)
+            for side in lattice.neighbours[direction]
+        )
+        blurred = blurred + 0.5 * (before + after)
     return blurred.to(dtype)
 
 
@@ -207,7 +213,7 @@ def add_corner_products(
 def cut_off(taps: Tensor, reach: Tensor) -> Taps:
     """Taps of which `reach` count on each side of the middle; here cut out, for which it waits for the device."""
     middle, radius = len(taps) // 2, int(reach)
-    return Taps(taps[middle - radius : middle + radius + 1], None)
+    return Taps(pad(taps[middle - radius : middle + radius + 1], (ZEROS, ZEROS)), radius, None)
 
 
 def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor | None, after: Tensor | None) -> Tensor:
@@ -219,11 +225,10 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         taps: As `cut_off` returns them.
         before: (P,) factors, or None for ones; after the same.
     """
-    weights = taps.values
+    weights, radius = taps.values[ZEROS:-ZEROS], taps.radius
     sent = rows.to(weights.dtype) if before is None else rows * before[:, None]
     lines = sent.view(-1, length, inside * rows.shape[1])
     received = torch.zeros_like(lines)
-    radius = len(weights) // 2
     for k in range(-radius, radius + 1):
         count = length - abs(k)
         received.narrow(1, max(-k, 0), count).addcmul_(lines.narrow(1, max(k, 0), count), weights[radius + k])
@@ -241,6 +246,7 @@ def update(
     couplings: tuple[Tensor | None, Tensor | None],
     damping: float,
     dtype: torch.dtype | None,
+    senders: Senders | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One update of the logits, a = (1 - λ) (U - Σ_k E_k (N_k q)) + λ a, and their softmax (docs/algorithm.md, eq. 4).
 
@@ -252,17 +258,27 @@ def update(
         damping: λ.
         dtype: What the softmax is stored in; None leaves it out, for the last iteration. Otherwise the logits are left
             out where no damping needs them.
+        senders: The classes that send messages, whose `most` is filled in; the softmax is over these, and others are
+            not damped. None for all.
     """
     logits = unary
     if message is not None and couplings[0] is not None:
         logits = logits - couple(message, couplings[0])
     if lattice is not None and values is not None and couplings[1] is not None:
         logits = logits - couple(slice_values(lattice, values, scale), couplings[1])
+    sends = None
+    if senders is not None:
+        images, channels = senders.likely.shape
+        sends = senders.likely[:, None].expand(images, len(unary) // images, channels).reshape(-1, channels)
     if damping:
-        logits = (1 - damping) * logits + damping * previous
+        damped = (1 - damping) * logits + damping * previous
+        logits = damped if sends is None else torch.where(sends, damped, logits)
     if dtype is None:
         return logits, None
-    return logits if damping else None, torch.softmax(logits, dim=1).to(dtype)
+    marginals = torch.softmax(logits if sends is None else logits.masked_fill(~sends, -torch.inf), dim=1)
+    if senders is not None:
+        torch.amax(marginals.view(len(senders.most), -1, unary.shape[1]), dim=1, out=senders.most)
+    return logits if damping else None, marginals.to(dtype)
 
 
 def backstep(

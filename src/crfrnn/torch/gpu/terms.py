@@ -62,7 +62,8 @@ def build_terms(
         else:
             rows = feature_rows(kernel.features, inputs, thetas, dtype)
             rounds = kernel.filter.neighbour_rounds  # type: ignore[union-attr]
-            built = build_lattice(rows, images, steps, rounds, fixed_order(execution.deterministic))
+            order = fixed_order(execution.deterministic)
+            built = build_lattice(rows, images, steps, rounds, order, execution.count_vertices)
         terms.append(normalised(built, kernel.normalization, factors, points, dtype, device, steps))
     return terms
 

@@ -1,8 +1,7 @@
 # mypy: ignore-errors
 """The Triton kernels behind `triton_steps` that list the vertices of a lattice and cut their corners into runs.
 
-`triton_lattice` describes what they share. Where a list may have any order, each program adds up how much it has and
-reserves a place for it by one atomic addition.
+`triton_lattice` describes what they share.
 """
 
 import triton
@@ -46,36 +45,25 @@ def cut_runs(
     weight,
     point,
     sorted_weight,
-    start,
-    count,
+    first,
     size,
     points,
+    SIDE: tl.constexpr,
     RUN: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # SIDE runs, read corner by corner and written side by side. The last one is filled up with weights of 0 for its
+    # last point: what is not finite there stays with its own vertices.
+    side = tl.arange(0, SIDE)
+    start = (tl.program_id(0) * SIDE + side) * RUN
+    i = tl.arange(0, RUN)[None, :]
+    e = start[:, None] + i
     inside = e < size
-    place = tl.load(entry + e, mask=inside, other=0)
-    tl.store(point + e, (place % points).to(tl.int32), mask=inside)
-    tl.store(sorted_weight + e, tl.load(weight + place, mask=inside, other=0), mask=inside)
+    place = tl.load(entry + tl.minimum(e, size - 1))
     v = tl.load(vertex + e, mask=inside, other=0)
-    begins = inside & ((e - tl.load(of_vertex + v, mask=inside, other=0)) % RUN == 0)
-    _append(start, count, e, begins)
-
-
-@triton.jit
-def list_joined(of_vertex, vertices, joined, count, RUN: tl.constexpr, BLOCK: tl.constexpr):
-    there = tl.load(vertices)
-    for begin in range(tl.program_id(0) * BLOCK, there, tl.num_programs(0) * BLOCK):
-        v = begin + tl.arange(0, BLOCK)
-        inside = v < there
-        low = tl.load(of_vertex + v, mask=inside, other=0)
-        corners = tl.load(of_vertex + v + 1, mask=inside, other=0) - low
-        _append(joined, count, v, inside & ((corners == 0) | (corners > RUN)))
-
-
-@triton.jit
-def _append(items, count, item, chosen):
-    before = tl.cumsum(chosen.to(tl.int32), axis=0)
-    at = tl.atomic_add(count, tl.sum(chosen.to(tl.int32), axis=0), sem="relaxed") + before - 1
-    tl.store(items + at, item, mask=chosen)
+    p = (place % points).to(tl.int32)
+    begins = e == tl.load(of_vertex + v, mask=inside, other=0)
+    at = tl.program_id(0) * SIDE * RUN + i * SIDE + side[:, None]
+    tl.store(point + at, tl.where(inside & begins, ~p, p))
+    tl.store(sorted_weight + at, tl.load(weight + place, mask=inside, other=0))
+    v = tl.load(vertex + start, mask=start < size, other=0)
+    tl.store(first + tl.program_id(0) * SIDE + side, v, mask=start < size)

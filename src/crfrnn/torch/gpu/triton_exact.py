@@ -158,14 +158,14 @@ def _filter(
     )
 
 
-def exact_filter(values: Tensor, features: Tensor) -> Tensor:
+def exact_filter(values: Tensor, features: Tensor, ordered: Tensor | None = None) -> Tensor:
     """Σ_j exp(-½ |f_i - f_j|²) v_j for values (B, C, N) and features (B, d, N), float32 on one device.
 
     On the current stream of the tensors' device. The N² weights never reach memory. Differences, exponents and sums
     are float32; weights and values are multiplied by the matrix units, each split in two, to a relative error of about
     1e-6. Pairs of blocks are left out where all such pairs together change a sum by less than 2⁻²⁴ of the largest
     value. A value that is not finite makes all of its channel NaN, a feature that is NaN all of its image, and an
-    infinite one the points that have it.
+    infinite one the points that have it. `ordered` is what `order` returns for these features.
     """
     (batch, channels, points), dimensions = values.shape, features.shape[1]
     blocks = triton.cdiv(points, SIDE)
@@ -175,9 +175,9 @@ def exact_filter(values: Tensor, features: Tensor) -> Tensor:
     with torch.cuda.device(values.device) if values.is_cuda else nullcontext():
         # Padding is zeros, sent from the place of the last point.
         padded = torch.arange(blocks * SIDE, device=values.device).clamp(max=points - 1)
-        order = codes(features).argsort(dim=1, stable=True)[:, padded]
-        near = features.gather(2, order[:, None].expand(-1, dimensions, -1))
-        sent = values.gather(2, order[:, None].expand(-1, channels, -1))
+        place = (order(features) if ordered is None else ordered)[:, padded]
+        near = features.gather(2, place[:, None].expand(-1, dimensions, -1))
+        sent = values.gather(2, place[:, None].expand(-1, channels, -1))
         sent[:, :, points:] = 0
         low, high = near.view(batch, dimensions, blocks, SIDE).aminmax(dim=3)
         _filter[blocks, triton.cdiv(channels, width), batch](
@@ -185,7 +185,7 @@ def exact_filter(values: Tensor, features: Tensor) -> Tensor:
             near,
             low,
             high,
-            order,
+            place,
             (values * 0).sum(dim=2),
             result,
             points,
@@ -201,6 +201,12 @@ def exact_filter(values: Tensor, features: Tensor) -> Tensor:
             enable_fp_fusion=True,
         )
     return result
+
+
+def order(features: Tensor) -> Tensor:
+    """(B, N) int64, the points of each image so that neighbours are near each other."""
+    with torch.cuda.device(features.device) if features.is_cuda else nullcontext():
+        return codes(features).argsort(dim=1, stable=True)
 
 
 def codes(features: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 # mypy: ignore-errors
 # ruff: noqa: RUF005, SIM108  (Triton takes no starred expressions)
-"""The Triton kernels of the lattice behind `triton_steps`: build, splat, blur, slice, and gradients to weights.
+"""The Triton kernels of the lattice behind `triton_steps`: build, blur, slice, and gradients to weights.
 
-Each computes what the function of its name in `plain` says; `splat` is `sum_runs` and `join_runs`, or `clear` and
-`add_corners`. Rows and values have CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is
-BLOCK rows. Only the device knows the number of vertices: kernels over vertices read it, and a fixed number of programs
-share the vertices. Offsets of rows are 64 bits wide. Rows and values may be stored in 16 bits; they are computed in at
-least float32.
+Each computes what the function of its name in `plain` says; the splat is in `triton_splat`. Rows and values have
+CHANNELS columns, of which a program holds BLOCK_C, the next power of 2; a tile is BLOCK rows. Only the device knows the
+number of vertices: kernels over vertices read it, and a fixed number of programs share the vertices. Offsets of rows
+are 64 bits wide. Rows and values may be stored in 16 bits; they are computed in at least float32.
 """
 
 import triton
@@ -144,138 +143,45 @@ def find_neighbours(key, remainder, step, count, found, room, D: tl.constexpr, B
 
 
 @triton.jit
-def sum_runs(
-    rows,
-    point,
-    weight,
-    scale,
-    vertex,
-    of_vertex,
-    start,
+def blur(
+    values,
+    first,
+    second,
     count,
-    values,
-    parts,
-    CHANNELS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK: tl.constexpr,
-    RUN: tl.constexpr,
-    UNROLL: tl.constexpr,
-):
-    # Σ of weight · scale[point] · rows[point] over each run: the value of a vertex that has no other, or a part of it.
-    T: tl.constexpr = weight.dtype.element_ty
-    c = tl.arange(0, BLOCK_C)
-    channel = c[None, :] < CHANNELS
-    runs = tl.load(count)
-    for begin in range(tl.program_id(0) * BLOCK, runs, tl.num_programs(0) * BLOCK):
-        r = begin + tl.arange(0, BLOCK)
-        inside = r < runs
-        first = tl.load(start + r, mask=inside, other=0)
-        v = tl.load(vertex + first, mask=inside, other=0)
-        low = tl.load(of_vertex + v, mask=inside, other=0)
-        high = tl.load(of_vertex + v + 1, mask=inside, other=0)
-        end = tl.minimum(first + RUN, high)
-        total = tl.zeros([BLOCK, BLOCK_C], T)
-        entry = first
-        for _ in range(0, tl.max(end - first, axis=0), UNROLL):
-            for u in tl.static_range(UNROLL):
-                e = entry + u
-                more = e < end
-                p = tl.load(point + e, mask=more, other=0).to(tl.int64)
-                w = tl.load(weight + e, mask=more, other=0)
-                if scale is not None:
-                    w *= tl.load(scale + p, mask=more, other=0)
-                row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=more[:, None] & channel, other=0)
-                total += w[:, None] * row.to(T)
-            entry += UNROLL
-        alone, part = inside & (high - low <= RUN), inside & (high - low > RUN)
-        tl.store(values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :], total, mask=alone[:, None] & channel)
-        at = (_first_part(low, RUN) + (first - low) // RUN).to(tl.int64)
-        tl.store(parts + at[:, None] * CHANNELS + c[None, :], total, mask=part[:, None] & channel)
-
-
-@triton.jit
-def join_runs(
-    parts,
-    of_vertex,
-    joined,
-    count,
-    values,
-    CHANNELS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK: tl.constexpr,
-    RUN: tl.constexpr,
-):
-    # values[v] = Σ of the parts of v, a tile of them at a time; one program for each of the vertices to join.
-    T: tl.constexpr = parts.dtype.element_ty
-    c = tl.arange(0, BLOCK_C)
-    channel = c < CHANNELS
-    vertices = tl.load(count)
-    for j in range(tl.program_id(0), vertices, tl.num_programs(0)):
-        v = tl.load(joined + j)
-        low = tl.load(of_vertex + v)
-        runs = (tl.load(of_vertex + v + 1) - low + (RUN - 1)) // RUN
-        total = tl.zeros([BLOCK, BLOCK_C], T)
-        for k in range(0, runs, BLOCK):
-            r = k + tl.arange(0, BLOCK)
-            at = (_first_part(low, RUN) + r).to(tl.int64)[:, None] * CHANNELS + c[None, :]
-            total += tl.load(parts + at, mask=(r < runs)[:, None] & channel[None, :], other=0)
-        tl.store(values + v.to(tl.int64) * CHANNELS + c, tl.sum(total, axis=0), mask=channel)
-
-
-@triton.jit
-def clear(values, count, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
-    c = tl.arange(0, BLOCK_C)
-    vertices = tl.load(count)
-    for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
-        v = begin + tl.arange(0, BLOCK)
-        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
-        tl.store(values + at, 0.0, mask=(v < vertices)[:, None] & (c[None, :] < CHANNELS))
-
-
-@triton.jit
-def add_corners(
-    rows,
-    vertex,
-    weight,
-    scale,
-    values,
-    points,
-    CORNERS: tl.constexpr,
+    out,
+    room,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    c = tl.arange(0, BLOCK_C)
-    inside = p < points
-    tile = inside[:, None] & (c[None, :] < CHANNELS)
-    row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=tile, other=0).to(weight.dtype.element_ty)
-    if scale is not None:
-        row *= tl.load(scale + p, mask=inside, other=0)[:, None]
-    for k in tl.static_range(CORNERS):
-        at = k * points + p
-        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
-        w = tl.load(weight + at, mask=inside, other=0)
-        tl.atomic_add(values + v[:, None] * CHANNELS + c[None, :], w[:, None] * row, mask=tile, sem="relaxed")
-
-
-@triton.jit
-def blur(values, neighbours, count, out, room, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
-    T: tl.constexpr = tl.float64 if values.dtype.element_ty == tl.float64 else tl.float32
-    c = tl.arange(0, BLOCK_C)
-    channel = c[None, :] < CHANNELS
+    # Along one direction, or along two at once: what neighbours along the second have after the first is worked out
+    # anew.
+    c = tl.arange(0, BLOCK_C)[None, :]
     vertices = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
         v = begin + tl.arange(0, BLOCK)
         inside = v < vertices
-        before = tl.load(neighbours + v, mask=inside, other=-1)[:, None]
-        after = tl.load(neighbours + room + v, mask=inside, other=-1)[:, None]
-        at = v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
-        tile = inside[:, None] & channel
-        value = tl.load(values + at, mask=tile, other=0).to(T)
-        left = tl.load(values + before.to(tl.int64) * CHANNELS + c[None, :], mask=(before >= 0) & channel, other=0)
-        right = tl.load(values + after.to(tl.int64) * CHANNELS + c[None, :], mask=(after >= 0) & channel, other=0)
-        tl.store(out + at, value + 0.5 * (left.to(T) + right.to(T)), mask=tile)
+        value = _blurred(values, first, v, inside, room, c, CHANNELS)
+        if second is not None:
+            before = tl.load(second + v, mask=inside, other=-1)
+            after = tl.load(second + room + v, mask=inside, other=-1)
+            left = _blurred(values, first, before, before >= 0, room, c, CHANNELS)
+            right = _blurred(values, first, after, after >= 0, room, c, CHANNELS)
+            value += 0.5 * (left + right)
+        tl.store(out + v.to(tl.int64)[:, None] * CHANNELS + c, value, mask=inside[:, None] & (c < CHANNELS))
+
+
+@triton.jit
+def _blurred(values, neighbours, v, exists, room, c, CHANNELS: tl.constexpr):
+    # [½ 1 ½] along one direction at vertices v, 0 where there is none.
+    T: tl.constexpr = tl.float64 if values.dtype.element_ty == tl.float64 else tl.float32
+    before = tl.load(neighbours + v, mask=exists, other=-1)
+    after = tl.load(neighbours + room + v, mask=exists, other=-1)
+    channel = c < CHANNELS
+    value = tl.load(values + v.to(tl.int64)[:, None] * CHANNELS + c, mask=exists[:, None] & channel, other=0)
+    left = tl.load(values + before.to(tl.int64)[:, None] * CHANNELS + c, mask=(before >= 0)[:, None] & channel, other=0)
+    right = tl.load(values + after.to(tl.int64)[:, None] * CHANNELS + c, mask=(after >= 0)[:, None] & channel, other=0)
+    return value.to(T) + 0.5 * (left.to(T) + right.to(T))
 
 
 @triton.jit
@@ -368,10 +274,3 @@ def sliced(
     if scale is not None:
         total *= tl.load(scale + p, mask=inside, other=0)[:, None]
     return total
-
-
-@triton.jit
-def _first_part(low, RUN: tl.constexpr):
-    # Where the parts of a vertex of more than RUN corners begin, of which the first is `low`: the next such vertex
-    # begins at least RUN corners on, and has its own beyond them.
-    return (low // RUN) * 2

@@ -66,25 +66,27 @@ def convolve(
     target_blocks,
     most,
     RADIUS: tl.constexpr,
+    MARGIN: tl.constexpr,
     CHANNELS: tl.constexpr,
     LINE: tl.constexpr,
     COLUMNS: tl.constexpr,
     TARGETS: tl.constexpr,
     SOURCES: tl.constexpr,
     OFFSETS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROUNDED_TAPS: tl.constexpr,
+    SMALL: tl.constexpr,
 ):
     # Rows are a matrix (length, inside · channels) for each line along the axis. TARGETS of its rows, for COLUMNS of
     # its columns, are a band of taps times the rows that they reach, SOURCES at a time, on the matrix units. Columns
     # of several lines, of which each takes LINE, lie side by side where a line has few. Offsets count from the first of
-    # these lines. Of learned taps, `most` on each side of the middle, only the device knows how many count, `reach`.
+    # these lines. Of learned taps, `most` on each side of the middle, only the device knows how many count, `reach`. On
+    # both sides of the taps lie MARGIN zeros, so that a band needs no mask.
     T: tl.constexpr = taps.dtype.element_ty
     if reach is None:
         radius: tl.constexpr = RADIUS
+        taps += MARGIN
     else:
         radius = tl.load(reach)
-        taps += most - radius
+        taps += MARGIN + most - radius
     width = tl.full((), CHANNELS, OFFSETS) * inside_points
     if LINE > COLUMNS:
         begin = tl.program_id(0) // column_blocks * TARGETS
@@ -99,7 +101,7 @@ def convolve(
         line = (tl.program_id(0) // target_blocks).to(tl.int64) * (COLUMNS // LINE)
         further = tl.arange(0, COLUMNS) // LINE
         column = tl.arange(0, COLUMNS) % LINE
-        exists = (further < lines - line) & (column < width)
+        exists = (further < COLUMNS // LINE) & (further < lines - line)
         first = further.to(OFFSETS) * (length * width) + column
         first_point = further.to(OFFSETS) * (length * inside_points) + column // CHANNELS
     rows += line * length * width
@@ -119,18 +121,30 @@ def convolve(
     else:
         for ahead in range(0, TARGETS + 2 * radius, SOURCES):
             source = begin - radius + ahead + tl.arange(0, SOURCES)
-            k = source[None, :] - target[:, None] + radius
-            band = tl.load(taps + k, mask=(k >= 0) & (k <= 2 * radius), other=0)
-            if ROUNDED_TAPS:  # to the nearest of the matrix units' 11 bits: by themselves they cut off
-                band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
+            band = tl.load(taps + ahead + tl.arange(0, SOURCES)[None, :] - tl.arange(0, TARGETS)[:, None])
             tile = _lines(rows, before, first, first_point, source, exists, length, width, inside_points, T)
-            total = tl.dot(band, tile, total, input_precision=PRECISION)
+            if SMALL:  # taps to the nearest of the matrix units' 11 bits: by themselves they cut off
+                band = ((band.to(tl.int32, bitcast=True) + 4096) & -8192).to(T, bitcast=True)
+                total = tl.dot(band, tile, total, input_precision="tf32")
+            else:
+                band, band_rest = halves(band)
+                tile, tile_rest = halves(tile)
+                total = tl.dot(band_rest, tile, total, input_precision="tf32")
+                total = tl.dot(band, tile_rest, total, input_precision="tf32")
+                total = tl.dot(band, tile, total, input_precision="tf32")
     mask = (target < length)[:, None] & exists[None, :]
     if after is not None:
         total *= tl.load(
             after + first_point[None, :] + target.to(tl.int64)[:, None] * inside_points, mask=mask, other=0
         )
     tl.store(out + first[None, :] + target[:, None] * width, total, mask=mask)
+
+
+@triton.jit
+def halves(x):
+    # x as the sum of two float32 for the matrix units, which take 11 bits of each: 22 of the 24 bits of x.
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return high, x - high
 
 
 @triton.jit
@@ -157,7 +171,10 @@ def update(
     bilateral_coupling,
     logits,
     marginals,
+    likely,
+    most,
     points,
+    size,
     CORNERS: tl.constexpr,
     FACTOR: tl.constexpr,
     DAMPING: tl.constexpr,
@@ -181,14 +198,27 @@ def update(
         if bilateral_coupling is not None:
             bilateral *= tl.load(bilateral_coupling + c, mask=c < CHANNELS, other=0)[None, :]
         a -= bilateral
+    sends = c[None, :] < CHANNELS
+    if likely is not None:
+        image = p // size
+        sends = sends & (tl.load(likely + image[:, None] * CHANNELS + c[None, :], mask=tile, other=1) != 0)
     if DAMPING > 0:
-        a = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
-    a = tl.where(c[None, :] < CHANNELS, a, float("-inf"))
+        damped = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
+        a = damped if likely is None else tl.where(sends, damped, a)
     if logits is not None:
         tl.store(logits + at, a, mask=tile)
     if marginals is not None:
+        a = tl.where(sends, a, float("-inf"))
         e = tl.exp(a - tl.max(a, axis=1)[:, None])
-        tl.store(marginals + at, e / tl.sum(e, axis=1)[:, None], mask=tile)
+        q = e / tl.sum(e, axis=1)[:, None]
+        tl.store(marginals + at, q, mask=tile)
+        if most is not None:
+            # Numbers of 0 and above have a largest one in any order. Most programs find it there already.
+            for i in range(tl.min(image, axis=0), tl.max(tl.where(inside, image, 0), axis=0) + 1):
+                seen = tl.max(tl.where(sends & (image == i)[:, None], q, 0.0), axis=0)
+                place = most + i * CHANNELS + c
+                higher = seen > tl.load(place, mask=c < CHANNELS, other=0)
+                tl.atomic_max(place, seen, mask=higher & (c < CHANNELS), sem="relaxed")
 
 
 @triton.jit
@@ -236,12 +266,12 @@ def products(
     marginals,
     out,
     points,
+    SMALL: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Each program adds up tiles of its own and leaves both sums. What is stored in 16 bits has no more than the 11 that
-    # matrix units take.
+    # Each program adds up tiles of its own and leaves both sums.
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     first = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
@@ -252,14 +282,27 @@ def products(
         tile = (p < points)[:, None] & channel
         q = tl.load(marginals + at, mask=tile, other=0).to(tl.float32)
         message = tl.load(spatial + at, mask=tile, other=0).to(tl.float32)
-        first = tl.dot(tl.trans(message), q, first, input_precision="tf32")
+        first = _add_product(first, message, q, SMALL)
         message = tl.load(bilateral + at, mask=tile, other=0).to(tl.float32)
-        second = tl.dot(tl.trans(message), q, second, input_precision="tf32")
+        second = _add_product(second, message, q, SMALL)
     at = c[:, None] * CHANNELS + c[None, :]
     tile = (c[:, None] < CHANNELS) & channel
     out += tl.program_id(0) * 2 * CHANNELS * CHANNELS
     tl.store(out + at, first, mask=tile)
     tl.store(out + CHANNELS * CHANNELS + at, second, mask=tile)
+
+
+@triton.jit
+def _add_product(total, rows, others, SMALL: tl.constexpr):
+    # total + rowsᵀ others. What is stored in 16 bits has no more than the 11 that matrix units take. These cut sums
+    # off, always towards 0, which adds up in long ones: so float32 has a sum of each tile, the small products first.
+    if SMALL:
+        return tl.dot(tl.trans(rows), others, total, input_precision="tf32")
+    row, row_rest = halves(rows)
+    other, other_rest = halves(others)
+    part = tl.dot(tl.trans(row_rest), other, input_precision="tf32")
+    part = tl.dot(tl.trans(row), other_rest, part, input_precision="tf32")
+    return total + tl.dot(tl.trans(row), other, part, input_precision="tf32")
 
 
 @triton.jit

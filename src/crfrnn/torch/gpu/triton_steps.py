@@ -1,24 +1,27 @@
 """The steps of `plain` as Triton kernels, for CUDA devices; with TRITON_INTERPRET=1 on the CPU, for tests.
 
 Nothing here waits for the device, and no size depends on data: the number of vertices is not known in advance, so there
-is room for the most there can be. Sums have a fixed order, so results are the same in every run, except for splats on
-lattices without runs, which add by atomics.
+is room for the most there can be, unless it was counted. Sums have a fixed order, so results are the same in every run,
+except for splats on lattices without runs, which add by atomics.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.nn.functional import pad
+from triton import cdiv, next_power_of_2
 
-from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield
-from crfrnn.torch.gpu.grid import Taps
+from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
+from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.senders import Senders
 
 TILE = 1024  # numbers a program holds
-NARROW_TILE = 256  # the same where rows take different times
-NARROW_WARPS = 1
+RUN_TILE = 512  # the same where a program sums runs
 POINTS = 128  # points or vertices of a program that holds single numbers of each
 JOINT_TILE = 512  # the same of parts of a vertex
 JOINT_WARPS = 1
@@ -27,8 +30,13 @@ CONVOLVE_WARPS = 4
 LEAST_SIDE = 16  # of matrices that matrix units take
 PRODUCT_PROGRAMS = 8  # for each multiprocessor
 CORNERS = 1024  # of a program that builds
-RUN = 32  # corners one program sums before it hands over
-UNROLL = 4
+RUN = 32  # corners that are summed one after the other
+SIDE = 32  # runs that lie side by side
+SPAN = 64  # runs that are joined at a time where one vertex may have many
+MANY_RUNS = 2**16  # of all vertices
+UNROLL = 8  # loads at once
+JOINT_UNROLL = 8
+BLURS = 2  # directions of a pass
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 PROGRAMS = 32  # for each multiprocessor
 INTERPRETED_PROGRAMS = 2
@@ -40,7 +48,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     unary = logits.new_empty(images * size, channels)
     marginals = torch.empty_like(unary, dtype=dtype)
     tile = _tile(channels)
-    triton_meanfield.begin[(_ceil_div(len(unary), tile["BLOCK"]),)](
+    triton_meanfield.begin[(cdiv(len(unary), tile["BLOCK"]),)](
         planes, unary, marginals, len(unary), size, *planes.stride(), CLASSES=classes, **tile
     )
     return unary, marginals
@@ -52,7 +60,7 @@ def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: fl
     order = torch.empty_like(cell)
     weight = features.new_empty(d + 1, points)
     # Fused multiply-adds would put points on the border of two simplices elsewhere than the CPU does.
-    triton_lattice.embed[(_ceil_div(points, POINTS),)](
+    triton_lattice.embed[(cdiv(points, POINTS),)](
         features,
         scale,
         exact_scale,
@@ -75,7 +83,7 @@ def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: fl
 def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
     d, points = cell.shape
     key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
-    triton_build.corner_keys[(_ceil_div(points, POINTS),)](
+    triton_build.corner_keys[(cdiv(points, POINTS),)](
         cell, order, unit, key, points, points // images, D=d, BLOCK=POINTS
     )
     return key
@@ -87,7 +95,7 @@ def list_vertices(
     size = len(key)
     vertex, start = torch.empty_like(number), number.new_empty(room + 1)
     vertex_key, remainder = key.new_empty(room), number.new_empty(room)
-    triton_build.list_vertices[(_ceil_div(size, CORNERS),)](
+    triton_build.list_vertices[(cdiv(size, CORNERS),)](
         key, entry, number, vertex, start, vertex_key, remainder, size, points, BLOCK=CORNERS
     )
     return vertex.view(-1, points), start, vertex_key, remainder
@@ -117,38 +125,24 @@ def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor)
     return found
 
 
-def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, count: Tensor, weight: Tensor) -> Runs:
-    """Runs of at most RUN corners: a vertex may have hundreds of thousands, and no program should sum them alone.
+def cut_runs(entry: Tensor, vertex: Tensor, start: Tensor, weight: Tensor, touched: Tensor | None) -> Runs:
+    """Sums in runs of equal length: a vertex may have one corner or hundreds of thousands.
 
     Args:
         entry: (E,) sorted corners, as places in `weight`.
         vertex: (E,) int32 of each.
         start: (V + 1,) int32, where each vertex begins among them.
-        count: () int32, how many of the V vertices there are.
         weight: (d + 1, P).
+        touched: As in `Runs`.
     """
-    size, room = len(entry), len(start) - 1
-    point, begins, joined = torch.empty_like(vertex), torch.empty_like(vertex), vertex.new_empty(room)
-    sorted_weight = weight.new_empty(size)
-    num_runs, num_joined = vertex.new_zeros(2).unbind()
-    triton_build.cut_runs[(_ceil_div(size, CORNERS),)](
-        entry,
-        vertex,
-        start,
-        weight,
-        point,
-        sorted_weight,
-        begins,
-        num_runs,
-        size,
-        weight.shape[1],
-        RUN=RUN,
-        BLOCK=CORNERS,
+    size = len(entry)
+    runs, sides = cdiv(size, RUN), cdiv(size, RUN * SIDE)
+    point, first = vertex.new_empty(sides * SIDE * RUN), vertex.new_empty(runs)
+    sorted_weight = weight.new_empty(len(point))
+    triton_build.cut_runs[(sides,)](
+        entry, vertex, start, weight, point, sorted_weight, first, size, weight.shape[1], SIDE=SIDE, RUN=RUN
     )
-    triton_build.list_joined[(_programs(room, CORNERS, entry.device),)](
-        start, count, joined, num_joined, RUN=RUN, BLOCK=CORNERS
-    )
-    return Runs(point, sorted_weight, vertex, start, begins, num_runs, joined, num_joined)
+    return Runs(point, sorted_weight, first, start, touched)
 
 
 def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
@@ -158,57 +152,57 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     if runs is None:
         values = weight.new_empty(room, channels)
         tile = _tile(channels)
-        triton_lattice.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
-        triton_lattice.add_corners[(_ceil_div(points, tile["BLOCK"]),)](
+        triton_splat.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
+        triton_splat.add_corners[(cdiv(points, tile["BLOCK"]),)](
             rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
         )
         return values
-    values = rows.new_empty(room, channels, dtype=type_of_sums(rows))
-    parts = weight.new_empty(2 * _ceil_div(corners * points, RUN), channels)
-    tile = _tile(channels, NARROW_TILE)
-    triton_lattice.sum_runs[(_programs(corners * points, tile["BLOCK"], device),)](
-        rows,
-        runs.point,
-        runs.weight,
-        scale,
-        runs.vertex,
-        runs.of_vertex,
-        runs.start,
-        runs.num_runs,
-        values,
+    count = len(runs.first)
+    values = rows.new_empty(len(runs.of_vertex) - 1, channels, dtype=type_of_sums(rows))
+    parts = weight.new_empty(2 * count, channels)
+    tile = _tile(channels, RUN_TILE)
+    sums = rows, runs.point, runs.weight, scale, runs.first, values, parts, count
+    triton_splat.sum_runs[(cdiv(count, tile["BLOCK"]),)](*sums, SIDE=SIDE, RUN=RUN, UNROLL=UNROLL, **tile)
+    tile = _tile(channels, JOINT_TILE)
+    span = SPAN if count > MANY_RUNS else None
+    if span is not None:
+        triton_splat.join_spans[(_programs(count, span, device),)](
+            parts, runs.first, runs.of_vertex, count, **tile, RUN=RUN, SPAN=span, num_warps=JOINT_WARPS
+        )
+    triton_splat.join_runs[(_programs(count, 1, device),)](
         parts,
+        runs.first,
+        runs.of_vertex,
+        values,
+        count,
         **tile,
         RUN=RUN,
-        UNROLL=UNROLL,
-        num_warps=NARROW_WARPS,
-    )
-    triton_lattice.join_runs[(_programs(room, 1, device),)](
-        parts,
-        runs.of_vertex,
-        runs.joined,
-        runs.num_joined,
-        values,
-        **_tile(channels, JOINT_TILE),
-        RUN=RUN,
+        UNROLL=JOINT_UNROLL,
+        SPAN=span,
         num_warps=JOINT_WARPS,
     )
-    return values
+    if runs.touched is None:
+        return values
+    return values.new_zeros(room, channels).index_copy_(0, runs.touched, values[: len(runs.touched)])
 
 
-def blur(lattice: Lattice, values: Tensor, direction: int, dtype: torch.dtype) -> Tensor:
+def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: torch.dtype) -> Tensor:
     room, channels = values.shape
-    blurred = torch.empty_like(values, dtype=dtype)
     tile = _tile(channels)
     grid = (_programs(room, tile["BLOCK"], values.device),)
-    triton_lattice.blur[grid](values, lattice.neighbours[direction], lattice.num_vertices, blurred, room, **tile)
-    return blurred
+    for at in range(0, len(directions), BLURS):
+        first, second, *_ = *(lattice.neighbours[each] for each in directions[at : at + BLURS]), None
+        blurred = torch.empty_like(values, dtype=dtype)
+        triton_lattice.blur[grid](values, first, second, lattice.num_vertices, blurred, room, **tile)
+        values = blurred
+    return values
 
 
 def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
     corners, points = lattice.vertex.shape
     rows = values.new_empty(points, values.shape[1])
     tile = _tile(values.shape[1])
-    triton_lattice.slice_values[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_lattice.slice_values[(cdiv(points, tile["BLOCK"]),)](
         values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
     )
     return rows
@@ -224,7 +218,7 @@ def add_corner_products(
 ) -> None:
     corners, points = lattice.vertex.shape
     tile = _tile(rows.shape[1])
-    triton_lattice.add_corner_products[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_lattice.add_corner_products[(cdiv(points, tile["BLOCK"]),)](
         values,
         lattice.vertex,
         lattice.weight,
@@ -241,18 +235,19 @@ def add_corner_products(
 
 def cut_off(taps: Tensor, reach: Tensor) -> Taps:
     """All taps: the kernel reads how many count."""
-    return Taps(taps, reach)
+    radius = len(taps) // 2
+    offsets = torch.arange(-radius, radius + 1, device=taps.device)
+    return Taps(pad(torch.where(offsets.abs() <= reach, taps, 0), (ZEROS, ZEROS)), radius, reach)
 
 
 def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor | None, after: Tensor | None) -> Tensor:
     received = torch.empty_like(rows, dtype=type_of_sums(rows))
-    channels, radius = rows.shape[1], len(taps.values) // 2
+    channels, radius = rows.shape[1], taps.radius
     lines, width = len(rows) // (length * inside), inside * channels
-    line = _power_of_2(width)
-    column_blocks = lines * _ceil_div(width, COLUMNS) if line > COLUMNS else _ceil_div(lines, COLUMNS // line)
-    target_blocks = _ceil_div(length, TARGETS)
+    column_blocks = lines * cdiv(width, COLUMNS) if width > COLUMNS else cdiv(lines, COLUMNS // width)
+    target_blocks = cdiv(length, TARGETS)
     small = rows.dtype.itemsize == 2
-    reach = max(1, COLUMNS // line) * (length + TARGETS + 2 * radius) * width
+    reach = max(1, COLUMNS // width) * (length + TARGETS + 2 * radius) * width
     triton_meanfield.convolve[(column_blocks * target_blocks,)](
         rows,
         taps.values,
@@ -267,14 +262,14 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         target_blocks,
         radius,
         RADIUS=radius if taps.reach is None else None,
+        MARGIN=ZEROS,
         CHANNELS=channels,
-        LINE=min(line, 2 * COLUMNS),
+        LINE=min(width, 2 * COLUMNS),
         COLUMNS=COLUMNS,
         TARGETS=TARGETS,
-        SOURCES=min(MOST_SOURCES, _power_of_2(TARGETS + 2 * radius)),
+        SOURCES=min(MOST_SOURCES, next_power_of_2(TARGETS + 2 * radius)),
         OFFSETS=tl.int32 if reach < 2**31 else tl.int64,
-        PRECISION="tf32" if small else "tf32x3",
-        ROUNDED_TAPS=small,
+        SMALL=small,
         num_warps=CONVOLVE_WARPS,
         enable_fp_fusion=True,
     )
@@ -291,6 +286,7 @@ def update(
     couplings: tuple[Tensor | None, Tensor | None],
     damping: float,
     dtype: torch.dtype | None,
+    senders: Senders | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     points, channels = unary.shape
     spatial, bilateral = couplings
@@ -301,7 +297,7 @@ def update(
     logits = torch.empty_like(unary) if dtype is None or damping else None
     marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
     tile = _tile(channels)
-    triton_meanfield.update[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_meanfield.update[(cdiv(points, tile["BLOCK"]),)](
         unary,
         previous,
         message,
@@ -313,7 +309,10 @@ def update(
         diagonal,
         logits,
         marginals,
+        None if senders is None else senders.likely,
+        None if senders is None or dtype is None else senders.most,
         points,
+        points if senders is None else points // len(senders.likely),
         CORNERS=0 if lattice is None else len(lattice.vertex),
         FACTOR=1.0 if lattice is None else lattice.factor,
         DAMPING=damping,
@@ -335,7 +334,7 @@ def backstep(
     points, channels = g.shape
     result = torch.empty_like(g)
     tile = _tile(channels)
-    triton_meanfield.backstep[(_ceil_div(points, tile["BLOCK"]),)](
+    triton_meanfield.backstep[(cdiv(points, tile["BLOCK"]),)](
         g,
         total,
         marginals,
@@ -357,11 +356,13 @@ def backstep(
 def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
     points, channels = marginals.shape
     tile = _tile(channels)
-    if marginals.dtype.itemsize > 2 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
+    if marginals.dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
         return None
-    programs = min(_ceil_div(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
+    programs = min(cdiv(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
     sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
-    triton_meanfield.products[(programs,)](*messages, marginals, sums, points, **tile)
+    triton_meanfield.products[(programs,)](
+        *messages, marginals, sums, points, SMALL=marginals.dtype.itemsize == 2, **tile
+    )
     return sums.sum(dim=0)
 
 
@@ -374,14 +375,14 @@ def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor
 
 
 def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
-    width = _power_of_2(channels)
+    width = next_power_of_2(channels)
     block = max(1, min(numbers // width, POINTS))
     return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, "enable_fp_fusion": True}
 
 
 def _programs(most: int, block: int, device: torch.device) -> int:
     """How many programs share work whose size only the device knows."""
-    return min(_ceil_div(most, block), _resident_programs(device, PROGRAMS))
+    return min(int(cdiv(most, block)), _resident_programs(device, PROGRAMS))
 
 
 @lru_cache
@@ -390,11 +391,3 @@ def _resident_programs(device: torch.device, programs: int) -> int:
         return INTERPRETED_PROGRAMS
     multiprocessors: int = torch.cuda.get_device_properties(device).multi_processor_count
     return programs * multiprocessors
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _power_of_2(least: int) -> int:
-    return 1 << (least - 1).bit_length()

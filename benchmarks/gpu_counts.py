@@ -1,0 +1,193 @@
+"""`python -m benchmarks.gpu_counts`: what the machine code of the GPU kernels says, without a GPU.
+
+For a photo of 500×366 with 21 classes: instructions of each kernel and of the loops in it, memory accesses, matrix
+products, registers, what it spills, and how many warps of it a multiprocessor holds at a time. Then what lattices of
+the example photos ask of them. No times follow from that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from crfrnn.demo import EXAMPLES
+from crfrnn.inference.backend import Execution, Inputs
+from crfrnn.torch.gpu import meanfield, plain, triton_steps
+from crfrnn.torch.gpu.terms import build_terms
+
+from .gpu_cases import CLASSES, Sizes, crf_of, example
+from .report import table
+
+WARP = 32
+REGISTERS, WARPS = 65536, 64  # of a multiprocessor
+SHARED = {80: 163, 90: 227, 100: 227}  # KiB
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+KINDS = {"loads": "LDG|LDGSTS", "stores": "STG", "atomics": "ATOMG|RED", "products": "HMMA|HGMMA|QGMMA|UTC.MMA"}
+RUN, TILE, UNROLL = 32, 8, 4  # corners of a run, runs of a program, corners of a pass: of splats by runs of a vertex
+LATTICES = ["photo", "vertices", "rows of blurs, 1 a pass", "2 a pass", "runs by vertex", "lanes in use", "runs in all"]
+HEADINGS = ["kernel", "instructions", "in loops", *KINDS, "registers", "spilled", "warps"]
+
+
+class Card:
+    """As much of a driver as compilation asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, WARP)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: object) -> int:
+        return 0
+
+
+@contextmanager
+def compiling(capability: int) -> Iterator[dict[str, dict[str, Any]]]:
+    """Inside, launches of Triton kernels only compile them: those compiled, by name and hash. Results are zeros."""
+    found: dict[str, dict[str, Any]] = {}
+    triton.runtime.driver.set_active(Card(capability))
+
+    def compile_only(kernel: JITFunction, grid: object) -> Callable[..., None]:
+        def launch(*arguments: object, **options: object) -> None:
+            compiled = kernel.warmup(*arguments, grid=grid, **options)
+            found.setdefault(kernel.__name__, {})[compiled.hash] = compiled
+
+        return launch
+
+    embed, launches = triton_steps.embed, JITFunction.__getitem__
+
+    def embed_at_0(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        cell, order, weight = (result.zero_() for result in embed(*arguments))
+        return cell, order + torch.arange(len(order), dtype=order.dtype)[:, None], weight
+
+    JITFunction.__getitem__, triton_steps.embed = compile_only, embed_at_0
+    try:
+        yield found
+    finally:
+        JITFunction.__getitem__, triton_steps.embed = launches, embed
+
+
+class Counts(NamedTuple):
+    """Of one kernel; `kinds` are numbers of instructions, by the names in `KINDS`."""
+
+    instructions: int
+    in_loops: int
+    kinds: dict[str, int]
+    registers: int
+    spilled: int
+    warps: int
+
+    def row(self, name: str) -> list[str]:
+        numbers = self.instructions, self.in_loops, *self.kinds.values(), self.registers, self.spilled, self.warps
+        return [name, *map(str, numbers)]
+
+
+def counts(compiled: Any, capability: int) -> Counts:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        code, usage = (
+            subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, option in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
+        )
+    instructions, labels, in_loops = [], {}, set()
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)", line):
+            instructions.append(found[1])
+            target = re.search(r"`\((\.L_x_\d+)\)", found[2])
+            if (
+                found[1].startswith("BRA")
+                and target
+                and labels.get(target[1], len(instructions)) < len(instructions) - 1
+            ):
+                in_loops.update(range(labels[target[1]], len(instructions)))
+    instructions = [each for each in instructions if each != "NOP"]
+    registers = int(re.search(r"REG:(\d+)", usage)[1])
+    threads = WARP * compiled.metadata.num_warps
+    programs = min(REGISTERS // (threads * -(-registers // 8) * 8), WARPS * WARP // threads, 32)
+    if compiled.metadata.shared:
+        programs = min(programs, SHARED[capability] * 1024 // (compiled.metadata.shared + 1024))
+    kinds = {
+        kind: sum(bool(re.match(rf"(?:{names})\b", each)) for each in instructions) for kind, names in KINDS.items()
+    }
+    spilled = sum(each.startswith("STL") for each in instructions)
+    warps = programs * compiled.metadata.num_warps
+    return Counts(len(instructions), len(in_loops), kinds, registers, spilled, warps)
+
+
+def measured(capability: int, storage: torch.dtype | None) -> list[list[str]]:
+    """A row for each variant of each kernel, of one image forward with numbers and backward with matrices."""
+    height, width = Sizes().photo
+    inputs = Inputs(torch.zeros(1, CLASSES, height, width), torch.zeros(1, 3, height, width))
+    execution = Execution(None, True, storage)
+    with compiling(capability) as found:
+        for matrices in (False, True):
+            couplings = [torch.ones((CLASSES,) * 2 * matrices)] * 2
+            crf = crf_of(2)
+            _, record = meanfield.forward(crf, inputs, couplings, matrices, execution, triton_steps)
+            if matrices:
+                meanfield.vjp(crf, inputs, inputs.logits, record, couplings, execution, False, triton_steps)
+    return [
+        counts(compiled, capability).row(name)
+        for name, variants in sorted(found.items())
+        for compiled in variants.values()
+    ]
+
+
+def lattices() -> list[list[str]]:
+    """Of each example photo: rows that six blurs read and write, for each vertex; runs, and what lanes do in them.
+
+    Runs by vertex end with their vertex, so that lanes of a program wait for the longest of it.
+    """
+    rows = []
+    for name in EXAMPLES:
+        logits, image = example(name, Sizes().photo)
+        inputs = Inputs(logits, image)
+        lattice = build_terms(crf_of(1), inputs, torch.float32, Execution(), plain)[1].kernel
+        there = lattice.neighbours >= 0
+        read = 1 + there.sum(dim=1)  # rows of one direction, (d + 1, vertices)
+        vertices, corners = read.shape[1], lattice.vertex.numel()
+        two = 0
+        for first, second in zip(read[::2], range(1, len(read), 2), strict=True):
+            for side in (torch.arange(vertices), *lattice.neighbours[second]):
+                two += int(first[side[side >= 0]].sum())
+            two += vertices
+        parts = torch.bincount(lattice.vertex.flatten())
+        runs = -(-parts // RUN)
+        place = torch.arange(int(runs.sum())) - torch.repeat_interleave(runs.cumsum(0) - runs, runs)
+        length = (torch.repeat_interleave(parts, runs) - RUN * place).clamp(max=RUN)
+        tiles = torch.nn.functional.pad(length, (0, -len(length) % TILE)).view(-1, TILE).amax(dim=1)
+        lanes = corners / int((-(-tiles // UNROLL) * UNROLL * TILE).sum())
+        one = (int(read.sum()) + len(read) * vertices) / vertices
+        numbers = f"{one:.1f}", f"{two / vertices:.1f}", str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))
+        rows.append([name, str(vertices), *numbers])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_counts", description=__doc__)
+    parser.add_argument("--capability", type=int, choices=SHARED, default=90, help="of the card (default: %(default)s)")
+    parser.add_argument("--bfloat16", action="store_true", help="of kernels that store rows in 16 bits")
+    arguments = parser.parse_args()
+    print(table(HEADINGS, measured(arguments.capability, torch.bfloat16 if arguments.bfloat16 else None)))
+    print(table(LATTICES, lattices()))
+
+
+if __name__ == "__main__":
+    main()

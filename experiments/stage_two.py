@@ -1,0 +1,101 @@
+"""`python -m experiments.stage_two`: what holds stage 2 back on MSRC-21, one change at a time.
+
+The network alone trained on, and CRF-RNNs trained end to end from it: with batch statistics and dropout as in stage 1
+or kept as they are, with other rates, θ learned, and more epochs. Writes a section of docs/ablation.md. Networks and
+splits are those of `experiments.ablation`, and so is the folder for runs. Finished parts are not repeated: run it again
+to continue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from crfrnn.files.replacement import replacing
+from experiments.ablation import run_task, train_from_network, train_network
+from experiments.report import STAGE_TWO, table, with_section
+from experiments.variants import CRF_EPOCHS, Experiment
+
+KEPT = {"freeze_statistics": True}
+THETA = {"learn_theta": True, "theta_alpha": 160.0, "theta_beta": 30.0}
+ALONE = {"network_epochs": CRF_EPOCHS, "crf_epochs": 0}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A way to go on from the network alone."""
+
+    title: str
+    settings: dict[str, Any]
+    alone: bool = False
+
+
+RUNS = {
+    "longer": Run("network alone, trained on", ALONE, alone=True),
+    "longer-kept": Run("network alone, trained on, statistics kept", ALONE | KEPT, alone=True),
+    "end-to-end": Run("end to end", {}),
+    "end-to-end-kept": Run("end to end, statistics kept", KEPT),
+    "kept-theta": Run("end to end, statistics kept, θ learned from 160/30/3", KEPT | THETA),
+    "kept-crf-rate": Run("end to end, statistics kept, CRF's rate 3e-2", KEPT | {"crf_weight_rate": 3e-2}),
+    "kept-network-rate": Run("end to end, statistics kept, network's rate 3e-4", KEPT | {"crf_network_rate": 3e-4}),
+    "kept-theta-twice": Run("end to end, statistics kept, θ learned, 12 epochs", KEPT | THETA | {"crf_epochs": 12}),
+    "longer-twice": Run(
+        "network alone, trained on, statistics kept, 12 epochs", KEPT | {"network_epochs": 12, "crf_epochs": 0}, True
+    ),
+}
+
+
+def train_run(experiment: Experiment, seed: int, name: str) -> None:
+    """Train one of `RUNS` from the network alone, and measure it on the test split."""
+    train_from_network(experiment, seed, name, RUNS[name].settings)
+
+
+def written(experiment: Experiment, seeds: list[int], names: list[str]) -> str:
+    """The section."""
+    rows = []
+    for name in names:
+        side = "network" if RUNS[name].alone else "crf"
+        measured = [json.loads((experiment.folder(seed, name) / "test.json").read_text())[side] for seed in seeds]
+        rows.append((RUNS[name].title, measured))
+    lines = [
+        STAGE_TWO,
+        f"Everything starts from the same network, of {experiment.network_epochs} epochs, and goes on for {CRF_EPOCHS} "
+        f"epochs if nothing else is said; {len(seeds)} seeds. “Statistics kept” is `freeze_statistics`: batch "
+        "normalisation and dropout work in training as they do in use. The gain is over the first row. Written by "
+        "`python -m experiments.stage_two`.",
+        "",
+        *table(rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "msrc21"
+    parser = argparse.ArgumentParser(prog="python -m experiments.stage_two", description=__doc__)
+    parser.add_argument("--data", type=Path, default=default_data, help="folder of MSRC-21 (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("out/ablation"), help="for runs (default: %(default)s)")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="for ablation.md (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="all if not given")
+    parser.add_argument("--network-epochs", type=int, default=8)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
+    arguments = parser.parse_args()
+    experiment, seeds = Experiment(arguments.data, arguments.output, arguments.network_epochs), arguments.seeds
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(run_task, [(train_network, (experiment, seed)) for seed in seeds]))
+        list(pool.map(run_task, [(train_run, (experiment, seed, name)) for name in arguments.runs for seed in seeds]))
+    page = arguments.docs / "ablation.md"
+    text = with_section(page.read_text(encoding="utf-8"), STAGE_TWO, written(experiment, seeds, arguments.runs))
+    with replacing(page) as handle:
+        handle.write(text.encode())
+
+
+if __name__ == "__main__":
+    main()
