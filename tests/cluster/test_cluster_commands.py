@@ -41,7 +41,7 @@ def refined_slowly() -> dict[str, bytes]:
 
 def waited_for(count: int, folder: Path) -> None:
     """Wait until so many results are there."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while time.monotonic() < end and len(written(folder) if folder.is_dir() else ()) < count:
         time.sleep(0.05)
 
@@ -222,7 +222,7 @@ def test_no_cluster(folders: Path, environment) -> None:
         )
     }
     for (address, why), process in started.items():
-        said = process.communicate(timeout=600)[1]
+        said = process.communicate(timeout=1200)[1]
         assert process.returncode == 1
         assert said.startswith(f"crfrnn refine: error: cannot reach a Ray cluster at {address}: ")
         assert why in said

@@ -95,7 +95,7 @@ def test_the_first_machine_is_lost(monkeypatch) -> None:
             server.accept()[0].close()
         assert told.empty()
         server.close()
-        assert address in told.get(timeout=300)
+        assert address in told.get(timeout=600)
 
 
 def test_nothing_to_do() -> None:

@@ -84,7 +84,7 @@ def trained(config: TrainingConfig, *options: list[str]) -> list[subprocess.Comp
         subprocess.Popen([*command, *each], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for each in options
     ]
-    printed = [process.communicate(timeout=300) for process in started]
+    printed = [process.communicate(timeout=1200) for process in started]
     return [
         subprocess.CompletedProcess(process.args, process.returncode, *each)
         for process, each in zip(started, printed, strict=True)
@@ -160,7 +160,7 @@ def test_a_machine_that_waits_for_others_can_be_ended(config: TrainingConfig) ->
     while "waiting for 2 machines to meet at 127.0.0.1:" not in (line := process.stderr.readline()):
         assert line
     process.send_signal(signal.SIGTERM)
-    assert "interrupted before the machines have met" in process.communicate(timeout=300)[1]
+    assert "interrupted before the machines have met" in process.communicate(timeout=1200)[1]
     assert process.returncode == 128 + signal.SIGTERM
 
 
