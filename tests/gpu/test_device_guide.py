@@ -265,7 +265,8 @@ def test_as_plain_torch_in_float64(rng, place, monkeypatch, storage, determinist
 def test_several_programs_share_the_points(rng, place, monkeypatch):
     """Tiles of 4 rows, and of 2 corners at a vertex."""
     if place.steps is not plain:
-        for name, size in (("TILE", 32), ("RUN_TILE", 16), ("JOINT_TILE", 16), ("POINTS", 16), ("RUN", 2)):
+        tiles = ("TILE", 32), ("RUN_TILE", 16), ("JOINT_TILE", 16), ("POINTS", 16)
+        for name, size in (*tiles, ("RUN", 2), ("SIDE", 2), ("UNROLL", 2)):
             monkeypatch.setattr(place.steps, name, size)
     crf = crf_of(Kernel(Given("learned"), filter=Lattice()), iterations=1)
     inputs = drawn(rng, place, (3, 3))

@@ -29,6 +29,7 @@ def sum_runs(
     # Σ of weight · scale[point] · rows[point] over the corners of each vertex in each run. All runs are of one length,
     # so that no lane waits for another. A vertex that begins and ends in a run gets its value; what others have in a
     # run is a part of theirs: the first of the two of a run if they began before it.
+    tl.static_assert(RUN % UNROLL == 0)
     T: tl.constexpr = weight.dtype.element_ty
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
