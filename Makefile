@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser cluster lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
+.PHONY: help demo test browser cluster kernels lint format docs notebooks wheel bench sanitize races wasm fuzz fuzz-sanitized clean always
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,6 +25,9 @@ browser: ## try `crfrnn web` and the page of `make wasm` in Chromium; SCREENSHOT
 # Ray starts many processes, each of which would compile all its modules anew.
 cluster: $(VENV)/.cluster-dev-stamp ## run the tests on a Ray cluster of two machines on this one, and of training on two
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests/cluster
+
+kernels: $(VENV)/.dev-stamp ## run the GPU kernels on the CPU, and compile them for three generations of cards
+	@$(BIN)/python -m pytest tests/gpu/triton_suite.py
 
 wheel: ## build dist/, and try the wheel in an environment of its own without a compiler
 	@$(PYTHON) make.py wheel

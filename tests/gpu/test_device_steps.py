@@ -1,7 +1,7 @@
 """The mean field of `crfrnn.torch.gpu` against the native core and the oracles.
 
 One suite for plain torch on the CPU, for both kinds of steps on a GPU (`pytest -m gpu`) and, in a process of its own
-where TRITON_INTERPRET is set (`test_device_triton.py`), for the Triton kernels on the CPU.
+where TRITON_INTERPRET is set (`triton_suite.py`), for the Triton kernels on the CPU.
 """
 
 import numpy as np

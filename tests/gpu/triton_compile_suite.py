@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel that a mean field needs, without a GPU; `test_device_triton.py` runs it.
+"""Compiles every Triton kernel that a mean field needs, without a GPU; `triton_suite.py` runs it.
 
 python triton_compile_suite.py CAPABILITY     such as 90
 """
