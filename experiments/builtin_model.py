@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from crfrnn.data import SegmentationData
@@ -34,6 +35,8 @@ from crfrnn.training.train import train
 WATCHED = 60
 ENLARGED = 1.5
 """Photos of MSRC-21 are two thirds of the size of VOC's."""
+RAREST, BALANCE = 1e-4, 0.3
+"""A class weighs as its share of the pixels, but at least `RAREST`, to the power -`BALANCE`."""
 STORED = "log_probabilities"
 STORED_SCALE = 25
 """The teacher's files hold -25 log p as whole numbers under this name."""
@@ -81,13 +84,17 @@ MAIN_CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 def main() -> None:
     arguments = options()
     data = gathered(arguments.data, arguments.output / "data")
+    labelled = SegmentationData(arguments.data / "voc_animals", "train", class_set("voc"))
     shared = TrainingConfig(
         data=str(data),
         output=str(arguments.output / "network"),
         classes="voc",
         val_split="watched",
         encoder=arguments.encoder,
+        stride=arguments.stride,
+        feature_dropout=0.2,
         freeze_encoder=True,
+        class_weights=class_weights(labelled.pixel_counts()),
         teacher="teacher",
         teacher_weight=arguments.teacher_weight,
         crop=None,
@@ -147,9 +154,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=root, help="holds voc_animals, msrc21 and teacher (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/builtin_model"), help="for the run (%(default)s)")
     parser.add_argument("--encoder", default="lite2")
+    parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--network-epochs", type=int, default=12)
-    parser.add_argument("--crf-epochs", type=int, default=2)
+    parser.add_argument("--network-epochs", type=int, default=16)
+    parser.add_argument("--crf-epochs", type=int, default=4)
     parser.add_argument("--decoder-rate", type=float, default=1e-3)
     parser.add_argument("--crf-network-rate", type=float, default=3e-4)
     parser.add_argument("--teacher-weight", type=float, default=1.0)
@@ -158,6 +166,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--workers", type=int, default=0)
     return parser.parse_args()
+
+
+def class_weights(counts: NDArray[np.int64]) -> tuple[float, ...]:
+    """Weights by which rare classes count more, the mean over all pixels being 1."""
+    shares = counts / counts.sum()
+    weights = np.maximum(shares, RAREST) ** -BALANCE
+    return tuple(map(float, weights / (weights * shares).sum()))
 
 
 def last_epoch(run: Path, stage: str, path: Path, half: bool = False) -> Path:

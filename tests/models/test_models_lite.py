@@ -90,10 +90,10 @@ def test_any_size(rng, size):
     assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize("axis", [2, 3])
-def test_scores_lie_over_the_pixels_they_are_of(rng, axis):
+@pytest.mark.parametrize(("axis", "stride"), [(2, 8), (3, 8), (3, 16)])
+def test_scores_lie_over_the_pixels_they_are_of(rng, axis, stride):
     """With kernels that are mirror images of themselves, a mirrored photo has mirrored scores: nothing is shifted."""
-    network = FcnLite(4).double().eval()
+    network = FcnLite(4, stride=stride).double().eval()
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = (parameter.data + parameter.data.flip(axis)) / 2
@@ -101,6 +101,17 @@ def test_scores_lie_over_the_pixels_they_are_of(rng, axis):
     with torch.no_grad():
         torch.testing.assert_close(network(photo.flip(axis)), network(photo).flip(axis))
         assert not torch.allclose(network(photo), network(photo).flip(axis))
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_scores_are_computed_at_their_stride(rng, stride):
+    """Between two of them they are straight lines: at halves of the stride the mean of both ends."""
+    network = FcnLite(3, stride=stride).eval()
+    with torch.no_grad():
+        scores = network(photos(rng, 65, 97))
+    ends, halves = scores[..., ::stride, ::stride], scores[..., ::stride, stride // 2 :: stride]
+    torch.testing.assert_close((ends[..., :-1] + ends[..., 1:]) / 2, halves)
+    assert not torch.allclose(scores[..., ::stride, :: stride // 2][..., :-2:2], halves)
 
 
 def test_other_sizes_are_padded_with_grey(rng):
@@ -151,6 +162,8 @@ def test_bad_options():
         FcnLite(3, dropout=1)
     with raises_saying(ValueError, "encoder='lite5'", "'lite2'"):
         FcnLite(3, encoder="lite5")
+    with raises_saying(ValueError, "stride=4", "8, 16, 32"):
+        FcnLite(3, stride=4)
 
 
 def test_memory_layout_and_batch_do_not_matter(rng):

@@ -12,7 +12,7 @@ from crfrnn.data.segmentation import Sample  # noqa: E402
 from crfrnn.models import Segmenter  # noqa: E402
 from crfrnn.torch import CrfRnn, losses  # noqa: E402
 from crfrnn.training import TrainingConfig  # noqa: E402
-from crfrnn.training.task import SegmentationTask, balanced_weights, cross_entropy, parameter_groups  # noqa: E402
+from crfrnn.training.task import SegmentationTask, balanced_weights, cross_entropy, log_probabilities, parameter_groups  # noqa: E402
 from toy_data import CLASSES, toy_sample  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -50,14 +50,14 @@ def test_cross_entropy(rng, weighted):
             total -= weights[label] * np.log(softmax[image, label, row, column])
             weight += weights[label]
     given = torch.from_numpy(weights) if weighted else None
-    found = cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), given)
+    found = cross_entropy(log_probabilities(torch.from_numpy(logits)), torch.from_numpy(labels), given)
     assert found.item() == pytest.approx(total / weight, rel=1e-5)
 
 
 @pytest.mark.parametrize("class_weights", [None, torch.tensor([1.0, 0.0, 2.0])])
 def test_cross_entropy_of_nothing_is_0_and_has_no_slope(class_weights):
     logits = torch.randn(1, CLASSES, 2, 2, requires_grad=True)
-    loss = cross_entropy(logits, torch.full((1, 2, 2), 255), class_weights)
+    loss = cross_entropy(log_probabilities(logits), torch.full((1, 2, 2), 255), class_weights)
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -83,7 +83,7 @@ def test_padding_changes_neither_loss_nor_gradient(crf):
     found = []
     for batch in (collate([sample]), collate([sample, larger])):
         network.zero_grad()
-        loss = cross_entropy(task(batch), batch.labels, None)
+        loss = cross_entropy(log_probabilities(task(batch)), batch.labels, None)
         loss.backward()
         found.append((loss.item(), network.weight.grad.clone()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
@@ -108,7 +108,7 @@ def test_the_crf_loss_is_of_the_networks_scores(name, crf):
         loss = losses.DenseCrfLoss(**settings, normalization="after")(scores.softmax(1), batch.images, batch.masks)
     else:
         loss = losses.NormalizedCutLoss(**settings)(scores.softmax(1), batch.images, batch.masks)
-    expected = cross_entropy(task(batch), batch.labels, None) + 0.5 * loss
+    expected = cross_entropy(log_probabilities(task(batch)), batch.labels, None) + 0.5 * loss
     task.log = lambda *_, **__: None
     assert loss > 0
     assert task.training_step(batch).item() == pytest.approx(expected.item(), rel=1e-4)
@@ -169,7 +169,7 @@ def test_potts_and_frozen_network():
     assert task.training
     before = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
     batch = collate([example(Sample("toy", *toy_sample(0)))])
-    cross_entropy(task(batch), batch.labels, None).backward()
+    cross_entropy(log_probabilities(task(batch)), batch.labels, None).backward()
     assert all(torch.equal(before[name], tensor) for name, tensor in made.network.state_dict().items())
     assert all(parameter.grad is None for parameter in made.network.parameters())
     assert made.crf.bilateral_ker_weights.grad.any()
@@ -183,7 +183,7 @@ def test_statistics_of_a_trained_network_stay_while_it_trains(stage):
     task = SegmentationTask(made, config).eval().train()
     before = made.network.norm.running_mean.clone()
     batch = collate([example(Sample("toy", *toy_sample(0)))])
-    cross_entropy(task(batch), batch.labels, None).backward()
+    cross_entropy(log_probabilities(task(batch)), batch.labels, None).backward()
     assert torch.equal(made.network.norm.running_mean, before) == (stage != "stage 1")
     assert made.network.encoder.weight.grad.any()
 
@@ -194,7 +194,7 @@ def test_the_encoder_stays_while_the_rest_of_the_network_learns():
     task = SegmentationTask(made, config).eval().train()
     before = {name: tensor.clone() for name, tensor in made.network.encoder.state_dict().items()}
     batch = collate([example(Sample("toy", *toy_sample(0)))])
-    cross_entropy(task(batch), batch.labels, None).backward()
+    cross_entropy(log_probabilities(task(batch)), batch.labels, None).backward()
     assert all(torch.equal(before[name], tensor) for name, tensor in made.network.encoder.state_dict().items())
     assert all(parameter.grad is None for parameter in made.network.encoder.parameters())
     assert made.network.training

@@ -21,7 +21,7 @@ from crfrnn.files.classes import class_set  # noqa: E402
 from crfrnn.models import NETWORKS, FcnLite, Segmenter, load_model, save_model  # noqa: E402
 from crfrnn.torch import CrfRnn  # noqa: E402
 from crfrnn.training import TrainingConfig  # noqa: E402
-from crfrnn.training.task import SegmentationTask, cross_entropy, distance_to_teacher  # noqa: E402
+from crfrnn.training.task import SegmentationTask, cross_entropy, distance_to_teacher, log_probabilities  # noqa: E402
 from crfrnn.training.train import train  # noqa: E402
 from errors import raises_saying  # noqa: E402
 from toy_data import CLASSES, toy_sample, write_toy_data  # noqa: E402
@@ -107,8 +107,9 @@ def test_distance(rng):
         mean, truth = softmax[0][(slice(None), *cell)][:, counted].mean(axis=1), teacher[0, :, row, column]
         total += counted.sum() * (truth * np.log(truth / mean)).sum()
         weight += counted.sum()
-    given = [torch.from_numpy(each) for each in (logits, masks, teacher)]
-    assert distance_to_teacher(*given).item() == pytest.approx(total / weight, rel=1e-4)
+    logs = log_probabilities(torch.from_numpy(logits))
+    distance = distance_to_teacher(logs, torch.from_numpy(masks), torch.from_numpy(teacher))
+    assert distance.item() == pytest.approx(total / weight, rel=1e-4)
 
 
 def test_the_distance_is_0_where_both_say_the_same_and_where_nothing_is_said(rng):
@@ -116,7 +117,7 @@ def test_the_distance_is_0_where_both_say_the_same_and_where_nothing_is_said(rng
     masks = torch.ones(1, 16, 16)
     same, _ = means_of_pixels(logits.detach().softmax(dim=1), masks)
     for teacher in (same, torch.zeros_like(same)):
-        distance = distance_to_teacher(logits, masks, teacher)
+        distance = distance_to_teacher(log_probabilities(logits), masks, teacher)
         distance.backward()
         assert distance.item() == pytest.approx(0, abs=1e-6)
         assert logits.grad.abs().max() < 1e-6
@@ -131,8 +132,9 @@ def test_the_teacher_is_compared_with_the_networks_scores(rng, crf):
     task.log = lambda *_, **__: None
     batch = collate([example(Sample("toy", *toy_sample(0)))])
     batch = batch._replace(teacher=torch.from_numpy(shares(rng, CLASSES, 3, 4))[None])
-    distance = distance_to_teacher(task.segmenter.unary(batch.images), batch.masks, batch.teacher)
-    expected = cross_entropy(task(batch), batch.labels, None) + 0.5 * distance
+    logs = log_probabilities(task.segmenter.unary(batch.images))
+    distance = distance_to_teacher(logs, batch.masks, batch.teacher)
+    expected = cross_entropy(log_probabilities(task(batch)), batch.labels, None) + 0.5 * distance
     assert task.training_step(batch).item() == pytest.approx(expected.item(), rel=1e-4)
 
 

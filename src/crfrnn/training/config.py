@@ -21,6 +21,10 @@ IMAGENET = "imagenet"
 FOREGROUND = "foreground"
 MACHINE_SETTINGS = ("accelerator", "workers", "threads")
 """Settings that say where a run is computed, not what it computes: they may change when it is resumed."""
+LITE_SHAPE = ("encoder", "stride")
+"""Settings of `FcnLite` that decide which weights there are."""
+LITE_SETTINGS = (*LITE_SHAPE, "feature_dropout")
+"""Settings of `FcnLite` alone."""
 RANK_SETTINGS = ("devices", "nodes")
 """Settings that may change too; what that changes is told."""
 
@@ -44,6 +48,12 @@ class TrainingConfig:
     network: Annotated[str, "FcnLite, Fcn8s, Fcn16s or Fcn32s"] = "FcnLite"
     encoder: Annotated[
         str | None, "of FcnLite: lite0, or lite1 or lite2, which know more and take longer; null: lite0"
+    ] = None
+    stride: Annotated[int | None, "of FcnLite's scores: 8, 16 or 32 pixels; coarser ones take less time; null: 8"] = (
+        None
+    )
+    feature_dropout: Annotated[
+        float | None, "of FcnLite: share of the encoder's channels that are left out in training; null: 0"
     ] = None
     init: Annotated[str | None, "weights to start from: imagenet (FcnLite), a model file, null for random"] = IMAGENET
     supervision: Annotated[
@@ -139,8 +149,11 @@ class TrainingConfig:
             raise ValueError(
                 f"annotations={self.annotations!r} are clicks or scribbles, but supervision='labels': say which"
             )
-        if self.encoder is not None and self.network != "FcnLite":
-            raise ValueError(f"encoder={self.encoder!r} is of FcnLite, but network={self.network!r}: leave it out")
+        for name in LITE_SETTINGS:
+            if getattr(self, name) is not None and self.network != "FcnLite":
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is of FcnLite, but network={self.network!r}: leave it out"
+                )
         if self.freeze_encoder and (self.network != "FcnLite" or self.init is None):
             raise ValueError(
                 f"freeze_encoder keeps what an encoder has learned elsewhere, but network={self.network!r} and "
@@ -339,6 +352,13 @@ def _of(*choices: str) -> Check:
     return check
 
 
+def _stride(value: Any, name: str) -> int:
+    number = _count(value, name)
+    if number not in (8, 16, 32):
+        raise ValueError(f"{name}={number} must be 8, 16 or 32")
+    return number
+
+
 def _optional(check: Check) -> Check:
     return lambda value, name: None if value is None else check(value, name)
 
@@ -377,6 +397,8 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("data", "output", "classes", "train_split", "val_split", "network"), _text),
     **dict.fromkeys(("init", "annotations", "teacher"), _text_or_null),
     "encoder": _optional(_of("lite0", "lite1", "lite2")),
+    "stride": _optional(_stride),
+    "feature_dropout": _optional(proper_fraction),
     "teacher_input": _optional(_of("logits", "probabilities")),
     "teacher_weight": _at_least_0,
     "supervision": _of("labels", "clicks", "scribbles"),

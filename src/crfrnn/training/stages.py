@@ -18,7 +18,7 @@ from crfrnn.models import NETWORKS, Segmenter, load_model, save_model
 from crfrnn.models.store import copy_state
 from crfrnn.torch import CrfRnn
 from crfrnn.training.checkpoints import BEST, SUFFIX, read_checkpoint
-from crfrnn.training.config import IMAGENET, TrainingConfig
+from crfrnn.training.config import IMAGENET, LITE_SETTINGS, LITE_SHAPE, TrainingConfig
 
 NETWORK_STAGE, CRF_STAGE = "network", "crf"
 """The names of the stages and of their folders: the network alone, and network and CRF-RNN together."""
@@ -36,7 +36,8 @@ class StageResult:
 def new_segmenter(config: TrainingConfig, classes: ClassSet, stage: str) -> Segmenter:
     """The segmenter of a stage, with random weights."""
     seed_everything(config.seed, verbose=False)
-    options = {} if config.encoder is None else {"encoder": config.encoder}
+    chosen = {name: getattr(config, name) for name in LITE_SETTINGS}
+    options = {name: value for name, value in chosen.items() if value is not None}
     network = NETWORKS[config.network](num_classes=config.channels, **options)
     if stage == NETWORK_STAGE:
         return Segmenter(network, None)
@@ -93,11 +94,10 @@ def initialise(network: nn.Module, config: TrainingConfig, classes: ClassSet) ->
         )
     if model.segmenter.network.num_classes != config.channels:
         raise ValueError(f"{config.init} has {model.segmenter.network.num_classes} channels, not {config.channels}")
-    encoders = [getattr(each, "options", {}).get("encoder") for each in (model.segmenter.network, network)]
-    if encoders[0] != encoders[1]:
-        raise ValueError(
-            f"{config.init} has the encoder {encoders[0]}, not {encoders[1]}: give encoder={encoders[0]!r}"
-        )
+    for name in LITE_SHAPE:
+        there, wanted = (getattr(each, "options", {}).get(name) for each in (model.segmenter.network, network))
+        if there != wanted:
+            raise ValueError(f"{config.init} has the {name} {there}, not {wanted}: give {name}={there!r}")
     network.load_state_dict(model.segmenter.network.state_dict())
 
 

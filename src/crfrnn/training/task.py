@@ -101,15 +101,19 @@ class SegmentationTask(LightningModule):
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.train_iterations
         unary = self._unary(batch)
-        loss = cross_entropy(of_classes(self._refined(unary, batch)), batch.labels, self.class_weights)
-        unary = of_classes(unary)
+        refined = self._refined(unary, batch)
+        logs = log_probabilities(refined)
+        loss = cross_entropy(logs, batch.labels, self.class_weights)
+        teacher = None if self.frozen else batch.teacher
+        if refined is not unary and (teacher is not None or self.crf_loss is not None):
+            logs = log_probabilities(unary)
         if self.crf_loss is not None:
             # A pixel with a label has what it should agree with.
             gates = {"destination": batch.labels == VOID} if isinstance(self.crf_loss, GatedCrfLoss) else {}
-            regulariser = self.crf_loss(torch.softmax(unary.float(), dim=1), batch.images, batch.masks, **gates)
+            regulariser = self.crf_loss(logs.exp(), batch.images, batch.masks, **gates)
             loss = loss + self.config.crf_loss_weight * regulariser
-        if batch.teacher is not None and not self.frozen:
-            loss = loss + self.config.teacher_weight * distance_to_teacher(unary, batch.masks, batch.teacher)
+        if teacher is not None:
+            loss = loss + self.config.teacher_weight * distance_to_teacher(logs, batch.masks, teacher)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss.item()} at step {self.global_step}: lower the learning rates"
@@ -196,32 +200,41 @@ def crf_loss(config: TrainingConfig) -> PairwiseLoss | None:
     return CRF_LOSSES[config.crf_loss](**given)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The mean of -log softmax over the pixels with a class, each weighted by its class; 0 if no pixel has one.
+def log_probabilities(logits: Tensor) -> Tensor:
+    """The logarithms of the probabilities (B, C, H, W) of all classes, in float32 or finer.
+
+    Losses share them, as they are most of what losses cost.
+    """
+    logits = of_classes(logits)
+    return functional.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
+
+
+def cross_entropy(logs: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The mean of -log p over the pixels with a class, each weighted by its class; 0 if no pixel has one.
 
     Args:
-        logits: (B, C, H, W).
+        logs: (B, C, H, W) log p of all classes.
         labels: (B, H, W), 255 where there is no class.
         class_weights: (C,) or None.
     """
-    total = functional.cross_entropy(logits.float(), labels, class_weights, ignore_index=VOID, reduction="sum")
+    total = functional.nll_loss(logs, labels, class_weights, ignore_index=VOID, reduction="sum")
     known = labels != VOID
     weight = known.sum() if class_weights is None else class_weights[labels[known]].sum()
     return total / torch.where(weight > 0, weight, 1)
 
 
-def distance_to_teacher(logits: Tensor, masks: Tensor, teacher: Tensor) -> Tensor:
+def distance_to_teacher(logs: Tensor, masks: Tensor, teacher: Tensor) -> Tensor:
     """The mean Kullback-Leibler divergence from a network's probabilities to a teacher's, both as means over cells.
 
     Cells count by the share of them that lies in the photo; those of which the teacher says nothing do not count.
 
     Args:
-        logits: (B, C, H, W).
+        logs: (B, C, H, W) log p of the network.
         masks: (B, H, W), 1 on the photo and 0 beside it.
         teacher: (B, C, cells, cells), as `crfrnn.data.cells.means_of_coarse` makes it.
     References: Hinton et al. 2015, at temperature 1.
     """
-    means, shares = means_of_pixels(torch.softmax(logits.float(), dim=1), masks)
+    means, shares = means_of_pixels(logs.exp(), masks)
     divergence = (torch.xlogy(teacher, teacher) - teacher * means.clamp(min=LEAST).log()).sum(dim=1)
     weights = shares * (teacher.sum(dim=1) > 0)
     return (weights * divergence).sum() / weights.sum().clamp(min=LEAST)
