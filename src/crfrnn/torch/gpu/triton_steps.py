@@ -17,7 +17,7 @@ from triton import cdiv, next_power_of_2
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
 from crfrnn.torch.gpu.grid import ZEROS, Taps
-from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, hashing_units, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
 
 TILE = 1024  # numbers a program holds
@@ -80,13 +80,27 @@ def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: fl
     return cell, order, weight
 
 
-def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
+def corner_keys(cell: Tensor, order: Tensor, images: int, margin: int) -> tuple[Tensor, Tensor]:
     d, points = cell.shape
+    low, high = torch.aminmax(cell, dim=1)
     key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
+    step = key.new_empty(2, d + 1)
     triton_build.corner_keys[(cdiv(points, POINTS),)](
-        cell, order, unit, key, points, points // images, D=d, BLOCK=POINTS
+        cell,
+        order,
+        low,
+        high,
+        hashing_units(d, cell.device),
+        key,
+        step,
+        points,
+        images,
+        margin,
+        D=d,
+        MOST=MOST_KEYS,
+        BLOCK=POINTS,
     )
-    return key
+    return key, step
 
 
 def list_vertices(
