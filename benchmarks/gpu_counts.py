@@ -38,6 +38,8 @@ KINDS = {"loads": "LDG|LDGSTS", "stores": "STG", "atomics": "ATOMG|RED", "produc
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
 RUN, TILE, UNROLL = 32, 8, 4  # corners of a run, runs of a program, corners of a pass: of splats by runs of a vertex
 LATTICES = ["photo", "vertices", "rows of blurs, 1 a pass", "2 a pass", "runs by vertex", "lanes in use", "runs in all"]
+SHAPES = (1, 32), (4, 8), (16, 16)  # of pixels
+LATTICES += [f"vertices around {height}×{width} pixels" for height, width in SHAPES]
 LAUNCHES = ["images", "iterations", "operations of torch", "kernels"]
 NOTHING = re.compile("empty|lift_fresh")
 HEADINGS = ["kernel", "instructions", "in loops", *KINDS, "registers", "spilled", "warps"]
@@ -217,8 +219,16 @@ def lattices() -> list[list[str]]:
         lanes = corners / int((-(-tiles // UNROLL) * UNROLL * TILE).sum())
         one = (int(read.sum()) + len(read) * vertices) / vertices
         numbers = f"{one:.1f}", f"{two / vertices:.1f}", str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))
-        rows.append([name, str(vertices), *numbers])
+        vertex = lattice.vertex.view(-1, *Sizes().photo)
+        rows.append([name, str(vertices), *numbers, *(f"{around(vertex, shape):.0f}" for shape in SHAPES)])
     return rows
+
+
+def around(vertex: torch.Tensor, shape: tuple[int, int]) -> float:
+    """How many vertices (d + 1, H, W) there are around the pixels of a block, on average."""
+    blocks = vertex.unfold(1, shape[0], shape[0]).unfold(2, shape[1], shape[1])
+    sorted_vertices = blocks.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1).sort(1).values
+    return float(1 + sorted_vertices.diff(dim=1).ne(0).sum(1).float().mean())
 
 
 def main() -> None:

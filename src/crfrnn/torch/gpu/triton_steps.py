@@ -37,6 +37,7 @@ MANY_RUNS = 2**16  # of all vertices
 UNROLL = 8  # loads at once
 JOINT_UNROLL = 8
 BLURS = 2  # directions of a pass
+EARLY = True  # whether kernels begin before those before them have ended, on cards that can
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 
 
@@ -284,7 +285,7 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         SMALL=small,
         num_warps=CONVOLVE_WARPS,
         enable_fp_fusion=True,
-        launch_pdl=begins_early(rows.device),
+        launch_pdl=EARLY and begins_early(rows.device),
     )
     return received
 
@@ -390,5 +391,5 @@ def _tile(rows: Tensor, numbers: int | None = None) -> dict[str, Any]:
     channels = rows.shape[1]
     width = next_power_of_2(channels)
     block = max(1, min((TILE if numbers is None else numbers) // width, POINTS))
-    options = {"enable_fp_fusion": True, "launch_pdl": begins_early(rows.device)}
+    options = {"enable_fp_fusion": True, "launch_pdl": EARLY and begins_early(rows.device)}
     return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, **options}
