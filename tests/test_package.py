@@ -105,6 +105,8 @@ def test_other_tools_are_there_when_they_are_used() -> None:
         crfrnn.compat.convcrf  # noqa: B018
     program = "import sys; sys.modules['torch'] = None; import crfrnn.compat, pydoc; pydoc.render_doc(crfrnn.compat)"
     assert said_by(f"{program}; print('monai' in dir(crfrnn.compat))") == "False\n"
+    program = "import sys, types; sys.modules['torch'] = types.ModuleType('torch'); import crfrnn"
+    assert said_by(f"{program}; print('torch' in dir(crfrnn), 'monai' in dir(crfrnn.compat))") == "True True\n"
 
 
 @pytest.mark.torch

@@ -11,7 +11,6 @@ What needs more than NumPy and Pillow, or is not always needed, is imported when
 """
 
 import importlib
-import importlib.util
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ except ImportError as error:
 from crfrnn.bilateral_solver import bilateral_solver
 from crfrnn.contrast import contrast_theta_beta
 from crfrnn.crf import CRF, Bilateral, Exact, FrankWolfe, Given, Grid, Kernel, Lattice, MeanField, Regions, Spatial
+from crfrnn.extras import usable
 from crfrnn.files.parameter_files import load_parameters, save_parameters
 from crfrnn.inference.activity import Activity
 from crfrnn.inference.adjoint import ConvergenceWarning
@@ -163,7 +163,7 @@ def __dir__() -> list[str]:
     `import *` leaves out what would import a framework.
     """
     special = [name for name in globals() if name.startswith("__")]
-    there = [name for name, needed in _SUB_PACKAGES.items() if all(map(importlib.util.find_spec, needed))]
+    there = usable(_SUB_PACKAGES)
     sources = [name for name, source in _SOURCES.items() if name in __all__ or source.split(".")[1] in there]
     return sorted({*__all__, *there, *sources, *special})
 

@@ -85,6 +85,14 @@ def test_an_object_store(cluster, object_store: str, folders: Path, capsys) -> N
     assert found == expected
 
 
+@pytest.mark.parametrize("command", [REFINE, "segment photos"])
+def test_a_bucket_that_is_not_there_is_told_before_the_work(object_store, folders: Path, capsys, command: str) -> None:
+    assert status(f"{command} -o s3://nowhere/results") == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(told) == 1
+    assert "cannot reach s3://nowhere/results: there is no bucket 'nowhere' that can be looked into" in told[0]
+
+
 def test_a_machine_that_is_removed(cluster, new_machine, folders: Path, capsys) -> None:
     """What was at work there is done again by the others, and that it was lost is told."""
     machine = new_machine()

@@ -6,8 +6,9 @@ the tool itself. docs/compatibility.md tells what was tried.
 """
 
 import importlib
-import importlib.util
 from types import ModuleType
+
+from crfrnn.extras import usable
 
 _TOOLS = {
     "bilateral_solver": (),
@@ -29,5 +30,4 @@ def __getattr__(name: str) -> ModuleType:
 
 def __dir__() -> list[str]:
     """The tools, without those whose extra is missing."""
-    there = [name for name, needed in _TOOLS.items() if all(map(importlib.util.find_spec, needed))]
-    return sorted([*there, *(name for name in globals() if name.startswith("__"))])
+    return sorted([*usable(_TOOLS), *(name for name in globals() if name.startswith("__"))])

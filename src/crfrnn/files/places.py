@@ -24,6 +24,8 @@ URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 """How an address of another place begins. A single letter is a drive of Windows."""
 OBJECT_STORES = ("abfs", "abfss", "az", "gcs", "gs", "memory", "oss", "s3", "s3a")
 """Protocols of places where a file appears as a whole."""
+BUCKETS = tuple(protocol for protocol in OBJECT_STORES if protocol != "memory")
+"""Of these, those whose addresses begin with a bucket, which is not made by writing to it."""
 COPIED = 8 * 2**20
 """Bytes that are copied at once."""
 
@@ -61,9 +63,17 @@ def real_place(where: Place) -> Place:
 
 
 def is_there(where: Place) -> bool:
-    """Whether there is such a file or folder. Raises ValueError or ImportError if the place cannot be reached."""
+    """Whether there is such a file or folder.
+
+    Raises ValueError or ImportError if the place cannot be reached, or even its bucket is not there.
+    """
     with _told(where, "reach") if is_elsewhere(where) else nullcontext():
-        return bool(where.exists())
+        found = bool(where.exists())
+        if not found and not isinstance(where, Path) and where.protocol in BUCKETS:
+            bucket = where.path.lstrip("/").partition("/")[0]
+            if not where.fs.exists(bucket):
+                raise ValueError(f"there is no bucket {bucket!r} that can be looked into")
+        return found
 
 
 def is_folder(where: Place) -> bool:
