@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu_counts`: what the machine code of the GPU kernels says, without a GPU.
 
 For a photo of 500×366 with 21 classes: instructions of each kernel and of the loops in it, memory accesses, matrix
-products, registers, what it spills, and how many warps of it a multiprocessor holds at a time. Then what lattices of
-the example photos ask of them. No times follow from that.
+products, registers, instructions that spill them, and how many warps of it a multiprocessor holds at a time. Then how
+much a call launches, and what lattices of the example photos ask of the kernels. No times follow from that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -34,8 +35,13 @@ REGISTERS, WARPS = 65536, 64  # of a multiprocessor
 SHARED = {80: 163, 90: 227, 100: 227}  # KiB
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KINDS = {"loads": "LDG|LDGSTS", "stores": "STG", "atomics": "ATOMG|RED", "products": "HMMA|HGMMA|QGMMA|UTC.MMA"}
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
 RUN, TILE, UNROLL = 32, 8, 4  # corners of a run, runs of a program, corners of a pass: of splats by runs of a vertex
 LATTICES = ["photo", "vertices", "rows of blurs, 1 a pass", "2 a pass", "runs by vertex", "lanes in use", "runs in all"]
+SHAPES = (1, 32), (4, 8), (16, 16)  # of pixels
+LATTICES += [f"vertices around {height}×{width} pixels" for height, width in SHAPES]
+LAUNCHES = ["images", "iterations", "operations of torch", "kernels"]
+NOTHING = re.compile("empty|lift_fresh")
 HEADINGS = ["kernel", "instructions", "in loops", *KINDS, "registers", "spilled", "warps"]
 
 
@@ -81,6 +87,19 @@ def compiling(capability: int) -> Iterator[dict[str, dict[str, Any]]]:
         JITFunction.__getitem__, triton_steps.embed = launches, embed
 
 
+class Operations(TorchDispatchMode):
+    """Counts operations of torch that work something out: neither views nor fresh memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = operator(*arguments, **(options or {}))
+        self.number += not (operator.is_view or NOTHING.search(str(operator)))
+        return result
+
+
 class Counts(NamedTuple):
     """Of one kernel; `kinds` are numbers of instructions, by the names in `KINDS`."""
 
@@ -96,19 +115,21 @@ class Counts(NamedTuple):
         return [name, *map(str, numbers)]
 
 
-def counts(compiled: Any, capability: int) -> Counts:
+def told_by(tool: str, option: str, compiled: Any) -> str:
+    """What a tool of Triton's says about a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        code, usage = (
-            subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
-            for tool, option in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
-        )
+        return subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def counts(compiled: Any, capability: int) -> Counts:
+    code, usage = told_by("nvdisasm", "-c", compiled), told_by("cuobjdump", "-res-usage", compiled)
     instructions, labels, in_loops = [], {}, set()
     for line in code.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(instructions)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)", line):
+        elif found := INSTRUCTION.search(line):
             instructions.append(found[1])
             target = re.search(r"`\((\.L_x_\d+)\)", found[2])
             if (
@@ -150,6 +171,28 @@ def measured(capability: int, storage: torch.dtype | None) -> list[list[str]]:
     ]
 
 
+def launches(images: int, iterations: int) -> list[str]:
+    """A row of how many operations of torch and kernels a call forward is, after the first one."""
+    size, kernels = Sizes().photo, 0
+
+    def count(kernel: JITFunction, grid: object) -> Callable[..., None]:
+        nonlocal kernels
+        kernels += 1
+        return lambda *arguments, **options: None
+
+    given, JITFunction.__getitem__ = JITFunction.__getitem__, count
+    try:
+        inputs = Inputs(torch.zeros(images, CLASSES, *size), torch.zeros(images, 3, *size))
+        couplings = [torch.ones(()), torch.ones(())]
+        for _ in range(2):
+            kernels = 0
+            with Operations() as operations:
+                meanfield.forward(crf_of(iterations), inputs, couplings, False, Execution(), triton_steps)
+    finally:
+        JITFunction.__getitem__ = given
+    return [str(images), str(iterations), str(operations.number), str(kernels)]
+
+
 def lattices() -> list[list[str]]:
     """Of each example photo: rows that six blurs read and write, for each vertex; runs, and what lanes do in them.
 
@@ -176,8 +219,16 @@ def lattices() -> list[list[str]]:
         lanes = corners / int((-(-tiles // UNROLL) * UNROLL * TILE).sum())
         one = (int(read.sum()) + len(read) * vertices) / vertices
         numbers = f"{one:.1f}", f"{two / vertices:.1f}", str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))
-        rows.append([name, str(vertices), *numbers])
+        vertex = lattice.vertex.view(-1, *Sizes().photo)
+        rows.append([name, str(vertices), *numbers, *(f"{around(vertex, shape):.0f}" for shape in SHAPES)])
     return rows
+
+
+def around(vertex: torch.Tensor, shape: tuple[int, int]) -> float:
+    """How many vertices (d + 1, H, W) there are around the pixels of a block, on average."""
+    blocks = vertex.unfold(1, shape[0], shape[0]).unfold(2, shape[1], shape[1])
+    sorted_vertices = blocks.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1).sort(1).values
+    return float(1 + sorted_vertices.diff(dim=1).ne(0).sum(1).float().mean())
 
 
 def main() -> None:
@@ -186,6 +237,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="of kernels that store rows in 16 bits")
     arguments = parser.parse_args()
     print(table(HEADINGS, measured(arguments.capability, torch.bfloat16 if arguments.bfloat16 else None)))
+    print(table(LAUNCHES, [launches(1, iterations) for iterations in (1, 10)]))
     print(table(LATTICES, lattices()))
 
 

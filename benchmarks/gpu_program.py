@@ -46,6 +46,7 @@ CHOICES = {
     ],
     "blurs": [{}, {"BLURS": 1}, {"TILE": 512}, {"TILE": 2048}],
     "update": [{}, {"TILE": 512}, {"TILE": 2048}],
+    "one photo, CUDA graph": [{}, {"EARLY": False}],
 }  # attributes of `triton_steps`; {} is what it has
 
 
@@ -115,8 +116,9 @@ def others(bench: Bench) -> list[dict]:
 
 
 def choices(bench: Bench) -> list[dict]:
-    """Milliseconds an image of steps with other tiles than `triton_steps` has, on a batch."""
+    """Milliseconds an image of steps with other tiles than `triton_steps` has, on a batch; and of a whole call."""
     case, steps = make_case(bench, bench.sizes.photo, bench.sizes.images, False), bench.steps
+    single = make_case(bench, bench.sizes.photo, 1, False)
     shape, padded = case.image.shape[2:], torch.ones(padded_channels(CLASSES), device=bench.device)
     rows, results = rows_of(case.logits, padded_channels(CLASSES), 0.0), []
     for step, variants in CHOICES.items():
@@ -145,7 +147,11 @@ def choices(bench: Bench) -> list[dict]:
                         torch.float32,
                     ),
                 }
-                taken = bench.milliseconds(calls[step]) / bench.sizes.images
+                if step in calls:
+                    taken = bench.milliseconds(calls[step]) / bench.sizes.images
+                else:
+                    call = bench.graph(partial(single.forward, steps, bench.sizes.iterations, Mode()))
+                    taken = bench.milliseconds(call)
                 results.append({"step": step, "shape": list(shape), "choice": variant, "ms": taken})
     return results
 

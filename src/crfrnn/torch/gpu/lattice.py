@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from crfrnn.kernels.lattice import MAX_FEATURES
 
@@ -20,6 +19,7 @@ MOST_CORNERS = 2**31 - 2**24
 CELL_LIMIT = {torch.float32: 2.0**21, torch.float64: 2.0**30}
 FAR = 4096  # in coordinates on the hyperplane, as in the native core: from here on float32 is not exact enough
 MARGIN = 4  # cells that corners and their neighbours reach beyond those of the points, on both sides together
+MOST_KEYS = 2.0**62
 # Any numbers without a pattern: the golden ratio's bits, mixed as SplitMix64 does.
 _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64
 
@@ -115,8 +115,8 @@ def build_lattice(
     device = features.device
     cell, order, weight = embedded(features, steps)
 
-    unit = _units(cell, images, MARGIN + 2 * neighbour_rounds)
-    key, entry = torch.sort(steps.corner_keys(cell, order, unit, images).view(-1), stable=True)
+    corner_key, step = steps.corner_keys(cell, order, images, MARGIN + 2 * neighbour_rounds)
+    key, entry = torch.sort(corner_key.view(-1), stable=True)
 
     # Equal keys are one vertex. The sort is stable: corners of a vertex keep the order of points.
     differs = torch.zeros(corners, dtype=torch.bool, device=device)
@@ -126,9 +126,6 @@ def build_lattice(
     room = _counted(num_vertices) if count_vertices else steps.capacity(num_vertices, corners)
     vertex, start, vertex_key, remainder = steps.list_vertices(key, entry, number, room, points)
     touched = None
-    along, up = pad(unit[:d], (0, 1)), unit[d]  # the last coordinate follows from the others
-    # From remainder d the next one is 0, one cell further along every coordinate; along the direction it stays.
-    step = torch.stack([up - along, along.sum() - along - d * up])
     if neighbour_rounds:
         present = slice(int(num_vertices))
         old, vertex_key, remainder = vertex_key[present], vertex_key[present], remainder[present]
@@ -205,19 +202,12 @@ def _with_neighbours(key: Tensor, remainder: Tensor, step: Tensor) -> tuple[Tens
     return found, remainder.new_empty(found.shape).scatter_(0, place, torch.cat(remainders))
 
 
-def _units(cell: Tensor, images: int, margin: int) -> Tensor:
-    """What one cell along each coordinate, one remainder and one image add to a key, (d + 2,) int64.
+def hashing_units(d: int, device: torch.device) -> Tensor:
+    """The units (d + 2,) int64 of keys of which the digits do not fit 64 bits (`plain.corner_keys`).
 
-    Where keys fit 64 bits, they are the digits of a number, and no two vertices share one. Otherwise each unit is an
-    arbitrary number, modulo 2^64: the chance that any of V vertices share a key is then at most V² / 2^64.
+    They are arbitrary numbers, modulo 2^64: the chance that any of V vertices share a key is then at most V² / 2^64.
     """
-    d = len(cell)
-    low, high = torch.aminmax(cell, dim=1)
-    # Assigning a Python number to an element would copy it to the device, for which the host waits.
-    one, others = (constants(given, torch.int64, cell.device) for given in ((1,), (d + 1, images)))
-    sizes = torch.cat([one, high.long() - low + margin, others])
-    fits = sizes.float().prod() < 2.0**62
-    return torch.where(fits, sizes.cumprod(0)[:-1], constants(_arbitrary(d + 2), torch.int64, cell.device))
+    return constants(_arbitrary(d + 2), torch.int64, device)
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from crfrnn.torch.gpu.grid import ZEROS, Taps
-from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, constants, hashing_units, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
 from crfrnn.torch.gpu.terms import rows_of
 
@@ -88,21 +88,33 @@ def _elevated(scaled: Tensor) -> Tensor:
     return position
 
 
-def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
-    """Keys (d + 1, P) int64: two are the same only for equal vertices of one image.
+def corner_keys(cell: Tensor, order: Tensor, images: int, margin: int) -> tuple[Tensor, Tensor]:
+    """Keys (d + 1, P) int64, of which two are the same only for equal vertices of one image; and what a step along each
+    direction adds to a key, from remainders below d and from d: (2, d + 1) int64.
 
-    A key is linear in its vertex's cells, remainder and image, so that steps to neighbours add the same to all.
+    A key is linear in its vertex's cells, remainder and image. Where they fit, these are the digits of a number;
+    otherwise each adds an arbitrary one.
 
     Args:
-        unit: (d + 2,) int64, what one cell along each of d coordinates, one remainder and one image add to a key.
+        margin: Cells that corners and their neighbours reach beyond those of the points, on both sides together.
     """
     d, points = cell.shape
-    along = pad(unit[:d], (0, 1))  # the last coordinate follows from the others
-    key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
+    device = cell.device
+    low, high = torch.aminmax(cell, dim=1)
+    # Assigning a Python number to an element would copy it to the device, for which the host waits.
+    one, others = (constants(given, torch.int64, device) for given in ((1,), (d + 1, images)))
+    sizes = torch.cat([one, high.long() - low + margin, others])
+    fits = sizes.float().prod() < MOST_KEYS
+    # What one cell along each coordinate, one remainder and one image add to a key.
+    unit = torch.where(fits, sizes.cumprod(0)[:-1], hashing_units(d, device))
+    along, up = pad(unit[:d], (0, 1)), unit[d]  # the last coordinate follows from the others
+
+    key = torch.empty(d + 1, points, dtype=torch.int64, device=device)
     torch.sum(cell * along[:d, None], dim=0, out=key[0])
-    key[0].view(images, -1).add_(torch.arange(images, device=cell.device)[:, None] * unit[d + 1])
-    torch.sub(unit[d], along.index_select(0, order.view(-1)).view_as(order), out=key[1:])
-    return key.cumsum_(0)
+    key[0].view(images, -1).add_(torch.arange(images, device=device)[:, None] * unit[d + 1])
+    torch.sub(up, along.index_select(0, order.view(-1)).view_as(order), out=key[1:])
+    # From remainder d the next one is 0, one cell further along every coordinate; along the direction it stays.
+    return key.cumsum_(0), torch.stack([up - along, along.sum() - along - d * up])
 
 
 def capacity(count: Tensor, corners: int) -> int:

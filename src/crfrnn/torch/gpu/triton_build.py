@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: RUF005  (Triton takes no starred expressions)
 """The Triton kernels behind `triton_steps` that list the vertices of a lattice and cut their corners into runs.
 
 `triton_lattice` describes what they share.
@@ -9,18 +10,54 @@ import triton.language as tl
 
 
 @triton.jit
-def corner_keys(cell, order, unit, key, points, size, D: tl.constexpr, BLOCK: tl.constexpr):
+def corner_keys(
+    cell,
+    order,
+    low,
+    high,
+    hashing,
+    key,
+    step,
+    points,
+    images,
+    margin,
+    D: tl.constexpr,
+    MOST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Every program works out the units of all digits, and the first one the steps.
+    most = (D + 1.0) * images
+    for j in tl.static_range(D):
+        most *= (tl.load(high + j).to(tl.int64) - tl.load(low + j) + margin).to(tl.float32)
+    fits = most < MOST
+    up = tl.full((), 1, tl.int64)
+    unit = ()
+    along = tl.full((), 0, tl.int64)
+    for j in tl.static_range(D):
+        unit = unit + (tl.where(fits, up, tl.load(hashing + j)),)
+        along += unit[j]
+        up *= tl.load(high + j).to(tl.int64) - tl.load(low + j) + margin
+    of_image = tl.where(fits, up * (D + 1), tl.load(hashing + D + 1))
+    up = tl.where(fits, up, tl.load(hashing + D))
+    if tl.program_id(0) == 0:
+        for j in tl.static_range(D):
+            tl.store(step + j, up - unit[j])
+            tl.store(step + D + 1 + j, along - unit[j] - D * up)
+        tl.store(step + D, up)
+        tl.store(step + 2 * D + 1, along - D * up)
+
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = p < points
-    total = p // size * tl.load(unit + D + 1)
+    total = p // (points // images) * of_image
     for j in tl.static_range(D):
-        total += tl.load(cell + j * points + p, mask=inside, other=0).to(tl.int64) * tl.load(unit + j)
-    up = tl.load(unit + D)
+        total += tl.load(cell + j * points + p, mask=inside, other=0).to(tl.int64) * unit[j]
     for k in tl.static_range(D + 1):
         tl.store(key + k * points + p, total, mask=inside)
         if k < D:
             coordinate = tl.load(order + k * points + p, mask=inside, other=0)
-            total += up - tl.load(unit + coordinate, mask=inside & (coordinate < D), other=0)
+            total += up
+            for j in tl.static_range(D):
+                total -= tl.where(coordinate == j, unit[j], 0)
 
 
 @triton.jit

@@ -156,6 +156,7 @@ def blur(
 ):
     # Along one direction, or along two at once: what neighbours along the second have after the first is worked out
     # anew.
+    await_memory()
     c = tl.arange(0, BLOCK_C)[None, :]
     vertices = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
@@ -198,6 +199,7 @@ def slice_values(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    await_memory()
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
     inside = p < points
@@ -222,6 +224,7 @@ def add_corner_products(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    await_memory()
     T: tl.constexpr = weight.dtype.element_ty
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
@@ -245,6 +248,15 @@ def add_corner_products(
             tl.store(to_weight + at, product, mask=inside)
     if to_scale is not None:
         tl.store(to_scale + p, total + tl.load(to_scale + p, mask=inside, other=0), mask=inside)
+
+
+@triton.jit
+def await_memory():
+    # The first call of a kernel that may begin while those before it run (`launch_pdl`): it reads and writes nothing
+    # before they have ended. The one after it may then begin in the same way, and will wait for it here.
+    if tl.target_info.cuda_capability_geq(9, 0):
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -7,11 +7,12 @@ Each computes what the function of its name in `plain` says; `triton_lattice` de
 import triton
 import triton.language as tl
 
-from crfrnn.torch.gpu.triton_lattice import sliced
+from crfrnn.torch.gpu.triton_lattice import await_memory, sliced
 
 
 @triton.jit
 def couple_values(values, coupling, count, out, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    await_memory()
     c = tl.arange(0, BLOCK_C)
     vertices = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
@@ -38,6 +39,7 @@ def begin(
     BLOCK: tl.constexpr,
 ):
     # Read with points side by side, written with channels side by side.
+    await_memory()
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
     inside = p < points
@@ -80,6 +82,7 @@ def convolve(
     # of several lines, of which each takes LINE, lie side by side where a line has few. Offsets count from the first of
     # these lines. Of learned taps, `most` on each side of the middle, only the device knows how many count, `reach`. On
     # both sides of the taps lie MARGIN zeros, so that a band needs no mask.
+    await_memory()
     T: tl.constexpr = taps.dtype.element_ty
     if reach is None:
         radius: tl.constexpr = RADIUS
@@ -184,6 +187,7 @@ def update(
     BLOCK: tl.constexpr,
 ):
     # A bilateral matrix has been applied to the values, so that slicing and weighting need no product here.
+    await_memory()
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
     inside = p < points
@@ -240,6 +244,7 @@ def backstep(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    await_memory()
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
     inside = p < points
@@ -272,6 +277,7 @@ def products(
     BLOCK: tl.constexpr,
 ):
     # Each program adds up tiles of its own and leaves both sums.
+    await_memory()
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
     first = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)

@@ -8,6 +8,8 @@ It is `sum_runs`, `join_spans` if there are many runs, and `join_runs`; or, in a
 import triton
 import triton.language as tl
 
+from crfrnn.torch.gpu.triton_lattice import await_memory
+
 
 @triton.jit
 def sum_runs(
@@ -29,6 +31,7 @@ def sum_runs(
     # Σ of weight · scale[point] · rows[point] over the corners of each vertex in each run. All runs are of one length,
     # so that no lane waits for another. A vertex that begins and ends in a run gets its value; what others have in a
     # run is a part of theirs: the first of the two of a run if they began before it.
+    await_memory()
     tl.static_assert(RUN % UNROLL == 0)
     T: tl.constexpr = weight.dtype.element_ty
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -82,6 +85,7 @@ def join_spans(
 ):
     # Σ of the parts of SPAN runs in which no vertex begins or ends, to the part of the first that has none. A flat
     # photo may have all its points at one vertex, and no program should join them alone.
+    await_memory()
     c = tl.arange(0, BLOCK_C)
     channel = c < CHANNELS
     for span in range(tl.program_id(0), (runs - 1) // SPAN, tl.num_programs(0)):
@@ -112,6 +116,7 @@ def join_runs(
 ):
     # values[v] = Σ of the parts of v, for the vertex that begins in a run and goes on beyond it; UNROLL tiles at once.
     # Of SPAN runs that it fills, `join_spans` has left the sum; None if it was not called.
+    await_memory()
     T: tl.constexpr = parts.dtype.element_ty
     c = tl.arange(0, BLOCK_C)
     channel = c < CHANNELS
@@ -144,6 +149,7 @@ def join_runs(
 
 @triton.jit
 def clear(values, count, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK: tl.constexpr):
+    await_memory()
     c = tl.arange(0, BLOCK_C)
     vertices = tl.load(count)
     for begin in range(tl.program_id(0) * BLOCK, vertices, tl.num_programs(0) * BLOCK):
@@ -165,6 +171,7 @@ def add_corners(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    await_memory()
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_C)
     inside = p < points

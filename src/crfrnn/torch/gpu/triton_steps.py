@@ -6,7 +6,6 @@ except for splats on lattices without runs, which add by atomics.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,8 +16,9 @@ from triton import cdiv, next_power_of_2
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
 from crfrnn.torch.gpu.grid import ZEROS, Taps
-from crfrnn.torch.gpu.lattice import FAR, Lattice, Runs, type_of_sums
+from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, hashing_units, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
+from crfrnn.torch.gpu.triton_launch import begins_early, programs
 
 TILE = 1024  # numbers a program holds
 RUN_TILE = 512  # the same where a program sums runs
@@ -37,9 +37,8 @@ MANY_RUNS = 2**16  # of all vertices
 UNROLL = 8  # loads at once
 JOINT_UNROLL = 8
 BLURS = 2  # directions of a pass
+EARLY = True  # whether kernels begin before those before them have ended, on cards that can
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
-PROGRAMS = 32  # for each multiprocessor
-INTERPRETED_PROGRAMS = 2
 
 
 def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -47,7 +46,7 @@ def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
     images, classes, size = planes.shape
     unary = logits.new_empty(images * size, channels)
     marginals = torch.empty_like(unary, dtype=dtype)
-    tile = _tile(channels)
+    tile = _tile(unary)
     triton_meanfield.begin[(cdiv(len(unary), tile["BLOCK"]),)](
         planes, unary, marginals, len(unary), size, *planes.stride(), CLASSES=classes, **tile
     )
@@ -80,13 +79,27 @@ def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: fl
     return cell, order, weight
 
 
-def corner_keys(cell: Tensor, order: Tensor, unit: Tensor, images: int) -> Tensor:
+def corner_keys(cell: Tensor, order: Tensor, images: int, margin: int) -> tuple[Tensor, Tensor]:
     d, points = cell.shape
+    low, high = torch.aminmax(cell, dim=1)
     key = torch.empty(d + 1, points, dtype=torch.int64, device=cell.device)
+    step = key.new_empty(2, d + 1)
     triton_build.corner_keys[(cdiv(points, POINTS),)](
-        cell, order, unit, key, points, points // images, D=d, BLOCK=POINTS
+        cell,
+        order,
+        low,
+        high,
+        hashing_units(d, cell.device),
+        key,
+        step,
+        points,
+        images,
+        margin,
+        D=d,
+        MOST=MOST_KEYS,
+        BLOCK=POINTS,
     )
-    return key
+    return key, step
 
 
 def list_vertices(
@@ -109,7 +122,7 @@ def capacity(count: Tensor, corners: int) -> int:
 def find_neighbours(key: Tensor, remainder: Tensor, step: Tensor, count: Tensor) -> Tensor:
     room, directions = len(key), step.shape[1]
     found = torch.empty(directions, 2, room, dtype=torch.int32, device=key.device)
-    grid = (_programs(room, POINTS, key.device), directions)
+    grid = (programs(room, POINTS, key.device), directions)
     triton_lattice.find_neighbours[grid](
         key,
         remainder,
@@ -151,8 +164,8 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     corners, points = weight.shape
     if runs is None:
         values = weight.new_empty(room, channels)
-        tile = _tile(channels)
-        triton_splat.clear[(_programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
+        tile = _tile(values)
+        triton_splat.clear[(programs(room, tile["BLOCK"], device),)](values, lattice.num_vertices, **tile)
         triton_splat.add_corners[(cdiv(points, tile["BLOCK"]),)](
             rows, lattice.vertex, weight, scale, values, points, CORNERS=corners, **tile
         )
@@ -160,16 +173,16 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     count = len(runs.first)
     values = rows.new_empty(len(runs.of_vertex) - 1, channels, dtype=type_of_sums(rows))
     parts = weight.new_empty(2 * count, channels)
-    tile = _tile(channels, RUN_TILE)
+    tile = _tile(rows, RUN_TILE)
     sums = rows, runs.point, runs.weight, scale, runs.first, values, parts, count
     triton_splat.sum_runs[(cdiv(count, tile["BLOCK"]),)](*sums, SIDE=SIDE, RUN=RUN, UNROLL=UNROLL, **tile)
-    tile = _tile(channels, JOINT_TILE)
+    tile = _tile(rows, JOINT_TILE)
     span = SPAN if count > MANY_RUNS else None
     if span is not None:
-        triton_splat.join_spans[(_programs(count, span, device),)](
+        triton_splat.join_spans[(programs(count, span, device),)](
             parts, runs.first, runs.of_vertex, count, **tile, RUN=RUN, SPAN=span, num_warps=JOINT_WARPS
         )
-    triton_splat.join_runs[(_programs(count, 1, device),)](
+    triton_splat.join_runs[(programs(count, 1, device),)](
         parts,
         runs.first,
         runs.of_vertex,
@@ -187,9 +200,9 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: torch.dtype) -> Tensor:
-    room, channels = values.shape
-    tile = _tile(channels)
-    grid = (_programs(room, tile["BLOCK"], values.device),)
+    room = len(values)
+    tile = _tile(values)
+    grid = (programs(room, tile["BLOCK"], values.device),)
     for at in range(0, len(directions), BLURS):
         first, second, *_ = *(lattice.neighbours[each] for each in directions[at : at + BLURS]), None
         blurred = torch.empty_like(values, dtype=dtype)
@@ -201,7 +214,7 @@ def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: tor
 def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
     corners, points = lattice.vertex.shape
     rows = values.new_empty(points, values.shape[1])
-    tile = _tile(values.shape[1])
+    tile = _tile(values)
     triton_lattice.slice_values[(cdiv(points, tile["BLOCK"]),)](
         values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
     )
@@ -217,7 +230,7 @@ def add_corner_products(
     to_scale: Tensor | None,
 ) -> None:
     corners, points = lattice.vertex.shape
-    tile = _tile(rows.shape[1])
+    tile = _tile(rows)
     triton_lattice.add_corner_products[(cdiv(points, tile["BLOCK"]),)](
         values,
         lattice.vertex,
@@ -272,6 +285,7 @@ def convolve(rows: Tensor, length: int, inside: int, taps: Taps, before: Tensor 
         SMALL=small,
         num_warps=CONVOLVE_WARPS,
         enable_fp_fusion=True,
+        launch_pdl=EARLY and begins_early(rows.device),
     )
     return received
 
@@ -288,7 +302,7 @@ def update(
     dtype: torch.dtype | None,
     senders: Senders | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    points, channels = unary.shape
+    points = len(unary)
     spatial, bilateral = couplings
     diagonal = bilateral
     if lattice is not None and values is not None and bilateral is not None and bilateral.ndim == 2:
@@ -296,7 +310,7 @@ def update(
         values, diagonal = _couple_values(lattice, values, bilateral), None
     logits = torch.empty_like(unary) if dtype is None or damping else None
     marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
-    tile = _tile(channels)
+    tile = _tile(unary)
     triton_meanfield.update[(cdiv(points, tile["BLOCK"]),)](
         unary,
         previous,
@@ -331,9 +345,9 @@ def backstep(
     damping: float,
     share: float,
 ) -> Tensor:
-    points, channels = g.shape
+    points = len(g)
     result = torch.empty_like(g)
-    tile = _tile(channels)
+    tile = _tile(g)
     triton_meanfield.backstep[(cdiv(points, tile["BLOCK"]),)](
         g,
         total,
@@ -355,39 +369,27 @@ def backstep(
 
 def products(messages: tuple[Tensor, Tensor], marginals: Tensor) -> Tensor | None:
     points, channels = marginals.shape
-    tile = _tile(channels)
+    tile = _tile(marginals)
     if marginals.dtype == torch.float64 or min(tile["BLOCK_C"], tile["BLOCK"]) < LEAST_SIDE:
         return None
-    programs = min(cdiv(points, tile["BLOCK"]), _resident_programs(marginals.device, PRODUCT_PROGRAMS))
-    sums = marginals.new_empty(programs, 2, channels, channels, dtype=torch.float32)
-    triton_meanfield.products[(programs,)](
-        *messages, marginals, sums, points, SMALL=marginals.dtype.itemsize == 2, **tile
-    )
+    count = programs(points, tile["BLOCK"], marginals.device, PRODUCT_PROGRAMS)
+    sums = marginals.new_empty(count, 2, channels, channels, dtype=torch.float32)
+    triton_meanfield.products[(count,)](*messages, marginals, sums, points, SMALL=marginals.dtype.itemsize == 2, **tile)
     return sums.sum(dim=0)
 
 
 def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor:
     coupled = torch.empty_like(values)
-    tile = _tile(values.shape[1])
-    grid = (_programs(len(values), tile["BLOCK"], values.device),)
+    tile = _tile(values)
+    grid = (programs(len(values), tile["BLOCK"], values.device),)
     triton_meanfield.couple_values[grid](values, coupling, lattice.num_vertices, coupled, **tile)
     return coupled
 
 
-def _tile(channels: int, numbers: int = TILE) -> dict[str, Any]:
+def _tile(rows: Tensor, numbers: int | None = None) -> dict[str, Any]:
+    """How kernels over such rows are launched; a program holds so many numbers, or `TILE`."""
+    channels = rows.shape[1]
     width = next_power_of_2(channels)
-    block = max(1, min(numbers // width, POINTS))
-    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, "enable_fp_fusion": True}
-
-
-def _programs(most: int, block: int, device: torch.device) -> int:
-    """How many programs share work whose size only the device knows."""
-    return min(int(cdiv(most, block)), _resident_programs(device, PROGRAMS))
-
-
-@lru_cache
-def _resident_programs(device: torch.device, programs: int) -> int:
-    if device.type == "cpu":
-        return INTERPRETED_PROGRAMS
-    multiprocessors: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return programs * multiprocessors
+    block = max(1, min((TILE if numbers is None else numbers) // width, POINTS))
+    options = {"enable_fp_fusion": True, "launch_pdl": EARLY and begins_early(rows.device)}
+    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, **options}
