@@ -46,7 +46,7 @@ CHOICES = {
     ],
     "blurs": [{}, {"BLURS": 1}, {"TILE": 512}, {"TILE": 2048}],
     "update": [{}, {"TILE": 512}, {"TILE": 2048}],
-    "one photo, CUDA graph": [{}, {"EARLY": False}],
+    "one photo, CUDA graph": [{}, {"EARLY": True}],
 }  # attributes of `triton_steps`; {} is what it has
 
 

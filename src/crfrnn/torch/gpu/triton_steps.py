@@ -37,7 +37,7 @@ MANY_RUNS = 2**16  # of all vertices
 UNROLL = 8  # loads at once
 JOINT_UNROLL = 8
 BLURS = 2  # directions of a pass
-EARLY = True  # whether kernels begin before those before them have ended, on cards that can
+EARLY = False  # whether kernels begin before those before them have ended, on cards that can; no card has tried it
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 
 
