@@ -68,3 +68,17 @@ def test_a_network_learns_the_same_from_kept_features(settings, keeps):
     logits.sum().backward()
     assert network.score.weight.grad.any()
     assert network.encoder.stem.conv.weight.grad is None
+
+
+def test_dropout_of_features_is_of_the_decoder_alone():
+    """The encoder does not see it, and so features are kept without it; not in use."""
+    torch.manual_seed(0)
+    network = FcnLite(3, feature_dropout=0.5, dropout=0.0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    images = 255 * torch.rand(2, 3, 40, 33)
+    assert all(torch.equal(*pair) for pair in zip(network.encoder(images), network.encoder(images), strict=True))
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))

@@ -275,13 +275,21 @@ def test_square_scores_are_doubted(config):
         SegmentationData(config.data, "train", class_set(CLASSES), teacher=Teacher(Path(config.data) / "scores"))
 
 
-def test_encoder(config, tmp_path, capsys):
-    """The setting reaches the model file, and a model of another encoder is no start."""
+def test_settings_of_fcn_lite(config, tmp_path, capsys):
+    """They reach the model file, and a model of another encoder or stride is no start."""
     path = tmp_path / "small.safetensors"
     save_model(path, Segmenter(FcnLite(CLASSES), None), class_set(CLASSES))
-    wanted = replace(config, network="FcnLite", encoder="lite1", crop=(33, 33), network_epochs=1, crf_epochs=0)
-    with raises_saying(ValueError, str(path), "lite0", "lite1"):
-        train(replace(wanted, init=str(path)))
-    assert load_model(train(wanted).model).segmenter.network.options["encoder"] == "lite1"
+    small = replace(config, network="FcnLite", crop=(33, 33), network_epochs=1, crf_epochs=0)
+    for settings, facts in (
+        ({"encoder": "lite1"}, ("the encoder lite0, not lite1", "encoder='lite0'")),
+        ({"stride": 32}, ("the stride 8, not 32", "stride=8")),
+    ):
+        with raises_saying(ValueError, str(path), *facts):
+            train(replace(small, init=str(path), **settings))
+    wanted = {"encoder": "lite1", "stride": 16, "feature_dropout": 0.25}
+    options = load_model(train(replace(small, **wanted)).model).segmenter.network.options
+    assert {name: options[name] for name in wanted} == wanted
+    with raises_saying(ValueError, "stride=9", "8, 16 or 32"):
+        replace(small, stride=9)
     assert main(["train", "--data", config.data, "-o", str(tmp_path / "c"), "--encoder", "lite1", "--network", "Fcn8s"])
     assert "encoder='lite1' is of FcnLite, but network='Fcn8s'" in capsys.readouterr().err
