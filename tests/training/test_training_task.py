@@ -63,6 +63,19 @@ def test_cross_entropy_of_nothing_is_0_and_has_no_slope(class_weights):
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("crf", [False, True])
+def test_validation_reports_the_cross_entropy_of_what_is_used(crf):
+    """That of PyTorch, from the scores after as many iterations as in use."""
+    task = SegmentationTask(segmenter(crf), CONFIG).eval()
+    reported = {}
+    task.log = lambda name, value, **_: reported.update({name: value})
+    batch = collate([example(Sample("toy", *toy_sample(0)))])
+    with torch.no_grad():
+        task.validation_step(batch)
+        expected = torch.nn.functional.cross_entropy(task(batch), batch.labels, ignore_index=255)
+    assert reported["val_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_balanced_weights():
     """Frequencies 1:2:6 have the median 2; a class that is not there keeps 1."""
     assert balanced_weights(np.array([10, 20, 0, 60])).tolist() == pytest.approx([2, 1, 1, 1 / 3])

@@ -125,10 +125,10 @@ class SegmentationTask(LightningModule):
     def validation_step(self, batch: Batch) -> None:
         if self.segmenter.crf is not None:
             self.segmenter.crf.num_iterations = self.config.test_iterations
-        logits = of_classes(self(batch))
-        self.miou.update(logits.argmax(dim=1), batch.labels)
+        logs = log_probabilities(self(batch))
+        self.miou.update(logs.argmax(dim=1), batch.labels)
         self.log(METRIC, self.miou, on_step=False, on_epoch=True, batch_size=len(batch.images))
-        loss = cross_entropy(logits, batch.labels, self.class_weights)
+        loss = cross_entropy(logs, batch.labels, self.class_weights)
         self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
