@@ -15,6 +15,12 @@ from crfrnn.crf import EPSILON, MOST_NEIGHBOUR_ROUNDS, PHOTO_LEVELS, Normalizati
 from crfrnn.parameters import DEFAULT_PRESET, PRESETS, CRFParameters, Filter, SpatialKernel
 from crfrnn.unary import GROUND_TRUTH_PROBABILITY, UNKNOWN_LABEL
 
+FROZEN = """const frozen = (value) => {
+  if (value !== null && typeof value === "object") Object.values(value).forEach(frozen);
+  return Object.freeze(value);
+};
+"""
+"""Users share the constants."""
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "wasm"
 PACKAGE = BUILD / "crfrnn"
@@ -91,8 +97,8 @@ def parameters() -> str:
         "PROBABILITY_OF_LABELS": GROUND_TRUTH_PROBABILITY,
         "UNKNOWN_LABEL": UNKNOWN_LABEL,
     }
-    lines = [f"export const {name} = {json.dumps(value)};" for name, value in constants.items()]
-    return "// Written by wasm/build.py from the Python package.\n" + "\n".join(lines) + "\n"
+    lines = [f"export const {name} = frozen({json.dumps(value)});" for name, value in constants.items()]
+    return "// Written by wasm/build.py from the Python package.\n" + FROZEN + "\n".join(lines) + "\n"
 
 
 def tool(name: str) -> Path:

@@ -60,6 +60,16 @@ def test_an_example_a_network_and_its_crf(opened: Opened, screenshot: Callable[[
     screenshot("web")
 
 
+def test_without_a_photo_the_page_asks_for_one(opened: Opened) -> None:
+    page = opened()
+    page.click_text("#source label", "scribbles alone")
+    waited(lambda: "choose a photo" in page.note("photo"), "a note")
+    page.click("#save")
+    waited(lambda: "choose a photo" in page.times, "words in the place of the times")
+    assert not [each for each in page.all(".error") if each.is_displayed()]
+    assert "draw scribbles" in page.example("chelsea")
+
+
 def test_sliders_change_the_picture(opened: Opened) -> None:
     page = opened()
     page.example("coffee")

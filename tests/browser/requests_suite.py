@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_fixtures import ObservedPage
 from browser_page import PATIENCE
 
 from crfrnn.web.guard import MOST_REQUEST_BYTES
+from crfrnn.web.turns import Turns
 
 pytest_plugins = ["browser_fixtures"]
 
@@ -77,6 +79,10 @@ def test_wrong_values_get_an_answer_in_words(address: str) -> None:
     user = {"user": "somebody"}
     given = inputs(address, "moved")
     assert "choose a photo" in called(address, "moved", given, **user)[1]
+    for name in ("sourced", "saved"):
+        status, text = called(address, name, inputs(address, name), **user)
+        assert status == 200
+        assert "choose a photo" in text
     source = inputs(address, "opened")
     for event in ({"example": "../../etc/passwd"}, {"example": ["coffee"]}, {"example": 3}):
         assert "there is no example" in called(address, "opened", source, event, **user)[1]
@@ -108,6 +114,16 @@ def test_wrong_values_get_an_answer_in_words(address: str) -> None:
             assert "doubt" in text
             assert "pixels" not in text
     assert "451×300 pixels" in json.loads(called(address, "moved", given, **user)[1])["data"][2]
+
+
+@pytest.mark.parametrize("name", ["opened", "scored", "sourced", "moved", "watched", "saved"])
+def test_where_too_many_wait_that_is_said(
+    address: str, served: ObservedPage, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(served, "turns", Turns(at_once=0, most_waiting=0))
+    status, text = called(address, name, inputs(address, name), {"example": "coffee"})
+    assert status == 200
+    assert "computations wait already" in text
 
 
 def test_the_command(tmp_path: Path) -> None:

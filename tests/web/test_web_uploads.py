@@ -156,6 +156,7 @@ def test_scores_of_a_larger_photo_and_smaller_ones() -> None:
         (stored(np.full((2, 12, 16), 1e300)), "s.npy", "beyond the range of float32"),
         (stored(np.zeros((1, 2, 12, 16), np.float32)), "s.npy", "has a batch axis"),
         (stored(np.zeros((12, 16, 3), np.uint8)), "s.npy", "one class"),  # a picture of labels
+        (stored(np.zeros((3, 12, 16), np.int8)), "s.npy", "labels of shape .3, 12, 16.; expected .height, width"),
         (stored(np.array(["a"])), "s.npy", "numbers"),
         (stored(np.zeros((2, 12, 16), np.float32)), "s.pt", "scores end in .npy, .npz"),
     ],
@@ -164,6 +165,12 @@ def test_other_files_are_refused_as_scores(content: bytes, name: str, words: str
     with pytest.raises((TypeError, ValueError), match=words.replace("(2", r"\(2").replace(")", r"\)")) as refused:
         scores_of(content, name, None, PHOTO, (12, 16))
     assert "crfrnn-web-" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+def test_labels_are_whole_numbers(value: float) -> None:
+    with pytest.raises(TypeError, match=r"^labels must be integer class ids, got dtype float32"):
+        scores_of(stored(np.full((12, 16), value, np.float32)), "s.npy", "labels", PHOTO, (12, 16))
 
 
 def test_archives_that_unpack_to_all_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,15 @@ export function checkedParameters(given, { channels }, classes) {
     ...Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)),
   };
   delete values[NOTES];
+  for (const name of Object.keys(values)) values[name] = plain(values[name]);
   for (const [name, value] of Object.entries(values)) checkParameter(name, value, channels, classes, values);
   return values;
+}
+
+/** Typed arrays, also within an array, as plain ones. */
+function plain(value) {
+  if (ArrayBuffer.isView(value) && !(value instanceof DataView)) return Array.from(value);
+  return Array.isArray(value) ? value.map(plain) : value;
 }
 
 function checkParameter(name, value, channels, classes, values) {
@@ -132,6 +139,14 @@ function checkRange(name, value) {
   }
 }
 
+export function checkOptions(options, names) {
+  if (options === null || typeof options !== "object") {
+    throw new TypeError(`options are ${described(options)}; expected an object with ${names.join(", ")}, or nothing`);
+  }
+  const unknown = Object.keys(options).find((name) => !names.includes(name));
+  if (unknown !== undefined) throw new TypeError(`there is no option ${unknown}; there is ${names.join(", ")}`);
+}
+
 export function checkWord(name, value, words) {
   if (!words.includes(value))
     throw new RangeError(`${name}=${shown(value)} is unknown; use ${words.map(shown).join(", ")}`);
@@ -159,7 +174,7 @@ export function described(value) {
   return `a ${value.constructor?.name ?? "object"}`;
 }
 
-function shown(value) {
+export function shown(value) {
   const text = typeof value === "string" || Array.isArray(value) ? JSON.stringify(value) : String(value);
   return text.length > 60 ? `${text.slice(0, 60)}…` : text;
 }

@@ -64,7 +64,8 @@ export class Engine {
     const built = performance.now();
     const result = await this.meanField(photo, values, classes, terms, parameters, output);
     const milliseconds = { kernels: built - start, meanField: performance.now() - built };
-    return { ...result, vertices: photo.kernels[BILATERAL]?.vertices ?? 0, milliseconds };
+    const bilateral = terms.find(({ name }) => name === BILATERAL); // one that is kept may take no part
+    return { ...result, vertices: bilateral?.kernel.vertices ?? 0, milliseconds };
   }
 
   /** What a normalised kernel makes of (channels, height, width) values. */

@@ -1,11 +1,11 @@
 /** The numbers of a CRF, under the names of `CRFParameters` in Python: its parameters files fit. */
 export interface Parameters {
   /** Deviation of the bilateral kernel in pixels, or [x, y]. */
-  theta_alpha?: number | number[];
+  theta_alpha?: number | Numbers;
   /** Deviation of the bilateral kernel in levels of the image, or one for each channel. */
-  theta_beta?: number | number[];
+  theta_beta?: number | Numbers;
   /** Deviation of the spatial kernel in pixels, or [x, y]. */
-  theta_gamma?: number | number[];
+  theta_gamma?: number | Numbers;
   /** Weight of the spatial kernel: a number, one for each class, or classes × classes. 0 leaves the kernel out. */
   spatial_weight?: Weight;
   /** Weight of the bilateral kernel, likewise. */
@@ -36,7 +36,8 @@ export interface Parameters {
   /** Of a parameters file; not read. */
   notes?: unknown;
 }
-export type Weight = number | number[] | number[][];
+export type Numbers = readonly number[] | Float32Array | Float64Array;
+export type Weight = number | Numbers | readonly Numbers[];
 
 /** ImageData of a canvas (its alpha is ignored), or data of the same order with any number of channels. */
 export interface Image {

@@ -1,5 +1,5 @@
 // What users import: a CRF, in a worker where there are any.
-import { checkedImage, checkedParameters, checkedScores, checkWhole, checkWord, OUTPUTS } from "./checks.js";
+import { checkedImage, checkedParameters, checkedScores, checkOptions, checkWhole, checkWord, OUTPUTS } from "./checks.js";
 import { DEFAULT_PRESET, DEFAULTS, PRESETS } from "./parameters.js";
 
 export { unaryFromLabels } from "./unary.js";
@@ -8,7 +8,9 @@ export { DEFAULT_PRESET, DEFAULTS, PRESETS };
 const MOST_THREADS = 8; // more share no more work: the pixels are divided into about eight parts
 const ERRORS = { TypeError, RangeError };
 
-export async function createCrf({ threads } = {}) {
+export async function createCrf(options = {}) {
+  checkOptions(options, ["threads"]);
+  const { threads } = options;
   const inWorker = typeof Worker === "function";
   const isolated = inWorker && globalThis.crossOriginIsolated === true;
   if (threads !== undefined) checkWhole(threads, "threads", 1, 64);

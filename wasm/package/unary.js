@@ -1,5 +1,5 @@
 // Scores from labels: docs/algorithm.md, eq. 11.
-import { checkWhole, described } from "./checks.js";
+import { checkWhole, described, shown } from "./checks.js";
 import { PROBABILITY_OF_LABELS, UNKNOWN_LABEL } from "./parameters.js";
 
 export function unaryFromLabels(labels, classes, probability = PROBABILITY_OF_LABELS) {
@@ -7,8 +7,8 @@ export function unaryFromLabels(labels, classes, probability = PROBABILITY_OF_LA
     throw new TypeError(`labels are ${described(labels)}; expected a typed array of integers`);
   }
   checkWhole(classes, "classes", 1);
-  if (!(probability > 0 && probability < 1))
-    throw new RangeError(`probability=${probability} must be above 0 and below 1`);
+  if (!(typeof probability === "number" && probability > 0 && probability < 1))
+    throw new RangeError(`probability=${shown(probability)} must be a number above 0 and below 1`);
   const points = labels.length;
   const isUnknown = (label) => label < 0 || (label === UNKNOWN_LABEL && classes <= UNKNOWN_LABEL);
   const right = Math.log(probability);

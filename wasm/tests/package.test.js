@@ -131,7 +131,46 @@ test("labels as scores", () => {
   assert.ok(difference(unary, Float32Array.from(expected)).largest < 1e-6);
   assert.throws(() => unaryFromLabels(Uint8Array.of(0, 2), 2), /labels\[1\] is 2, but 2 classes have labels 0 to 1/);
   assert.throws(() => unaryFromLabels([0, 1], 2), /labels are an Array of 2; expected a typed array/);
+  assert.throws(() => unaryFromLabels(Uint8Array.of(0), 2, "0.9"), /probability="0.9" must be a number above 0/);
   assert.throws(() => unaryFromLabels(new DataView(new ArrayBuffer(4)), 2), /labels are a DataView; expected a typed/);
+});
+
+test("typed arrays are parameters, too", async () => {
+  const plain = {
+    theta_beta: [9, 12, 15],
+    spatial_weight: [1, 2, 3],
+    compatibility: [
+      [0, 1, 2],
+      [1, 0, 1],
+      [2, 1, 0],
+    ],
+  };
+  const typed = {
+    theta_beta: Float32Array.from(plain.theta_beta),
+    spatial_weight: Float64Array.from(plain.spatial_weight),
+    compatibility: plain.compatibility.map((row) => Float32Array.from(row)),
+  };
+  const [one, other] = [await crf.refine(scores, image, plain), await crf.refine(scores, image, typed)];
+  assert.deepEqual(one.values, other.values);
+});
+
+test("vertices are those of the kernel that took part", async () => {
+  const photo = await crf.photo(image);
+  assert.ok((await photo.refine(scores)).vertices > 0);
+  assert.equal((await photo.refine(scores, { bilateral_weight: 0 })).vertices, 0);
+  assert.ok((await photo.refine(scores)).vertices > 0);
+  await photo.free();
+});
+
+test("presets stay as they are", () => {
+  const { theta_alpha } = PRESETS[DEFAULT_PRESET];
+  for (const change of [
+    () => (PRESETS[DEFAULT_PRESET].theta_alpha = 1),
+    () => (PRESETS.mine = {}),
+    () => (DEFAULTS.iterations = 1),
+  ])
+    assert.throws(change, TypeError);
+  assert.equal(PRESETS[DEFAULT_PRESET].theta_alpha, theta_alpha);
 });
 
 test("the examples of the README run", async () => {
@@ -296,6 +335,8 @@ test("threads are where a page is cross-origin isolated", async () => {
     /threads=2, but this page is not cross-origin isolated; serve it with/,
   );
   await assert.rejects(createCrf({ threads: 0 }), /threads=0 must be a whole number from 1/);
+  await assert.rejects(createCrf({ thread: 1 }), /TypeError: there is no option thread; there is threads/);
+  await assert.rejects(createCrf(2), /TypeError: options are the number 2; expected an object with threads/);
 });
 
 test("a CRF that was closed says so", async () => {

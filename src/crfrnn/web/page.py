@@ -40,6 +40,8 @@ SCRIBBLES, ITERATIONS = "Scribbles", "Iterations"
 """Names of tabs."""
 CHOOSE_SCORES = "choose a file with scores"
 DRAW = "draw scribbles of at least two classes"
+NOTES = ("photo", "scores")
+"""What shows plain words; other places show HTML."""
 AGAIN = "() => document.getElementById('again').click()"
 """Asks for results."""
 EXAMPLE_SIDE = 128
@@ -48,11 +50,13 @@ Update = dict[Any, Any]
 """What becomes of components of Gradio."""
 
 
-def spoken(line: str) -> Callable[[Callable[..., Update]], Callable[..., Any]]:
+def spoken(line: str, place: str) -> Callable[[Callable[..., Update]], Callable[..., Any]]:
     """Makes a handler wait for its turn; what the package raises for bad input becomes a message on the page.
 
     Args:
         line: Requests of one page in the same line are answered one after the other.
+        place: The attribute of `Page` where the message stands. Of an error that Gradio answers beside its queue,
+            browsers show no words.
     """
 
     def made(handler: Callable[..., Update]) -> Callable[..., Any]:
@@ -62,7 +66,8 @@ def spoken(line: str) -> Callable[[Callable[..., Update]], Callable[..., Any]]:
             try:
                 return await page.turns.take(f"{user} {line}", partial(handler, page, *arguments)) or gr.skip()
             except EXPECTED as error:
-                raise gr.Error(_words(error), duration=None, print_exception=False) from None
+                words = _words(error)
+                return {getattr(page, place): words if place in NOTES else drawn.doubt(words)}
 
         return guarded
 
@@ -162,38 +167,32 @@ class Page:
         shown = [self.canvas, self.start, *parameters]
         moved = gr.on(moves, self.moved, shown, [self.slider, self.legend, self.times], postprocess=False, **live)
         moved.success(self.watched, [self.tab, *shown], [self.plot, self.worked], **live)
-        self.save.click(self.saved, shown, self.download, **common)
+        self.save.click(self.saved, shown, [self.download, self.times], **common)
         self.blocks.unload(self.left)
 
-    @spoken("desk")
+    @spoken("desk", "photo")
     def opened(self, event: gr.EventData, request: gr.Request, wanted: str, chosen: str) -> Update:
         """A photo was sent, or an example was chosen."""
         name = uploads.plain_name(_sent(event, "name"))
         example = _sent(event, "example")
-        try:
-            if example is None:
-                photo = uploads.photo_of(uploads.content_of(_sent(event, "data"), name), name)
-            elif example in EXAMPLES:
-                name, photo = f"{example}.png", read_example(example)
-            else:
-                raise ValueError(f"there is no example {example!r:.80}; there are {', '.join(EXAMPLES)}")
-            return self._laid(request, desks.opened_desk(name, photo, self.model, _source(wanted)), chosen, name)
-        except EXPECTED as error:
-            return {self.photo: _words(error)}
+        if example is None:
+            photo = uploads.photo_of(uploads.content_of(_sent(event, "data"), name), name)
+        elif example in EXAMPLES:
+            name, photo = f"{example}.png", read_example(example)
+        else:
+            raise ValueError(f"there is no example {example!r:.80}; there are {', '.join(EXAMPLES)}")
+        return self._laid(request, desks.opened_desk(name, photo, self.model, _source(wanted)), chosen, name)
 
-    @spoken("desk")
+    @spoken("desk", "scores")
     def scored(self, event: gr.EventData, request: gr.Request, kind: Any, chosen: str) -> Update:
         """A file with scores was sent."""
         name = uploads.plain_name(_sent(event, "name"))
-        try:
-            desk = self.visits.desk(_user(request))
-            content = uploads.content_of(_sent(event, "data"), name)
-            scores = uploads.scores_of(content, name, None if kind == AUTOMATIC else kind, desk.photo, desk.size)
-            return self._laid(request, desks.with_scores(desk, scores), chosen) | {self.scores: name}
-        except EXPECTED as error:
-            return {self.scores: _words(error)}
+        desk = self.visits.desk(_user(request))
+        content = uploads.content_of(_sent(event, "data"), name)
+        scores = uploads.scores_of(content, name, None if kind == AUTOMATIC else kind, desk.photo, desk.size)
+        return self._laid(request, desks.with_scores(desk, scores), chosen) | {self.scores: name}
 
-    @spoken("desk")
+    @spoken("desk", "photo")
     def sourced(self, request: gr.Request, wanted: str, chosen: str) -> Update:
         """Other scores were chosen."""
         desk = self.visits.desk(_user(request))
@@ -206,7 +205,7 @@ class Page:
         change = desks.with_network if wanted == "network" else desks.with_scribbles_alone
         return self._laid(request, change(desk, self.model), chosen)
 
-    @spoken("desk")
+    @spoken("desk", "times")
     def moved(self, request: gr.Request, strokes: Any, *shown: Any) -> Update:
         """A parameter was changed, a scribble was drawn, or there are other scores."""
         before: Update = {}
@@ -223,7 +222,7 @@ class Page:
         pictures = _held(picture, drawn.tinted(desk, found.labels))
         return {self.slider: pictures, self.legend: drawn.legend(found), self.times: drawn.times(found, notices)}
 
-    @spoken("iterations")
+    @spoken("iterations", "worked")
     def watched(self, request: gr.Request, tab: str, strokes: Any, *shown: Any) -> Update:
         """There are results; energy and activity, which take longer, are worked out if they are looked at."""
         if tab != ITERATIONS:
@@ -240,7 +239,7 @@ class Page:
             picture = f'<img alt="pixels that were worked out in each iteration" src="{address}">'
         return {self.plot: drawn.plots(trace, activity), self.worked: picture}
 
-    @spoken("file")
+    @spoken("file", "times")
     def saved(self, request: gr.Request, strokes: Any, *shown: Any) -> Update:
         """The labels are wanted as a file."""
         found = desks.refined(self._desk(request, strokes), self._parameters(shown))

@@ -106,7 +106,8 @@ def scores_of(
                 f"{path} holds {values.size / 1e6:.0f} million numbers; scores may have {MOST_NUMBERS / 1e6:.0f} "
                 "million: store them smaller than the photo"
             )
-        kind: Any = input or SCORE_NAMES.get(found) or ("labels" if values.dtype.kind in "biu" else "logits")
+        are_whole = values.dtype.kind in "biu"
+        kind: Any = input or SCORE_NAMES.get(found) or ("labels" if are_whole else "logits")
         one_of(kind, INPUTS, "input")
         shown = photo
         if size != photo.shape[:2] and set(size) <= set(values.shape):  # of the photo before it was reduced
@@ -114,7 +115,13 @@ def scores_of(
         held, indexed = taken(values, shown, kind)
         if held.batched:
             raise ValueError(f"{path} has a batch axis, shape {values.shape}: store the scores of one photo, scores[0]")
-        classes = 1 + int(values.max(where=values != VOID, initial=0)) if kind == "labels" else len(held.scores)
+        if kind == "labels" and held.scores.ndim != 2:
+            raise ValueError(
+                f"{path} holds labels of shape {values.shape}; expected (height, width). Scores in whole numbers have "
+                "to be chosen as logits"
+            )
+        count_labels = kind == "labels" and are_whole
+        classes = 1 + int(values.max(where=values != VOID, initial=0)) if count_labels else len(held.scores)
         if classes > VOID:  # which may be more than memory holds
             raise ValueError(f"{path} holds {classes} classes; expected 2 to {VOID}")
         unary, binary = unary_of(held.scores, kind, None, _at_size(photo), doubtful=True, indexed=indexed)
