@@ -98,6 +98,25 @@ def test_the_first_machine_is_lost(monkeypatch) -> None:
         assert address in told.get(timeout=600)
 
 
+def test_what_was_started_last_here_is_something_else(tmp_path: Path, monkeypatch) -> None:
+    """Something else listens where the last cluster of this machine did."""
+    ray = connection.ray_module()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "127.0.0.1:{1}".format(*server.getsockname())
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+        def refuse(**_: object) -> None:
+            raise ConnectionError("no such cluster")
+
+        monkeypatch.setattr(ray, "init", refuse)
+        with raises_saying(EngineError, f"at {address}: no such cluster", "--ray=local"):
+            RayCluster().run(Squares(tmp_path), NUMBERS, lambda *_: None, "square")
+
+
 def test_nothing_to_do() -> None:
     """Not even a cluster is asked for."""
     RayCluster("127.0.0.1:9").run(Squares(Path()), [], lambda *_: None, "square")

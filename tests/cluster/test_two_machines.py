@@ -176,3 +176,29 @@ def test_machines_that_do_not_begin_at_the_same_place(config: TrainingConfig) ->
     )
     assert (first.returncode, second.returncode) == (1, 1)
     assert "settings differ from those of the first: output" in second.stderr
+
+
+def test_a_machine_that_is_killed(config: TrainingConfig) -> None:
+    """The other one ends, and says how to go on."""
+    path = Path(config.output).parent / "config.yaml"
+    write_config(path, replace(config, network="FcnLite", network_epochs=1000))
+    command, port = [sys.executable, "-m", "crfrnn", "train", str(path), "--nodes", "2"], free_port()
+    first, second = (
+        subprocess.Popen(
+            [*command, "--node-rank", str(rank), "--main-address", f"{HOSTS[rank]}:{port}"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    )
+    while "network, epoch 1 " not in (line := first.stdout.readline()):
+        assert line
+    second.kill()
+    said = first.communicate(timeout=1200)[1]
+    second.communicate()
+    assert first.returncode == 1
+    assert "or one of them has ended: " in said
+    assert "Start all of them again with the same settings: training goes on" in said
+    assert "GLHF" not in said

@@ -62,3 +62,17 @@ def test_command(rng, image, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["refine", "scores.npy", "image.npy", "-o", "here.npy", "--device", "cpu", "--tile", "9"])
     assert "--device does not go with tiles" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_told_once_for_a_folder(rng, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("scores", "images"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        np.save(f"scores/{name}.npy", rng.normal(size=(3, *SHAPE)).astype(np.float32))
+        np.save(f"images/{name}.npy", np.zeros((*SHAPE, 3), np.uint8))
+    assert main(["refine", "scores", "images", "-o", "out", "--device", "cudda"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("crfrnn refine: error: --device cudda is not available")
+    assert said.err.count("is not available") == 1

@@ -31,7 +31,7 @@ def described(error: BaseException, files: Iterable[Place] = ()) -> str:
     names = list(dict.fromkeys(map(one_line, files)))
     if (
         isinstance(error, ImportError | EngineError)
-        or message.startswith(("cannot write ", "--"))
+        or message.startswith(("cannot write ", "--", "the worker on "))
         or any(name in message for name in names)
     ):
         return message

@@ -63,6 +63,11 @@ class RefineFolder(Job[Item, Refined]):
         return [(name, case) for name, case in cases.items() if not any(name + end in there for end in ends)]
 
     def worker(self, share: Share) -> Work[Item, Refined]:
+        if self.device is not None:
+            from crfrnn.torch.arrays import device_named
+
+            device_named(self.device)  # once: each case would fail of it
+
         def work(item: Item) -> Refined:
             name, case = item
             if case.problem:

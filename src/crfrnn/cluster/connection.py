@@ -23,6 +23,7 @@ ONE_TRY = {"RAY_gcs_server_port_wait_time_s": "1"}
 """Ray tries twenty times otherwise to connect to what is there but is no cluster, each time for 40 seconds."""
 PATIENCE = 10.0
 """Seconds to wait for the first machine of a cluster, and between two looks at it."""
+LAST_HERE = ". It is what was started last on this machine: --ray=local starts another one"
 SILENT = logging.CRITICAL + 1
 """A level that no line reaches: what matters of Ray's lines is in the report of the command."""
 
@@ -70,7 +71,8 @@ def connected(address: str | None) -> Iterator[Any]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=SILENT, include_dashboard=False)
         except Exception as error:  # Ray has no kind of its own for this
-            raise EngineError(_why(first or address, error)) from error
+            hint = LAST_HERE if address is None and first is not None else ""
+            raise EngineError(_why(first or address, error) + hint) from error
     try:
         if threading.current_thread() is threading.main_thread() and handler is not None:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -95,9 +96,10 @@ class Meeting(Callback):
         except RuntimeError as error:
             if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
                 raise
+            words = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[0]  # gloo's advice follows
             raise ValueError(
                 "the processes that train together have not found each other, or one of them has ended: "
-                f"{str(error).splitlines()[0]}. Start all of them again with the same settings: training goes on"
+                f"{words}. Start all of them again with the same settings: training goes on"
             ) from error
         finally:
             self._end()
