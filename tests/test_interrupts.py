@@ -69,6 +69,13 @@ def test_no_interruption_is_invented():
         raise_asked(RuntimeError("an error of its own"))
 
 
+def test_an_interruption_ends_with_what_it_interrupted():
+    """A program that goes on, and meets an error at once, gets that error."""
+    with pytest.raises(KeyboardInterrupt), orderly_end():
+        interrupt(signal.SIGINT)
+    raise_asked(RuntimeError("an error of its own"))
+
+
 def test_two_in_a_row_are_one(monkeypatch):
     with patient_interrupts():
         with pytest.raises(KeyboardInterrupt):

@@ -141,6 +141,8 @@ def _raising(numbers: list[signal.Signals]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if before:  # who goes on after an interruption was not asked again
+            _asked.when = -math.inf
 
 
 def _is_command() -> bool:
