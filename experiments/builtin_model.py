@@ -162,7 +162,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--network-epochs", type=int, default=16)
-    parser.add_argument("--crf-epochs", type=int, default=3)
+    parser.add_argument("--crf-epochs", type=int, default=1)
     parser.add_argument("--decoder-rate", type=float, default=1e-3)
     parser.add_argument("--crf-network-rate", type=float, default=3e-4)
     parser.add_argument("--teacher-weight", type=float, default=1.0)
