@@ -23,9 +23,8 @@ TOOLS = {
 # takes no Pillow of the latest kind.
 APART = {"browser": ["pillow==12.3.0"]}
 BROWSER_TESTS = [Path("tests", "browser", f"{name}_suite.py") for name in ("browser", "requests", "wasm_page")]
-# Each process holds PyTorch, TensorFlow and JAX, so no more than four of them. Files with the most tests are not those
-# that take longest: sorted by that, a long one would begin last, and run alone.
-PROCESSES = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+# Each process holds PyTorch, TensorFlow and JAX, so no more than four of them.
+PROCESSES = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 SETTINGS = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
 WORDS = {
     "base": "building and installing crfrnn (a minute the first time)",

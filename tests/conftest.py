@@ -48,10 +48,15 @@ def interrupts() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled() -> Iterator[None]:
-    """What torch.compile keeps ends with the file: it compiles a function a few times only, in all of a process."""
+    """What torch.compile keeps ends with the file: it compiles a function a few times only, in all of a process.
+
+    So does what is kept for gradients of graphs that are still alive, as tracebacks may hold them.
+    """
     yield
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()
+    if "crfrnn.torch.kept" in sys.modules:
+        sys.modules["crfrnn.torch.kept"]._entries.clear()
 
 
 @pytest.fixture
