@@ -33,7 +33,7 @@ def waits_first(compiled):
 
 def compile_all(capability):
     """The names of the kernels compiled, and how many variants of them there were."""
-    triton_steps.begins_early = lambda device: capability >= EARLIEST
+    triton_steps.EARLY, triton_steps.begins_early = True, lambda device: capability >= EARLIEST
     with compiling(capability) as found:
         for dtype, spatial, axes, damping, masked, storage in (
             (torch.float32, "grid", 2, 0.0, False, None),
