@@ -80,12 +80,12 @@ def test_sliders_change_the_picture(opened: Opened) -> None:
     np.testing.assert_array_equal(*page.pictures)
     page.after(lambda: page.choose("start", "crfrnn"))
     photo = read_example("chelsea")
-    scores, small = scores_of(photo), reduced(photo)
-    _, activity = crfrnn.refine(scores, small, "crfrnn", return_activity=True)
+    scores = scores_of(photo)
+    _, activity = crfrnn.refine(scores, photo, "crfrnn", return_activity=True)
     assert f"{activity.iterations} iterations" in page.times  # it ends before the tenth if nothing moves
     page.after(lambda: page.push("theta_beta"))
     most = float(page.one("#theta_beta input[type=range]").get_attribute("max") or "nan")
-    truth = crfrnn.refine(scores, small, "crfrnn", theta_beta=most).argmax(axis=0)
+    truth = crfrnn.refine(scores, photo, "crfrnn", theta_beta=most).argmax(axis=0)
     labels = page.labels()
     assert labels.shape == photo.shape[:2]
     assert np.mean(labels == truth) > 0.999
@@ -170,13 +170,6 @@ def test_wrong_files_are_refused_in_words(opened: Opened, tmp_path: Path) -> Non
     page.click("#own-scores button")
     assert "scores have shape (2, 7, 900)" in page.refused("scores", tmp_path / "other.npy")
     assert "cat" in page.legend
-
-
-def reduced(photo: np.ndarray) -> np.ndarray:
-    """A photo at the size that the page works at."""
-    scale = min(1, 500 / max(photo.shape))
-    size = round(scale * photo.shape[1]), round(scale * photo.shape[0])
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)) if scale < 1 else photo
 
 
 def scores_of(photo: np.ndarray) -> np.ndarray:
