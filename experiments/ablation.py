@@ -172,13 +172,21 @@ def run_task(task: Task) -> None:
     function(*arguments)
 
 
-def main() -> None:
+def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that all experiments on MSRC-21's networks have."""
     default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "msrc21"
-    parser = argparse.ArgumentParser(prog="python -m experiments.ablation", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
     parser.add_argument("--data", type=Path, default=default_data, help="folder of MSRC-21 (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/ablation"), help="for runs (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="for ablation.md (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--network-epochs", type=int, default=8)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of("ablation", __doc__)
     parser.add_argument(
         "--variants",
         nargs="*",
@@ -186,8 +194,6 @@ def main() -> None:
         default=list(VARIANTS),
         help=f"besides {END_TO_END}; all if not given",
     )
-    parser.add_argument("--network-epochs", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
     arguments = parser.parse_args()
     experiment = Experiment(arguments.data, arguments.output, arguments.network_epochs)
     names = [name for name in VARIANTS if name == END_TO_END or name in arguments.variants]

@@ -6,17 +6,22 @@ runs. Finished parts are not repeated: run it again to continue.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from crfrnn.files.replacement import replacing
 from crfrnn.models import load_model
-from experiments.ablation import choose_parameters, chosen_settings, run_task, train_from_network, train_network
+from experiments.ablation import (
+    choose_parameters,
+    chosen_settings,
+    parser_of,
+    run_task,
+    train_from_network,
+    train_network,
+)
 from experiments.report import LEARNED, table, with_section
 from experiments.variants import CRF_EPOCHS, Experiment
 
@@ -73,14 +78,7 @@ def written(experiment: Experiment, seeds: list[int]) -> str:
 
 
 def main() -> None:
-    default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "msrc21"
-    parser = argparse.ArgumentParser(prog="python -m experiments.learned_theta", description=__doc__)
-    parser.add_argument("--data", type=Path, default=default_data, help="folder of MSRC-21 (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("out/ablation"), help="for runs (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="for ablation.md (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--network-epochs", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser = parser_of("learned_theta", __doc__)
     arguments = parser.parse_args()
     experiment, seeds = Experiment(arguments.data, arguments.output, arguments.network_epochs), arguments.seeds
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -8,17 +8,15 @@ to continue.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from crfrnn.files.replacement import replacing
-from experiments.ablation import run_task, train_from_network, train_network
+from experiments.ablation import parser_of, run_task, train_from_network, train_network
 from experiments.report import STAGE_TWO, table, with_section
 from experiments.variants import CRF_EPOCHS, Experiment
 
@@ -76,15 +74,8 @@ def written(experiment: Experiment, seeds: list[int], names: list[str]) -> str:
 
 
 def main() -> None:
-    default_data = Path(os.environ.get("CRFRNN_DATA", "../shared/data")) / "msrc21"
-    parser = argparse.ArgumentParser(prog="python -m experiments.stage_two", description=__doc__)
-    parser.add_argument("--data", type=Path, default=default_data, help="folder of MSRC-21 (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("out/ablation"), help="for runs (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="for ablation.md (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = parser_of("stage_two", __doc__)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="all if not given")
-    parser.add_argument("--network-epochs", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
     arguments = parser.parse_args()
     experiment, seeds = Experiment(arguments.data, arguments.output, arguments.network_epochs), arguments.seeds
     os.environ["OMP_NUM_THREADS"] = "1"
