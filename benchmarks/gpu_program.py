@@ -44,7 +44,7 @@ CHOICES = {
         {"JOINT_UNROLL": 2},
         {"JOINT_WARPS": 2, "JOINT_TILE": 1024},
     ],
-    "blurs": [{}, {"BLURS": 1}, {"TILE": 512}, {"TILE": 2048}],
+    "blurs": [{}, {"BLURS": 2}, {"TILE": 512}, {"TILE": 2048}],
     "update": [{}, {"TILE": 512}, {"TILE": 2048}],
     "one photo, CUDA graph": [{}, {"EARLY": True}],
 }  # attributes of `triton_steps`; {} is what it has

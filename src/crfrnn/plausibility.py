@@ -67,6 +67,11 @@ def warn_of_input(message: str) -> None:
     warnings.warn(in_terms(message), InputWarning, stacklevel=depth)
 
 
+def forget_warnings() -> None:
+    """Warn again at lines that were warned of before."""
+    _shown.clear()
+
+
 def _action() -> str:
     """What Python does with an `InputWarning`."""
     for action, text, category, module, _ in warnings.filters:

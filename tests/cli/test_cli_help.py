@@ -59,6 +59,8 @@ def test_what_messages_advise_can_be_typed(tmp_path: Path, monkeypatch, capsys):
     assert status(command) == 0
     warned = capsys.readouterr().err
     assert "--theta-beta 10" in warned
+    assert status(command + " --overwrite") == 0
+    assert capsys.readouterr().err == warned  # every command warns, also in one process
     (advice,) = re.findall(r"--image-range -[\d.]+,[\d.]+", warned)
     assert status(f"{command} {advice}") == 0
     assert "warning" not in capsys.readouterr().err

@@ -133,6 +133,17 @@ def test_sums_in_any_order(rng, place, rounds, dtype):
         assert_close(place.filter(lattice, values, transpose, before), expected, tolerance(dtype).filter)
 
 
+@pytest.mark.parametrize("d", cases(1, 2, 5, few=[1, 2]))
+def test_two_blurs_in_a_pass_are_two_passes(rng, place, monkeypatch, d):
+    if not hasattr(place.steps, "BLURS"):
+        pytest.skip("plain torch blurs one direction after the other")
+    lattice, values = place.lattice(rng.uniform(0, 4, size=(80, d))), rng.normal(size=(80, 4))
+    expected = [place.filter(lattice, values, transpose) for transpose in (False, True)]
+    monkeypatch.setattr(place.steps, "BLURS", 3 - place.steps.BLURS)
+    for transpose, single in zip((False, True), expected, strict=True):
+        assert_close(place.filter(lattice, values, transpose), single, tolerance(np.float64).filter)
+
+
 @pytest.mark.parametrize("d", cases(2, 5, few=[3]))
 def test_the_transpose_is_the_adjoint(rng, place, d):
     lattice = place.lattice(rng.uniform(0, 4, size=(80, d)))

@@ -45,7 +45,7 @@ def compile_all(capability):
             couplings = [torch.ones((CLASSES,) * axes, dtype=dtype)] * 2
             crf = CRFParameters(spatial=spatial, iterations=2, damping=damping, class_threshold=damping).crf
             execution = Execution(None, not masked, storage)
-            triton_steps.MANY_RUNS = 0 if storage else 2**16
+            triton_steps.MANY_RUNS, triton_steps.BLURS = (0, 2) if storage else (2**16, 1)
             mask = torch.ones(1, 6, 7) if masked else None
             thetas = {name: torch.ones(1, dtype=dtype) for name in THETAS} if masked else {}
             inputs = Inputs(logits, image, mask, thetas=thetas)

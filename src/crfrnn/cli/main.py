@@ -34,6 +34,7 @@ from crfrnn.demo import COLUMN_TITLES, draw_demo
 from crfrnn.files.progress import shown_on
 from crfrnn.interrupts import orderly_end, raise_asked
 from crfrnn.jobs import SUBJECT
+from crfrnn.plausibility import forget_warnings
 
 NOISY = ("/PIL/", "Detected pickle protocol")
 """What libraries warn of when they read files, by a part of their path or words: it does not matter, or is an error."""
@@ -97,20 +98,21 @@ def _complain(options: argparse.Namespace, *parts: str) -> None:
 
 @contextmanager
 def spoken_warnings(options: argparse.Namespace) -> Iterator[None]:
-    """Print warnings as lines of the command, without the place in the code; --debug leaves them as they are."""
-    shown = warnings.showwarning
+    """Print warnings as lines of the command, without the place in the code; --debug leaves them as they are.
+
+    What was warned of before, by an earlier command of this process, is told again.
+    """
 
     def speak(message: Any, category: Any, filename: str, *where: Any, **more: Any) -> None:
         told = f"{Path(filename).as_posix()} {message}"
         if not any(noisy in told for noisy in NOISY) and "PIL" not in category.__module__:
             _complain(options, "warning", *filter(None, [one_line(SUBJECT.get())]), one_line(message))
 
-    if not options.debug:
-        warnings.showwarning = speak
-    try:
+    forget_warnings()
+    with warnings.catch_warnings():
+        if not options.debug:
+            warnings.showwarning = speak
         yield
-    finally:
-        warnings.showwarning = shown
 
 
 @contextmanager

@@ -36,7 +36,7 @@ SPAN = 64  # runs that are joined at a time where one vertex may have many
 MANY_RUNS = 2**16  # of all vertices
 UNROLL = 8  # loads at once
 JOINT_UNROLL = 8
-BLURS = 2  # directions of a pass
+BLURS = 1  # directions of a pass, at most 2, which no card has tried
 EARLY = False  # whether kernels begin before those before them have ended, on cards that can; no card has tried it
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 
