@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: ## segment three photos and draw out/demo.png
+demo: ## segment two photos and draw out/demo.png
 	@$(PYTHON) make.py demo
 
 test: ## run the tests against the installed package

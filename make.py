@@ -36,7 +36,7 @@ WORDS = {
     "bench": "installing what it is compared with (some minutes the first time)",
     "browser": "installing Gradio, PyTorch and what drives a browser (some minutes the first time)",
 }
-USAGE = """python make.py demo              segment three photos and draw out/demo.png
+USAGE = """python make.py demo              segment two photos and draw out/demo.png
 python make.py test [OPTIONS]    run the tests against the installed package; options are those of pytest
 python make.py browser [OPTIONS] try `crfrnn web` and the page of `make wasm` in Chromium, in .venv-browser
 python make.py wheel             build dist/, and try the wheel in an environment of its own without a compiler

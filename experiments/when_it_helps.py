@@ -2,7 +2,8 @@
 
 For MSRC-21 and PASCAL VOC's people and animals, networks are trained for more and more epochs. The model in the package
 and the DeepLabv3 whose scores lie beside VOC's photos are measured too. For each, parameters are tuned on one half of
-the photos and measured on the other. What is found goes to experiments/results/when_it_helps, and after each part
+the photos and measured on the other. Scores of some of the networks are made coarser too, by means over
+squares of pixels. What is found goes to experiments/results/when_it_helps, and after each part
 docs/when-it-helps.md and its plot are written anew. Finished parts are not repeated: run it again to continue.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from crfrnn.data import SegmentationData
 from crfrnn.data.layouts import lines_of
@@ -37,6 +39,10 @@ TRIALS = 16
 VOC, MSRC = class_set("voc"), class_set("msrc21")
 EPOCHS = {"msrc21": (1, 2, 4, 8), "voc_animals": (1, 3)}
 SEEDS = {"msrc21": (0,), "voc_animals": (0,)}
+COARSER = {("msrc21", 2): (16, 32), ("msrc21", 8): (16, 32)}
+"""Pixels along each axis that share scores, for networks of so many epochs."""
+FINE, PACKAGE, DEEPLAB = 8, 16, 15.5
+"""Pixels that share scores of the networks trained here, of the model in the package and of DeepLab's 33×33."""
 TESTED = {"msrc21": "test", "voc_animals": "val"}
 CLASSES = {"msrc21": MSRC, "voc_animals": VOC}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -53,10 +59,11 @@ MEASURES = {"mean_iou": "mean IoU", "edge_mean_iou": "mean IoU within 5 px of ed
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a data set's photos: what they are of, and the scores as they are read."""
+    """Scores of a data set's photos: what they are of, their pixels along an axis, and the scores as they are read."""
 
     data: str
     title: str
+    stride: float
     photos: Callable[[Path], ScoredPhotos]
 
 
@@ -88,13 +95,19 @@ def linked(data: Path, folder: Path) -> Path:
     return folder
 
 
-def of_network(model: Path | None, data: SegmentationData, folder: Path) -> ScoredPhotos:
-    """The logits of a model's network for the photos, written to a folder; None is the model in the package."""
+def of_network(model: Path | None, data: SegmentationData, folder: Path, stride: int = 1) -> ScoredPhotos:
+    """The logits of a model's network for the photos, written to a folder; None is the model in the package.
+
+    Args:
+        stride: Pixels along each axis whose logits become their mean.
+    """
     segmenter = load_model(model).segmenter
     with torch.inference_mode():
         for index, pair in enumerate(data.pairs):
-            logits = segmenter.unary(image_batch([data[index].image], segmenter))[0].numpy()
-            np.save(folder / f"{pair.name}.npy", logits.astype(np.float16))
+            logits = segmenter.unary(image_batch([data[index].image], segmenter))
+            if stride > 1:
+                logits = interpolate(logits, [-(-size // stride) for size in logits.shape[2:]], mode="area")
+            np.save(folder / f"{pair.name}.npy", logits[0].numpy().astype(np.float16))
     return ScoredPhotos(data, folder)
 
 
@@ -104,25 +117,33 @@ def all_scores(root: Path, output: Path) -> Iterator[Scores]:
     def tested(data: str) -> SegmentationData:
         return SegmentationData(root / data, TESTED[data], CLASSES[data])
 
+    def of_trained(data: str, epochs: int, seed: int, stride: int | None = None) -> Scores:
+        def photos(folder: Path) -> ScoredPhotos:
+            return of_network(trained(root, output, data, epochs, seed), tested(data), folder, stride or 1)
+
+        coarser = f", means of {stride}×{stride}" if stride else ""
+        return Scores(data, f"FcnLite, {epochs} epochs, seed {seed}{coarser}", stride or FINE, photos)
+
     voc = "voc_animals"
-    yield Scores(voc, "the model in the package, its network", lambda folder: of_network(None, tested(voc), folder))
+    yield Scores(
+        voc, "the model in the package, its network", PACKAGE, lambda folder: of_network(None, tested(voc), folder)
+    )
     yield Scores(
         voc,
         "DeepLabv3 on MobileNetV2, 33×33",
+        DEEPLAB,
         lambda _: ScoredPhotos(tested(voc), root / voc / "logits33", square=True),
     )
     for data, epochs in EPOCHS.items():
         for count in epochs:
             for seed in SEEDS[data]:
-
-                def photos(folder: Path, data: str = data, count: int = count, seed: int = seed) -> ScoredPhotos:
-                    return of_network(trained(root, output, data, count, seed), tested(data), folder)
-
-                yield Scores(data, f"FcnLite, {count} epochs, seed {seed}", photos)
+                yield of_trained(data, count, seed)
+                for stride in COARSER.get((data, count), ()):
+                    yield of_trained(data, count, seed, stride)
 
 
 def measured(scores: Scores, folder: Path) -> dict[str, Any]:
-    """Title, data set and what `tune` found, as it was found before or anew."""
+    """Title, data set, stride and what `tune` found, as it was found before or anew."""
     path = FOUND / (re.sub(r"[^a-z0-9]+", "-", f"{scores.data} {scores.title}".lower()) + ".json")
     if not path.exists():
         with TemporaryDirectory(dir=folder) as written:
@@ -131,12 +152,14 @@ def measured(scores: Scores, folder: Path) -> dict[str, Any]:
         result = {"data": scores.data, "title": scores.title, **found.notes(), "parameters": asdict(found.parameters)}
         with replacing(path) as handle:
             handle.write((json.dumps(result, indent=1) + "\n").encode())
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return {**json.loads(path.read_text()), "stride": scores.stride}
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """The gain, with its interval, against the measure without a CRF: over all pixels, and near edges."""
+    """The gain, with its interval, against the measure without a CRF: over all pixels, and near edges.
+
+    The coarser the scores, the larger their mark.
+    """
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -148,7 +171,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
             gain = 100 * np.array([row["tuned"] for row in rows]) - before
             low, high = 100 * np.array([row["interval"] for row in rows]).reshape(-1, 2).T
             reach = np.maximum([gain - low, high - gain], 0)
-            axes.errorbar(before, gain, reach, fmt="o", color=COLOURS[data], label=name, capsize=2, linewidth=1)
+            sizes = [3 * result["stride"] for result in results if result["data"] == data]
+            axes.errorbar(before, gain, reach, fmt="none", ecolor=COLOURS[data], capsize=2, linewidth=1)
+            axes.scatter(before, gain, sizes, color=COLOURS[data], label=name, alpha=0.8)
         axes.axhline(0, color="0.6", linewidth=0.8)
         axes.set_xlabel(f"{title}, scores alone, per cent")
     panels[0].set_ylabel("gain by the CRF, points")
@@ -160,8 +185,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 def rows_of(results: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| data | scores of | mean IoU | gain (95 % interval) | near edges | gain (95 % interval) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| data | scores of | pixels | mean IoU | gain (95 % interval) | near edges | gain (95 % interval) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in sorted(results, key=lambda each: (each["data"], each["mean_iou"]["scores"])):
         cells = []
@@ -172,7 +197,7 @@ def rows_of(results: list[dict[str, Any]]) -> list[str]:
                 f"{100 * row['scores']:.1f}",
                 f"{100 * (row['tuned'] - row['scores']):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
             ]
-        lines.append(f"| {SETS[result['data']]} | {result['title']} | {' | '.join(cells)} |")
+        lines.append(f"| {SETS[result['data']]} | {result['title']} | {result['stride']:g} | {' | '.join(cells)} |")
     return lines
 
 

@@ -21,6 +21,8 @@ from crfrnn.files.sheet import captioned, sheet
 from crfrnn.files.table import Table
 
 EXAMPLES = ("chelsea", "astronaut", "coffee")
+WITH_CLASSES = EXAMPLES[:2]
+"""Those that show classes of the model. A cup is none."""
 COLUMN_TITLES = ("photo", "network alone", "network + CRF-RNN")
 CELL_WIDTH = 480
 TITLE_SIZE = 24
@@ -36,15 +38,15 @@ class Example:
 
 
 def draw_demo(output: Path) -> Table:
-    """Segment the example photos, and draw them to `output`. Returns what it took and what the CRF changed."""
+    """Segment the example photos with classes, and draw them to `output`. Returns what it took and what the CRF changed."""
     from crfrnn.models import load_model
     from crfrnn.segment import segment
 
     model = load_model()
     examples = []
     rows = []
-    segment(read_example(EXAMPLES[0]), model)  # the first call makes things ready, which takes longer
-    for name in progress(EXAMPLES, "demo"):
+    segment(read_example(WITH_CLASSES[0]), model)  # the first call makes things ready, which takes longer
+    for name in progress(WITH_CLASSES, "demo"):
         photo = read_example(name)
         start = time.perf_counter()
         alone = segment(photo, model, crf=False).labels

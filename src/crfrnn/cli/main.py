@@ -167,7 +167,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_debug(info)
     info.set_defaults(run=run_info)
 
-    demo = commands.add_parser("demo", help="segment three photos that come with the package and draw one picture")
+    demo = commands.add_parser("demo", help="segment two photos that come with the package and draw one picture")
     output_help = "picture to draw (default: %(default)s)"
     demo.add_argument("-o", "--output", type=Path, metavar="OUT", default=Path("out/demo.png"), help=output_help)
     add_quiet(demo)
