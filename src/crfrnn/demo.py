@@ -38,7 +38,7 @@ class Example:
 
 
 def draw_demo(output: Path) -> Table:
-    """Segment the example photos with classes, and draw them to `output`. Returns what it took and what the CRF changed."""
+    """Segment the examples with classes, and draw them to `output`. Returns what it took and what the CRF changed."""
     from crfrnn.models import load_model
     from crfrnn.segment import segment
 
