@@ -360,6 +360,14 @@ def test_the_command(noisy: Path, monkeypatch, capsys):
     assert not printed.err
 
 
+def test_other_scores_where_one_is_are_not_taken(noisy: Path, monkeypatch):
+    """Without --scores they are those of the data, though a folder of this name lies here as well."""
+    monkeypatch.chdir(noisy.parent)
+    Path("scores").mkdir()
+    assert status(f"noisy -o found.json --classes 2 --trials 1 --quiet {STARTING}") == 0
+    assert json.loads(Path("found.json").read_text(encoding="utf-8"))["notes"]["scores"] == "scores"
+
+
 @pytest.mark.parametrize("method", ["search", "gradient"])
 def test_tuned_on_a_device(noisy: Path, method: str, monkeypatch, capsys):
     """The gain is the one that refining on the CPU gives in plain NumPy; nothing but warnings is printed if quiet."""

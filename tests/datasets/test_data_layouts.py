@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from crfrnn.data import Sample, SegmentationData
+from crfrnn.data.segmentation import LOOKED_AT
 from crfrnn.files.classes import CLASS_SETS, ClassSet, class_set
 from errors import raises_saying
 from repository import ROOT
@@ -117,6 +118,15 @@ def test_masks_of_0_and_255_are_labels_of_two_classes(tmp_path, images, colours,
     """Where no label image of the split has a 1, 255 is the second class; everywhere else it is void."""
     data = SegmentationData(write_labels(tmp_path, images, colours), "val", class_set(count))
     assert data.pixel_counts().tolist() == expected
+
+
+@pytest.mark.parametrize("last", [255, 1])
+def test_a_foreground_that_one_of_many_masks_has(tmp_path, last):
+    """It is not among the label images looked at first."""
+    images = [*(200 * [MASKS[1]]), [[0, 0, 0], [0, 0, last]], MASKS[1]]
+    data = SegmentationData(write_labels(tmp_path, images), "val", class_set(2))
+    assert all(images[index] == images[0] for index in range(0, len(images), len(images) // LOOKED_AT))
+    assert data.reader()(data.pairs[200]).labels.tolist() == [[0, 0, 0], [0, 0, 1]]
 
 
 def test_pixel_counts(tmp_path, classes):

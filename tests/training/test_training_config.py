@@ -100,6 +100,7 @@ def test_help_tells_every_setting_and_default(capsys):
         ({"precision": "64"}, ValueError, ["precision='64'", "'32-true'"]),
         ({"theta_alpha": -3}, ValueError, ["theta_alpha=-3", "above 0"]),
         ({"class_weights": "rare"}, ValueError, ["class_weights='rare'", "balanced"]),
+        ({"class_weights": 21 * [0]}, ValueError, ["class_weights are all 0", "above 0"]),
         ({"class_weights": [1, 2]}, ValueError, ["class_weights has 2", "'voc'", "21"]),
         ({"classes": "vox"}, ValueError, ["'vox'", "voc"]),
         ({"data": " "}, TypeError, ["data=' '", "folder"]),

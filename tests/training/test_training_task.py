@@ -81,6 +81,18 @@ def test_balanced_weights():
     assert balanced_weights(np.array([10, 20, 0, 60])).tolist() == pytest.approx([2, 1, 1, 1 / 3])
 
 
+@pytest.mark.filterwarnings("error")
+def test_balanced_weights_without_labels():
+    assert balanced_weights(np.zeros(3, np.int64)).tolist() == [1, 1, 1]
+
+
+def test_mean_iou_is_over_the_classes_that_occur_in_the_labels():
+    """Classes 0 and 1 occur, with 2 of 4 and 2 of 3 pixels; that class 2 is found as well is their loss alone."""
+    task = SegmentationTask(segmenter(False), CONFIG)
+    task.miou.update(torch.tensor([[[0, 0, 2, 1], [1, 1, 0, 2]]]), torch.tensor([[[0, 0, 0, 1], [1, 0, 255, 255]]]))
+    assert task.miou.compute().item() == pytest.approx((2 / 4 + 2 / 3) / 2)
+
+
 @pytest.mark.parametrize("crf", [False, True])
 def test_padding_changes_neither_loss_nor_gradient(crf):
     """A photo beside a larger one in a batch: its padding is masked in the CRF and ignored by the loss.

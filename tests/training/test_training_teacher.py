@@ -1,5 +1,6 @@
 """`crfrnn train --teacher`: what the loss compares, photos without labels or scores, and wrong folders."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -273,6 +274,48 @@ def test_square_scores_are_doubted(config):
     spoilt(Path(config.data) / "scores", np.zeros((3, 4, 4)))
     with pytest.warns(UserWarning, match="square, 4×4, and their photo is not"):
         SegmentationData(config.data, "train", class_set(CLASSES), teacher=Teacher(Path(config.data) / "scores"))
+
+
+def test_scores_of_another_part_of_a_later_photo_are_doubted(config):
+    """The first photo with scores is a square itself, which tells nothing."""
+    data = Path(config.data)
+    for index in (0, 1):
+        (data / "scores" / f"photo {index}.npz").unlink()
+    for shape, message in (((4, 4), "square, 4×4, and their photo is not"), ((6, 4), "4×6, and their photo is 26×18")):
+        np.savez(data / "scores" / "photo 3.npz", probabilities=np.full((3, *shape), 1 / 3))
+        with pytest.warns(UserWarning, match=message):
+            SegmentationData(data, "train", class_set(CLASSES), teacher=Teacher(data / "scores"))
+
+
+def test_probabilities_that_nobody_calls_so_are_doubted(config, rng):
+    scores = Path(config.data) / "scores"
+    spoilt(scores, shares(rng, CLASSES, 5, 7))
+    with pytest.warns(UserWarning, match=r"sum to 1 over the 3 classes.*teacher_input='probabilities'.*photo 0\.npy"):
+        SegmentationData(config.data, "train", class_set(CLASSES), teacher=Teacher(scores))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SegmentationData(config.data, "train", class_set(CLASSES), teacher=Teacher(scores, "probabilities"))
+
+
+def test_suffixes_may_be_capitals(config):
+    scores = Path(config.data) / "scores"
+    (scores / "photo 0.npz").rename(scores / "photo 0.NPZ")
+    data = SegmentationData(config.data, "train", class_set(CLASSES), teacher=Teacher(scores))
+    assert data[0].teacher.any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({"teacher_weight": 0}, ["teacher_weight=0 leaves out the teacher"]),
+        ({"freeze_network": True}, ["freeze_network", "nothing to teach in stage 2", "crf_epochs=0"]),
+    ],
+)
+def test_without_labels_a_teacher_must_teach(config, settings, facts):
+    without_labels(config, TRAINING)
+    (Path(config.data) / "train.txt").write_text("\n".join(TRAINING[:5]))
+    with raises_saying(ValueError, "no photo of the split 'train' has labels", *facts):
+        train(replace(config, **settings))
 
 
 def test_settings_of_fcn_lite(config, tmp_path, capsys):

@@ -53,9 +53,8 @@ def add_tune(commands: Any) -> None:
         "--scores",
         type=Path,
         metavar="FOLDER",
-        default=Path("scores"),
         help="folder, may be inside DATA, with scores (C, H, W) of each photo in NAME.npy, .npz, .pt, .pth or "
-        ".safetensors (default: %(default)s)",
+        ".safetensors (default: DATA/scores)",
     )
     parser.add_argument(
         "--input",
@@ -124,7 +123,9 @@ def run_tune(options: argparse.Namespace) -> int:
     from crfrnn.tuning import TRIALS, tune
 
     data = SegmentationData(options.data, options.split, chosen_classes(class_set, options.classes))
-    folder = options.scores if options.scores.is_dir() else options.data / options.scores
+    folder = options.data / (options.scores or "scores")
+    if options.scores is not None and options.scores.is_dir():
+        folder = options.scores
     photos = ScoredPhotos(data, folder, input=options.input, array=options.array, square=options.square_scores)
     if photos.seem_square():
         complain(

@@ -86,14 +86,14 @@ def _camvid_pairs(root: Place, split: str, complete: bool) -> list[Pair]:
     if split in _camvid_lists(root):
         return _listed_pairs(root, root / f"{split}.txt", complete)
     photos, labels = root / split, root / f"{split}annot"
-    names = sorted({*_by_stem(photos, IMAGE_SUFFIXES), *_by_stem(labels, LABEL_SUFFIXES)})
+    names = sorted({*files_by_stem(photos, IMAGE_SUFFIXES), *files_by_stem(labels, LABEL_SUFFIXES)})
     return matched(names, photos, labels, root, complete)
 
 
 def _camvid_photos(root: Place, split: str) -> list[Place]:
     if split in _camvid_lists(root):
         return [pair.photo for pair in _listed_pairs(root, root / f"{split}.txt", complete=True)]
-    photos = _by_stem(root / split, IMAGE_SUFFIXES)
+    photos = files_by_stem(root / split, IMAGE_SUFFIXES)
     return named_files(sorted(photos), root / split, IMAGE_SUFFIXES, "photo", root)
 
 
@@ -193,7 +193,7 @@ def label_images(
     names: Sequence[str], folder: Place, source: str | Place, complete: bool = True
 ) -> Sequence[Place | None]:
     """The label image of each name in a folder; None for those without one, unless all must be complete."""
-    there = _by_stem(folder, LABEL_SUFFIXES)
+    there = files_by_stem(folder, LABEL_SUFFIXES)
     found = [name for name in names if complete or name in there]
     by_name = dict(zip(found, named_files(found, folder, LABEL_SUFFIXES, "label image", source), strict=True))
     return [by_name.get(name) for name in names]
@@ -206,7 +206,7 @@ def named_files(
 
     Raises: ValueError: naming some that are missing or occur twice.
     """
-    by_stem = _by_stem(folder, suffixes)
+    by_stem = files_by_stem(folder, suffixes)
     missing = [name for name in names if name not in by_stem]
     if missing:
         raise ValueError(
@@ -219,7 +219,7 @@ def named_files(
     return [by_stem[name][0] for name in names]
 
 
-def _by_stem(folder: Place, suffixes: tuple[str, ...]) -> dict[str, list[Place]]:
+def files_by_stem(folder: Place, suffixes: tuple[str, ...]) -> dict[str, list[Place]]:
     """The files of a folder with one of the suffixes, by their names without it."""
     by_stem: dict[str, list[Place]] = {}
     for path in map(PurePath, names_in(folder)):

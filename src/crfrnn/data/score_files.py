@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.arrays import score_array
+from crfrnn.data.layouts import files_by_stem
 from crfrnn.files.classes import ClassSet
 from crfrnn.files.photos import ARRAY_SUFFIXES, SCORE_NAMES, named_array
+from crfrnn.files.resize import seem_square
 from crfrnn.numbers import one_of
+from crfrnn.plausibility import check_logits, warn_of_input
 from crfrnn.unary import unary_from_probabilities
 
 ScoresInput = Literal["logits", "probabilities"]
@@ -50,6 +53,33 @@ class Teacher:
         probabilities: NDArray[np.float32] = powers / powers.sum(axis=0)
         return probabilities
 
+    def doubt_kind(self, path: Path, classes: ClassSet) -> None:
+        """Warn if what is taken for logits in a file looks like something else. Raises as `probabilities` does."""
+        scores, kind = class_scores(path, classes, self.input)
+        if kind == "logits":
+            check_logits(scores, f"give teacher_input='probabilities' if these are such ({path})")
+
+    def doubt_cover(self, path: Path, classes: ClassSet, size: tuple[int, int]) -> bool:
+        """Whether it seems that scores do not cover exactly a photo of `size` (H, W); if so, it warns.
+
+        Raises: ValueError: as `probabilities` does.
+        """
+        (height, width), (h, w) = size, self.probabilities(path, classes).shape[1:]
+        advice = "its cells must cover exactly the photo"
+        if seem_square((h, w), size):
+            warn_of_input(
+                f"the teacher's scores {path} are square, {w}×{h}, and their photo is not: if they cover a photo "
+                f"padded to a square, cut off what is beyond the photo; {advice}"
+            )
+        elif (width - height) * (w - h) < 0:
+            warn_of_input(
+                f"the teacher's scores {path} are {w}×{h}, and their photo is {width}×{height}: if rows and columns "
+                f"are swapped, turn them; {advice}"
+            )
+        else:
+            return False
+        return True
+
 
 def score_files(names: Sequence[str], folder: Path) -> dict[str, Path]:
     """The file of scores of each name that has one.
@@ -58,13 +88,12 @@ def score_files(names: Sequence[str], folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"cannot read scores from {folder}: there is no such folder")
-    found = {
-        name: [path for suffix in ARRAY_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()] for name in names
-    }
+    there = files_by_stem(folder, ARRAY_SUFFIXES)
+    found = {name: sorted(there[name]) for name in names if name in there}
     for paths in found.values():
         if len(paths) > 1:
             raise ValueError(f"{' and '.join(path.name for path in paths)} in {folder} share a name; keep one")
-    return {name: paths[0] for name, paths in found.items() if paths}
+    return {name: paths[0] for name, paths in found.items()}
 
 
 def class_scores(

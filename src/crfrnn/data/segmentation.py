@@ -19,13 +19,13 @@ from crfrnn.files.classes import VOID, ClassSet
 from crfrnn.files.photos import ARRAY_SUFFIXES, read_label_image, read_photo
 from crfrnn.files.places import Place, fetched, is_elsewhere
 from crfrnn.files.progress import progress
-from crfrnn.files.resize import seem_square
 from crfrnn.numbers import file_path
-from crfrnn.plausibility import warn_of_input
 from crfrnn.threads import default_threads
 
 LOOKED_AT = 32
-"""About how many label images of two classes tell what 255 means in all of them."""
+"""About how many label images of two classes tell what 255 means in all of them, if both levels are among them."""
+SCORES_LOOKED_AT = 10
+"""Files of a teacher that tell whether they are what they are said to be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class SegmentationData(Sequence[Sample]):
         return np.where(labels == VOID, 1, labels) if self._are_masks else labels
 
     def _scores_of(self, teacher: Teacher) -> dict[str, Path]:
-        """The teacher's files of these photos by name. One is read, so that errors in all of them show before training.
+        """The teacher's files of these photos by name. Some are read: errors in all of them show before training.
 
         Raises: ValueError: if none of the photos has one, or some have neither that nor labels.
         """
@@ -155,26 +155,29 @@ class SegmentationData(Sequence[Sample]):
                 f"{some(missing)} of {len(self)} photos of the split {self.split!r} have neither labels nor scores of "
                 f"the teacher in {teacher.folder}: give them one, or leave them out of the split"
             )
-        first = next(pair for pair in self.pairs if pair.name in found)
-        shape, size = teacher.probabilities(found[first.name], self.classes).shape, read_photo(first.photo).shape[:2]
-        if seem_square(shape, size):
-            warn_of_input(
-                f"the teacher's scores {found[first.name]} are square, {shape[1]}×{shape[2]}, and their photo is not: "
-                "if they cover a photo padded to a square, cut off what is beyond the photo; its cells must cover "
-                "exactly the photo"
-            )
+        taught = [pair for pair in self.pairs if pair.name in found]
+        teacher.doubt_kind(found[taught[0].name], self.classes)
+        for pair in taught[:SCORES_LOOKED_AT]:
+            with fetched(pair.photo) as (path,):
+                height, width, _ = read_photo(path).shape
+            if teacher.doubt_cover(found[pair.name], self.classes, (height, width)):
+                break
         return found
 
     def _look_like_masks(self) -> bool:
         """Whether the label images are masks of 0 and 255, where 255 is the second of two classes and not void.
 
-        They are if those looked at are in grey levels and none holds a 1.
+        They are if those looked at are in grey levels and none holds a 1. The rest are looked at, too, while only one
+        of the two levels was seen: a rare foreground is in few of them.
         """
         if self.classes.num_classes != 2:
             return False
         files = [pair.labels for pair in self.pairs if pair.labels is not None]
         levels: set[int] = set()
-        for file in files[:: max(1, len(files) // LOOKED_AT)]:
+        first = files[:: max(1, len(files) // LOOKED_AT)]
+        for number, file in enumerate(dict.fromkeys([*first, *files])):
+            if number >= len(first) and levels == {0, VOID}:
+                break
             with fetched(file) as (path,):
                 labels, colours = read_label_image(path)
             levels |= {int(level) for level in np.unique(labels)}

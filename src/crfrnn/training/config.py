@@ -377,7 +377,10 @@ def _class_weights(value: Any, name: str) -> ClassWeights:
         return cast(ClassWeights, value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"{name}={value!r} is unknown; use null, 'balanced' or a number for each class")
-    return tuple(_at_least_0(part, name) for part in value)
+    weights = tuple(_at_least_0(part, name) for part in value)
+    if not any(weights):
+        raise ValueError(f"{name} are all 0, so that no label counts: give a number above 0 for some class")
+    return weights
 
 
 _MEANINGS: dict[str, str] = {

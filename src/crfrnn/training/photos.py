@@ -57,7 +57,21 @@ class TrainingPhotos(LightningDataModule):
         )
         self.val_split = SegmentationData(config.data, config.val_split, classes)
         self.counts, self.sizes = self.train_split.counts_and_sizes()
+        self._require_lessons()
         self.val_split.pixel_counts()
+
+    def _require_lessons(self) -> None:
+        """Raise a ValueError if there are no labels, and a stage leaves out the teacher as well."""
+        if self.counts.any():
+            return
+        where = f"no photo of the split {self.config.train_split!r} has labels"
+        if not self.config.teacher_weight:
+            raise ValueError(f"{where}, and teacher_weight=0 leaves out the teacher: raise it, or give labels")
+        if self.config.freeze_network and self.config.crf_epochs:
+            raise ValueError(
+                f"{where}, and with freeze_network a teacher has nothing to teach in stage 2: leave it out, or give "
+                "labels or crf_epochs=0"
+            )
 
     def class_weights(self) -> Tensor | None:
         """Weights of the classes in the loss, (classes,), or None if all weigh the same."""

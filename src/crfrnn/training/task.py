@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from crfrnn.data.batches import Batch
 from crfrnn.data.cells import means_of_pixels
+from crfrnn.evaluation.metrics import iou_of_classes
 from crfrnn.files.classes import VOID
 from crfrnn.models import Segmenter
 from crfrnn.models.segmenter import of_classes
@@ -29,6 +30,14 @@ RANKS = "crfrnn_ranks"
 """What checkpoints call the number of processes that trained together."""
 METRIC = "val_miou"
 """Mean IoU on the validation split, 0 to 1. The CRF, if there is one, runs for `test_iterations`."""
+
+
+class MeanIoU(MulticlassConfusionMatrix):
+    """The mean that `crfrnn.evaluation` measures: over the classes that occur in the labels, whatever is predicted."""
+
+    def compute(self) -> Tensor:
+        """The mean, 0 to 1."""
+        return iou_of_classes(super().compute()).nanmean().float()
 
 
 class SegmentationTask(LightningModule):
@@ -57,7 +66,7 @@ class SegmentationTask(LightningModule):
         self.fixed_encoder = config.freeze_encoder
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.miou = MulticlassJaccardIndex(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
+        self.miou = MeanIoU(config.class_set().num_classes, ignore_index=VOID, validate_args=False)
         self.crf_loss = None if self.frozen else crf_loss(config)
         if self.frozen:
             segmenter.network.requires_grad_(False)
@@ -244,12 +253,13 @@ def balanced_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
     """Weights (C,) by which rare classes count more: the median of all frequencies over that of the class.
 
     Args:
-        counts: Pixels of each class; a class without any has weight 1.
+        counts: Pixels of each class; a class without any has weight 1, and so have all if there are none.
     References: Eigen & Fergus 2015, section 4.3.
     """
     present = counts > 0
     weights = np.ones(len(counts), np.float32)
-    weights[present] = np.median(counts[present]) / counts[present]
+    if present.any():
+        weights[present] = np.median(counts[present]) / counts[present]
     return torch.from_numpy(weights)
 
 
