@@ -1,6 +1,7 @@
 """Augmentation, batches and their order: photo, labels and mask stay together, and only the seed decides."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -127,6 +128,21 @@ def test_a_photo_that_stays_whole_is_only_mirrored():
         assert made.mask.all()
         seen.add(mirrored)
     assert seen == {True, False}
+
+
+def test_photos_of_one_column_are_not_written_to():
+    """As they are read, they belong to another library, and turned to (3, H, W) they lie in memory as before."""
+    photo = np.full((9, 1, 3), 200, np.uint8)
+    photo.flags.writeable = False
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            plain = example(Sample("thin", photo, np.zeros((9, 1), np.uint8)))
+            augmented = Augmentation(None)(Sample("thin", photo, np.zeros((9, 1), np.uint8)), 0)
+    finally:
+        torch.set_warn_always(False)
+    assert torch.equal(plain.image, augmented.image)
 
 
 def test_collate_pads_scores_of_a_teacher_with_nothing():

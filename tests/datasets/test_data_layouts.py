@@ -210,7 +210,10 @@ def test_labels_outside_the_classes(tmp_path, classes, labels):
 def test_size_mismatch(tmp_path, classes):
     root = write_toy_data(tmp_path)
     Image.fromarray(np.zeros((26, 18), np.uint8)).save(root / "labels" / "photo 0.png")
-    with raises_saying(ValueError, "images/photo 0.png", "26×18", "labels/photo 0.png", "18×26"):
+    with raises_saying(ValueError, "images/photo 0.png", "26×18", "labels/photo 0.png", "18×26", "EXIF"):
+        SegmentationData(root, "train", classes)[0]
+    Image.fromarray(np.zeros((26, 26), np.uint8)).save(root / "labels" / "photo 0.png")
+    with raises_saying(ValueError, "26×26: labels must have the size of their photo"):
         SegmentationData(root, "train", classes)[0]
 
 

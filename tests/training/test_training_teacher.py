@@ -297,6 +297,12 @@ def test_probabilities_that_nobody_calls_so_are_doubted(config, rng):
         SegmentationData(config.data, "train", class_set(CLASSES), teacher=Teacher(scores, "probabilities"))
 
 
+def test_a_sigmoid_that_nobody_calls_so_is_doubted(tmp_path, rng):
+    np.save(tmp_path / "photo.npy", rng.random((1, 5, 7)))
+    with pytest.warns(UserWarning, match=r"logits of one channel .* as the output of a sigmoid.*teacher_input"):
+        Teacher(tmp_path).doubt_kind(tmp_path / "photo.npy", class_set(2))
+
+
 def test_suffixes_may_be_capitals(config):
     scores = Path(config.data) / "scores"
     (scores / "photo 0.npz").rename(scores / "photo 0.NPZ")

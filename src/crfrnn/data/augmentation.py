@@ -65,7 +65,7 @@ class Augmentation:
         low, high = map(math.log, self.scale)
         factor = math.exp(low + (high - low) * torch.rand(()).item())
         size = [max(1, round(factor * side)) for side in sample.labels.shape]
-        photo = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None]
+        photo = torch.from_numpy(sample.image.transpose(2, 0, 1).copy())[None]
         labels = torch.from_numpy(sample.labels)[None, None]
         image = functional.interpolate(photo, size, mode="bilinear", antialias=True).float() / 255
         if self.colour:

@@ -70,7 +70,7 @@ class Draw:
 def example(sample: Sample) -> Example:
     """A sample as it is, without what a teacher says: networks are validated against labels."""
     labels = torch.from_numpy(sample.labels)
-    photo = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+    photo = torch.from_numpy(sample.image.transpose(2, 0, 1).copy())
     return Example(photo.float(), labels, torch.ones_like(labels, dtype=torch.bool))
 
 

@@ -57,6 +57,8 @@ class Teacher:
         """Warn if what is taken for logits in a file looks like something else. Raises as `probabilities` does."""
         scores, kind = class_scores(path, classes, self.input)
         if kind == "logits":
+            if classes.num_classes == 2 and not scores[0].any():  # as `class_scores` makes it
+                scores = scores[1:]
             check_logits(scores, f"give teacher_input='probabilities' if these are such ({path})")
 
     def doubt_cover(self, path: Path, classes: ClassSet, size: tuple[int, int]) -> bool:

@@ -121,9 +121,10 @@ class SegmentationData(Sequence[Sample]):
             image = read_photo(paths[0])
             labels = self._labels(pair, image.shape[:2], *paths[1:])
         if image.shape[:2] != labels.shape:
+            turned = "; an EXIF orientation is not applied to it" if image.shape[1::-1] == labels.shape else ""
             raise ValueError(
                 f"{pair.photo} has {_size(image)} pixels and {pair.labels} {_size(labels)}: labels must have the size "
-                "of their photo"
+                f"of their photo{turned}"
             )
         return Sample(pair.name, image, self._checked(labels, pair))
 
