@@ -130,16 +130,16 @@ def test_a_photo_that_stays_whole_is_only_mirrored():
     assert seen == {True, False}
 
 
-def test_photos_of_one_column_are_not_written_to():
-    """As they are read, they belong to another library, and turned to (3, H, W) they lie in memory as before."""
-    photo = np.full((9, 1, 3), 200, np.uint8)
+def test_photos_of_one_pixel_are_copied_as_others_are():
+    """Pixels cannot be written to as they are read, and turned to (3, 1, 1) these lie in memory as before."""
+    photo = np.full((1, 1, 3), 200, np.uint8)
     photo.flags.writeable = False
     torch.set_warn_always(True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            plain = example(Sample("thin", photo, np.zeros((9, 1), np.uint8)))
-            augmented = Augmentation(None)(Sample("thin", photo, np.zeros((9, 1), np.uint8)), 0)
+            plain = example(Sample("one", photo, np.zeros((1, 1), np.uint8)))
+            augmented = Augmentation(None)(Sample("one", photo, np.zeros((1, 1), np.uint8)), 0)
     finally:
         torch.set_warn_always(False)
     assert torch.equal(plain.image, augmented.image)

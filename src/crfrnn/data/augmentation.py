@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 try:
     import torch
     from kornia.augmentation import AugmentationSequential, ColorJitter, RandomCrop, RandomHorizontalFlip
