@@ -61,16 +61,21 @@ def double_or_single(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
 
 
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether no number is NaN or infinite, told by their sum where that is finite: it takes no memory."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
 def check_finite(array: NDArray[Any], name: str, given: Any = None) -> None:
     """Raise a ValueError that counts the NaN and infinite values and says where the first one is.
 
     Args:
         given: What the array was cast from, which tells numbers that are too large for its precision.
     """
-    finite = np.isfinite(array)
-    if finite.all():
+    if all_finite(array):
         return
-    bad = ~finite
+    bad = ~np.isfinite(array)
     wide = None if given is None else plain_array(given, name)
     if wide is not None and np.isfinite(wide).all():
         raise ValueError(f"{name} {beyond(wide, array.dtype)}, or give kernels and scores as float64")
@@ -111,10 +116,8 @@ def check_result(result: NDArray[Any], what: str, causes: str = MAGNITUDES) -> N
         what: What it is, in the plural, for messages.
         causes: What to make smaller.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(result.sum()) or np.isfinite(result).all():
-            return
-    raise ValueError(f"{what} grow beyond {_largest(result.dtype)}: make {causes} smaller{wider(result.dtype)}")
+    if not all_finite(result):
+        raise ValueError(f"{what} grow beyond {_largest(result.dtype)}: make {causes} smaller{wider(result.dtype)}")
 
 
 def _largest(dtype: np.dtype[Any]) -> str:

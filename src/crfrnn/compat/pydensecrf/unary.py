@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.arrays import Shape, float_array, num_points, real_shape
+from crfrnn.arrays import Shape, all_finite, float_array, num_points, real_shape
 from crfrnn.compat.pydensecrf.arguments import copied_bytes, layout
+from crfrnn.kernels.native import empty
 from crfrnn.memory import require_memory
 from crfrnn.plausibility import check_energies, warn_of_input
 
@@ -57,7 +58,7 @@ class LogisticUnary(Unary):
         shape = (weights[0], features[1])
         _require_memory(copied_bytes(f, features) + 4 * num_points(shape), shape)
         given = [float_array(array, name, np.float32) for array, name in ((L, "L"), (f, "f"))]
-        self.scores, self.undefined = _scores(given[0] @ given[1], "L f")
+        self.scores, self.undefined = _scores((given[0] @ given[1]).astype(np.float32, copy=False), "L f")
 
 
 def _within_range(energies: Float32, given: ArrayLike) -> Float32:
@@ -78,15 +79,15 @@ class _Scores(NamedTuple):
     undefined: NDArray[np.bool_] | None
 
 
-def _scores(energies: NDArray[np.floating], name: str) -> _Scores:
+def _scores(energies: Float32, name: str) -> _Scores:
     """Minus the energies, in a new array: class scores, higher is likelier; and the points that have none.
 
     An infinite energy, such as -log 0, counts as `IMPOSSIBLE`. A point where all classes have one counts as unknown.
     """
-    given: Float32 = np.negative(energies)
-    finite = np.isfinite(given)
-    if finite.all():
+    given: Float32 = np.negative(energies, out=empty(energies.shape))
+    if all_finite(given):
         return _Scores(given, None)
+    finite = np.isfinite(given)
     wrong = np.isnan(given) | (given == np.inf)
     impossible = ~finite & ~wrong
     if impossible.any():
