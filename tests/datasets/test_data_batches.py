@@ -199,6 +199,19 @@ def test_workers_change_nothing():
     assert same(epochs(loader(), 2), epochs(loader(workers=2), 2))
 
 
+class Damaged(list):
+    """Samples of which none can be read."""
+
+    def __getitem__(self, index):
+        raise ValueError(f"photo {index} is damaged")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_cannot_read_is_told_without_its_traceback(workers):
+    with pytest.raises(ValueError, match=r"^photo \d is damaged$"):
+        next(iter(ResumableLoader(Examples(Damaged(samples(2))), 1, shuffle=False, workers=workers)))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("given", [1, 2])
 def test_goes_on_within_an_epoch(given, workers):

@@ -17,7 +17,7 @@ try:
     import torch
     from torch import Tensor
     from torch.nn import functional
-    from torch.utils.data import DataLoader, Dataset, DistributedSampler
+    from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 except ImportError as error:
     raise ImportError(f"batches of samples need PyTorch: pip install 'crfrnn[train]' ({error})") from error
 
@@ -86,6 +86,10 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
+def _collated(examples: list[Example] | Failure) -> Batch | Failure:
+    return examples if isinstance(examples, Failure) else collate(examples)
+
+
 def _largest(tensors: Sequence[Tensor]) -> tuple[int, int]:
     height, width = (max(tensor.shape[axis] for tensor in tensors) for axis in (-2, -1))
     return height, width
@@ -102,6 +106,12 @@ def leave_signals_to_parent(worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(signal.Signals[name], signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Failure(NamedTuple):
+    """An error with words for users in a worker, for the process that asked: a loader would add a traceback to them."""
+
+    error: Exception
 
 
 class Examples(Dataset[Example]):
@@ -132,6 +142,15 @@ class Examples(Dataset[Example]):
             return drawn
         nothing = None if drawn.teacher is None else torch.zeros_like(drawn.teacher)
         return drawn._replace(labels=torch.full_like(drawn.labels, VOID), teacher=nothing)
+
+    def __getitems__(self, draws: list[Draw]) -> list[Example] | Failure:
+        """The examples of a batch, as loaders ask for them; in a worker, what went wrong with one."""
+        try:
+            return [self[draw] for draw in draws]
+        except (ValueError, TypeError, OSError, MemoryError) as error:
+            if get_worker_info() is None:
+                raise
+            return Failure(error)
 
 
 class PhotoSampler(DistributedSampler[Example]):
@@ -207,7 +226,7 @@ class ResumableLoader(DataLoader[Example]):
             batch_size=batch_size,
             sampler=self.photos,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_collated,
             drop_last=shuffle and len(self.photos) >= batch_size,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -218,6 +237,8 @@ class ResumableLoader(DataLoader[Example]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.photos.skip = self.given * (self.batch_size or 1)
         for batch in super().__iter__():
+            if isinstance(batch, Failure):
+                raise batch.error
             self.given += 1
             if self.given == len(self):
                 self.given = 0
