@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 from typing import get_args
 
 import numpy as np
@@ -83,19 +82,6 @@ class ScoredPhotos:
         return not self.square and any(
             seem_square(self._scores(index)[0].shape, self.data[index].labels.shape) for index in first
         )
-
-    def stride(self) -> float:
-        """Pixels of a photo from one score to the next along an axis, on average over the first photos.
-
-        It is 1 for scores of every pixel, also if they had been stretched before they were stored.
-        """
-        strides = []
-        for index in range(min(len(self), PHOTOS_LOOKED_AT)):
-            height, width = self.data[index].labels.shape
-            covered = max(height, width) ** 2 if self.square else height * width
-            _, rows, columns = self._scores(index)[0].shape
-            strides.append((covered / (rows * columns)) ** 0.5)
-        return fmean(strides)
 
     def _scores(self, index: int) -> tuple[NDArray[np.float32], ScoresInput]:
         return class_scores(self.files[index], self.data.classes, self.input, self.array)

@@ -14,6 +14,9 @@ from crfrnn.parameters import CRFParameters
 KERNELS = {"bilateral_weight": ("theta_alpha", "theta_beta"), "spatial_weight": ("theta_gamma",)}
 """What is searched: the weights of the kernels, and their deviations."""
 
+GOOD = 0.6
+"""Mean IoU of scores from which on a CRF was worth a point or more: docs/when-it-helps.md."""
+
 Finding: TypeAlias = Literal["helps", "harms", "mixed", "inconclusive", "no CRF"]
 
 
@@ -91,7 +94,10 @@ class Tuning:
         return "helps" if signs == {1} else "harms"
 
     def verdict(self) -> str:
-        """In a few words and numbers, whether the CRF helps."""
+        """In a few words and numbers, whether the CRF helps; if it does not for sure, what others gained."""
+        return self._found() + ("" if self.finding == "helps" else f" {rule_of_thumb(self.mean_iou.scores)}")
+
+    def _found(self) -> str:
         everywhere, edges = self.mean_iou.sign, self.edge_mean_iou.sign
         photos = f"{self.held_out} photos held out"
         if self.finding == "no CRF":
@@ -142,6 +148,13 @@ class Tuning:
             "given_up": self.given_up,
             "start": asdict(self.start),
         }
+
+
+def rule_of_thumb(mean_iou: float) -> str:
+    """What a CRF has added to scores of such a mean IoU."""
+    if mean_iou < GOOD:
+        return f"As a rule, scores below {100 * GOOD:.0f} points gain at most one, and a better network gains more."
+    return f"As a rule, scores of {100 * GOOD:.0f} points or more gain one or two."
 
 
 def searched_fields(start: CRFParameters) -> list[str]:
