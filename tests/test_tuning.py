@@ -272,7 +272,7 @@ def test_the_verdict(everywhere: int, edges: int, finding: str, words: str):
     assert numbers in found.verdict()
     assert ("As a rule, scores below 60 points gain at most one" in found.verdict()) == (finding != "helps")
     good = replace(found, mean_iou=replace(found.mean_iou, scores=0.6))
-    assert ("scores of 60 points or more gain one or two" in good.verdict()) == (finding != "helps")
+    assert ("scores of 60 points or more gain up to two" in good.verdict()) == (finding != "helps")
 
 
 # Scores.

@@ -15,7 +15,7 @@ KERNELS = {"bilateral_weight": ("theta_alpha", "theta_beta"), "spatial_weight": 
 """What is searched: the weights of the kernels, and their deviations."""
 
 GOOD = 0.6
-"""Mean IoU of scores from which on a CRF was worth a point or more: docs/when-it-helps.md."""
+"""Mean IoU of scores from which on a CRF was worth half a point to two: docs/when-it-helps.md."""
 
 Finding: TypeAlias = Literal["helps", "harms", "mixed", "inconclusive", "no CRF"]
 
@@ -154,7 +154,7 @@ def rule_of_thumb(mean_iou: float) -> str:
     """What a CRF has added to scores of such a mean IoU."""
     if mean_iou < GOOD:
         return f"As a rule, scores below {100 * GOOD:.0f} points gain at most one, and a better network gains more."
-    return f"As a rule, scores of {100 * GOOD:.0f} points or more gain one or two."
+    return f"As a rule, scores of {100 * GOOD:.0f} points or more gain up to two."
 
 
 def searched_fields(start: CRFParameters) -> list[str]:
