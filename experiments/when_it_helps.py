@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from crfrnn.cli.usage import counted
 from crfrnn.data import SegmentationData
 from crfrnn.data.layouts import lines_of
 from crfrnn.data.scored import ScoredPhotos
@@ -122,7 +123,7 @@ def all_scores(root: Path, output: Path) -> Iterator[Scores]:
             return of_network(trained(root, output, data, epochs, seed), tested(data), folder, stride or 1)
 
         coarser = f", means of {stride}×{stride}" if stride else ""
-        return Scores(data, f"FcnLite, {epochs} epochs, seed {seed}{coarser}", stride or FINE, photos)
+        return Scores(data, f"FcnLite, {counted(epochs, 'epoch')}, seed {seed}{coarser}", stride or FINE, photos)
 
     voc = "voc_animals"
     yield Scores(
