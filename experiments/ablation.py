@@ -43,13 +43,14 @@ SEARCH: tuple[dict[str, tuple[float, ...]], ...] = (
 """Choices of the parameters, tried in groups; each group is tried with the best of the groups before."""
 
 
-def train_network(experiment: Experiment, seed: int) -> None:
+def train_network(experiment: Experiment, seed: int, encoder: str | None = None) -> None:
     """Stage 1."""
     train(
         TrainingConfig(
             data=str(experiment.data),
-            output=str(experiment.folder(seed, "network")),
+            output=str(experiment.network(seed, encoder).parent),
             classes="msrc21",
+            encoder=encoder,
             seed=seed,
             crop=CROP,
             network_epochs=experiment.network_epochs,
@@ -118,7 +119,9 @@ def train_variant(experiment: Experiment, seed: int, name: str) -> None:
     train_from_network(experiment, seed, name, VARIANTS[name].settings)
 
 
-def train_from_network(experiment: Experiment, seed: int, name: str, settings: Mapping[str, Any]) -> None:
+def train_from_network(
+    experiment: Experiment, seed: int, name: str, settings: Mapping[str, Any], encoder: str | None = None
+) -> None:
     """Train from the network alone with these settings, and measure on the test split."""
     settings = {
         "network_epochs": 0,
@@ -133,7 +136,8 @@ def train_from_network(experiment: Experiment, seed: int, name: str, settings: M
             data=str(experiment.data),
             output=str(folder),
             classes="msrc21",
-            init=str(experiment.folder(seed, "network") / "model.safetensors"),
+            encoder=encoder,
+            init=str(experiment.network(seed, encoder)),
             seed=seed,
             crop=CROP,
             test_iterations=TEST_ITERATIONS,

@@ -45,3 +45,7 @@ class Experiment:
 
     def folder(self, seed: int, name: str) -> Path:
         return self.output / f"seed{seed}" / name
+
+    def network(self, seed: int, encoder: str | None = None) -> Path:
+        """The model file of the network alone, on the default encoder or another one."""
+        return self.folder(seed, "network" if encoder is None else f"network-{encoder}") / "model.safetensors"
