@@ -111,15 +111,18 @@ def alone_photos(experiment: Experiment, seed: int) -> int:
 
 
 def table(rows: list[tuple[str, list[dict[str, Any]]]]) -> list[str]:
-    """A row each: the measures as mean ± deviation over the seeds, and the gain over the first row."""
-    first = statistics.mean(run["mean_iou"] for run in rows[0][1])
+    """A row each: the measures as mean ± deviation over the seeds, and the gain over the first row.
+
+    A row of fewer runs has those of the first seeds, and its gain is over these.
+    """
+    first = [run["mean_iou"] for run in rows[0][1]]
     lines = [
         f"| | {' | '.join(MEASURES.values())} | gain in mean IoU |",
         f"| --- |{' --- |' * (len(MEASURES) + 1)}",
     ]
     for title, runs in rows:
         cells = [mean_and_deviation([100 * run[measure] for run in runs]) for measure in MEASURES]
-        gain = 100 * (statistics.mean(run["mean_iou"] for run in runs) - first)
+        gain = 100 * statistics.mean(run["mean_iou"] - alone for run, alone in zip(runs, first, strict=False))
         lines.append(f"| {title} | {' | '.join(cells)} | {gain:+.2f} |")
     return lines
 

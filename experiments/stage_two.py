@@ -12,7 +12,9 @@ import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from crfrnn.cli.usage import counted
@@ -63,7 +65,8 @@ def written(experiment: Experiment, seeds: list[int], names: list[str]) -> str:
     rows = []
     for name in names:
         side = "network" if RUNS[name].alone else "crf"
-        found = [path for seed in seeds if (path := experiment.folder(seed, name) / "test.json").exists()]
+        paths = [experiment.folder(seed, name) / "test.json" for seed in seeds]
+        found = list(takewhile(Path.exists, paths))
         few = "" if len(found) == len(seeds) else f" ({counted(len(found), 'seed')})"
         if found:
             rows.append((RUNS[name].title + few, [json.loads(path.read_text())[side] for path in found]))
