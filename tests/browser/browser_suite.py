@@ -229,7 +229,7 @@ def test_scribbles_correct_a_network(opened: Opened) -> None:
 
 def test_energy_and_activity(opened: Opened, screenshot: Callable[[str], None]) -> None:
     page = opened()
-    page.example("coffee")
+    page.example("astronaut")
     assert not [each for each in page.all("#plot img") if each.is_displayed()]
     page.tab("Iterations")
     plot = waited(lambda: page.one("#plot img").get_attribute("src"), "the plot")

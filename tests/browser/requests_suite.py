@@ -42,12 +42,12 @@ def called(address: str, name: str, data: list[Any], event: Any = None, user: st
     return asked(address, "gradio_api/run/predict", body)
 
 
-def inputs(address: str, name: str) -> list[Any]:
-    """What the page sends to a handler when nothing was moved."""
+def inputs(address: str, name: str, of: str = "value") -> list[Any]:
+    """What the page sends to a handler when nothing was moved; or another property of these inputs."""
     config = json.loads(asked(address, "config")[1])
     wanted = next(each["inputs"] for each in config["dependencies"] if each["api_name"] == name)
-    values = {each["id"]: each["props"].get("value") for each in config["components"]}
-    return [values[each] for each in wanted]
+    found = {each["id"]: each["props"].get(of) for each in config["components"]}
+    return [found[each] for each in wanted]
 
 
 def test_programs_get_no_further_than_the_page(address: str, outside: list[object]) -> None:
@@ -100,9 +100,9 @@ def test_wrong_values_get_an_answer_in_words(address: str) -> None:
     assert "chelsea.png" in called(address, "opened", source, {"example": "chelsea"}, **user)[1]
     for strokes in ([{}], 3, "[]", [{"label": 99, "width": 3, "points": [[1, 1]]}]):
         assert 'class=\\"doubt' in called(address, "moved", [strokes, *given[1:]], **user)[1]
+    iterations = inputs(address, "moved", "elem_id").index("iterations")
     for far in (10**9, -1, "10", None, [10], True):
-        values = [far if value == 10 else value for value in given]
-        assert values != given
+        values = [*given[:iterations], far, *given[iterations + 1 :]]
         status, text = called(address, "moved", values, **user)
         assert status == 200
         assert "must be" in text
