@@ -169,7 +169,11 @@ class PageInBrowser:
         downloads: Path = self.driver.downloads
         known = set(downloads.iterdir())
         self.click("#save")
-        path = waited(lambda: next((each for each in set(downloads.glob("*.png")) - known), None), "the file")
+        # The browser reserves the name with an empty file before it puts the whole one there.
+        path = waited(
+            lambda: next((each for each in set(downloads.glob("*.png")) - known if each.stat().st_size), None),
+            "the file",
+        )
         with Image.open(path) as picture:
             labels = np.asarray(picture)
         path.unlink()
