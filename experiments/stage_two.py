@@ -72,8 +72,8 @@ def written(experiment: Experiment, seeds: list[int], names: list[str]) -> str:
             rows.append((RUNS[name].title + few, [json.loads(path.read_text())[side] for path in found]))
     lines = [
         STAGE_TWO,
-        f"Networks of {experiment.network_epochs} epochs, on EfficientNet-Lite0 if nothing else is said, go on for "
-        f"{CRF_EPOCHS} more, or 12; {counted(len(seeds), 'seed')}, or fewer where it says so. “Statistics kept” is "
+        f"Networks of {experiment.network_epochs} epochs, on EfficientNet-Lite0, go on for {CRF_EPOCHS} more where a "
+        f"row says nothing else; {counted(len(seeds), 'seed')}, or fewer where it says so. “Statistics kept” is "
         "`freeze_statistics`: batch normalisation and dropout work in training as they do in use. The gain is over the "
         "first row. Written by `python -m experiments.stage_two`.",
         "",
