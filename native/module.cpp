@@ -43,16 +43,16 @@ using Out = nb::ndarray<nb::numpy, T>;
 
 // A NumPy array that owns the buffer, C-contiguous without strides.
 template <class T>
-Out<T> as_array(Buffer<T> buffer, const std::vector<std::size_t>& shape, std::initializer_list<int64_t> strides = {}) {
+Out<T> as_array(Buffer<T> buffer, std::initializer_list<std::size_t> shape, std::initializer_list<int64_t> strides = {}) {
   auto owned = std::make_unique<Buffer<T>>(std::move(buffer));
   T* data = owned->get();
   nb::capsule owner(owned.get(), [](void* p) noexcept { delete static_cast<Buffer<T>*>(p); });
   owned.release();
-  return Out<T>(data, shape.size(), shape.data(), owner, strides.size() ? strides.begin() : nullptr);
+  return Out<T>(data, shape, owner, strides);
 }
 
 template <class T>
-Out<T> new_array(const std::vector<std::size_t>& shape, T** data) {
+Out<T> new_array(std::initializer_list<std::size_t> shape, T** data) {
   int64_t size = 1;
   for (const auto length : shape) size = product_of({size, static_cast<int64_t>(length)});
   Buffer<T> buffer(size);
@@ -403,13 +403,6 @@ NB_MODULE(_native, m) {
       .value("FLOAT16", crfrnn::Storage::float16)
       .value("BFLOAT16", crfrnn::Storage::bfloat16);
   m.def("release_memory", &crfrnn::release_kept);
-  m.def(
-      "empty32",
-      [](const std::vector<std::size_t>& shape) {
-        float* data;
-        return crfrnn::new_array(shape, &data);
-      },
-      "shape"_a);
   m.def("padded_channels", &crfrnn::padded_channels, "channels"_a);
   m.attr("MAX_FEATURES") = crfrnn::most_features;
   m.attr("MAX_AXES") = crfrnn::most_axes;

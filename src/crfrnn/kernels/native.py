@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crfrnn import _native
-from crfrnn.arrays import Array, Shape, cast_finite, check_result, mask_array, padded_channels, point_array
+from crfrnn.arrays import Array, cast_finite, check_result, mask_array, padded_channels, point_array
 from crfrnn.crf import MeanField
 from crfrnn.memory import require_memory
 from crfrnn.numbers import flag
@@ -24,14 +24,6 @@ LARGE_MESSAGES = 2**28
 """Bytes from which on memory is worth a look."""
 Happened: TypeAlias = tuple[int, list[int], NDArray[np.uint8] | None]
 """How many iterations ran, how many classes sent in each, and, if asked, which points were evaluated (T, N)."""
-
-
-def empty(shape: Shape) -> NDArray[np.float32]:
-    """An array of float32 that is not written yet, in memory of an earlier one: fresh pages cost more than arithmetic.
-
-    `crfrnn.release_memory` gives such memory back.
-    """
-    return _native.empty32(shape)
 
 
 class NativeKernel:

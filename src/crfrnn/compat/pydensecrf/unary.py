@@ -7,7 +7,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from crfrnn.arrays import Shape, all_finite, float_array, num_points, real_shape
 from crfrnn.compat.pydensecrf.arguments import copied_bytes, layout
-from crfrnn.kernels.native import empty
 from crfrnn.memory import require_memory
 from crfrnn.plausibility import check_energies, warn_of_input
 
@@ -58,7 +57,7 @@ class LogisticUnary(Unary):
         shape = (weights[0], features[1])
         _require_memory(copied_bytes(f, features) + 4 * num_points(shape), shape)
         given = [float_array(array, name, np.float32) for array, name in ((L, "L"), (f, "f"))]
-        self.scores, self.undefined = _scores((given[0] @ given[1]).astype(np.float32, copy=False), "L f")
+        self.scores, self.undefined = _scores(given[0] @ given[1], "L f")
 
 
 def _within_range(energies: Float32, given: ArrayLike) -> Float32:
@@ -79,12 +78,12 @@ class _Scores(NamedTuple):
     undefined: NDArray[np.bool_] | None
 
 
-def _scores(energies: Float32, name: str) -> _Scores:
+def _scores(energies: NDArray[np.floating], name: str) -> _Scores:
     """Minus the energies, in a new array: class scores, higher is likelier; and the points that have none.
 
     An infinite energy, such as -log 0, counts as `IMPOSSIBLE`. A point where all classes have one counts as unknown.
     """
-    given: Float32 = np.negative(energies, out=empty(energies.shape))
+    given: Float32 = np.negative(energies)
     if all_finite(given):
         return _Scores(given, None)
     finite = np.isfinite(given)

@@ -23,7 +23,6 @@ from crfrnn.arrays import (
     spatial_shape,
 )
 from crfrnn.compat.pydensecrf.arguments import check_levels, deviations, padded_deviations, positive_count
-from crfrnn.kernels.native import empty
 from crfrnn.memory import require_memory
 from crfrnn.numbers import finite_number, flag, share
 from crfrnn.plausibility import check_probabilities, warn_of_input
@@ -99,9 +98,7 @@ def unary_from_softmax(sm: ArrayLike, scale: float | None = None, clip: float | 
     given = float_array(sm, "sm")
     check_probabilities(given, "sm", "unary_from_softmax takes")
     mixed = given if scale is None else scale * given + (1 - scale) / len(given)
-    probabilities = mixed
-    if clip is not None:
-        probabilities = np.clip(mixed, clip, 1, out=empty(mixed.shape) if mixed.dtype == np.float32 else None)
+    probabilities = mixed if clip is None else np.clip(mixed, clip, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         energies = np.log(probabilities, out=None if probabilities is given else probabilities)
     return np.negative(energies, out=energies).astype(np.float32, copy=False).reshape(len(given), -1)
