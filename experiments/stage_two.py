@@ -40,16 +40,16 @@ class Run:
 
 RUNS = {
     "longer": Run("network alone, trained on", ALONE, alone=True),
-    "longer-kept": Run("network alone, trained on, statistics kept", ALONE | KEPT, alone=True),
     "end-to-end": Run("end to end", {}),
+    "longer-kept": Run("network alone, trained on, statistics kept", ALONE | KEPT, alone=True),
     "end-to-end-kept": Run("end to end, statistics kept", KEPT),
     "kept-theta": Run("end to end, statistics kept, θ learned from 160/30/3", KEPT | THETA),
     "kept-crf-rate": Run("end to end, statistics kept, CRF's rate 3e-2", KEPT | {"crf_weight_rate": 3e-2}),
     "kept-network-rate": Run("end to end, statistics kept, network's rate 3e-4", KEPT | {"crf_network_rate": 3e-4}),
-    "kept-theta-twice": Run("end to end, statistics kept, θ learned, 12 epochs", KEPT | THETA | {"crf_epochs": 12}),
     "longer-twice": Run(
         "network alone, trained on, statistics kept, 12 epochs", KEPT | {"network_epochs": 12, "crf_epochs": 0}, True
     ),
+    "kept-theta-twice": Run("end to end, statistics kept, θ learned, 12 epochs", KEPT | THETA | {"crf_epochs": 12}),
     "lite2-longer-kept": Run("on Lite2: network alone, trained on, statistics kept", ALONE | KEPT, True, "lite2"),
     "lite2-kept": Run("on Lite2: end to end, statistics kept", KEPT, encoder="lite2"),
 }
@@ -61,24 +61,27 @@ def train_run(experiment: Experiment, seed: int, name: str) -> None:
 
 
 def written(experiment: Experiment, seeds: list[int], names: list[str]) -> str:
-    """The section."""
-    rows = []
-    for name in names:
-        side = "network" if RUNS[name].alone else "crf"
+    """The section: a table for each network alone, of it and the runs that follow it in `RUNS`."""
+    tables: list[list[tuple[str, list[dict[str, Any]]]]] = []
+    for name, run in RUNS.items():
         paths = [experiment.folder(seed, name) / "test.json" for seed in seeds]
         found = list(takewhile(Path.exists, paths))
+        if name not in names or not found:
+            continue
+        if run.alone or not tables:
+            tables.append([])
         few = "" if len(found) == len(seeds) else f" ({counted(len(found), 'seed')})"
-        if found:
-            rows.append((RUNS[name].title + few, [json.loads(path.read_text())[side] for path in found]))
+        side = "network" if run.alone else "crf"
+        tables[-1].append((run.title + few, [json.loads(path.read_text())[side] for path in found]))
     lines = [
         STAGE_TWO,
         f"Networks of {experiment.network_epochs} epochs, on EfficientNet-Lite0, go on for {CRF_EPOCHS} more where a "
         f"row says nothing else; {counted(len(seeds), 'seed')}, or fewer where it says so. “Statistics kept” is "
         "`freeze_statistics`: batch normalisation and dropout work in training as they do in use. The gain is over the "
-        "first row. Written by `python -m experiments.stage_two`.",
-        "",
-        *table(rows),
+        "first row of a table, the network alone. Written by `python -m experiments.stage_two`.",
     ]
+    for rows in tables:
+        lines += ["", *table(rows)]
     return "\n".join(lines) + "\n"
 
 

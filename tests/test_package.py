@@ -42,6 +42,21 @@ def test_importing_leaves_frameworks_alone() -> None:
     assert process.stdout.strip() == "[]"
 
 
+@pytest.mark.torch
+def test_segmenting_leaves_the_compiler_of_torch_alone() -> None:
+    """It takes seconds to import, which every start of a program would have to wait for."""
+    pytest.importorskip("torch", reason="needs the torch extra")
+    program = (
+        "import sys, numpy, torch, crfrnn.segment; from crfrnn.torch import CrfRnn; "
+        "image = numpy.zeros((32, 32, 3), numpy.uint8); crfrnn.segment.segment(image); "
+        "logits = torch.randn(1, 3, 8, 9, requires_grad=True); "
+        "CrfRnn(3, filter='exact')(logits, torch.rand(1, 3, 8, 9)).sum().backward(); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"
+
+
 def test_a_missing_extra_is_named() -> None:
     program = "import sys; sys.modules['torch'] = None; import crfrnn.torch"
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -28,7 +28,7 @@ STORED = (*NUMBERS[:-3], False, torch.bfloat16, True)
 @pytest.fixture
 def elsewhere(monkeypatch):
     for operator in OPERATORS:
-        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+        monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_the_layer_and_its_gradients(rng, monkeypatch):
     logits, image = inputs(rng)
     expected = gradients(crf, logits, lambda given: crf(given, image))
     for operator in OPERATORS:
-        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+        monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
     assert_same(gradients(crf, logits, lambda given: crf(given, image)), expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(gradients(crf, logits, lambda given: crf(given, image)), expected, rtol=1e-4, atol=1e-4)
@@ -90,7 +90,7 @@ def test_modes_of_the_layer(rng, monkeypatch):
     compute = gpu.meanfield.forward
     monkeypatch.setattr(gpu.meanfield, "forward", lambda *given: seen.append(compute(*given)) or seen[-1])
     for operator in OPERATORS:
-        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+        monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
     refined = crf(logits, image)
     assert refined.dtype == torch.float32
     torch.testing.assert_close(refined, expected, rtol=0, atol=0.1)
@@ -171,7 +171,7 @@ def test_gradients_to_the_guide_are_the_native_ones(rng, monkeypatch):
     ]
     expected = [slopes(leaves, call()) for leaves, call in calls]
     for operator in OPERATORS:
-        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+        monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
     for (leaves, call), theirs in zip(calls, expected, strict=True):
         assert_same(slopes(leaves, call()), theirs, rtol=1e-9, atol=1e-11)
 
@@ -190,15 +190,15 @@ def test_opcheck(rng, elsewhere):
     logits, image = inputs(rng)
     couplings = [torch.rand(4, 4, requires_grad=True), torch.rand((), requires_grad=True)]
     arguments = (logits.requires_grad_(), image, torch.ones(2, 6, 7), [], [], couplings)
-    torch.library.opcheck(ops.mean_field, (True, *arguments, *NUMBERS))
-    torch.library.opcheck(ops.mean_field, (True, *arguments, *STORED))
+    torch.library.opcheck(ops.mean_field.overload, (True, *arguments, *NUMBERS))
+    torch.library.opcheck(ops.mean_field.overload, (True, *arguments, *STORED))
     plain = (*(each.detach() for each in arguments[:3]), [], [], [each.detach() for each in couplings])
     refined, handle = ops.mean_field(True, *plain, *NUMBERS)
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, False, *plain, *NUMBERS))
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, True, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp.overload, (refined, handle, False, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp.overload, (refined, handle, True, *plain, *NUMBERS))
     lattice = (plain[1], None, "after", 0, True, None)
-    torch.library.opcheck(ops.lattice, lattice)
-    torch.library.opcheck(ops.gaussian_filter, (logits, ops.lattice(*lattice), False, *lattice))
+    torch.library.opcheck(ops.lattice.overload, lattice)
+    torch.library.opcheck(ops.gaussian_filter.overload, (logits, ops.lattice(*lattice), False, *lattice))
 
 
 @pytest.mark.parametrize("mode", [{}, {"deterministic": False, "storage": torch.float16}])

@@ -42,7 +42,7 @@ def place(request, monkeypatch):
 def elsewhere(monkeypatch):
     monkeypatch.setattr(functional, "batch", gpu)
     for operator in OPERATORS:
-        monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+        monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,7 +22,7 @@ def device(request, monkeypatch):
         pytest.skip("no CUDA device")
     if request.param == "elsewhere":
         for operator in (ops.lattice, ops.gaussian_filter):
-            monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+            monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
     return "cpu" if request.param == "elsewhere" else request.param
 
 

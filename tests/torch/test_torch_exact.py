@@ -154,9 +154,9 @@ def test_compiles_and_passes_torchs_checks(rng):
     assert_close(compiled.detach(), expected.detach(), 1e-6)
     assert_close(torch.autograd.grad(compiled.sum(), image)[0], gradient, 1e-5)
     values, features = torch.rand(2, 3, 8), torch.rand(2, 4, 8)
-    torch.library.opcheck(exact_filter.exact_filter, (values.requires_grad_(), features.requires_grad_(), 1))
-    torch.library.opcheck(exact_filter.exact_order, (features.detach(),))
-    torch.library.opcheck(exact_filter.exact_filter_vjp, (values.detach(), values.detach(), features.detach()))
+    torch.library.opcheck(exact_filter.exact_filter.overload, (values.requires_grad_(), features.requires_grad_(), 1))
+    torch.library.opcheck(exact_filter.exact_order.overload, (features.detach(),))
+    torch.library.opcheck(exact_filter.exact_filter_vjp.overload, (values.detach(), values.detach(), features.detach()))
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

@@ -76,20 +76,20 @@ def test_opcheck_of_the_mean_field(rng, dtype, shape):
     logits, image = inputs(rng)
     couplings = [torch.from_numpy(np.asarray(rng.normal(size=shape))).to(dtype).requires_grad_() for _ in range(2)]
     scene = (logits.to(dtype).requires_grad_(), image, torch.ones(2, 6, 7))
-    torch.library.opcheck(ops.mean_field, (True, *scene, [], [], couplings, *NUMBERS))
+    torch.library.opcheck(ops.mean_field.overload, (True, *scene, [], [], couplings, *NUMBERS))
     plain = (*(each.detach() for each in scene), [], [], [coupling.detach() for coupling in couplings])
     refined, handle = ops.mean_field(True, *plain, *NUMBERS)
-    torch.library.opcheck(ops.mean_field_vjp, (refined, handle, False, *plain, *NUMBERS))
+    torch.library.opcheck(ops.mean_field_vjp.overload, (refined, handle, False, *plain, *NUMBERS))
 
 
 @pytest.mark.parametrize("transpose", [False, True])
 def test_opcheck_of_the_filter(rng, transpose):
     values, features = inputs(rng)
     features = features / 61.7
-    torch.library.opcheck(ops.lattice, (features, None, "after", 0, True, None))
+    torch.library.opcheck(ops.lattice.overload, (features, None, "after", 0, True, None))
     handle = ops.lattice(features, None, "after", 0, True, None)
     arguments = (values.requires_grad_(), handle, transpose, features, None, "after", 0, True, None)
-    torch.library.opcheck(ops.gaussian_filter, arguments)
+    torch.library.opcheck(ops.gaussian_filter.overload, arguments)
 
 
 def test_kernels_are_built_once_for_forward_and_backward(rng, crf, built):

@@ -30,7 +30,7 @@ def place(request, monkeypatch):
     if request.param != "native":
         monkeypatch.setattr(functional, "batch", gpu)
         for operator in OPERATORS:
-            monkeypatch.setitem(operator._backend_fns, "cpu", operator._backend_fns[None])
+            monkeypatch.setitem(operator.kernels, "cpu", operator.kernels["default"])
     return request.param
 
 

@@ -166,7 +166,7 @@ def draw_legend(key: Key, width: int, scale: float = 1.0) -> Image.Image:
 
 def full_palette(classes: ClassSet) -> NDArray[np.uint8]:
     """A colour for every 8-bit label (256, 3): the classes' own, that of PASCAL VOC beyond them and for void."""
-    palette = voc_palette()
+    palette = voc_palette().copy()
     palette[: classes.num_classes] = classes.palette
     return palette
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +33,8 @@ FONT_FILES = (
 )
 """Fonts of Linux, Windows and macOS, tried in this order where Pillow's own lacks a letter."""
 PROBE_SIZE = 18
+FONTS_KEPT = 32
+"""Opened fonts that are kept; each is one file at one size."""
 NO_LETTER = "\uffff"
 """A code point that no font has: what is drawn for it stands for all that are missing."""
 EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
@@ -46,8 +48,7 @@ def shown_text(text: str) -> str:
 
 def font_for(text: str, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font if it has all letters of a text, else the first of the system that lacks the fewest."""
-    source = _source_for(text)
-    return ImageFont.load_default(size) if source is None else ImageFont.truetype(source, size)
+    return _font(_source_for(text), size)
 
 
 def warn_of_missing_letters(texts: Iterable[str]) -> None:
@@ -93,13 +94,13 @@ def _lacks(source: str | None, letter: str) -> bool:
 
 
 def _mask(source: str | None, letter: str) -> tuple[tuple[int, int], bytes]:
-    mask = _probe(source).getmask(letter)
+    mask = _font(source, PROBE_SIZE).getmask(letter)
     return mask.size, bytes(mask)
 
 
-@cache
-def _probe(source: str | None) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(PROBE_SIZE) if source is None else ImageFont.truetype(source, PROBE_SIZE)
+@lru_cache(FONTS_KEPT)
+def _font(source: str | None, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size) if source is None else ImageFont.truetype(source, size)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,9 +18,12 @@ CLEAR_COLOURS = np.array(
 """Bright colours, far from each other and from those of most photos, for the classes that occur in a picture."""
 
 
+@cache
 def voc_palette() -> NDArray[np.uint8]:
-    """The 256 colours of PASCAL VOC label images, (256, 3): class 0 is black, 255 (void) is cream."""
-    return voc_colours(np.arange(NUM_COLOURS))
+    """The 256 colours of PASCAL VOC label images, (256, 3), to be read: class 0 is black, 255 (void) is cream."""
+    colours = voc_colours(np.arange(NUM_COLOURS))
+    colours.flags.writeable = False
+    return colours
 
 
 def voc_colours(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -46,5 +51,6 @@ def tinted(
 
     Black, the colour of background, darkens the photo.
     """
-    colours: NDArray[np.float32] = palette[labels].astype(np.float32)
-    return np.rint((1 - opacity) * photo + opacity * colours).astype(np.uint8)
+    mixed: NDArray[np.float32] = (palette * np.float32(opacity))[labels]
+    mixed += photo * np.float32(1 - opacity)
+    return np.rint(mixed, out=mixed).astype(np.uint8)

@@ -15,14 +15,28 @@ from torch import Tensor
 
 from crfrnn.inference import batch
 from crfrnn.torch.gpu import plain, steps_of
+from crfrnn.torch.operator import Operator
 
 # Weights in memory at once, for all images: what stays in a CPU's cache, and 64 MiB of float32 elsewhere.
 CPU_BLOCK, BLOCK = 2**18, 2**24
 
 
-@torch.library.custom_op("crfrnn::exact_order", mutates_args=())
-def exact_order(features: Tensor) -> Tensor:
-    """The order in which `exact_filter` takes points (B, d, N) in Triton, for several filters: (B, N), or (B, 0)."""
+exact_order = Operator("exact_order", "(Tensor features) -> Tensor")
+"""The order in which `exact_filter` takes points (B, d, N) in Triton, for several filters: (B, N), or (B, 0)."""
+exact_filter = Operator("exact_filter", "(Tensor values, Tensor features, int? threads, Tensor? order=None) -> Tensor")
+"""K v for values (B, C, N) under features (B, d, N), float32 or float64: K[i, j] = exp(-½ |f_i - f_j|²).
+
+It is differentiable to values as often as needed, to features once. `order` is what `exact_order` returns for these
+features; None works it out.
+"""
+exact_filter_vjp = Operator(
+    "exact_filter_vjp", "(Tensor cotangent, Tensor values, Tensor features) -> (Tensor, Tensor)"
+)
+"""Gradients of ⟨cotangent, K v⟩ to values and features, in blocks that are computed again."""
+
+
+@exact_order.kernel("default")
+def _(features: Tensor) -> Tensor:
     if _in_triton(features):
         from crfrnn.torch.gpu import triton_exact
 
@@ -30,19 +44,8 @@ def exact_order(features: Tensor) -> Tensor:
     return _no_order(features)
 
 
-@torch.library.custom_op(
-    "crfrnn::exact_filter",
-    mutates_args=(),
-    schema="(Tensor values, Tensor features, int? threads, Tensor? order=None) -> Tensor",
-)
-def exact_filter(values: Tensor, features: Tensor, threads: int | None, order: Tensor | None = None) -> Tensor:
-    """K v for values (B, C, N) under features (B, d, N), float32 or float64: K[i, j] = exp(-½ |f_i - f_j|²).
-
-    Differentiable to values as often as needed, to features once.
-
-    Args:
-        order: What `exact_order` returns for these features; None works it out.
-    """
+@exact_filter.kernel("default")
+def _(values: Tensor, features: Tensor, threads: int | None, order: Tensor | None = None) -> Tensor:
     if values.device.type == "cpu":
         count = torch.get_num_threads() if threads is None else threads
         return torch.from_numpy(batch.exact_filtered(values.detach().numpy(), features.detach().numpy(), count))
@@ -53,16 +56,9 @@ def exact_filter(values: Tensor, features: Tensor, threads: int | None, order: T
     return filter_in_blocks(values, features)
 
 
-@torch.library.custom_op(
-    "crfrnn::exact_filter_vjp",
-    mutates_args=(),
-    schema="(Tensor cotangent, Tensor values, Tensor features) -> (Tensor, Tensor)",
-)
-def exact_filter_vjp(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ⟨cotangent, K v⟩ to values and features, in blocks that are computed again.
-
-    With S[i, j] = K[i, j] (g_i·v_j + g_j·v_i), ∂f_i = Σ_j S[i, j] (f_j - f_i).
-    """
+@exact_filter_vjp.kernel("default")
+def _(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """With S[i, j] = K[i, j] (g_i·v_j + g_j·v_i), ∂f_i = Σ_j S[i, j] (f_j - f_i)."""
     to_values, to_features = torch.zeros_like(values), torch.zeros_like(features)
     # Differences do not feel the mean, but the sums below are rounded.
     centred = features - features.mean(dim=2, keepdim=True)
@@ -84,18 +80,18 @@ def filter_in_blocks(values: Tensor, features: Tensor) -> Tensor:
     return result
 
 
-@exact_order.register_fake
+@exact_order.fake
 def _(features: Tensor) -> Tensor:
     points = features.shape[2]
     return features.new_empty(len(features), points, dtype=torch.int64) if _in_triton(features) else _no_order(features)
 
 
-@exact_filter.register_fake
+@exact_filter.fake
 def _(values: Tensor, *_: Any) -> Tensor:
     return values.new_empty(values.shape)
 
 
-@exact_filter_vjp.register_fake
+@exact_filter_vjp.fake
 def _(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     return values.new_empty(values.shape), features.new_empty(features.shape)
 
@@ -119,8 +115,8 @@ def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
     )
 
 
-exact_filter.register_autograd(_backward, setup_context=_save)
-exact_filter_vjp.register_autograd(_no_second_order)
+exact_filter.differentiate(_backward, _save)
+exact_filter_vjp.differentiate(_no_second_order)
 
 
 def _in_triton(given: Tensor) -> bool:

@@ -36,10 +36,13 @@ NO_SCRIPT = (
 )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _exports_to_onnx() -> bool:
     """Whether torch.onnx.export traces this, in any of its ways: a compiler takes torch's own answer to be False."""
     return torch.onnx.is_in_onnx_export()
+
+
+# All that torch.compiler.assume_constant_result does, which imports the compiler first: seconds at every start.
+_exports_to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class CrfRnn(CrfAttributes, nn.Module):

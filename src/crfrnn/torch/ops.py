@@ -21,6 +21,7 @@ from crfrnn.inference.backend import Execution, Gradients, Inputs
 from crfrnn.inference.batch import Array
 from crfrnn.inference.terms import PairwiseTerm
 from crfrnn.torch import gpu, kept
+from crfrnn.torch.operator import Operator
 
 MODEL = (
     "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] thetas, Tensor[] couplings, "
@@ -76,36 +77,32 @@ class Model(NamedTuple):
         return Execution(threads, self.deterministic, self.storage, self.count_vertices)
 
 
-@torch.library.custom_op(
-    "crfrnn::mean_field",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(bool keep, {MODEL}) -> (Tensor, Tensor)",
-)
-def mean_field(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
-    """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
+mean_field = Operator("mean_field", f"(bool keep, {MODEL}) -> (Tensor, Tensor)")
+"""Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
+
+
+@mean_field.kernel("cpu")
+def _(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
     refined, records = Model(*model).forward(batch, keep, _array)
     return torch.from_numpy(refined), kept.keep(records) if keep else kept.blank_handle()
 
 
-@torch.library.custom_op(
-    "crfrnn::mean_field_vjp",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor cotangent, Tensor handle, bool guide, {MODEL}) -> Tensor[]",
-)
-def mean_field_vjp(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
-    """Gradients to the logits and to the couplings; with `guide` also to `Model.guides`."""
+mean_field_vjp = Operator("mean_field_vjp", f"(Tensor cotangent, Tensor handle, bool guide, {MODEL}) -> Tensor[]")
+"""Gradients to the logits and to the couplings; with `guide` also to `Model.guides`."""
+
+
+@mean_field_vjp.kernel("cpu")
+def _(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
     return [torch.from_numpy(array) for array in _vjp(batch, cotangent, handle, guide, Model(*model), _array)]
 
 
-@mean_field.register_kernel(None)
+@mean_field.kernel("default")
 def _(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
     refined, record = Model(*model).forward(gpu, keep, _same)
     return refined, kept.keep(record) if keep else kept.blank_handle()
 
 
-@mean_field_vjp.register_kernel(None)
+@mean_field_vjp.kernel("default")
 def _(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
     return _vjp(gpu, cotangent, handle, guide, Model(*model), _same)
 
@@ -128,12 +125,12 @@ def _vjp(backend: ModuleType, cotangent: Tensor, handle: Tensor, guide: bool, mo
     return gradients
 
 
-@mean_field.register_fake
+@mean_field.fake
 def _(keep: bool, logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(_dense(logits)), _fake_handle()
 
 
-@mean_field_vjp.register_fake
+@mean_field_vjp.fake
 def _(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
     found = [torch.empty_like(_dense(cotangent)), *map(torch.empty_like, Model(*model).couplings)]
     return found + [cotangent.new_empty(tensor.shape) for tensor in Model(*model).guides if guide]
@@ -173,7 +170,7 @@ def _split(tensors: Sequence[Tensor], counts: Sequence[int]) -> Iterator[Sequenc
         yield tuple(islice(rest, count))
 
 
-mean_field.register_autograd(_mean_field_backward, setup_context=_save_mean_field)
+mean_field.differentiate(_mean_field_backward, _save_mean_field)
 
 
 def _one_by_one(operator: Any) -> Any:
@@ -196,41 +193,41 @@ def _part(given: Any, dim: Any, index: int) -> Any:
     return given if dim is None else given.select(dim, index)
 
 
-mean_field.register_vmap(_one_by_one(mean_field))
-mean_field_vjp.register_vmap(_one_by_one(mean_field_vjp))
+mean_field.batch(_one_by_one(mean_field))
+mean_field_vjp.batch(_one_by_one(mean_field_vjp))
 
 
-@torch.library.custom_op("crfrnn::lattice", mutates_args=(), device_types="cpu", schema=f"({LATTICE}) -> Tensor")
-def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
-    """The handle of the normalised lattices over features."""
+lattice = Operator("lattice", f"({LATTICE}) -> Tensor")
+"""The handle of the normalised lattices over features."""
+
+
+@lattice.kernel("cpu")
+def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     return kept.keep(_native_lattices(features, mask, *settings))
 
 
-@torch.library.custom_op(
-    "crfrnn::gaussian_filter",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor values, Tensor handle, bool transpose, {LATTICE}) -> Tensor",
-)
-def gaussian_filter(
-    values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any
-) -> Tensor:
-    """Values filtered by the lattices under the handle, or by their transposes."""
+gaussian_filter = Operator("gaussian_filter", f"(Tensor values, Tensor handle, bool transpose, {LATTICE}) -> Tensor")
+"""Values filtered by the lattices under the handle, or by their transposes."""
+
+
+@gaussian_filter.kernel("cpu")
+def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     terms = kept.find(handle)
     if terms is None:
         terms = _native_lattices(features, mask, *settings)
     return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _thread_count(settings[-1])))
 
 
-@torch.library.custom_op(
-    "crfrnn::lattice_gradient",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor cotangent, Tensor values, Tensor handle, Tensor features, int neighbour_rounds, "
-    "bool deterministic, int? threads) -> Tensor",
+lattice_gradient = Operator(
+    "lattice_gradient",
+    "(Tensor cotangent, Tensor values, Tensor handle, Tensor features, int neighbour_rounds, bool deterministic, "
+    "int? threads) -> Tensor",
 )
-def lattice_gradient(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
-    """Gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial); K is not normalised."""
+"""Gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial); K is not normalised."""
+
+
+@lattice_gradient.kernel("cpu")
+def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
     terms = kept.find(handle)
     if terms is None:
         terms = _native_lattices(features, None, "none", *settings)
@@ -239,12 +236,12 @@ def lattice_gradient(cotangent: Tensor, values: Tensor, handle: Tensor, features
     )
 
 
-@lattice.register_kernel(None)
+@lattice.kernel("default")
 def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     return kept.keep(gpu.lattices(features, mask, *settings[:3]))
 
 
-@gaussian_filter.register_kernel(None)
+@gaussian_filter.kernel("default")
 def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     term = kept.find(handle)
     if term is None:
@@ -252,12 +249,12 @@ def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: T
     return gpu.filtered(values.contiguous(), term, transpose)
 
 
-@lattice.register_fake
+@lattice.fake
 def _(features: Tensor, *_: Any) -> Tensor:
     return _fake_handle()
 
 
-@lattice_gradient.register_kernel(None)
+@lattice_gradient.kernel("default")
 def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
     term = kept.find(handle)
     if term is None:
@@ -265,12 +262,12 @@ def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *sett
     return gpu.lattice_gradient(cotangent.contiguous(), values.contiguous(), features, term)
 
 
-@lattice_gradient.register_fake
+@lattice_gradient.fake
 def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
     return features.new_empty(features.shape)
 
 
-@gaussian_filter.register_fake
+@gaussian_filter.fake
 def _(values: Tensor, *_: Any) -> Tensor:
     return values.new_empty(values.shape)
 
@@ -290,14 +287,14 @@ def _filter_backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
     return (gradient, None, None, to_features, None, *[None] * len(ctx.settings))
 
 
-gaussian_filter.register_autograd(_filter_backward, setup_context=_save_filter)
+gaussian_filter.differentiate(_filter_backward, _save_filter)
 
 
 def _first_derivatives_only(ctx: Any, *cotangents: Any) -> None:
     raise NotImplementedError("the gradient of a mean field cannot be differentiated again: leave out create_graph")
 
 
-mean_field_vjp.register_autograd(_first_derivatives_only)
+mean_field_vjp.differentiate(_first_derivatives_only)
 
 
 def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
@@ -307,7 +304,7 @@ def _no_second_order(ctx: Any, *cotangents: Tensor) -> None:
     )
 
 
-lattice_gradient.register_autograd(_no_second_order)
+lattice_gradient.differentiate(_no_second_order)
 
 
 def _fake_handle() -> Tensor:
