@@ -15,28 +15,15 @@ from torch import Tensor
 
 from crfrnn.inference import batch
 from crfrnn.torch.gpu import plain, steps_of
-from crfrnn.torch.operator import Operator
+from crfrnn.torch.operator import operator
 
 # Weights in memory at once, for all images: what stays in a CPU's cache, and 64 MiB of float32 elsewhere.
 CPU_BLOCK, BLOCK = 2**18, 2**24
 
 
-exact_order = Operator("exact_order", "(Tensor features) -> Tensor")
-"""The order in which `exact_filter` takes points (B, d, N) in Triton, for several filters: (B, N), or (B, 0)."""
-exact_filter = Operator("exact_filter", "(Tensor values, Tensor features, int? threads, Tensor? order=None) -> Tensor")
-"""K v for values (B, C, N) under features (B, d, N), float32 or float64: K[i, j] = exp(-½ |f_i - f_j|²).
-
-It is differentiable to values as often as needed, to features once. `order` is what `exact_order` returns for these
-features; None works it out.
-"""
-exact_filter_vjp = Operator(
-    "exact_filter_vjp", "(Tensor cotangent, Tensor values, Tensor features) -> (Tensor, Tensor)"
-)
-"""Gradients of ⟨cotangent, K v⟩ to values and features, in blocks that are computed again."""
-
-
-@exact_order.kernel("default")
-def _(features: Tensor) -> Tensor:
+@operator("(Tensor features) -> Tensor")
+def exact_order(features: Tensor) -> Tensor:
+    """The order in which `exact_filter` takes points (B, d, N) in Triton, for several filters: (B, N), or (B, 0)."""
     if _in_triton(features):
         from crfrnn.torch.gpu import triton_exact
 
@@ -44,8 +31,15 @@ def _(features: Tensor) -> Tensor:
     return _no_order(features)
 
 
-@exact_filter.kernel("default")
-def _(values: Tensor, features: Tensor, threads: int | None, order: Tensor | None = None) -> Tensor:
+@operator("(Tensor values, Tensor features, int? threads, Tensor? order=None) -> Tensor")
+def exact_filter(values: Tensor, features: Tensor, threads: int | None, order: Tensor | None = None) -> Tensor:
+    """K v for values (B, C, N) under features (B, d, N), float32 or float64: K[i, j] = exp(-½ |f_i - f_j|²).
+
+    Differentiable to values as often as needed, to features once.
+
+    Args:
+        order: What `exact_order` returns for these features; None works it out.
+    """
     if values.device.type == "cpu":
         count = torch.get_num_threads() if threads is None else threads
         return torch.from_numpy(batch.exact_filtered(values.detach().numpy(), features.detach().numpy(), count))
@@ -56,9 +50,12 @@ def _(values: Tensor, features: Tensor, threads: int | None, order: Tensor | Non
     return filter_in_blocks(values, features)
 
 
-@exact_filter_vjp.kernel("default")
-def _(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """With S[i, j] = K[i, j] (g_i·v_j + g_j·v_i), ∂f_i = Σ_j S[i, j] (f_j - f_i)."""
+@operator("(Tensor cotangent, Tensor values, Tensor features) -> (Tensor, Tensor)")
+def exact_filter_vjp(cotangent: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of ⟨cotangent, K v⟩ to values and features, in blocks that are computed again.
+
+    With S[i, j] = K[i, j] (g_i·v_j + g_j·v_i), ∂f_i = Σ_j S[i, j] (f_j - f_i).
+    """
     to_values, to_features = torch.zeros_like(values), torch.zeros_like(features)
     # Differences do not feel the mean, but the sums below are rounded.
     centred = features - features.mean(dim=2, keepdim=True)

@@ -9,6 +9,23 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def operator(schema: str, device: str = "default") -> Callable[[Callable[..., Any]], "Operator"]:
+    """A decorator of a function: an operator of its name, which it computes on a type of device, or on all.
+
+    Args:
+        schema: Arguments and results. It changes no argument.
+        device: Such as "cpu"; "default" is all that have no kernel of their own.
+    """
+
+    def make(function: Callable[..., Any]) -> Operator:
+        made = Operator(function.__name__, schema)
+        made.__doc__ = function.__doc__
+        made.kernel(device)(function)
+        return made
+
+    return make
+
+
 class Operator:
     """What torch.library.custom_op makes, except that a call does not import torch's compiler.
 
@@ -16,7 +33,7 @@ class Operator:
 
     Args:
         name: In the namespace crfrnn.
-        schema: Arguments and results. It changes no argument.
+        schema: Arguments and results.
 
     Attributes:
         kernels: What computes it on each type of device, and on all others ("default").

@@ -21,7 +21,7 @@ from crfrnn.inference.backend import Execution, Gradients, Inputs
 from crfrnn.inference.batch import Array
 from crfrnn.inference.terms import PairwiseTerm
 from crfrnn.torch import gpu, kept
-from crfrnn.torch.operator import Operator
+from crfrnn.torch.operator import operator
 
 MODEL = (
     "Tensor logits, Tensor? image, Tensor? mask, Tensor[] given, Tensor[] thetas, Tensor[] couplings, "
@@ -77,22 +77,16 @@ class Model(NamedTuple):
         return Execution(threads, self.deterministic, self.storage, self.count_vertices)
 
 
-mean_field = Operator("mean_field", f"(bool keep, {MODEL}) -> (Tensor, Tensor)")
-"""Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
-
-
-@mean_field.kernel("cpu")
-def _(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
+@operator(f"(bool keep, {MODEL}) -> (Tensor, Tensor)", "cpu")
+def mean_field(keep: bool, *model: Any) -> tuple[Tensor, Tensor]:
+    """Logits after the last iteration, and the handle for the backward pass; it is blank unless `keep`."""
     refined, records = Model(*model).forward(batch, keep, _array)
     return torch.from_numpy(refined), kept.keep(records) if keep else kept.blank_handle()
 
 
-mean_field_vjp = Operator("mean_field_vjp", f"(Tensor cotangent, Tensor handle, bool guide, {MODEL}) -> Tensor[]")
-"""Gradients to the logits and to the couplings; with `guide` also to `Model.guides`."""
-
-
-@mean_field_vjp.kernel("cpu")
-def _(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
+@operator(f"(Tensor cotangent, Tensor handle, bool guide, {MODEL}) -> Tensor[]", "cpu")
+def mean_field_vjp(cotangent: Tensor, handle: Tensor, guide: bool, *model: Any) -> list[Tensor]:
+    """Gradients to the logits and to the couplings; with `guide` also to `Model.guides`."""
     return [torch.from_numpy(array) for array in _vjp(batch, cotangent, handle, guide, Model(*model), _array)]
 
 
@@ -197,37 +191,30 @@ mean_field.batch(_one_by_one(mean_field))
 mean_field_vjp.batch(_one_by_one(mean_field_vjp))
 
 
-lattice = Operator("lattice", f"({LATTICE}) -> Tensor")
-"""The handle of the normalised lattices over features."""
-
-
-@lattice.kernel("cpu")
-def _(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+@operator(f"({LATTICE}) -> Tensor", "cpu")
+def lattice(features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+    """The handle of the normalised lattices over features."""
     return kept.keep(_native_lattices(features, mask, *settings))
 
 
-gaussian_filter = Operator("gaussian_filter", f"(Tensor values, Tensor handle, bool transpose, {LATTICE}) -> Tensor")
-"""Values filtered by the lattices under the handle, or by their transposes."""
-
-
-@gaussian_filter.kernel("cpu")
-def _(values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+@operator(f"(Tensor values, Tensor handle, bool transpose, {LATTICE}) -> Tensor", "cpu")
+def gaussian_filter(
+    values: Tensor, handle: Tensor, transpose: bool, features: Tensor, mask: Tensor | None, *settings: Any
+) -> Tensor:
+    """Values filtered by the lattices under the handle, or by their transposes."""
     terms = kept.find(handle)
     if terms is None:
         terms = _native_lattices(features, mask, *settings)
     return torch.from_numpy(batch.filtered(_array(values), terms, transpose, _thread_count(settings[-1])))
 
 
-lattice_gradient = Operator(
-    "lattice_gradient",
+@operator(
     "(Tensor cotangent, Tensor values, Tensor handle, Tensor features, int neighbour_rounds, bool deterministic, "
     "int? threads) -> Tensor",
+    "cpu",
 )
-"""Gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial); K is not normalised."""
-
-
-@lattice_gradient.kernel("cpu")
-def _(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
+def lattice_gradient(cotangent: Tensor, values: Tensor, handle: Tensor, features: Tensor, *settings: Any) -> Tensor:
+    """Gradient of ⟨cotangent, K values⟩ to features (B, d, *spatial); K is not normalised."""
     terms = kept.find(handle)
     if terms is None:
         terms = _native_lattices(features, None, "none", *settings)
