@@ -46,6 +46,7 @@ def test_importing_leaves_frameworks_alone() -> None:
 def test_segmenting_leaves_the_compiler_of_torch_alone() -> None:
     """It takes seconds to import, which every start of a program would have to wait for."""
     pytest.importorskip("torch", reason="needs the torch extra")
+    pytest.importorskip("safetensors", reason="needs the models extra")
     program = (
         "import sys, numpy, torch, crfrnn.segment; from crfrnn.torch import CrfRnn; "
         "image = numpy.zeros((32, 32, 3), numpy.uint8); crfrnn.segment.segment(image); "

@@ -167,12 +167,12 @@ def _split(tensors: Sequence[Tensor], counts: Sequence[int]) -> Iterator[Sequenc
 mean_field.differentiate(_mean_field_backward, _save_mean_field)
 
 
-def _one_by_one(operator: Any) -> Any:
+def _one_by_one(call: Any) -> Any:
     """torch.vmap of an operator: its calls one after the other."""
 
     def batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         calls = [
-            operator(*(_part(each, dim, index) for each, dim in zip(arguments, in_dims, strict=True)))
+            call(*(_part(each, dim, index) for each, dim in zip(arguments, in_dims, strict=True)))
             for index in range(info.batch_size)
         ]
         stacked = [torch.stack(parts) for parts in zip(*calls, strict=True)]
