@@ -11,7 +11,7 @@ import argparse
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from triton.runtime.jit import JITFunction
 from crfrnn.demo import EXAMPLES
 from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch.gpu import meanfield, plain, triton_steps
+from crfrnn.torch.gpu.lattice import Lattice
 from crfrnn.torch.gpu.terms import build_terms
 
 from .gpu_cases import CLASSES, Sizes, crf_of, example
@@ -37,8 +38,10 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KINDS = {"loads": "LDG|LDGSTS", "stores": "STG", "atomics": "ATOMG|RED", "products": "HMMA|HGMMA|QGMMA|UTC.MMA"}
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
 RUN, TILE, UNROLL = 32, 8, 4  # corners of a run, runs of a program, corners of a pass: of splats by runs of a vertex
-LATTICES = ["photo", "vertices", "rows of blurs, 1 a pass", "2 a pass", "runs by vertex", "lanes in use", "runs in all"]
-SHAPES = (1, 32), (4, 8), (16, 16)  # of pixels
+SPLAT, BLUR = 512, 64  # corners and vertices of a program
+LATTICES = ["photo", "vertices", "rows of a splat", "rows of blurs, 1 a pass", "2 a pass"]
+LATTICES += ["runs by vertex", "lanes in use", "runs in all"]
+SHAPES = (1, 32), (4, 16), (8, 8)  # of pixels
 LATTICES += [f"vertices around {height}×{width} pixels" for height, width in SHAPES]
 LAUNCHES = ["images", "iterations", "operations of torch", "kernels"]
 NOTHING = re.compile("empty|lift_fresh")
@@ -194,34 +197,53 @@ def launches(images: int, iterations: int) -> list[str]:
 
 
 def lattices() -> list[list[str]]:
-    """Of each example photo: rows that six blurs read and write, for each vertex; runs, and what lanes do in them.
+    """Of each example photo: rows that programs of a splat read, for each corner; rows that six blurs read and write,
+    for each vertex; runs, and what lanes do in them; and vertices around pixels.
 
-    Runs by vertex end with their vertex, so that lanes of a program wait for the longest of it.
+    A program reads a row once, as its cache keeps the few that it reads again. Runs by vertex end with their vertex, so
+    that lanes of a program wait for the longest of it.
     """
     rows = []
     for name in EXAMPLES:
         logits, image = example(name, Sizes().photo)
         inputs = Inputs(logits, image)
         lattice = build_terms(crf_of(1), inputs, torch.float32, Execution(), plain)[1].kernel
-        there = lattice.neighbours >= 0
-        read = 1 + there.sum(dim=1)  # rows of one direction, (d + 1, vertices)
-        vertices, corners = read.shape[1], lattice.vertex.numel()
-        two = 0
-        for first, second in zip(read[::2], range(1, len(read), 2), strict=True):
-            for side in (torch.arange(vertices), *lattice.neighbours[second]):
-                two += int(first[side[side >= 0]].sum())
-            two += vertices
+        corners, vertices = lattice.vertex.numel(), lattice.neighbours.shape[2]
+        points = lattice.vertex.flatten().sort(stable=True).indices % lattice.vertex.shape[1]
         parts = torch.bincount(lattice.vertex.flatten())
         runs = -(-parts // RUN)
         place = torch.arange(int(runs.sum())) - torch.repeat_interleave(runs.cumsum(0) - runs, runs)
         length = (torch.repeat_interleave(parts, runs) - RUN * place).clamp(max=RUN)
         tiles = torch.nn.functional.pad(length, (0, -len(length) % TILE)).view(-1, TILE).amax(dim=1)
         lanes = corners / int((-(-tiles // UNROLL) * UNROLL * TILE).sum())
-        one = (int(read.sum()) + len(read) * vertices) / vertices
-        numbers = f"{one:.1f}", f"{two / vertices:.1f}", str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))
+        numbers = [f"{different([points], SPLAT):.2f}", *(f"{of_blurs(lattice, count):.1f}" for count in (1, 2))]
+        numbers += [str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))]
         vertex = lattice.vertex.view(-1, *Sizes().photo)
         rows.append([name, str(vertices), *numbers, *(f"{around(vertex, shape):.0f}" for shape in SHAPES)])
     return rows
+
+
+def different(reads: Sequence[torch.Tensor], block: int) -> float:
+    """How many rows programs read, for each of the N numbers that a block of them works out.
+
+    Args:
+        reads: Numbers (N,) of rows, -1 where there is none.
+    """
+    programs = torch.arange(len(reads[0])) // block
+    distinct = torch.cat([programs[row >= 0] * 2**32 + row[row >= 0] for row in reads]).unique()
+    return len(distinct) / len(programs)
+
+
+def of_blurs(lattice: Lattice, count: int) -> float:
+    """Rows that blurs read and write for each vertex, `count` directions a pass."""
+    total, directions = 0.0, range(len(lattice.neighbours))
+    for passed in zip(*(directions[first::count] for first in range(count)), strict=True):
+        reads = [torch.arange(lattice.neighbours.shape[2])]
+        for direction in reversed(passed):
+            beside = lattice.neighbours[direction]
+            reads += [torch.where(row >= 0, side[row], -1) for row in reads for side in beside]
+        total += different(reads, BLUR) + 1
+    return total
 
 
 def around(vertex: torch.Tensor, shape: tuple[int, int]) -> float:

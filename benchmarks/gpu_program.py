@@ -40,12 +40,12 @@ CHOICES = {
         {},
         {"UNROLL": 4},
         {"RUN": 64},
-        {"RUN_TILE": 1024},
+        {"RUN_TILE": 1024, "RUN_WARPS": 8},
         {"JOINT_UNROLL": 2},
         {"JOINT_WARPS": 2, "JOINT_TILE": 1024},
     ],
-    "blurs": [{}, {"BLURS": 2}, {"TILE": 512}, {"TILE": 2048}],
-    "update": [{}, {"TILE": 512}, {"TILE": 2048}],
+    "blurs": [{}, {"BLURS": 1}, {"LARGE_TILE": 1024, "LARGE_WARPS": 4}, {"LARGE_TILE": 4096, "LARGE_WARPS": 16}],
+    "update": [{}, {"LINES": 1}, {"LINES": 8}, {"LARGE_TILE": 1024, "LARGE_WARPS": 4}],
     "one photo, CUDA graph": [{}, {"EARLY": True}],
 }  # attributes of `triton_steps`; {} is what it has
 

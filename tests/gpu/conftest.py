@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-LARGE_TILE = 8192
+INTERPRETED_TILE = 8192
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 IN_CUDA = [pytest.param(steps, marks=pytest.mark.gpu) for steps in ("cuda triton_steps", "cuda plain")]
 
@@ -25,8 +25,8 @@ def place(request, monkeypatch):
     from crfrnn.torch.gpu import triton_steps
 
     if INTERPRETED:
-        for name in ("TILE", "RUN_TILE", "POINTS"):
-            monkeypatch.setattr(triton_steps, name, LARGE_TILE)
+        for name in ("TILE", "RUN_TILE", "LARGE_TILE", "POINTS"):
+            monkeypatch.setattr(triton_steps, name, INTERPRETED_TILE)
         for name, size in (("RUN", 16), ("UNROLL", 4), ("JOINT_UNROLL", 1)):
             monkeypatch.setattr(triton_steps, name, size)
     return Place(device, triton_steps)

@@ -367,6 +367,24 @@ def test_several_programs_share_the_work(rng, place, monkeypatch):
     assert_like_native(rng, place, logits, image, None, couplings, settings(iterations=1))
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="plain torch has no programs")
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_programs_slice_blocks_of_pixels(rng, place, monkeypatch, threshold):
+    """Of 2×2 pixels, two columns beside each other; at the border of images they are cut off or belong to both."""
+    for name, size in (("POINTS", 4), ("LINES", 2), ("WIDE", 1)):
+        monkeypatch.setattr(place.steps, name, size)
+    logits, image = images(rng, (3, 5), np.float32)
+    couplings = [np.float32(-0.3), rng.normal(size=(5, 5)).astype(np.float32)]
+    if threshold:
+        numbers = settings(class_threshold=threshold)
+        expected, _ = batch.forward(numbers.crf, Inputs(logits, image), couplings, False, numbers.execution)
+        given = [place.tensor(each) for each in (logits, image)]
+        refined, _ = refined_by(place.steps, *given, None, [place.tensor(each) for each in couplings], numbers)
+        assert_close(refined.cpu(), expected, tolerance(np.float32).mean_field)
+    else:
+        assert_like_native(rng, place, logits, image, None, couplings, settings())
+
+
 def test_memory_layout_is_kept(rng, place):
     logits, image = (place.tensor(each) for each in images(rng, (4, 5), np.float32))
     last = logits.contiguous(memory_format=torch.channels_last)
@@ -431,4 +449,4 @@ def test_settings_that_do_not_fit_are_named(place):
 def test_too_many_points_are_named():
     features = torch.empty(5, 1, device="meta").expand(5, 2**29)
     with raises_saying(ValueError, "536870912 points of 5 features", "fewer images"):
-        build_lattice(features, 1, plain)
+        build_lattice(features, 1, 2**29, plain)

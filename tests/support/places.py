@@ -30,8 +30,9 @@ class Place(NamedTuple):
         return torch.from_numpy(np.array(array)).to(self.device)
 
     def lattice(self, features, images=1, **options):
-        """Of features (P, d)."""
-        return build_lattice(self.tensor(np.ascontiguousarray(features.T)), images, self.steps, **options)
+        """Of features (P, d), all points of an image in one line."""
+        rows = self.tensor(np.ascontiguousarray(features.T))
+        return build_lattice(rows, images, len(features) // images, self.steps, **options)
 
     def filter(self, kernel, values, transpose=False, before=None, after=None):
         """Of values (P, channels)."""

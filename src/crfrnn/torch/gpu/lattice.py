@@ -53,6 +53,7 @@ class Lattice(NamedTuple):
         neighbours: (d + 1, 2, V) int32, the vertices before and after each one; -1 where there is none.
         num_vertices: () int32, how many of the V vertices there are.
         runs: For a splat in a fixed order; None for one by atomics, and where the device's steps need none.
+        width: Of the lines of pixels that the points are, one after the other.
     """
 
     vertex: Tensor
@@ -60,6 +61,7 @@ class Lattice(NamedTuple):
     neighbours: Tensor
     num_vertices: Tensor
     runs: Runs | None
+    width: int
 
     @property
     def factor(self) -> float:
@@ -86,6 +88,7 @@ class Lattice(NamedTuple):
 def build_lattice(
     features: Tensor,
     images: int,
+    width: int,
     steps: ModuleType,
     neighbour_rounds: int = 0,
     deterministic: bool = True,
@@ -97,6 +100,7 @@ def build_lattice(
         features: (d, P), the points of one image after the other; float32 or float64. Where they are not finite or
             too large to tell cells apart, everything that the point takes part in becomes NaN.
         images: How many images there are, all with the same number of points.
+        width: Of an image: how many points lie side by side in it.
         neighbour_rounds: How many times to add all neighbours of all vertices.
         deterministic: Whether sums have a fixed order.
         count_vertices: Whether to wait for their number, and have room for no more.
@@ -141,7 +145,7 @@ def build_lattice(
         vertex = touched.to(torch.int32)[vertex]
     neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
     runs = steps.cut_runs(entry, number, start, weight, touched) if deterministic else None
-    return Lattice(vertex, weight, neighbours, num_vertices, runs)
+    return Lattice(vertex, weight, neighbours, num_vertices, runs, width)
 
 
 def feature_gradient(features: Tensor, to_weight: Tensor, steps: ModuleType) -> Tensor:

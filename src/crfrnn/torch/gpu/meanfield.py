@@ -133,8 +133,9 @@ def lattices(
 ) -> Term[Lattice]:
     """The normalised lattice over the features (B, d, *spatial) of every image."""
     rounds = whole_number(neighbour_rounds, "neighbour_rounds", MOST_NEIGHBOUR_ROUNDS)
-    images, d = features.shape[:2]
-    lattice = build_lattice(features.movedim(1, 0).reshape(d, -1), images, steps, rounds, fixed_order(deterministic))
+    images, d, *shape = features.shape
+    rows = features.movedim(1, 0).reshape(d, -1)
+    lattice = build_lattice(rows, images, shape[-1], steps, rounds, fixed_order(deterministic))
     factors = None if mask is None else mask_factors(mask, features.dtype)
     points = lattice.vertex.shape[1]
     return normalised(lattice, normalization, factors, points, features.dtype, features.device, steps)

@@ -102,12 +102,13 @@ def corner_keys(cell: Tensor, order: Tensor, images: int, margin: int) -> tuple[
     device = cell.device
     low, high = torch.aminmax(cell, dim=1)
     # Assigning a Python number to an element would copy it to the device, for which the host waits.
-    one, others = (constants(given, torch.int64, device) for given in ((1,), (d + 1, images)))
-    sizes = torch.cat([one, high.long() - low + margin, others])
+    first, last = (constants(given, torch.int64, device) for given in ((1, d + 1), (images,)))
+    sizes = torch.cat([first, high.long() - low + margin, last])
     fits = sizes.float().prod() < MOST_KEYS
-    # What one cell along each coordinate, one remainder and one image add to a key.
+    # What one remainder, one cell along each coordinate and one image add to a key. Remainders are the digit that
+    # counts least: vertices of a simplex are near each other in memory then, and so are neighbours.
     unit = torch.where(fits, sizes.cumprod(0)[:-1], hashing_units(d, device))
-    along, up = pad(unit[:d], (0, 1)), unit[d]  # the last coordinate follows from the others
+    up, along = unit[0], pad(unit[1 : d + 1], (0, 1))  # the last coordinate follows from the others
 
     key = torch.empty(d + 1, points, dtype=torch.int64, device=device)
     torch.sum(cell * along[:d, None], dim=0, out=key[0])

@@ -63,7 +63,7 @@ def build_terms(
             rows = feature_rows(kernel.features, inputs, thetas, dtype)
             rounds = kernel.filter.neighbour_rounds  # type: ignore[union-attr]
             order = fixed_order(execution.deterministic)
-            built = build_lattice(rows, images, steps, rounds, order, execution.count_vertices)
+            built = build_lattice(rows, images, shape[-1], steps, rounds, order, execution.count_vertices)
         terms.append(normalised(built, kernel.normalization, factors, points, dtype, device, steps))
     return terms
 

@@ -30,15 +30,15 @@ def corner_keys(
     for j in tl.static_range(D):
         most *= (tl.load(high + j).to(tl.int64) - tl.load(low + j) + margin).to(tl.float32)
     fits = most < MOST
-    up = tl.full((), 1, tl.int64)
+    up = tl.where(fits, 1, tl.load(hashing))
+    digit = tl.full((), D + 1, tl.int64)
     unit = ()
     along = tl.full((), 0, tl.int64)
     for j in tl.static_range(D):
-        unit = unit + (tl.where(fits, up, tl.load(hashing + j)),)
+        unit = unit + (tl.where(fits, digit, tl.load(hashing + 1 + j)),)
         along += unit[j]
-        up *= tl.load(high + j).to(tl.int64) - tl.load(low + j) + margin
-    of_image = tl.where(fits, up * (D + 1), tl.load(hashing + D + 1))
-    up = tl.where(fits, up, tl.load(hashing + D))
+        digit *= tl.load(high + j).to(tl.int64) - tl.load(low + j) + margin
+    of_image = tl.where(fits, digit, tl.load(hashing + D + 1))
     if tl.program_id(0) == 0:
         for j in tl.static_range(D):
             tl.store(step + j, up - unit[j])

@@ -193,19 +193,21 @@ def slice_values(
     scale,
     out,
     points,
+    width,
     CORNERS: tl.constexpr,
     FACTOR: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
+    LINES: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     await_memory()
-    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first, p, inside = block_of_points(points, width, BLOCK, LINES, WIDE)
     c = tl.arange(0, BLOCK_C)
-    inside = p < points
-    message = sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
+    message = sliced(values, vertex, weight, scale, first, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
     at = p[:, None] * CHANNELS + c[None, :]
-    tl.store(out + at, message, mask=inside[:, None] & (c[None, :] < CHANNELS))
+    tl.store(out + first * CHANNELS + at, message, mask=inside[:, None] & (c[None, :] < CHANNELS))
 
 
 @triton.jit
@@ -218,17 +220,20 @@ def add_corner_products(
     to_weight,
     to_scale,
     points,
+    width,
     CORNERS: tl.constexpr,
     FACTOR: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
+    LINES: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     await_memory()
     T: tl.constexpr = weight.dtype.element_ty
-    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first, p, inside = block_of_points(points, width, BLOCK, LINES, WIDE)
+    p += first
     c = tl.arange(0, BLOCK_C)
-    inside = p < points
     tile = inside[:, None] & (c[None, :] < CHANNELS)
     row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=tile, other=0).to(T) * FACTOR
     if scale is not None:
@@ -260,11 +265,26 @@ def await_memory():
 
 
 @triton.jit
+def block_of_points(points, width, BLOCK: tl.constexpr, LINES: tl.constexpr, WIDE: tl.constexpr):
+    # The points of a program that slices, on LINES lines of `width` points, as pixels of a block share more vertices
+    # than as many of one line: the first point, how far the others are from it, and which of them exist. A thread has
+    # points LINES * WIDE places apart, so on one line.
+    x = tl.program_id(0) * (BLOCK // LINES)
+    line = tl.program_id(1) * LINES
+    i = tl.arange(0, BLOCK)
+    right = i // (LINES * WIDE) * WIDE + i % WIDE
+    first = line.to(tl.int64) * width + x
+    p = (i // WIDE % LINES).to(tl.int64) * width + right
+    return first, p, (right < width - x) & (p < points - first)
+
+
+@triton.jit
 def sliced(
     values,
     vertex,
     weight,
     scale,
+    first,
     p,
     inside,
     points,
@@ -277,12 +297,12 @@ def sliced(
     tile = inside[:, None] & (c[None, :] < CHANNELS)
     total = tl.zeros([p.shape[0], c.shape[0]], T)
     for k in tl.static_range(CORNERS):
-        at = k * points + p
-        v = tl.load(vertex + at, mask=inside, other=0).to(tl.int64)
-        w = tl.load(weight + at, mask=inside, other=0)
-        value = tl.load(values + v[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+        at = k * points + first
+        v = tl.load(vertex + at + p, mask=inside, other=0).to(tl.int64)
+        w = tl.load(weight + at + p, mask=inside, other=0)
+        value = tl.load((values + c)[None, :] + v[:, None] * CHANNELS, mask=tile, other=0)
         total += w[:, None] * value.to(T)
     total *= FACTOR
     if scale is not None:
-        total *= tl.load(scale + p, mask=inside, other=0)[:, None]
+        total *= tl.load(scale + first + p, mask=inside, other=0)[:, None]
     return total

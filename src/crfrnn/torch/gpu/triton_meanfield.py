@@ -7,7 +7,7 @@ Each computes what the function of its name in `plain` says; `triton_lattice` de
 import triton
 import triton.language as tl
 
-from crfrnn.torch.gpu.triton_lattice import await_memory, sliced
+from crfrnn.torch.gpu.triton_lattice import await_memory, block_of_points, sliced
 
 
 @triton.jit
@@ -177,6 +177,7 @@ def update(
     likely,
     most,
     points,
+    width,
     size,
     CORNERS: tl.constexpr,
     FACTOR: tl.constexpr,
@@ -185,41 +186,43 @@ def update(
     CHANNELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
+    LINES: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     # A bilateral matrix has been applied to the values, so that slicing and weighting need no product here.
     await_memory()
-    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first, p, inside = block_of_points(points, width, BLOCK, LINES, WIDE)
     c = tl.arange(0, BLOCK_C)
-    inside = p < points
     tile = inside[:, None] & (c[None, :] < CHANNELS)
+    rows = first * CHANNELS
     at = p[:, None] * CHANNELS + c[None, :]
-    a = tl.load(unary + at, mask=tile, other=0)
+    a = tl.load(unary + rows + at, mask=tile, other=0)
     if message is not None:
         # Beside what is gathered here, a product on the matrix units takes twice as long as one by a loop.
-        a -= _coupled(message, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX, False)
+        a -= _coupled(message + rows, p, inside, spatial_coupling, c, CHANNELS, SPATIAL_MATRIX, False)
     if values is not None:
-        bilateral = sliced(values, vertex, weight, scale, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
+        bilateral = sliced(values, vertex, weight, scale, first, p, inside, points, c, CORNERS, FACTOR, CHANNELS)
         if bilateral_coupling is not None:
             bilateral *= tl.load(bilateral_coupling + c, mask=c < CHANNELS, other=0)[None, :]
         a -= bilateral
     sends = c[None, :] < CHANNELS
     if likely is not None:
-        image = p // size
+        image = (first + p) // size
         sends = sends & (tl.load(likely + image[:, None] * CHANNELS + c[None, :], mask=tile, other=1) != 0)
     if DAMPING > 0:
-        damped = (1 - DAMPING) * a + DAMPING * tl.load(previous + at, mask=tile, other=0)
+        damped = (1 - DAMPING) * a + DAMPING * tl.load(previous + rows + at, mask=tile, other=0)
         a = damped if likely is None else tl.where(sends, damped, a)
     if logits is not None:
-        tl.store(logits + at, a, mask=tile)
+        tl.store(logits + rows + at, a, mask=tile)
     if marginals is not None:
         a = tl.where(sends, a, float("-inf"))
         e = tl.exp(a - tl.max(a, axis=1)[:, None])
         q = e / tl.sum(e, axis=1)[:, None]
-        tl.store(marginals + at, q, mask=tile)
+        tl.store(marginals + rows + at, q, mask=tile)
         if most is not None:
             # Numbers of 0 and above have a largest one in any order. Most programs find it there already.
             for i in range(tl.min(image, axis=0), tl.max(tl.where(inside, image, 0), axis=0) + 1):
-                seen = tl.max(tl.where(sends & (image == i)[:, None], q, 0.0), axis=0)
+                seen = tl.max(tl.where(sends & (inside & (image == i))[:, None], q, 0.0), axis=0)
                 place = most + i * CHANNELS + c
                 higher = seen > tl.load(place, mask=c < CHANNELS, other=0)
                 tl.atomic_max(place, seen, mask=higher & (c < CHANNELS), sem="relaxed")

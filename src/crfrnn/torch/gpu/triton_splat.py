@@ -34,12 +34,12 @@ def sum_runs(
     await_memory()
     tl.static_assert(RUN % UNROLL == 0)
     T: tl.constexpr = weight.dtype.element_ty
-    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # What lies beyond the last run is that run again, which stores the same numbers to the same places.
+    r = tl.minimum(tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), runs - 1)
     c = tl.arange(0, BLOCK_C)
     channel = c[None, :] < CHANNELS
-    exists = r < runs
     at = r // SIDE * (SIDE * RUN) + r % SIDE
-    v = tl.load(first + r, mask=exists, other=0)
+    v = tl.load(first + r)
     part = parts + (r.to(tl.int64) * 2)[:, None] * CHANNELS + c[None, :]
     value = values + v.to(tl.int64)[:, None] * CHANNELS + c[None, :]
     begun = tl.zeros([BLOCK], tl.int1)
@@ -49,13 +49,13 @@ def sum_runs(
         begins = ()
         added = ()
         for u in tl.static_range(UNROLL):
-            p = tl.load(point + at + (i + u) * SIDE, mask=exists, other=0)
-            w = tl.load(weight + at + (i + u) * SIDE, mask=exists, other=0)
+            p = tl.load(point + at + (i + u) * SIDE)
+            w = tl.load(weight + at + (i + u) * SIDE)
             begins = begins + (p < 0,)
             p = tl.where(p < 0, ~p, p).to(tl.int64)
             if scale is not None:
-                w *= tl.load(scale + p, mask=exists, other=0)
-            row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=exists[:, None] & channel, other=0)
+                w *= tl.load(scale + p)
+            row = tl.load((rows + c)[None, :] + p[:, None] * CHANNELS, mask=channel, other=0)
             added = added + (w[:, None] * row.to(T),)
         for u in tl.static_range(UNROLL):
             ends = begins[u] & (i + u > 0)
@@ -64,11 +64,11 @@ def sum_runs(
             value += ends.to(tl.int32)[:, None] * CHANNELS
             total = tl.where(ends[:, None], 0.0, total) + added[u]
             begun = begun | begins[u]
-    following = tl.load(point + (r + 1) // SIDE * (SIDE * RUN) + (r + 1) % SIDE, mask=exists & (r + 1 < runs), other=-1)
+    following = tl.load(point + (r + 1) // SIDE * (SIDE * RUN) + (r + 1) % SIDE, mask=r + 1 < runs, other=-1)
     whole = begun & (following < 0)
-    tl.store(value, total, mask=(exists & whole)[:, None] & channel)
+    tl.store(value, total, mask=whole[:, None] & channel)
     part += begun.to(tl.int32)[:, None] * CHANNELS
-    tl.store(part, total, mask=(exists & ~whole)[:, None] & channel)
+    tl.store(part, total, mask=~whole[:, None] & channel)
 
 
 @triton.jit

@@ -20,8 +20,12 @@ from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, hashing_unit
 from crfrnn.torch.gpu.senders import Senders
 from crfrnn.torch.gpu.triton_launch import begins_early, programs
 
-TILE = 1024  # numbers a program holds
-RUN_TILE = 512  # the same where a program sums runs
+WARP = 32
+TILE, WARPS = 1024, 4  # numbers that a program holds, and its warps
+RUN_TILE, RUN_WARPS = 512, 4  # the same where it sums runs, and its warps
+LARGE_TILE, LARGE_WARPS = 2048, 8  # the same where it blurs or slices: larger ones read more rows together
+MOST_BANDS = 65535  # a grid's second axis
+LINES, WIDE = 4, 8  # of the points that a program slices, and points of a line that lie side by side in it
 POINTS = 128  # points or vertices of a program that holds single numbers of each
 JOINT_TILE = 512  # the same of parts of a vertex
 JOINT_WARPS = 1
@@ -36,7 +40,7 @@ SPAN = 64  # runs that are joined at a time where one vertex may have many
 MANY_RUNS = 2**16  # of all vertices
 UNROLL = 8  # loads at once
 JOINT_UNROLL = 8
-BLURS = 1  # directions of a pass, at most 2, which no card has tried
+BLURS = 2  # directions of a pass, at most 2
 EARLY = False  # whether kernels begin before those before them have ended, on cards that can; no card has tried it
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 
@@ -173,14 +177,14 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
     count = len(runs.first)
     values = rows.new_empty(len(runs.of_vertex) - 1, channels, dtype=type_of_sums(rows))
     parts = weight.new_empty(2 * count, channels)
-    tile = _tile(rows, RUN_TILE)
+    tile = _tile(rows, RUN_TILE, RUN_WARPS)
     sums = rows, runs.point, runs.weight, scale, runs.first, values, parts, count
     triton_splat.sum_runs[(cdiv(count, tile["BLOCK"]),)](*sums, SIDE=SIDE, RUN=RUN, UNROLL=UNROLL, **tile)
-    tile = _tile(rows, JOINT_TILE)
+    tile = _tile(rows, JOINT_TILE, JOINT_WARPS)
     span = SPAN if count > MANY_RUNS else None
     if span is not None:
         triton_splat.join_spans[(programs(count, span, device),)](
-            parts, runs.first, runs.of_vertex, count, **tile, RUN=RUN, SPAN=span, num_warps=JOINT_WARPS
+            parts, runs.first, runs.of_vertex, count, **tile, RUN=RUN, SPAN=span
         )
     triton_splat.join_runs[(programs(count, 1, device),)](
         parts,
@@ -192,7 +196,6 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
         RUN=RUN,
         UNROLL=JOINT_UNROLL,
         SPAN=span,
-        num_warps=JOINT_WARPS,
     )
     if runs.touched is None:
         return values
@@ -201,7 +204,7 @@ def splat(lattice: Lattice, rows: Tensor, scale: Tensor | None) -> Tensor:
 
 def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: torch.dtype) -> Tensor:
     room = len(values)
-    tile = _tile(values)
+    tile = _tile(values, LARGE_TILE, LARGE_WARPS)
     grid = (programs(room, tile["BLOCK"], values.device),)
     for at in range(0, len(directions), BLURS):
         first, second, *_ = *(lattice.neighbours[each] for each in directions[at : at + BLURS]), None
@@ -214,9 +217,18 @@ def blur(lattice: Lattice, values: Tensor, directions: Sequence[int], dtype: tor
 def slice_values(lattice: Lattice, values: Tensor, scale: Tensor | None) -> Tensor:
     corners, points = lattice.vertex.shape
     rows = values.new_empty(points, values.shape[1])
-    tile = _tile(values)
-    triton_lattice.slice_values[(cdiv(points, tile["BLOCK"]),)](
-        values, lattice.vertex, lattice.weight, scale, rows, points, CORNERS=corners, FACTOR=lattice.factor, **tile
+    grid, width, tile = _blocks(rows, lattice)
+    triton_lattice.slice_values[grid](
+        values,
+        lattice.vertex,
+        lattice.weight,
+        scale,
+        rows,
+        points,
+        width,
+        CORNERS=corners,
+        FACTOR=lattice.factor,
+        **tile,
     )
     return rows
 
@@ -230,8 +242,8 @@ def add_corner_products(
     to_scale: Tensor | None,
 ) -> None:
     corners, points = lattice.vertex.shape
-    tile = _tile(rows)
-    triton_lattice.add_corner_products[(cdiv(points, tile["BLOCK"]),)](
+    grid, width, tile = _blocks(rows, lattice)
+    triton_lattice.add_corner_products[grid](
         values,
         lattice.vertex,
         lattice.weight,
@@ -240,6 +252,7 @@ def add_corner_products(
         to_weight,
         to_scale,
         points,
+        width,
         CORNERS=corners,
         FACTOR=lattice.factor,
         **tile,
@@ -310,8 +323,8 @@ def update(
         values, diagonal = _couple_values(lattice, values, bilateral), None
     logits = torch.empty_like(unary) if dtype is None or damping else None
     marginals = None if dtype is None else torch.empty_like(unary, dtype=dtype)
-    tile = _tile(unary)
-    triton_meanfield.update[(cdiv(points, tile["BLOCK"]),)](
+    grid, width, tile = _blocks(unary, lattice)
+    triton_meanfield.update[grid](
         unary,
         previous,
         message,
@@ -326,6 +339,7 @@ def update(
         None if senders is None else senders.likely,
         None if senders is None or dtype is None else senders.most,
         points,
+        width,
         points if senders is None else points // len(senders.likely),
         CORNERS=0 if lattice is None else len(lattice.vertex),
         FACTOR=1.0 if lattice is None else lattice.factor,
@@ -386,10 +400,26 @@ def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor
     return coupled
 
 
-def _tile(rows: Tensor, numbers: int | None = None) -> dict[str, Any]:
-    """How kernels over such rows are launched; a program holds so many numbers, or `TILE`."""
+def _blocks(rows: Tensor, lattice: Lattice | None) -> tuple[tuple[int, int], int, dict[str, Any]]:
+    """How kernels that slice such rows are launched: the grid, the width of lines, and as `_tile` returns it.
+
+    Without a lattice, for lines of few points, and for more of them than a launch or 32 bits can count, all points are
+    one line.
+    """
+    points = len(rows)
+    tile = _tile(rows, LARGE_TILE, LARGE_WARPS)
+    block = tile["BLOCK"]
+    lines, width = min(LINES, block), points if lattice is None else lattice.width
+    bands = cdiv(points // width, lines)
+    if not (width >= POINTS and bands <= MOST_BANDS and lines * width * tile["CHANNELS"] < 2**31):
+        lines, width, bands = 1, points, 1
+    return (cdiv(width, block // lines), bands), width, {**tile, "LINES": lines, "WIDE": min(WIDE, block // lines)}
+
+
+def _tile(rows: Tensor, numbers: int | None = None, warps: int = WARPS) -> dict[str, Any]:
+    """How kernels over such rows are launched; a program holds so many numbers, or `TILE`, in as many warps at most."""
     channels = rows.shape[1]
     width = next_power_of_2(channels)
     block = max(1, min((TILE if numbers is None else numbers) // width, POINTS))
-    options = {"enable_fp_fusion": True, "launch_pdl": EARLY and begins_early(rows.device)}
-    return {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, **options}
+    tile = {"CHANNELS": channels, "BLOCK_C": width, "BLOCK": block, "num_warps": min(warps, cdiv(block * width, WARP))}
+    return {**tile, "enable_fp_fusion": True, "launch_pdl": EARLY and begins_early(rows.device)}
