@@ -385,14 +385,20 @@ def test_programs_slice_blocks_of_pixels(rng, place, monkeypatch, threshold):
         assert_like_native(rng, place, logits, image, None, couplings, settings())
 
 
-def test_memory_layout_is_kept(rng, place):
+@pytest.mark.parametrize("layout", [(0, 2, 3, 1), (0, 1, 3, 2), (2, 3, 0, 1)])
+def test_memory_layout_is_kept(rng, place, layout):
+    """Channels last; columns of pixels, which are no view of lines; and images last."""
     logits, image = (place.tensor(each) for each in images(rng, (4, 5), np.float32))
-    last = logits.contiguous(memory_format=torch.channels_last)
+    given = logits.permute(layout).contiguous().permute(*np.argsort(layout).tolist())
     couplings = [logits.new_ones(()), logits.new_ones(5)]
     expected, _ = refined_by(place.steps, logits, image, None, couplings, settings())
-    refined, _ = refined_by(place.steps, last, image, None, couplings, settings())
+    refined, record = refined_by(place.steps, given, image, None, couplings, settings(), True)
     assert torch.equal(refined, expected)
-    assert refined.stride() == last.stride()
+    assert refined.stride() == given.stride() != expected.stride()
+    gradient, _ = gradients_by(place.steps, given, record, couplings, settings())
+    same, _ = gradients_by(place.steps, logits, record, couplings, settings())
+    assert torch.equal(gradient, same)
+    assert gradient.stride() == given.stride()
 
 
 def test_results_do_not_differ_from_run_to_run(rng, place):

@@ -28,6 +28,7 @@ KERNELS = {
     "convolve",
     "update",
     "begin",
+    "end",
     "products",
     "corner_keys",
     "list_vertices",

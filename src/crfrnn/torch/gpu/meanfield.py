@@ -19,7 +19,7 @@ from crfrnn.torch.gpu import plain
 from crfrnn.torch.gpu.guide import collected, filter_back, guide_gradients, no_gradient, through_normalization
 from crfrnn.torch.gpu.lattice import Lattice, build_lattice, feature_gradient, type_of_sums
 from crfrnn.torch.gpu.senders import all_classes
-from crfrnn.torch.gpu.terms import Term, build_terms, fixed_order, mask_factors, normalised, planes_of, rows_of
+from crfrnn.torch.gpu.terms import Term, build_terms, fixed_order, mask_factors, normalised
 
 PART = 1024  # rows of a product that are summed together
 
@@ -71,7 +71,7 @@ def forward(
         if senders is not None and kind is not None:
             senders = senders.above(threshold)
         scores, q = steps.update(unary, scores, message, lattice, values, scale, both, solver.damping, kind, senders)
-    return planes_of(scores, logits), Record(terms, kept)
+    return steps.planes_of(scores, logits), Record(terms, kept)
 
 
 def vjp(
@@ -95,7 +95,7 @@ def vjp(
     to_terms = collected(crf, inputs, record.terms) if guide else [None] * len(record.terms)
     # What N filters for its share of the logits is -E q, kept by 1 - λ.
     senders = [-kept * _padded(each, classes, channels, transpose=True) for each in couplings if guide]
-    g = rows_of(cotangent, channels, 0.0)
+    g = steps.rows_of(cotangent, channels, 0.0)
     total = g * kept if record.marginals else g
     if record.marginals:
         g = g.to(type_of_sums(record.marginals[0]))
@@ -120,7 +120,7 @@ def vjp(
         for coupling, product in zip(couplings, products, strict=True)
     ]
     to_guide = guide_gradients(crf, inputs, record.terms, to_terms, total.dtype, steps) if guide else {}
-    return Gradients(planes_of(total, cotangent), to_couplings, **to_guide)
+    return Gradients(steps.planes_of(total, cotangent), to_couplings, **to_guide)
 
 
 def lattices(
@@ -143,8 +143,9 @@ def lattices(
 
 def filtered(values: Tensor, term: Term[Lattice], transpose: bool, steps: ModuleType) -> Tensor:
     """Values (B, C, *spatial) under the filter, or under its transpose."""
-    rows = rows_of(values, padded_channels(values.shape[1]), 0.0)
-    return planes_of(term.filter(rows, transpose, steps), values)
+    rows = steps.rows_of(values, padded_channels(values.shape[1]), 0.0)
+    result: Tensor = steps.planes_of(term.filter(rows, transpose, steps), values)
+    return result
 
 
 def lattice_gradient(
@@ -154,7 +155,8 @@ def lattice_gradient(
     d = features.shape[1]
     channels = padded_channels(values.shape[1])
     found = no_gradient(term, to_kernel=True)
-    filter_back(term, rows_of(cotangent, channels, 0.0), rows_of(values, channels, 0.0), found, steps)
+    g, sent = (steps.rows_of(each, channels, 0.0) for each in (cotangent, values))
+    filter_back(term, g, sent, found, steps)
     through_normalization(term, found, steps)
     assert found.kernel is not None
     gradient = feature_gradient(features.movedim(1, 0).reshape(d, -1), found.kernel, steps)

@@ -14,7 +14,22 @@ from torch.nn.functional import pad
 from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, constants, hashing_units, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
-from crfrnn.torch.gpu.terms import rows_of
+
+
+def rows_of(planes: Tensor, channels: int, padding: float) -> Tensor:
+    """(B, C, *spatial) as contiguous rows (P, channels), padded with a number."""
+    classes = planes.shape[1]
+    points = planes.movedim(1, -1)
+    rows = planes.new_full((*points.shape[:-1], channels), padding)
+    rows[..., :classes] = points
+    return rows.view(-1, channels)
+
+
+def planes_of(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows back as (B, C, *spatial), in shape and memory layout like another tensor."""
+    images, classes, *spatial = like.shape
+    planes = torch.empty_like(like)
+    return planes.copy_(rows.view(images, *spatial, -1)[..., :classes].movedim(-1, 1))
 
 
 def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

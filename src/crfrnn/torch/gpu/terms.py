@@ -1,4 +1,4 @@
-"""The kernels of a batch of images, normalised, and how tensors become rows of points and back."""
+"""The kernels of a batch of images, normalised."""
 
 import math
 from collections.abc import Sequence
@@ -108,19 +108,3 @@ def mask_factors(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask as (P,) factors; weights below 0, which the CPU reports, are NaN."""
     factors = mask.to(dtype).reshape(-1)
     return torch.where(factors >= 0, factors, torch.nan)
-
-
-def rows_of(planes: Tensor, channels: int, padding: float) -> Tensor:
-    """(B, C, *spatial) as contiguous rows (P, channels)."""
-    classes = planes.shape[1]
-    points = planes.movedim(1, -1)
-    rows = planes.new_full((*points.shape[:-1], channels), padding)
-    rows[..., :classes] = points
-    return rows.view(-1, channels)
-
-
-def planes_of(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows back as (B, C, *spatial), in shape and memory layout like another tensor."""
-    images, classes, *spatial = like.shape
-    planes = torch.empty_like(like)
-    return planes.copy_(rows.view(images, *spatial, -1)[..., :classes].movedim(-1, 1))

@@ -25,10 +25,40 @@ def couple_values(values, coupling, count, out, CHANNELS: tl.constexpr, BLOCK_C:
 
 @triton.jit
 def begin(
-    logits,
-    unary,
+    planes,
+    rows,
     marginals,
-    points,
+    size,
+    of_image,
+    of_class,
+    of_point,
+    PADDING: tl.constexpr,
+    CLASSES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Read with points side by side, written with channels side by side.
+    await_memory()
+    image, p, inside = _points_of_image(size, BLOCK)
+    c = tl.arange(0, BLOCK_C)
+    planes += image * of_image
+    given = p[:, None] * of_point + c.to(tl.int64)[None, :] * of_class
+    a = tl.load(planes + given, mask=inside[:, None] & (c[None, :] < CLASSES), other=0)
+    a = tl.where(c[None, :] < CLASSES, a, PADDING)
+    at = image * size * CHANNELS + p[:, None] * CHANNELS + c[None, :]
+    tile = inside[:, None] & (c[None, :] < CHANNELS)
+    tl.store(rows + at, a, mask=tile)
+    if marginals is not None:
+        a = tl.where(c[None, :] < CLASSES, a, float("-inf"))
+        e = tl.exp(a - tl.max(a, axis=1)[:, None])
+        tl.store(marginals + at, e / tl.sum(e, axis=1)[:, None], mask=tile)
+
+
+@triton.jit
+def end(
+    rows,
+    planes,
     size,
     of_image,
     of_class,
@@ -38,19 +68,21 @@ def begin(
     BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # Read with points side by side, written with channels side by side.
+    # The way back of `begin`.
     await_memory()
-    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    image, p, inside = _points_of_image(size, BLOCK)
     c = tl.arange(0, BLOCK_C)
-    inside = p < points
-    given = (p // size * of_image + p % size * of_point)[:, None] + c.to(tl.int64)[None, :] * of_class
-    a = tl.load(logits + given, mask=inside[:, None] & (c[None, :] < CLASSES), other=0)
-    a = tl.where(c[None, :] < CLASSES, a, float("-inf"))
-    at = p[:, None] * CHANNELS + c[None, :]
-    tile = inside[:, None] & (c[None, :] < CHANNELS)
-    tl.store(unary + at, a, mask=tile)
-    e = tl.exp(a - tl.max(a, axis=1)[:, None])
-    tl.store(marginals + at, e / tl.sum(e, axis=1)[:, None], mask=tile)
+    tile = inside[:, None] & (c[None, :] < CLASSES)
+    a = tl.load(rows + image * size * CHANNELS + p[:, None] * CHANNELS + c[None, :], mask=tile, other=0)
+    tl.store(planes + image * of_image + p[:, None] * of_point + c.to(tl.int64)[None, :] * of_class, a, mask=tile)
+
+
+@triton.jit
+def _points_of_image(size, BLOCK: tl.constexpr):
+    # A program's image, places in it, and which of them exist.
+    blocks = tl.cdiv(size, BLOCK)
+    p = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return (tl.program_id(0) // blocks).to(tl.int64), p, p < size
 
 
 @triton.jit

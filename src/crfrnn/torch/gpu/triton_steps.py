@@ -5,6 +5,7 @@ is room for the most there can be, unless it was counted. Sums have a fixed orde
 except for splats on lattices without runs, which add by atomics.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
+from crfrnn.torch.gpu import plain, triton_build, triton_lattice, triton_meanfield, triton_splat
 from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, hashing_units, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
@@ -44,16 +45,38 @@ EARLY = False  # whether kernels begin before those before them have ended, on c
 ROUNDER = {torch.float32: 1.5 * 2**23, torch.float64: 1.5 * 2**52}  # added and taken away: the nearest whole number
 
 
+def rows_of(planes: Tensor, channels: int, padding: float) -> Tensor:
+    return _begin(planes, channels, padding, None)
+
+
 def begin(logits: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    planes = logits.flatten(2)
+    marginals = logits.new_empty(logits[:, 0].numel(), channels, dtype=dtype)
+    return _begin(logits, channels, -math.inf, marginals), marginals
+
+
+def _begin(planes: Tensor, channels: int, padding: float, marginals: Tensor | None) -> Tensor:
+    planes = planes.flatten(2)
     images, classes, size = planes.shape
-    unary = logits.new_empty(images * size, channels)
-    marginals = torch.empty_like(unary, dtype=dtype)
-    tile = _tile(unary)
-    triton_meanfield.begin[(cdiv(len(unary), tile["BLOCK"]),)](
-        planes, unary, marginals, len(unary), size, *planes.stride(), CLASSES=classes, **tile
+    rows = planes.new_empty(images * size, channels)
+    tile = _tile(rows)
+    triton_meanfield.begin[(images * cdiv(size, tile["BLOCK"]),)](
+        planes, rows, marginals, size, *planes.stride(), PADDING=padding, CLASSES=classes, **tile
     )
-    return unary, marginals
+    return rows
+
+
+def planes_of(rows: Tensor, like: Tensor) -> Tensor:
+    planes = torch.empty_like(like)
+    try:
+        flat = planes.view(*planes.shape[:2], -1)
+    except RuntimeError:  # pixels of an image do not lie one after the other
+        return plain.planes_of(rows, like)
+    images, classes, size = flat.shape
+    tile = _tile(rows)
+    triton_meanfield.end[(images * cdiv(size, tile["BLOCK"]),)](
+        rows, flat, size, *flat.stride(), CLASSES=classes, **tile
+    )
+    return planes
 
 
 def embed(features: Tensor, scale: Tensor, exact_scale: Tensor | None, limit: float) -> tuple[Tensor, Tensor, Tensor]:
