@@ -33,7 +33,6 @@ from crfrnn.inference.backend import Execution, Inputs
 from crfrnn.torch import exact_filter as exact
 from crfrnn.torch.gpu import meanfield, plain
 from crfrnn.torch.gpu.lattice import Lattice, embedded
-from crfrnn.torch.gpu.terms import rows_of
 
 from .gpu_cases import CLASSES, MODES, SMOKE, THETAS, Bench, Case, Mode, Sizes, crf_of, make_case
 from .gpu_profile import goals, kernel_times, megabytes, parts, summary
@@ -123,7 +122,10 @@ def each_step(bench: Bench, ceiling: float) -> list[dict]:
             4 * case.image.numel() + corner_bytes,
         )
     shape, padded = tuple(case.image.shape[2:]), torch.ones(channels, device=bench.device)
-    unary = rows_of(case.logits, channels, 0.0)
+    unary = steps.rows_of(case.logits, channels, 0.0)
+    classes = 4 * (case.logits.numel() + unary.numel())
+    add("classes to rows", lambda: steps.rows_of(case.logits, channels, 0.0), classes)
+    add("rows to classes", lambda: steps.planes_of(unary, case.logits), classes)
     total = torch.zeros_like(unary)
     to_weight, to_factor = torch.zeros_like(lattice.weight), torch.zeros_like(lattice.weight[0])
     for storage in (torch.float32, torch.bfloat16):

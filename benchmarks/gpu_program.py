@@ -21,7 +21,7 @@ from crfrnn.arrays import padded_channels
 from crfrnn.crf import CRF, Exact, FrankWolfe, Kernel, MeanField, Spatial
 from crfrnn.demo import EXAMPLES, read_example
 from crfrnn.torch import bilateral_solver, losses, mean_field, upsample
-from crfrnn.torch.gpu.terms import rows_of
+from crfrnn.torch.gpu.plain import rows_of
 
 from .gpu_cases import CLASSES, Bench, Mode, make_case
 from .measure import ROOT
