@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from crfrnn.torch.gpu.triton_launch import cdiv, next_power_of_2
+
 # With at most 168 registers a thread three programs share a multiprocessor, and some compute weights while others wait
 # for the matrix units. Triton 3.6 would take 176 on sm_90, for 5 features and 32 channels, and be a tenth slower.
 SIDE = 64  # points of a block; a program has one block of rows, and weights to one block of columns at a time
@@ -168,10 +170,10 @@ def exact_filter(values: Tensor, features: Tensor, ordered: Tensor | None = None
     infinite one the points that have it. `ordered` is what `order` returns for these features.
     """
     (batch, channels, points), dimensions = values.shape, features.shape[1]
-    blocks = triton.cdiv(points, SIDE)
+    blocks = cdiv(points, SIDE)
     result = torch.empty_like(values, memory_format=torch.contiguous_format)
     # Channels beyond one program's are other programs', which find the weights once more.
-    width = min(MOST_CHANNELS, max(16, triton.next_power_of_2(channels)))
+    width = min(MOST_CHANNELS, max(16, next_power_of_2(channels)))
     with torch.cuda.device(values.device) if values.is_cuda else nullcontext():
         # Padding is zeros, sent from the place of the last point.
         padded = torch.arange(blocks * SIDE, device=values.device).clamp(max=points - 1)
@@ -180,7 +182,7 @@ def exact_filter(values: Tensor, features: Tensor, ordered: Tensor | None = None
         sent = values.gather(2, place[:, None].expand(-1, channels, -1))
         sent[:, :, points:] = 0
         low, high = near.view(batch, dimensions, blocks, SIDE).aminmax(dim=3)
-        _filter[blocks, triton.cdiv(channels, width), batch](
+        _filter[blocks, cdiv(channels, width), batch](
             sent,
             near,
             low,
@@ -216,7 +218,7 @@ def codes(features: Tensor) -> Tensor:
     bits = min(CODE_BITS // ordering, MOST_BITS)
     low, high = features[:, :ordering].aminmax(dim=2)
     code = torch.empty(batch, points, dtype=torch.int64, device=features.device)
-    _trace[triton.cdiv(points, 256), batch](
+    _trace[cdiv(points, 256), batch](
         features.contiguous(),
         low,
         (2**bits - 1) / (high - low).amax(dim=1),

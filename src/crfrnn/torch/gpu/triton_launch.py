@@ -3,15 +3,24 @@
 from functools import lru_cache
 
 import torch
-from triton import cdiv  # type: ignore[import-untyped]
 
 PROGRAMS = 32  # for each multiprocessor
 INTERPRETED_PROGRAMS = 2
 
 
+def cdiv(size: int, block: int) -> int:
+    """How many blocks there are. Triton's own takes 5 µs, for constants in kernels, and so does its power of 2."""
+    return -(-size // block)
+
+
+def next_power_of_2(number: int) -> int:
+    """The least that is not below a number of at least 1."""
+    return 1 << (number - 1).bit_length()
+
+
 def programs(most: int, block: int, device: torch.device, each: int = PROGRAMS) -> int:
     """How many programs share work whose size only the device knows, at most `each` for each multiprocessor."""
-    return min(int(cdiv(most, block)), _resident_programs(device, each))
+    return min(cdiv(most, block), _resident_programs(device, each))
 
 
 @lru_cache

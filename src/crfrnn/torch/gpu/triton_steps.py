@@ -12,13 +12,12 @@ import torch
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import pad
-from triton import cdiv, next_power_of_2
 
 from crfrnn.torch.gpu import triton_build, triton_lattice, triton_meanfield, triton_splat
 from crfrnn.torch.gpu.grid import ZEROS, Taps
 from crfrnn.torch.gpu.lattice import FAR, MOST_KEYS, Lattice, Runs, hashing_units, type_of_sums
 from crfrnn.torch.gpu.senders import Senders
-from crfrnn.torch.gpu.triton_launch import begins_early, programs
+from crfrnn.torch.gpu.triton_launch import begins_early, cdiv, next_power_of_2, programs
 
 WARP = 32
 TILE, WARPS = 1024, 4  # numbers that a program holds, and its warps
