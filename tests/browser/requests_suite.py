@@ -59,7 +59,7 @@ def test_programs_get_no_further_than_the_page(address: str, outside: list[objec
             for path in ("http://example.com/a.png", "/etc/passwd", "file:///etc/passwd"):
                 hostile = [*given[:place], [{"deep": {**file, "path": path}}], *given[place + 1 :]]
                 status, text = called(address, "moved", hostile)
-                assert status == 500
+                assert status == 400
                 assert "the page takes no file by name" in text
         assert called(address, "opened", ["scribbles", "crfrnn"], {"example": "coffee"})[0] == 200
     assert outside == []
@@ -114,6 +114,26 @@ def test_wrong_values_get_an_answer_in_words(address: str) -> None:
             assert "doubt" in text
             assert "pixels" not in text
     assert "451×300 pixels" in json.loads(called(address, "moved", given, **user)[1])["data"][2]
+
+
+@pytest.mark.parametrize("name", ["opened", "scored", "sourced", "moved", "watched", "saved"])
+def test_too_few_values_are_refused_in_words(address: str, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    given = inputs(address, name)
+    for few in ([], given[:-1]):
+        status, text = called(address, name, few)
+        assert status == 400
+        assert f"the page sends {len(given)} values here, and {len(few)} came" in text
+    assert called(address, name, given, {"example": "coffee"})[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_programs_call_only_what_the_server_does(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, text = called(address, "js_fn", inputs(address, "js_fn"))
+    assert status == 400
+    assert "the page does this in the browser" in text
+    for event in (None, 3, {}, {"value": []}):
+        assert called(address, "turned", [], event)[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["opened", "scored", "sourced", "moved", "watched", "saved"])

@@ -332,6 +332,7 @@ def test_interrupted(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("refine scores.npy photo.png -o out.png --iterations many", "--iterations: invalid int value: 'many'"),
         ("refine scores.npy photo.png -o out.png --iterations=-1", "--iterations -1 must be at least 0"),
         ("refine scores.npy photo.png -o out.png --theta-alpha 0", "--theta-alpha 0"),
+        ("refine scores.npy photo.png -o out.png --spatial-weight nan", "--spatial-weight nan; expected a finite"),
         ("refine scores.npy photo.png -o out.png --theta-beta 1;2", "'1;2' is no number"),
         ("refine scores.npy photo.png -o out.png --normalization l2", "--normalization l2 is unknown"),
         ("refine scores.npy photo.png -o out.png --compatibility no.npy", "cannot read no.npy: there is no such file"),

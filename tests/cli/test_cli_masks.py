@@ -250,6 +250,18 @@ def test_folders_tell_which_photos_lost_classes(square, capsys):
     assert len(told) == 6
 
 
+@pytest.mark.parametrize("name", ["mask.png", "mask.npy"])
+def test_a_mask_is_not_of_one_class(square, white, capsys, name):
+    """255 would be unknown, and all of the result 0."""
+    mask = np.where(white, 255, 0).astype(np.uint8)
+    np.save(name, mask) if name.endswith(".npy") else Image.fromarray(mask).save(name)
+    assert status(f"refine {name} photo.png -o out.png --input labels --num-classes 1") == 1
+    said = capsys.readouterr().err
+    assert f"{name} holds labels" in said
+    assert "--num-classes 1" in said
+    assert not Path("out.png").exists()
+
+
 def test_advice_can_be_typed(square, white, capsys):
     assert status("refine p.npy image.npy -o out.npy --preset pydensecrf") == 0
     said = capsys.readouterr().err

@@ -217,9 +217,23 @@ def test_bad_gates_and_calls_are_named():
         losses.DenseCrfLoss(data_format="last")
 
 
-def test_a_gate_below_0_is_named():
-    with pytest.raises(Exception, match="gates hold values below 0"):
-        numpy(losses.gated_crf_loss(Q, IMAGE, source=-np.ones_like(MASK), data_format="channels_last"))
+@pytest.mark.parametrize("name", ["source", "destination"])
+def test_gates_that_are_no_weights_are_named(name):
+    for value, words in ((-1.0, f"{name} holds -1"), (np.nan, f"{name} holds 1 NaN")):
+        gate = np.ones_like(MASK)
+        gate[0, 1, 2] = value
+        with pytest.raises(Exception, match=words):
+            numpy(losses.gated_crf_loss(Q, IMAGE, **{name: gate}, data_format="channels_last"))
+
+
+def test_a_gate_below_0_is_named_where_a_model_is_trained():
+    shapes = (5, 6, 4), (5, 6, 3), (5, 6)
+    q, image, gate = (keras.Input(shape) for shape in shapes)
+    layer = losses.GatedCrfLoss(data_format="channels_last")
+    model = keras.Model([q, image, gate], layer([q, image], destination=gate))
+    model.compile("sgd")
+    with pytest.raises(Exception, match="destination holds -1"):
+        model.fit([Q, IMAGE, -np.ones_like(MASK)], verbose=0)
 
 
 @pytest.mark.parametrize("name", LOSSES)

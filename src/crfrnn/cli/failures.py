@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from crfrnn.cli.streams import NOT_PRINTED
 from crfrnn.cli.usage import one_line, places_of
 from crfrnn.files.places import Place
 from crfrnn.jobs import EngineError
@@ -31,7 +32,7 @@ def described(error: BaseException, files: Iterable[Place] = ()) -> str:
     names = list(dict.fromkeys(map(one_line, files)))
     if (
         isinstance(error, ImportError | EngineError)
-        or message.startswith(("cannot write ", "--", "the worker on "))
+        or message.startswith(("cannot write ", NOT_PRINTED, "--", "the worker on "))
         or any(name in message for name in names)
     ):
         return message

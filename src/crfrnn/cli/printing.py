@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
 from crfrnn.cli.bars import TerminalBar, without_bar
 from crfrnn.cli.look import Look, columns_of, encoding_of, legible
+from crfrnn.cli.streams import print_failures
 from crfrnn.files.progress import Bar, Display
 from crfrnn.files.table import Table
 
@@ -156,13 +158,10 @@ def _write(stream: TextIO | None, text: str, flush: bool = False) -> None:
     """Write to a stream, in the place of the bar if it is a terminal."""
     if stream is None:
         return
-    if stream.isatty():
-        with without_bar():
-            stream.write(text)
-            stream.flush()
-    else:
+    is_terminal = stream.isatty()
+    with print_failures(), without_bar() if is_terminal else nullcontext():
         stream.write(text)
-        if flush:
+        if flush or is_terminal:
             stream.flush()
 
 

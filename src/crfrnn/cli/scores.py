@@ -187,10 +187,15 @@ def read_scores(
 
 
 def as_mask(labels: Scores) -> Scores:
-    """Labels; as 0 and 1 if they are those of a mask. A ValueError for a soft mask."""
+    """Labels; as 0 and 1 if they are those of a mask. A ValueError for a soft mask, and for labels of one class."""
     if labels.mask is not None or np.dtype(labels.values.dtype).kind not in "iu":
         return labels
     path, num_classes = labels.path, labels.num_classes
+    if num_classes == 1:
+        raise ValueError(
+            f"{path} holds labels, which --num-classes 1 would make class 0 everywhere; a mask has 2 classes, of which "
+            "one is the background: leave the option out"
+        )
     present = levels_present(labels.values)
     if num_classes not in (None, 2):
         return labels

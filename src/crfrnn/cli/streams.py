@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SPELT = "crfrnn-spelt"
+NOT_PRINTED = "cannot print"
 SIGNS = {"×": "x", "…": "...", "→": "->", "–": "-", "·": "-", "≤": "<=", "≥": ">=", "²": "2", "½": "1/2", "−": "-"}
 """How signs are written where the terminal has none."""
 
@@ -59,12 +60,22 @@ def _flush() -> None:
     if sys.stdout is None or sys.stdout.closed:
         return
     try:
-        sys.stdout.flush()
-    except OSError as error:
+        with print_failures():
+            sys.stdout.flush()
+    except OSError:
         _drop_output()
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise OSError(f"cannot print: {error.strerror}") from error
+        raise
+
+
+@contextmanager
+def print_failures() -> Iterator[None]:
+    """Say of an error that it is about printing, and no file of the command; BrokenPipeError stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"{NOT_PRINTED}: {error.strerror}") from error
 
 
 def _drop_output() -> None:

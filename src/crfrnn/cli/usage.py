@@ -12,7 +12,9 @@ from crfrnn.parameters import CRFParameters
 
 OPTIONS = [*(field.name for field in fields(CRFParameters)), "input", "num_classes", "classes", "spacing", "device"]
 """Arguments of functions that are options of commands."""
-ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(\([^()]*\)|\[[^\[\]]*\]|'[^']*'|[^\s,;:()]*)")
+ARGUMENT = re.compile(
+    rf"\b({'|'.join(OPTIONS)})(?:=| is (?=nan\b|-?inf\b))(\([^()]*\)|\[[^\[\]]*\]|'[^']*'|[^\s,;:()]*)"
+)
 
 
 class UsageError(ValueError):

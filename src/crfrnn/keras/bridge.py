@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from crfrnn.arrays import mask_array
 from crfrnn.crf import CRF
 from crfrnn.doubts import Doubts
 from crfrnn.inference import batch
@@ -76,20 +77,24 @@ def refine(
     return call(Pass(crf, tuple(thetas), tuple(scene.given), layout, doubts), inputs, training)
 
 
-def pair_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, training: bool) -> Any:
+def pair_filter(
+    crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, gates: Mapping[str, Any], training: bool
+) -> Any:
     """Σ_k w_k N_k v for values v, in the place of the scene's logits; they get gradients.
 
     Args:
         layout: Of the values.
         own_pairs: Whether the pair of a pixel with itself counts; it weighs 1 in a Gaussian.
+        gates: (B, *spatial) by name, which are only checked.
         training: As for `refine`.
     Returns: As the values.
     """
     if keras.backend.backend() == "torch":
-        return _torch_filter(crf, scene, layout, own_pairs)
+        return _torch_filter(crf, scene, layout, own_pairs, gates)
     masks = [] if scene.mask is None else [scene.mask]
-    inputs = [scene.logits, scene.image, *scene.given.values(), *masks]
-    return call(FilterPass(crf, (), tuple(scene.given), layout, own_pairs), inputs, training)
+    checked = [keras.ops.stop_gradient(each) for each in gates.values()]
+    inputs = [scene.logits, scene.image, *scene.given.values(), *masks, *checked]
+    return call(FilterPass(crf, (), tuple(scene.given), layout, own_pairs, tuple(gates)), inputs, training)
 
 
 def call(run: "Run", inputs: Sequence[Any], training: bool) -> Any:
@@ -262,9 +267,13 @@ class Pass(Crossing):
 
 @dataclass(frozen=True)
 class FilterPass(Crossing):
-    """The sum of the CRF's weighted filters, of values that are one less probabilities."""
+    """The sum of the CRF's weighted filters, of values that are one less probabilities.
+
+    The last inputs are gates, by name, which are only checked.
+    """
 
     own_pairs: bool
+    gates: tuple[str, ...]
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -272,7 +281,10 @@ class FilterPass(Crossing):
         return ("image", *self.given, "mask")
 
     def _run(self, inputs: Sequence[Array], keep: bool) -> tuple[Array, list[batch.Record]]:
-        scene = self._scene(inputs)
+        used = len(inputs) - len(self.gates)
+        for name, gate in zip(self.gates, inputs[used:], strict=True):
+            mask_array(gate, gate.shape, name)
+        scene = self._scene(inputs[:used])
         check_complement(scene.logits, not self.own_pairs)
         records = batch.pairwise(self.crf, scene, Execution())
         if scene.image is not None:
@@ -291,14 +303,11 @@ def check_complement(values: Array, gated: bool) -> None:
     Args:
         gated: Whether the values are multiplied by weights, so that large ones say nothing.
     """
-    if gated and not values.min() >= -SLACK:
-        message = not_probabilities(1 - values.max(), 1 - values.min())
-        raise ValueError(f"{message}; or gates hold values below 0, which weigh pixels and must be at least 0")
-    if not gated and not (values.min() >= -SLACK and values.max() <= 1 + SLACK):
+    if not (values.min() >= -SLACK and (gated or values.max() <= 1 + SLACK)):
         raise ValueError(not_probabilities(1 - values.max(), 1 - values.min()))
 
 
-def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> Any:
+def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool, gates: Mapping[str, Any]) -> Any:
     import torch
 
     from crfrnn.torch import losses
@@ -309,6 +318,8 @@ def _torch_filter(crf: CRF, scene: Scene, layout: Layout, own_pairs: bool) -> An
 
     values = planes(scene.logits)
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        for name, gate in gates.items():
+            mask_array(gate.detach().numpy(), tuple(gate.shape), name)
         check_complement(values.detach().numpy(), not own_pairs)
     given = {name: planes(features) for name, features in scene.given.items()}
     inputs = torch_scene.Scene(values, planes(scene.image), scene.mask, given, None)

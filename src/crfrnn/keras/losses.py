@@ -86,9 +86,8 @@ def gated_crf_loss(
     References: Obukhov et al. 2019.
     """
     pairs = _Pairs(probabilities, image, mask, parameters, given, data_format, training)
-    pairs.check(source, "source")
-    pairs.check(destination, "destination")
-    received = pairs.filtered(pairs.gated(1 - pairs.q, source), own_pairs=False)
+    gates = pairs.gates(source=source, destination=destination)
+    received = pairs.filtered(pairs.gated(1 - pairs.q, source), own_pairs=False, gates=gates)
     received = ops.where(received < 0, ops.zeros_like(received), received)  # a relu has no gradient at 0
     pixels = pairs.pixels(pairs.mask, source if destination is None else destination)
     return ops.sum(pairs.gated(pairs.q * received, destination)) / pixels
@@ -158,16 +157,18 @@ class _Pairs:
             self.given[name] = ops.cast(given_mapping(given)[name], self.dtype)
             self.layout.check(q.shape, self.given[name].shape, None, f"given[{name!r}]")
 
-    def filtered(self, values: Any, own_pairs: bool = True) -> Any:
-        """Σ_k w_k N_k v."""
+    def filtered(self, values: Any, own_pairs: bool = True, gates: Mapping[str, Any] | None = None) -> Any:
+        """Σ_k w_k N_k v, if there are no gates (B, *spatial) that are no weights."""
         scene = bridge.Scene(values, self.image, self.given, self.mask)
         layout = self.layout._replace(num_classes=values.shape[self.axis])
-        return bridge.pair_filter(self.crf, scene, layout, own_pairs, self.training)
+        return bridge.pair_filter(self.crf, scene, layout, own_pairs, gates or {}, self.training)
 
-    def check(self, gate: Any, name: str) -> None:
-        """Raise a ValueError unless a gate has the size of the probabilities."""
-        if gate is not None:
-            self.layout.check_plane(self.q.shape, ops.convert_to_tensor(gate).shape, name)
+    def gates(self, **gates: Any) -> dict[str, Any]:
+        """Those that are given, which have the size of the probabilities."""
+        given = {name: ops.convert_to_tensor(gate) for name, gate in gates.items() if gate is not None}
+        for name, gate in given.items():
+            self.layout.check_plane(self.q.shape, gate.shape, name)
+        return {name: ops.cast(gate, self.dtype) for name, gate in given.items()}
 
     def gated(self, values: Any, gate: Any) -> Any:
         """Values times a gate (B, *spatial)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from typing import Any
 
 from crfrnn.web.uploads import MOST_BYTES
@@ -23,9 +24,17 @@ HEADERS = (
 )
 """Browsers get nothing from other addresses, whatever a page asks for."""
 
+_faults: ContextVar[list[str]] = ContextVar("faults")
+"""What is wrong with the request that is being answered."""
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+def note_fault(words: str) -> None:
+    """Say that the request is wrong: the error with which Gradio answers is then of status 400, not the server's."""
+    _faults.get([]).append(words)
 
 
 class Guard:
@@ -40,11 +49,14 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started, total = False, 0
+        faults: list[str] = []
+        _faults.set(faults)
 
         async def answer(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                message["status"] = 400 if faults else message["status"]
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from importlib.resources import files
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr
 from gradio.components.imageslider import SliderData
@@ -23,6 +23,7 @@ from crfrnn.web import desk as desks
 from crfrnn.web import drawn, uploads
 from crfrnn.web.controls import Control, adjustable, adjusted, controls, values_of
 from crfrnn.web.desk import Desk
+from crfrnn.web.guard import note_fault
 from crfrnn.web.notices import noticed
 from crfrnn.web.turns import Turns
 from crfrnn.web.visits import Visits
@@ -101,7 +102,7 @@ class Page:
                 with gr.Column(scale=1, min_width=260):
                     self._lay_parameters()
             self._connect()
-        self.blocks.preprocess_data = _without_files(self.blocks.preprocess_data)
+        self.blocks.preprocess_data = _checked(self.blocks.preprocess_data)
         self.blocks.queue(api_open=False)
 
     def _lay_inputs(self) -> None:
@@ -245,9 +246,9 @@ class Page:
         found = desks.refined(self._desk(request, strokes), self._parameters(shown))
         return {self.download: drawn.downloaded(found)}
 
-    async def turned(self, event: gr.SelectData) -> str:
+    async def turned(self, event: gr.EventData) -> str:
         """Another tab was opened."""
-        return str(event.value)
+        return str(_sent(event, "value"))
 
     def left(self, request: gr.Request) -> None:
         """A page was closed: nothing of it stays."""
@@ -300,18 +301,26 @@ def _held(*pictures: str) -> Any:
     return SliderData(root=tuple(ImageData(url=each) for each in pictures)).model_dump()
 
 
-def _without_files(preprocess: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuses what names a file: no value of the page is one, and Gradio would fetch the address that it names."""
+def _checked(preprocess: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse what the page does not send: too few values, and what names a file.
 
-    async def refusing(block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> Any:
-        traverse(inputs, _refuse, is_file_obj_with_meta)
+    No value of the page is a file, and Gradio would fetch the address that it names.
+    """
+
+    async def checking(block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> Any:
+        if block_fn.fn is None:
+            _refuse("the page does this in the browser")
+        if len(inputs) < len(block_fn.inputs):
+            _refuse(f"the page sends {len(block_fn.inputs)} values here, and {len(inputs)} came; reload the page")
+        traverse(inputs, lambda _: _refuse("the page takes no file by name"), is_file_obj_with_meta)
         return await preprocess(block_fn, inputs, *more, **named)
 
-    return refusing
+    return checking
 
 
-def _refuse(file: Any) -> None:
-    raise gr.Error("the page takes no file by name", print_exception=False)
+def _refuse(words: str) -> NoReturn:
+    note_fault(words)
+    raise gr.Error(words, print_exception=False)
 
 
 def _words(error: BaseException) -> str:
