@@ -153,11 +153,11 @@ def test_the_transpose_is_the_adjoint(rng, place, d):
 
 
 def test_keys_that_do_not_fit_64_bits(rng, place):
-    """16 features of a hundred cells each: 2^106 places."""
-    features = rng.uniform(0, 100, size=(12, 16)).repeat(4, axis=0) + rng.uniform(0, 0.3, size=(48, 16))
-    values = rng.normal(size=(48, 4))
-    native = PermutohedralLattice(features)
-    lattice = place.lattice(features)
+    """16 features of a hundred cells each: 2^106 places, and two images that are the same."""
+    features = rng.uniform(0, 100, size=(6, 16)).repeat(4, axis=0) + rng.uniform(0, 0.3, size=(24, 16))
+    features, values = np.tile(features, (2, 1)), rng.normal(size=(48, 4))
+    native = PermutohedralLattice(features, batch=np.arange(48) // 24)
+    lattice = place.lattice(features, images=2)
     assert int(lattice.num_vertices) == native.num_vertices
     for transpose in (False, True):
         expected = native.filter(values, transpose)

@@ -20,6 +20,7 @@ from benchmarks.gpu_counts import INSTRUCTION, KINDS, compiling, told_by
 
 THETAS = ("theta_alpha", "theta_beta", "theta_gamma")
 CLASSES = 21
+SIZE = 4, 130  # so that kernels that slice have blocks of several lines
 EARLIEST = 90  # the first cards on which kernels begin early
 WAIT = "ACQBULK"
 TOUCHES_MEMORY = re.compile("|".join([WAIT, "EXIT", *(KINDS[kind] for kind in ("loads", "stores", "atomics"))]))
@@ -41,12 +42,12 @@ def compile_all(capability):
             (torch.float32, "grid", 1, 0.0, False, torch.float16),
             (torch.float64, "grid", 2, 0.25, True, None),
         ):
-            logits, image = torch.zeros(1, CLASSES, 6, 7, dtype=dtype), torch.zeros(1, 3, 6, 7)
+            logits, image = torch.zeros(1, CLASSES, *SIZE, dtype=dtype), torch.zeros(1, 3, *SIZE)
             couplings = [torch.ones((CLASSES,) * axes, dtype=dtype)] * 2
             crf = CRFParameters(spatial=spatial, iterations=2, damping=damping, class_threshold=damping).crf
             execution = Execution(None, not masked, storage)
             triton_steps.MANY_RUNS, triton_steps.BLURS = (0, 2) if storage else (2**16, 1)
-            mask = torch.ones(1, 6, 7) if masked else None
+            mask = torch.ones(1, *SIZE) if masked else None
             thetas = {name: torch.ones(1, dtype=dtype) for name in THETAS} if masked else {}
             inputs = Inputs(logits, image, mask, thetas=thetas)
             _, record = meanfield.forward(crf, inputs, couplings, True, execution, triton_steps)

@@ -61,6 +61,7 @@ def test_the_kernels_compute_what_plain_torch_does() -> None:
         "-p",
         "no:cacheprovider",
         "--tb=short",
+        "test_device_blocks.py",
         "test_device_steps.py",
         "test_device_guide.py",
     ]

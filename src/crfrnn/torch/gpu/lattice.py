@@ -53,7 +53,7 @@ class Lattice(NamedTuple):
         neighbours: (d + 1, 2, V) int32, the vertices before and after each one; -1 where there is none.
         num_vertices: () int32, how many of the V vertices there are.
         runs: For a splat in a fixed order; None for one by atomics, and where the device's steps need none.
-        width: Of the lines of pixels that the points are, one after the other.
+        width: Of the lines of pixels that the points are, one after the other; P for images of one line each.
     """
 
     vertex: Tensor
@@ -145,7 +145,8 @@ def build_lattice(
         vertex = touched.to(torch.int32)[vertex]
     neighbours = steps.find_neighbours(vertex_key, remainder, step, num_vertices)
     runs = steps.cut_runs(entry, number, start, weight, touched) if deterministic else None
-    return Lattice(vertex, weight, neighbours, num_vertices, runs, width)
+    # Images of one line have no vertices in common that pixels of a block could share.
+    return Lattice(vertex, weight, neighbours, num_vertices, runs, width if images * width < points else points)
 
 
 def feature_gradient(features: Tensor, to_weight: Tensor, steps: ModuleType) -> Tensor:

@@ -269,7 +269,7 @@ def block_of_points(points, width, BLOCK: tl.constexpr, LINES: tl.constexpr, WID
     # The points of a program that slices, on LINES lines of `width` points, as pixels of a block share more vertices
     # than as many of one line: the first point, how far the others are from it, and which of them exist. A thread has
     # points LINES * WIDE places apart, so on one line.
-    x = tl.program_id(0) * (BLOCK // LINES)
+    x = tl.program_id(0).to(tl.int64) * (BLOCK // LINES)
     line = tl.program_id(1) * LINES
     i = tl.arange(0, BLOCK)
     right = i // (LINES * WIDE) * WIDE + i % WIDE

@@ -425,17 +425,17 @@ def _couple_values(lattice: Lattice, values: Tensor, coupling: Tensor) -> Tensor
 def _blocks(rows: Tensor, lattice: Lattice | None) -> tuple[tuple[int, int], int, dict[str, Any]]:
     """How kernels that slice such rows are launched: the grid, the width of lines, and as `_tile` returns it.
 
-    Without a lattice, for lines of few points, and for more of them than a launch or 32 bits can count, all points are
-    one line.
+    All points are one line without a lattice, if lines have few points, if there are more lines than a launch can
+    count, or fewer than a block has: threads on those that do not exist would have nothing to do.
     """
-    points = len(rows)
+    points, width = len(rows), 0 if lattice is None else lattice.width
     tile = _tile(rows, LARGE_TILE, LARGE_WARPS)
     block = tile["BLOCK"]
-    lines, width = min(LINES, block), points if lattice is None else lattice.width
-    bands = cdiv(points // width, lines)
-    if not (width >= POINTS and bands <= MOST_BANDS and lines * width * tile["CHANNELS"] < 2**31):
-        lines, width, bands = 1, points, 1
-    return (cdiv(width, block // lines), bands), width, {**tile, "LINES": lines, "WIDE": min(WIDE, block // lines)}
+    lines = min(LINES, block)
+    if width < POINTS or points < lines * width or cdiv(points // width, lines) > MOST_BANDS:
+        lines, width = 1, points
+    grid = cdiv(width, block // lines), cdiv(points // width, lines)
+    return grid, width, {**tile, "LINES": lines, "WIDE": min(WIDE, block // lines)}
 
 
 def _tile(rows: Tensor, numbers: int | None = None, warps: int = WARPS) -> dict[str, Any]:
