@@ -11,8 +11,10 @@ import argparse
 import re
 import subprocess
 import tempfile
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +40,18 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KINDS = {"loads": "LDG|LDGSTS", "stores": "STG", "atomics": "ATOMG|RED", "products": "HMMA|HGMMA|QGMMA|UTC.MMA"}
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
 RUN, TILE, UNROLL = 32, 8, 4  # corners of a run, runs of a program, corners of a pass: of splats by runs of a vertex
-SPLAT, BLUR = 512, 64  # corners and vertices of a program
-LATTICES = ["photo", "vertices", "rows of a splat", "rows of blurs, 1 a pass", "2 a pass"]
+ROW = 32  # numbers of a row in a program
+SPLATS = [
+    tile // ROW * triton_steps.RUN for tile in (triton_steps.RUN_TILE, 2 * triton_steps.RUN_TILE)
+]  # corners of one
+BLUR = triton_steps.LARGE_TILE // ROW  # vertices of one
+LATTICES = ["photo", "vertices", *(f"rows of a splat of {corners}" for corners in SPLATS)]
+LATTICES += ["rows of blurs, 1 a pass", "2 a pass"]
 LATTICES += ["runs by vertex", "lanes in use", "runs in all"]
 SHAPES = (1, 32), (4, 16), (8, 8)  # of pixels
 LATTICES += [f"vertices around {height}×{width} pixels" for height, width in SHAPES]
-LAUNCHES = ["images", "iterations", "operations of torch", "kernels"]
+LAUNCHES = ["images", "iterations", "operations of torch", "kernels", "ms of Python, no kernel launched"]
+CALLS, TINY = 200, (8, 9)
 NOTHING = re.compile("empty|lift_fresh")
 HEADINGS = ["kernel", "instructions", "in loops", *KINDS, "registers", "spilled", "warps"]
 
@@ -175,7 +183,10 @@ def measured(capability: int, storage: torch.dtype | None) -> list[list[str]]:
 
 
 def launches(images: int, iterations: int) -> list[str]:
-    """A row of how many operations of torch and kernels a call forward is, after the first one."""
+    """A row of how many operations of torch and kernels a call forward is, after the first one, and what Python takes.
+
+    That is the least of some calls for an image that is no work.
+    """
     size, kernels = Sizes().photo, 0
 
     def count(kernel: JITFunction, grid: object) -> Callable[..., None]:
@@ -191,9 +202,12 @@ def launches(images: int, iterations: int) -> list[str]:
             kernels = 0
             with Operations() as operations:
                 meanfield.forward(crf_of(iterations), inputs, couplings, False, Execution(), triton_steps)
+        numbers = [str(images), str(iterations), str(operations.number), str(kernels)]
+        tiny = Inputs(torch.zeros(images, CLASSES, *TINY), torch.zeros(images, 3, *TINY))
+        call = partial(meanfield.forward, crf_of(iterations), tiny, couplings, False, Execution(), triton_steps)
+        return [*numbers, f"{1000 * min(timeit.repeat(call, number=1, repeat=CALLS)):.2f}"]
     finally:
         JITFunction.__getitem__ = given
-    return [str(images), str(iterations), str(operations.number), str(kernels)]
 
 
 def lattices() -> list[list[str]]:
@@ -216,7 +230,8 @@ def lattices() -> list[list[str]]:
         length = (torch.repeat_interleave(parts, runs) - RUN * place).clamp(max=RUN)
         tiles = torch.nn.functional.pad(length, (0, -len(length) % TILE)).view(-1, TILE).amax(dim=1)
         lanes = corners / int((-(-tiles // UNROLL) * UNROLL * TILE).sum())
-        numbers = [f"{different([points], SPLAT):.2f}", *(f"{of_blurs(lattice, count):.1f}" for count in (1, 2))]
+        numbers = [f"{different([points], program):.2f}" for program in SPLATS]
+        numbers += [f"{of_blurs(lattice, count):.1f}" for count in (1, 2)]
         numbers += [str(len(length)), f"{lanes:.2f}", str(-(-corners // RUN))]
         vertex = lattice.vertex.view(-1, *Sizes().photo)
         rows.append([name, str(vertices), *numbers, *(f"{around(vertex, shape):.0f}" for shape in SHAPES)])

@@ -21,7 +21,6 @@ from crfrnn.arrays import padded_channels
 from crfrnn.crf import CRF, Exact, FrankWolfe, Kernel, MeanField, Spatial
 from crfrnn.demo import EXAMPLES, read_example
 from crfrnn.torch import bilateral_solver, losses, mean_field, upsample
-from crfrnn.torch.gpu.plain import rows_of
 
 from .gpu_cases import CLASSES, Bench, Mode, make_case
 from .measure import ROOT
@@ -120,7 +119,7 @@ def choices(bench: Bench) -> list[dict]:
     case, steps = make_case(bench, bench.sizes.photo, bench.sizes.images, False), bench.steps
     single = make_case(bench, bench.sizes.photo, 1, False)
     shape, padded = case.image.shape[2:], torch.ones(padded_channels(CLASSES), device=bench.device)
-    rows, results = rows_of(case.logits, padded_channels(CLASSES), 0.0), []
+    rows, results = steps.rows_of(case.logits, padded_channels(CLASSES), 0.0), []
     for step, variants in CHOICES.items():
         for variant in variants:
             if not all(hasattr(steps, name) for name in variant):

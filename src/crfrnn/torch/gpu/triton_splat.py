@@ -55,7 +55,7 @@ def sum_runs(
             p = tl.where(p < 0, ~p, p).to(tl.int64)
             if scale is not None:
                 w *= tl.load(scale + p)
-            row = tl.load((rows + c)[None, :] + p[:, None] * CHANNELS, mask=channel, other=0)
+            row = tl.load(rows + p[:, None] * CHANNELS + c[None, :], mask=channel, other=0)
             added = added + (w[:, None] * row.to(T),)
         for u in tl.static_range(UNROLL):
             ends = begins[u] & (i + u > 0)
